@@ -1,0 +1,24 @@
+"""An environment: what SSM says under /stepforge/{environment}/, as one model."""
+
+from __future__ import annotations
+
+from stepforge.contracts.base import Contract, Sha256
+from stepforge.contracts.jobs import WorkType
+
+
+class Environment(Contract):
+    """Each field is the SSM parameter of its name, with `-` for `_`; dicts are one parameter a key (`code/srl`)."""
+
+    name: str
+    bucket: str
+    key_arn: str
+    training_role_arn: str
+    serving_role_arn: str
+    machines: dict[str, str]
+    """Machine name (`train`) to ARN."""
+    images: dict[str, str]
+    """`train` and `serve` to an image address that ends in its digest."""
+    code: dict[WorkType, Sha256]
+    """Digest of the code and lock that run each type of job."""
+    instance_types: dict[str, str] = {}
+    """`train` and `serve`."""

@@ -1,0 +1,254 @@
+"""What one training job does: a `JobSpec`. Its identity is the digest of what decides the result."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stepforge.contracts.base import Contract, S3Uri, Sha256, digest
+
+Channel = Literal["data", "gate", "model", "champion", "records", "plugin"]
+"""The input channels of a job. SageMaker puts each at /opt/ml/input/data/<channel>; `spec` is there always."""
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ArtifactRef(Contract):
+    """The folder of an artifact, and the digest of its manifest."""
+
+    uri: S3Uri
+    sha256: Sha256
+
+
+class ScratchModel(Contract):
+    """A small Llama-architecture model that starts from random weights with the domain's own vocabulary."""
+
+    type: Literal["scratch"] = "scratch"
+    hidden_size: PositiveInt = 64
+    layers: PositiveInt = 3
+    heads: PositiveInt = 4
+    context: PositiveInt = 64
+    """Longest sequence, in tokens."""
+
+
+class LocalModel(Contract):
+    """A Hugging Face directory that arrives through the `model` channel."""
+
+    type: Literal["local"] = "local"
+
+
+class Lora(Contract):
+    """Low-rank adapters on all linear layers (arXiv 2106.09685)."""
+
+    r: PositiveInt = 16
+    alpha: PositiveInt = 32
+    dropout: Share = 0.05
+
+
+# ── What the jobs do ─────────────────────────────────────────────────────────────────────────────
+
+
+class DatasetWork(Contract):
+    """Write records, their shards and the manifest: from a domain's generator, or from the `records` channel."""
+
+    type: Literal["dataset"] = "dataset"
+    domain: str
+    seed: int = 0
+    corpus: NonNegativeInt = 12_000
+    """Records of what a base model has read: careless authors."""
+    train: NonNegativeInt = 48
+    """Expert trajectories, retained ones included."""
+    rl: NonNegativeInt = 600
+    test: NonNegativeInt = 200
+    """Records of each test split."""
+    shard_rows: PositiveInt = 2_000
+
+
+class GateWork(Contract):
+    """Decide whether a dataset may be trained on, and write gate.json."""
+
+    type: Literal["gate"] = "gate"
+    sample: PositiveInt = 2_000
+    """Most records whose verifier verdict is checked; structure is checked on all."""
+
+
+class Optimisation(Contract):
+    """What every training stage has in common."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,23}$")]
+    """The stage's name in reports, such as `base` or `srl`."""
+    steps: PositiveInt
+    learning_rate: PositiveFloat
+    warmup_steps: NonNegativeInt = 10
+    gradient_norm: PositiveFloat = 1.0
+    seed: int = 0
+    lora: Lora | None = None
+    checkpoint_every: PositiveInt = 20
+    """Optimiser steps between checkpoints: the most that an interruption can lose."""
+
+
+class SftWork(Optimisation):
+    """Supervised fine-tuning on prompts and whole expert trajectories; loss on the trajectory alone."""
+
+    type: Literal["sft"] = "sft"
+    name: str = "sft"
+    split: Literal["corpus", "train"] = "train"
+    steps: PositiveInt = 30
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 3e-4
+
+
+class PolicyGradient(Optimisation):
+    """GRPO as arXiv 2402.03300 has it: groups of rollouts, advantages within the group, clipped ratio."""
+
+    batch_prompts: PositiveInt = 16
+    """Distinct prompts in one optimiser step."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Rollouts for each prompt (G)."""
+    temperature: PositiveFloat = 1.0
+    max_new_tokens: PositiveInt = 64
+    beta: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL penalty towards the stage's initial policy."""
+    clip: PositiveFloat = 0.2
+
+
+class SrlWork(PolicyGradient):
+    """Supervised reinforcement learning (arXiv 2510.25992): one expert step at a time, similarity as reward."""
+
+    type: Literal["srl"] = "srl"
+    name: str = "srl"
+    steps: PositiveInt = 100
+    learning_rate: PositiveFloat = 5e-4
+    max_new_tokens: PositiveInt = 24
+
+
+class RlvrWork(PolicyGradient):
+    """Reinforcement learning with verifiable rewards: whole trajectories, judged by the record's verifier."""
+
+    type: Literal["rlvr"] = "rlvr"
+    name: str = "rlvr"
+    steps: PositiveInt = 100
+    learning_rate: PositiveFloat = 5e-4
+    reward: Literal["outcome", "reward", "partial"] = "outcome"
+    """`outcome`: 1 where every hard rule holds. `reward`: hard x soft. `partial`: mean of the rules, a control."""
+    rehearsal_share: Share = 0.25
+    """Share of prompts drawn from retained records, without which what the base knows is lost."""
+
+
+class EvaluateWork(Contract):
+    """Score a model on the held-out splits, greedy and sampled."""
+
+    type: Literal["evaluate"] = "evaluate"
+    samples: PositiveInt = 4
+    """Sampled completions for each record, at temperature 1."""
+    max_new_tokens: PositiveInt = 64
+    seed: int = 0
+    bootstrap: PositiveInt = 2_000
+    limit: PositiveInt | None = None
+    """Most records of each split; all where None."""
+
+
+TrainingWork = Annotated[SftWork | SrlWork | RlvrWork, Field(discriminator="type")]
+Work = Annotated[DatasetWork | GateWork | SftWork | SrlWork | RlvrWork | EvaluateWork, Field(discriminator="type")]
+WorkType = Literal["dataset", "gate", "sft", "srl", "rlvr", "evaluate"]
+WORK_TYPES: tuple[WorkType, ...] = ("dataset", "gate", "sft", "srl", "rlvr", "evaluate")
+
+
+class Plugin(Contract):
+    """The user's own code, which arrives through the `plugin` channel."""
+
+    verifier: str | None = None
+    """`package.module:function`."""
+    domain: str | None = None
+    """`package.module:DOMAIN`."""
+
+
+class JobSpec(Contract):
+    """One job: the work, what it reads, and the code that runs.
+
+    >>> spec = JobSpec(domain="facial", work=DatasetWork(domain="facial"), code_sha256="0" * 64)
+    >>> spec.type, spec.prefix == f"dataset-{spec.identity[:12]}"
+    ('dataset', True)
+    """
+
+    version: Literal[1] = 1
+    domain: str
+    work: Work
+    model: Annotated[ScratchModel | LocalModel, Field(discriminator="type")] | None = None
+    """Where training starts from. None for jobs that read no model."""
+    inputs: dict[Channel, ArtifactRef] = {}
+    plugin: Plugin | None = None
+    code_sha256: Sha256
+    """Digest of the code and lock that run this type of job."""
+
+    @model_validator(mode="after")
+    def _has_its_inputs(self) -> JobSpec:
+        needed: set[str] = {"dataset": set(), "gate": {"data"}, "evaluate": {"data", "model"}}.get(self.work.type, {"data", "gate"})
+        if isinstance(self.model, LocalModel):
+            needed = needed | {"model"}
+        if missing := sorted(needed - set(self.inputs)):
+            raise ValueError(f"a {self.work.type!r} job needs the channels {missing}; given: {sorted(self.inputs)}")
+        if self.work.type in ("sft", "srl", "rlvr") and self.model is None:
+            raise ValueError(f"a {self.work.type!r} job needs a model; give ScratchModel() or LocalModel()")
+        if self.plugin is not None and "plugin" not in self.inputs:
+            raise ValueError("a plugin needs the channel 'plugin' with its code")
+        return self
+
+    @property
+    def type(self) -> WorkType:
+        return self.work.type
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over everything that decides the result. Where the inputs lie does not."""
+        plain = self.model_dump(mode="json")
+        plain["inputs"] = {channel: ref["sha256"] for channel, ref in plain["inputs"].items()}
+        return digest(plain)
+
+    @property
+    def prefix(self) -> str:
+        """The job's name without its attempt."""
+        return f"{self.type}-{self.identity[:12]}"
+
+
+class Resources(Contract):
+    """What a job runs on. Not part of its identity."""
+
+    instance_type: str = "ml.g5.xlarge"
+    instance_count: PositiveInt = 1
+    volume_gb: PositiveInt = 50
+    max_runtime_seconds: PositiveInt = 86_400
+    spot: bool = False
+    max_wait_seconds: PositiveInt | None = None
+
+
+class JobRequest(Contract):
+    """The input of the machine `run-job`: everything that CreateTrainingJob needs but the attempt.
+
+    Field names are those that statemachines/run-job.asl.json reads.
+    """
+
+    prefix: Annotated[str, Field(pattern=r"^[a-z]+-[0-9a-f]{12}$")]
+    spec_sha256: Sha256
+    spec_uri: S3Uri
+    image: str
+    channels: dict[str, S3Uri]
+    """Channel name to S3 prefix, `spec` included."""
+    resources: Resources = Resources()
+
+
+class JobOutcome(Contract):
+    """The output of the machine `run-job`."""
+
+    name: str
+    arn: str
+    type: WorkType
+    artifact: ArtifactRef
+    billable_seconds: NonNegativeInt = 0
+    instance_type: str = ""
+    adopted: bool = False
+    """Whether an earlier execution had run it."""

@@ -1,0 +1,107 @@
+"""Manifests: the files of an artifact with their digests. Written last; a reader checks before it reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from stepforge.contracts.base import Contract, Sha256, canonical_json
+from stepforge.errors import IntegrityError, InvalidInput
+
+MANIFEST = "manifest.json"
+ArtifactKind = Literal["dataset", "gate", "model", "evaluation", "plugin", "records"]
+
+
+class FileEntry(Contract):
+    path: str
+    """Relative, with forward slashes."""
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=0)] | None = None
+    """Number of records, where the file is a shard of them."""
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts or path in ("", ".", MANIFEST):
+            raise ValueError(f"path {path!r} must be relative, without '..', and not {MANIFEST!r} itself")
+        return path
+
+
+class Manifest(Contract):
+    """The digest of a manifest is the digest of the artifact."""
+
+    version: Literal[1] = 1
+    kind: ArtifactKind
+    files: tuple[FileEntry, ...]
+    metadata: dict[str, Any] = {}
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(canonical_json(self)).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_manifest(
+    folder: Path, kind: ArtifactKind, *, metadata: dict[str, Any] | None = None, rows: dict[str, int] | None = None
+) -> Manifest:
+    """Describe every file below `folder` and write `manifest.json` last, by rename.
+
+    `rows` maps a shard's relative path to its number of records.
+    """
+    counts = rows or {}
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    entries = tuple(
+        FileEntry(path=(name := p.relative_to(folder).as_posix()), sha256=sha256_of(p), bytes=p.stat().st_size, rows=counts.get(name))
+        for p in paths
+    )
+    manifest = Manifest(kind=kind, files=entries, metadata=metadata or {})
+    temporary = folder / f".{MANIFEST}.tmp"
+    temporary.write_bytes(canonical_json(manifest))
+    temporary.replace(folder / MANIFEST)
+    return manifest
+
+
+def parse_manifest(data: bytes, *, where: str, expected_sha256: str | None = None) -> Manifest:
+    """Raises IntegrityError where the bytes are not the manifest that was expected."""
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValueError as error:
+        raise IntegrityError(f"{where} is not a manifest: {error}") from error
+    if expected_sha256 is not None and manifest.sha256 != expected_sha256:
+        raise IntegrityError(f"{where} has digest {manifest.sha256}, but {expected_sha256} was expected: it was changed after it was written")
+    return manifest
+
+
+def read_manifest(folder: Path, *, expected_sha256: str | None = None) -> Manifest:
+    """Read the manifest of `folder` without looking at the files.
+
+    Raises InvalidInput where there is none (the writer did not finish), IntegrityError where it differs.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InvalidInput(f"{folder} has no {MANIFEST}: what wrote it did not finish. Run that job again")
+    return parse_manifest(path.read_bytes(), where=str(path), expected_sha256=expected_sha256)
+
+
+def check_files(folder: Path, manifest: Manifest, *, only: Iterable[str] | None = None) -> None:
+    """Compare every file with its entry. Raises IntegrityError naming the first file that differs."""
+    wanted = None if only is None else set(only)
+    for entry in manifest.files:
+        if wanted is not None and entry.path not in wanted:
+            continue
+        path = folder / entry.path
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing; the manifest names it")
+        if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
+            found = sha256_of(path)
+            raise IntegrityError(f"{path} has SHA-256 {found}, but the manifest says {entry.sha256}: it was altered or damaged")

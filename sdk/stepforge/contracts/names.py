@@ -1,0 +1,72 @@
+"""Where things lie and what they are called. Nothing is named by the clock."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+Machine = Literal["run-job", "train", "promote"]
+MACHINES: tuple[Machine, ...] = ("run-job", "train", "promote")
+
+SPEC_TAG = "stepforge:spec-sha256"
+"""Tag on a training job: with it a job is adopted or refused as another's."""
+
+
+def parameter(environment: str, key: str) -> str:
+    """Name of the SSM parameter that holds `key` of an environment."""
+    return f"/stepforge/{environment}/{key}"
+
+
+def job_name(prefix: str, attempt: int) -> str:
+    """`{type}-{12 hex}-a{attempt}`, at most 63 characters as SageMaker wants."""
+    return f"{prefix}-a{attempt}"
+
+
+def execution_name(machine: Machine, identity: str, number: int) -> str:
+    """`{machine}-{12 hex}-r{number}`, at most 80 characters as Step Functions wants."""
+    return f"{machine}-{identity[:12]}-r{number}"
+
+
+def package_group(domain: str) -> str:
+    return "stepforge-" + re.sub(r"[^a-zA-Z0-9]+", "-", domain).strip("-")
+
+
+def endpoint_name(group: str, *, candidate: bool = False) -> str:
+    return f"{group}-candidate" if candidate else group
+
+
+class Keys:
+    """Object keys in the environment's bucket."""
+
+    @staticmethod
+    def spec(identity: str) -> str:
+        """A folder of its own, because a channel is a prefix."""
+        return f"specs/{identity}/spec.json"
+
+    @staticmethod
+    def pipeline(identity: str) -> str:
+        return f"pipelines/{identity}.json"
+
+    @staticmethod
+    def checkpoints(prefix: str) -> str:
+        """Shared by all attempts of a job, so that the next goes on where the last stopped."""
+        return f"checkpoints/{prefix}/"
+
+    @staticmethod
+    def job_output() -> str:
+        """SageMaker appends `/{job name}/output/model`."""
+        return "jobs"
+
+    @staticmethod
+    def artifact(job: str) -> str:
+        return f"jobs/{job}/output/model/"
+
+    @staticmethod
+    def upload(kind: str, sha256: str) -> str:
+        return f"raw/{kind}/{sha256}/"
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of an s3:// address."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key

@@ -1,0 +1,104 @@
+"""A pipeline: dataset, gate, training stages, evaluation, and where the result is registered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stepforge.contracts.base import Contract, S3Uri, Sha256, digest
+from stepforge.contracts.jobs import (
+    ArtifactRef,
+    DatasetWork,
+    EvaluateWork,
+    GateWork,
+    JobOutcome,
+    JobSpec,
+    LocalModel,
+    Plugin,
+    Resources,
+    ScratchModel,
+    TrainingWork,
+    WorkType,
+)
+
+
+class PipelineSpec(Contract):
+    """What `stepforge run train` submits. The execution's name carries the digest of this.
+
+    `model` is where the first stage starts; every later stage starts from the one before it.
+    """
+
+    version: Literal[1] = 1
+    domain: str
+    dataset: DatasetWork
+    records: ArtifactRef | None = None
+    """The user's own records; None where the domain generates them."""
+    gate: GateWork = GateWork()
+    model: Annotated[ScratchModel | LocalModel, Field(discriminator="type")] = ScratchModel()
+    model_artifact: ArtifactRef | None = None
+    stages: Annotated[tuple[TrainingWork, ...], Field(min_length=1)]
+    evaluation: EvaluateWork = EvaluateWork()
+    plugin: Plugin | None = None
+    plugin_artifact: ArtifactRef | None = None
+    code: dict[WorkType, Sha256]
+    """Digest of what runs each type of job, as the environment publishes it."""
+    image: str
+    resources: dict[WorkType, Resources] = {}
+    group: Annotated[str, Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$")]
+    """The model package group."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> PipelineSpec:
+        if isinstance(self.model, LocalModel) != (self.model_artifact is not None):
+            raise ValueError("a local model needs model_artifact, and a scratch model must not have one")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages need different names, given {names}: set `name` on each")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what decides the result; the instances that it runs on do not."""
+        plain = self.model_dump(mode="json", exclude={"resources", "image"})
+        for ref in ("records", "model_artifact", "plugin_artifact"):
+            if plain[ref] is not None:
+                plain[ref] = plain[ref]["sha256"]
+        return digest(plain)
+
+
+class PipelineState(Contract):
+    """What a `train` execution has done so far; it travels through the machine as its input."""
+
+    pipeline_uri: S3Uri
+    pipeline_sha256: Sha256
+    """Identity of the pipeline."""
+    dataset: JobOutcome | None = None
+    gate: JobOutcome | None = None
+    stages: tuple[JobOutcome, ...] = ()
+    evaluation: JobOutcome | None = None
+
+
+def next_job(spec: PipelineSpec, state: PipelineState) -> JobSpec | None:
+    """The job that follows from what is done; None when the evaluation is done. Pure, so it can be planned offline."""
+    plugin = {} if spec.plugin_artifact is None else {"plugin": spec.plugin_artifact}
+    shared = {"domain": spec.domain, "plugin": spec.plugin}
+    if state.dataset is None:
+        records = {} if spec.records is None else {"records": spec.records}
+        return JobSpec(work=spec.dataset, inputs={**records, **plugin}, code_sha256=spec.code["dataset"], **shared)
+    data = {"data": state.dataset.artifact, **plugin}
+    if state.gate is None:
+        return JobSpec(work=spec.gate, inputs=data, code_sha256=spec.code["gate"], **shared)
+    if len(state.stages) < len(spec.stages):
+        work = spec.stages[len(state.stages)]
+        start = state.stages[-1].artifact if state.stages else spec.model_artifact
+        return JobSpec(
+            work=work,
+            model=spec.model if start is None else LocalModel(),
+            inputs={**data, "gate": state.gate.artifact, **({} if start is None else {"model": start})},
+            code_sha256=spec.code[work.type],
+            **shared,
+        )
+    if state.evaluation is None:
+        return JobSpec(work=spec.evaluation, inputs={**data, "model": state.stages[-1].artifact}, code_sha256=spec.code["evaluate"], **shared)
+    return None
