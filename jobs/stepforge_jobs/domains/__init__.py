@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import TypeVar
 
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge_jobs.domains.base import Domain, Exportable, Previewable
@@ -22,13 +23,18 @@ def domain_names() -> list[str]:
 
 def load_domain(name: str) -> Domain:
     """Import a domain. Raises UnknownName, or InvalidInput where what was found is not a domain."""
-    target = DOMAINS.get(name) or next((p.value for p in entry_points(group="stepforge.domains") if p.name == name), None)
+    target = DOMAINS.get(name) or next(
+        (p.value for p in entry_points(group="stepforge.domains") if p.name == name), None
+    )
     if target is None:
         raise UnknownName("domain", name, domain_names())
     return load_object(target, Domain)
 
 
-def load_object(target: str, kind: type) -> Domain:
+_T = TypeVar("_T")
+
+
+def load_object(target: str, kind: type[_T]) -> _T:
     """Import `package.module:NAME` and check that it has what `kind` asks for."""
     module, _, attribute = target.partition(":")
     if not attribute:
@@ -38,5 +44,7 @@ def load_object(target: str, kind: type) -> Domain:
     except (ImportError, AttributeError) as error:
         raise InvalidInput(f"{target!r} cannot be imported: {error}") from error
     if not isinstance(found, kind):
-        raise InvalidInput(f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs: see stepforge_jobs.domains.base")
+        raise InvalidInput(
+            f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs: see stepforge_jobs.domains.base"
+        )
     return found

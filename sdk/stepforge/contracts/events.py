@@ -25,4 +25,6 @@ class PackageStateChange(BaseModel):
     @property
     def event_id(self) -> str:
         """AWS may send several events for one change: they share this."""
-        return digest([self.ModelPackageArn, "ModelApprovalStatus", self.ModelApprovalStatus, str(self.LastModifiedTime)])
+        return digest(
+            [self.ModelPackageArn, "ModelApprovalStatus", self.ModelApprovalStatus, str(self.LastModifiedTime)]
+        )

@@ -187,7 +187,9 @@ class JobSpec(Contract):
 
     @model_validator(mode="after")
     def _has_its_inputs(self) -> JobSpec:
-        needed: set[str] = {"dataset": set(), "gate": {"data"}, "evaluate": {"data", "model"}}.get(self.work.type, {"data", "gate"})
+        needed: set[str] = {"dataset": set(), "gate": {"data"}, "evaluate": {"data", "model"}}.get(
+            self.work.type, {"data", "gate"}
+        )
         if isinstance(self.model, LocalModel):
             needed = needed | {"model"}
         if missing := sorted(needed - set(self.inputs)):

@@ -61,7 +61,12 @@ def write_manifest(
     counts = rows or {}
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
     entries = tuple(
-        FileEntry(path=(name := p.relative_to(folder).as_posix()), sha256=sha256_of(p), bytes=p.stat().st_size, rows=counts.get(name))
+        FileEntry(
+            path=(name := p.relative_to(folder).as_posix()),
+            sha256=sha256_of(p),
+            bytes=p.stat().st_size,
+            rows=counts.get(name),
+        )
         for p in paths
     )
     manifest = Manifest(kind=kind, files=entries, metadata=metadata or {})
@@ -78,7 +83,9 @@ def parse_manifest(data: bytes, *, where: str, expected_sha256: str | None = Non
     except ValueError as error:
         raise IntegrityError(f"{where} is not a manifest: {error}") from error
     if expected_sha256 is not None and manifest.sha256 != expected_sha256:
-        raise IntegrityError(f"{where} has digest {manifest.sha256}, but {expected_sha256} was expected: it was changed after it was written")
+        raise IntegrityError(
+            f"{where} has digest {manifest.sha256}, but {expected_sha256} was expected: it was changed after it was written"
+        )
     return manifest
 
 
@@ -104,4 +111,6 @@ def check_files(folder: Path, manifest: Manifest, *, only: Iterable[str] | None 
             raise IntegrityError(f"{path} is missing; the manifest names it")
         if path.stat().st_size != entry.bytes or sha256_of(path) != entry.sha256:
             found = sha256_of(path)
-            raise IntegrityError(f"{path} has SHA-256 {found}, but the manifest says {entry.sha256}: it was altered or damaged")
+            raise IntegrityError(
+                f"{path} has SHA-256 {found}, but the manifest says {entry.sha256}: it was altered or damaged"
+            )

@@ -100,5 +100,10 @@ def next_job(spec: PipelineSpec, state: PipelineState) -> JobSpec | None:
             **shared,
         )
     if state.evaluation is None:
-        return JobSpec(work=spec.evaluation, inputs={**data, "model": state.stages[-1].artifact}, code_sha256=spec.code["evaluate"], **shared)
+        return JobSpec(
+            work=spec.evaluation,
+            inputs={**data, "model": state.stages[-1].artifact},
+            code_sha256=spec.code["evaluate"],
+            **shared,
+        )
     return None

@@ -70,7 +70,9 @@ class Record(Contract):
     @model_validator(mode="after")
     def _expert_splits_have_steps(self) -> Record:
         if self.split in ("corpus", "train") and not self.steps:
-            raise ValueError(f"split {self.split!r} needs steps; give steps, or use split 'rl' for a problem without them")
+            raise ValueError(
+                f"split {self.split!r} needs steps; give steps, or use split 'rl' for a problem without them"
+            )
         return self
 
     def context(self, step: int) -> str:
