@@ -51,25 +51,29 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_manifest(
+def describe_folder(
     folder: Path, kind: ArtifactKind, *, metadata: dict[str, Any] | None = None, rows: dict[str, int] | None = None
 ) -> Manifest:
-    """Describe every file below `folder` and write `manifest.json` last, by rename.
+    """The manifest of every file below `folder`, hidden files and a manifest that is there left out.
 
     `rows` maps a shard's relative path to its number of records.
     """
     counts = rows or {}
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
-    entries = tuple(
-        FileEntry(
-            path=(name := p.relative_to(folder).as_posix()),
-            sha256=sha256_of(p),
-            bytes=p.stat().st_size,
-            rows=counts.get(name),
-        )
-        for p in paths
-    )
-    manifest = Manifest(kind=kind, files=entries, metadata=metadata or {})
+    entries = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST and not any(part.startswith(".") for part in name.split("/")):
+            entries.append(
+                FileEntry(path=name, sha256=sha256_of(path), bytes=path.stat().st_size, rows=counts.get(name))
+            )
+    return Manifest(kind=kind, files=tuple(entries), metadata=metadata or {})
+
+
+def write_manifest(
+    folder: Path, kind: ArtifactKind, *, metadata: dict[str, Any] | None = None, rows: dict[str, int] | None = None
+) -> Manifest:
+    """Describe `folder` and write its `manifest.json` last, by rename."""
+    manifest = describe_folder(folder, kind, metadata=metadata, rows=rows)
     temporary = folder / f".{MANIFEST}.tmp"
     temporary.write_bytes(canonical_json(manifest))
     temporary.replace(folder / MANIFEST)
@@ -84,7 +88,8 @@ def parse_manifest(data: bytes, *, where: str, expected_sha256: str | None = Non
         raise IntegrityError(f"{where} is not a manifest: {error}") from error
     if expected_sha256 is not None and manifest.sha256 != expected_sha256:
         raise IntegrityError(
-            f"{where} has digest {manifest.sha256}, but {expected_sha256} was expected: it was changed after it was written"
+            f"{where} has digest {manifest.sha256}, but {expected_sha256} was expected: "
+            "it was changed after it was written"
         )
     return manifest
 

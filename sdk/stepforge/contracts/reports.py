@@ -39,7 +39,8 @@ class GateReport(Contract):
             return ""
         first = self.findings[0]
         more = f" ({self.total_findings - 1} more)" if self.total_findings > 1 else ""
-        return f"the data failed the gate: record {first.record!r}, {first.check} rule {first.rule!r}: {first.message}{more}"
+        where = f"record {first.record!r}, {first.check} rule {first.rule!r}"
+        return f"the data failed the gate: {where}: {first.message}{more}"
 
 
 class Interval(Contract):

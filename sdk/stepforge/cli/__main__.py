@@ -1,0 +1,5 @@
+import sys
+
+from stepforge.cli import main
+
+sys.exit(main())

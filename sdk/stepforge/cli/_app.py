@@ -1,0 +1,306 @@
+"""All commands. Imports of what they call stand inside them, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stepforge.cli._output import Env, Json, emit, say, table
+
+app = typer.Typer(
+    name="stepforge",
+    help="Train models to take verifiable steps: expert trajectories, SRL, RLVR, gated promotion.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+run_app = typer.Typer(help="Start a pipeline.", no_args_is_help=True)
+registry_app = typer.Typer(help="Registered models: look, approve, reject, download.", no_args_is_help=True)
+local_app = typer.Typer(help="The local AWS on this machine.", no_args_is_help=True)
+new_app = typer.Typer(help="Write the beginning of something new.", no_args_is_help=True)
+app.add_typer(run_app, name="run")
+app.add_typer(registry_app, name="registry")
+app.add_typer(local_app, name="local")
+app.add_typer(new_app, name="new")
+
+
+@app.callback()
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from stepforge import __version__
+
+        print(__version__)
+        raise typer.Exit()
+
+
+# ── Runs ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@run_app.command("train")
+def run_train(
+    domain: Annotated[str | None, typer.Option(help="Domain to train, such as facial.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Your own records, one JSON object a line.")] = None,
+    verifier: Annotated[str | None, typer.Option(help="Your own verifier: package.module:function.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Local Hugging Face directory to start from.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML) instead of the domain's own.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: stages.srl.steps=50")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and change nothing.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--detach", help="Follow the run, or return once it is submitted.")
+    ] = True,
+    env: Env = "local",
+    json: Json = False,
+) -> int:
+    """Train a domain: dataset, gate, SFT, SRL, RLVR, evaluation, comparison, registration.
+
+    Run it again and everything that is done is adopted.
+
+    Examples:
+      stepforge run train --domain facial
+      stepforge run train --domain facial --set stages.rlvr.steps=200 --detach
+      stepforge run train --data records.jsonl --verifier my_rules:check --model ./SmolLM2-135M
+    """
+    from stepforge.cli import _runs
+
+    return _runs.train(
+        domain=domain,
+        data=data,
+        verifier=verifier,
+        model=model,
+        recipe=recipe,
+        overrides=set_ or [],
+        dry_run=dry_run,
+        wait=wait,
+        env=env,
+        as_json=json,
+    )
+
+
+@app.command("runs")
+def runs(env: Env = "local", json: Json = False) -> None:
+    """List runs, newest first."""
+    from stepforge.client import Client
+
+    found = Client(env).pipelines.runs()
+    plain = [{"name": r["name"], "status": r["status"], "started": r["startDate"].isoformat()} for r in found]
+    emit(plain, as_json=json)
+    if not json:
+        table(["RUN", "STATUS", "STARTED"], [(r["name"], r["status"], r["started"][:19]) for r in plain])
+
+
+@app.command("watch")
+def watch(
+    name: Annotated[str, typer.Argument(help="Run, or latest.")] = "latest", env: Env = "local", json: Json = False
+) -> int:
+    """Follow a run until it ends."""
+    from stepforge.cli import _runs
+    from stepforge.client import Client
+
+    return _runs.follow(Client(env).pipelines.get(name), as_json=json)
+
+
+@app.command("logs")
+def logs(
+    name: Annotated[str, typer.Argument(help="Job or run.")] = "latest",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    env: Env = "local",
+) -> None:
+    """Print a job's log, or that of a run's newest job."""
+    from stepforge.client import Client
+
+    client = Client(env)
+    job = name
+    if name == "latest" or name.startswith("train-"):
+        job = client.pipelines.get(name).jobs()[-1].attempt.name
+    for line in client.jobs.logs(job, follow=follow):
+        print(line)
+
+
+@app.command("stop")
+def stop(name: Annotated[str, typer.Argument(help="Run or job.")], env: Env = "local", json: Json = False) -> None:
+    """Stop a run and the job that it waits for, or one job. What was trained so far stays in its checkpoint."""
+    from stepforge.client import Client
+
+    client = Client(env)
+    if name == "latest" or name.startswith("train-"):
+        client.pipelines.get(name).stop()
+    else:
+        client.jobs.stop(name)
+    emit({"stopped": name}, as_json=json, text=f"stopping {name}")
+
+
+@app.command("report")
+def report(
+    name: Annotated[str, typer.Argument(help="Run, or latest.")] = "latest",
+    out: Annotated[Path | None, typer.Option(help="File to write.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Write a run's report: one HTML file that needs nothing else."""
+    from stepforge.client import Client
+    from stepforge.report import write_report
+
+    run = Client(env).pipelines.get(name)
+    path = write_report(run, out or Path(f"{run.name}.html"))
+    emit({"report": str(path)}, as_json=json, text=f"report: {path}")
+    if open_:
+        typer.launch(path.resolve().as_uri())
+
+
+@app.command("predict")
+def predict(
+    prompts: Annotated[list[str], typer.Argument(help="Prompts, each one argument.")],
+    domain: Annotated[str, typer.Option(help="Domain whose promoted model answers.")] = "facial",
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Ask the promoted model."""
+    from stepforge.client import Client
+
+    answer = Client(env).registry.predict(domain, prompts, temperature=temperature, seed=seed)
+    emit(answer, as_json=json, text="\n".join(answer["completions"]))
+
+
+# ── Registry ─────────────────────────────────────────────────────────────────────────────────────
+
+Reference = Annotated[str, typer.Argument(help="Model, such as facial/3 (facial alone is its newest version).")]
+
+
+@registry_app.command("list")
+def registry_list(
+    domain: Annotated[str | None, typer.Argument(help="Only this domain.")] = None,
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """List registered models."""
+    from stepforge.cli import _registry
+    from stepforge.client import Client
+
+    _registry.print_packages(Client(env).registry.packages(domain), as_json=json)
+
+
+@registry_app.command("show")
+def registry_show(reference: Reference, env: Env = "local", json: Json = False) -> None:
+    """Show one model: approval, lineage, evaluation."""
+    from stepforge.cli import _registry
+    from stepforge.client import Client
+
+    _registry.print_package(Client(env).registry.get(reference), as_json=json)
+
+
+@registry_app.command("approve")
+def registry_approve(
+    reference: Reference,
+    comment: Annotated[str, typer.Option(help="Why; kept with the version.")] = "",
+    wait: Annotated[bool, typer.Option("--wait/--detach", help="Wait for the promotion.")] = True,
+    env: Env = "local",
+    json: Json = False,
+) -> int:
+    """Approve a model: it is verified, deployed beside the old one, tested, and then takes its place."""
+    from stepforge.cli import _registry
+    from stepforge.client import Client
+
+    return _registry.approve(Client(env), reference, comment=comment, wait=wait, as_json=json)
+
+
+@registry_app.command("reject")
+def registry_reject(
+    reference: Reference,
+    comment: Annotated[str, typer.Option(help="Why; kept with the version.")] = "",
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Reject a model: it will not be deployed."""
+    from stepforge.cli import _registry
+    from stepforge.client import Client
+
+    _registry.print_package(Client(env).registry.reject(reference, comment=comment), as_json=json)
+
+
+@registry_app.command("pull")
+def registry_pull(
+    reference: Reference,
+    out: Annotated[Path, typer.Option(help="New folder for the weights.")],
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Download a model's weights; every file is checked against its digest."""
+    from stepforge.client import Client
+
+    folder = Client(env).registry.pull(reference, out)
+    emit({"folder": str(folder)}, as_json=json, text=f"model: {folder}")
+
+
+# ── The local AWS ────────────────────────────────────────────────────────────────────────────────
+
+
+@local_app.command("up")
+def local_up(json: Json = False) -> None:
+    """Start the local AWS and deploy the environment `local`; other commands do it by themselves."""
+    from stepforge.connection import connect
+
+    connection = connect("local")
+    emit(
+        {"endpoint": connection.endpoint_url}, as_json=json, text=f"the local AWS listens at {connection.endpoint_url}"
+    )
+
+
+@local_app.command("down")
+def local_down() -> None:
+    """Stop the local AWS. What it holds is kept."""
+    from stepforge import local
+
+    local.down()
+    say("stopped")
+
+
+@local_app.command("status")
+def local_status(json: Json = False) -> None:
+    """Tell whether the local AWS runs, since when and where its state lies."""
+    from stepforge import local
+
+    found = local.status().model_dump(mode="json")
+    emit(found, as_json=json, text="\n".join(f"{key}: {value}" for key, value in found.items()))
+
+
+@local_app.command("logs")
+def local_logs(
+    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
+    lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 50,
+) -> None:
+    """Print the local server's own log."""
+    from stepforge import local
+
+    for line in local.logs(follow=follow, lines=lines):
+        print(line)
+
+
+@local_app.command("reset")
+def local_reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Stop the local AWS and delete all that it holds: runs, models, endpoints."""
+    from stepforge import local
+
+    if not yes:
+        typer.confirm("Delete every local run, model and endpoint?", abort=True)
+    local.reset()
+    say("deleted")
+
+
+@new_app.command("domain")
+def new_domain(
+    name: Annotated[str, typer.Argument(help="Name of the domain: letters, digits, underscores.")],
+    out: Annotated[Path, typer.Option(help="Folder in which the package is made.")] = Path("."),
+    json: Json = False,
+) -> None:
+    """Write a domain that passes its own tests, for you to fill."""
+    from stepforge.scaffold import write_domain
+
+    folder = write_domain(name, out)
+    emit({"folder": str(folder)}, as_json=json, text=f"domain: {folder} (read its README.md)")

@@ -1,0 +1,34 @@
+"""What commands print: one JSON document, or lines and tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Env = Annotated[str, typer.Option("--env", envvar="STEPFORGE_ENV", help="Environment: local, or one that is deployed.")]
+
+
+def say(text: str = "") -> None:
+    """A line for people; on stderr, so that stdout stays the result's."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(value: Any, *, as_json: bool, text: str | None = None) -> None:
+    """The command's result: JSON, or the text."""
+    if as_json:
+        print(json.dumps(value, default=str, indent=2 if sys.stdout.isatty() else None))
+    elif text is not None:
+        print(text)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on stdout that stays readable in a log: plain text, no box, nothing cut off."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(c), *(len(r[i]) for r in cells), 0) if cells else len(c) for i, c in enumerate(columns)]
+    for line in [list(columns), *cells]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -1,0 +1,56 @@
+"""`stepforge registry ...`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from stepforge.cli._output import emit, say, table
+from stepforge.client import Client
+from stepforge.errors import RunFailed
+from stepforge.promotions import follow_promotion
+from stepforge.registry import Package
+
+
+def print_packages(packages: list[Package], *, as_json: bool) -> None:
+    emit([dataclasses.asdict(p) for p in packages], as_json=as_json)
+    if not as_json:
+        columns = ["MODEL", "APPROVAL", "STAGE", "CREATED", "WEIGHTS"]
+        table(
+            columns,
+            [
+                (
+                    p.reference,
+                    p.approval,
+                    p.stage or "-",
+                    f"{p.created:%Y-%m-%d %H:%M}",
+                    p.artifact.sha256[:12] if p.artifact else "-",
+                )
+                for p in packages
+            ],
+        )
+
+
+def print_package(package: Package, *, as_json: bool) -> None:
+    lines = [
+        f"{package.reference}: {package.approval}" + (f", {package.stage}" if package.stage else ""),
+        f"arn: {package.arn}",
+        *([package.description] if package.description else []),
+        *(f"{key}: {value}" for key, value in sorted(package.metadata.items())),
+    ]
+    emit(dataclasses.asdict(package), as_json=as_json, text="\n".join(lines))
+
+
+def approve(client: Client, reference: str, *, comment: str, wait: bool, as_json: bool) -> int:
+    package = client.registry.approve(reference, comment=comment)
+    if not wait:
+        emit(dataclasses.asdict(package), as_json=as_json, text=f"{package.reference}: {package.approval}")
+        return 0
+    started = time.monotonic()
+    say(f"{package.reference} is approved; its promotion is under way")
+    outcome = follow_promotion(client.connection, package.arn)
+    if outcome.status != "SUCCEEDED":
+        raise RunFailed(f"the promotion of {package.reference} {outcome.status}: {outcome.error}: {outcome.cause}")
+    text = f"{package.reference} answers at its endpoint (promoted in {time.monotonic() - started:.0f} s)"
+    emit({"package": package.arn, "promotion": outcome.name, "result": outcome.output}, as_json=as_json, text=text)
+    return 0

@@ -1,0 +1,107 @@
+"""`stepforge run train` and `stepforge watch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stepforge.cli._output import emit, say, table
+from stepforge.cli._progress import show
+from stepforge.client import Client
+from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.errors import InvalidInput
+from stepforge.pipelines import Run
+from stepforge.recipes import Recipe, load_recipe
+
+
+def train(
+    *,
+    domain: str | None,
+    data: Path | None,
+    verifier: str | None,
+    model: Path | None,
+    recipe: Path | None,
+    overrides: list[str],
+    dry_run: bool,
+    wait: bool,
+    env: str,
+    as_json: bool,
+) -> int:
+    chosen = _recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
+    client = Client(env)
+    spec = client.plan(chosen, model=model, data=data, verifier=verifier)
+    if dry_run:
+        return _print_plan(client, spec, as_json=as_json)
+    run = client.pipelines.start(spec)
+    say(f"run {run.name} ({run.execution.status.lower()})")
+    if not wait:
+        emit({"run": run.name, "status": run.execution.status}, as_json=as_json)
+        return 0
+    return follow(run, as_json=as_json)
+
+
+def follow(run: Run, *, as_json: bool) -> int:
+    """Show a run until it ends; its result is the command's."""
+    show(run.follow(), quiet=as_json)
+    result = run.result()
+    emit({"run": run.name, "status": run.execution.status, "result": result}, as_json=as_json, text=_sentence(result))
+    return 0
+
+
+def _recipe(
+    domain: str | None,
+    *,
+    data: Path | None,
+    verifier: str | None,
+    model: Path | None,
+    recipe: Path | None,
+    overrides: list[str],
+) -> Recipe:
+    if (data is None) != (verifier is None):
+        raise InvalidInput("--data and --verifier belong together: records need something that judges their answers")
+    if domain is None and data is None and recipe is None:
+        raise InvalidInput("give --domain NAME, or --data FILE with --verifier MODULE:FUNCTION")
+    if data is not None and model is None:
+        raise InvalidInput("--data needs --model PATH: your own records bring no base model to start from")
+    pairs = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise InvalidInput(f"--set {item!r} has no value: write it as stages.srl.steps=50")
+        pairs[key] = value
+    if data is not None and recipe is None:
+        return load_recipe(
+            domain or data.stem, path=Path(__file__).parent.parent / "recipes" / "records.toml", overrides=pairs
+        )
+    return load_recipe(domain or "", path=recipe, overrides=pairs)
+
+
+def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> int:
+    jobs = client.pipelines.plan(spec)
+    plain: dict[str, Any] = {
+        "pipeline": spec.identity,
+        "jobs": [{"stage": j.stage, "job": j.attempt.name, "status": j.attempt.status} for j in jobs],
+        "later": [s.name for s in spec.stages][max(0, len(jobs) - 2) :] + ["evaluate"],
+    }
+    emit(plain, as_json=as_json)
+    if not as_json:
+        words = {"Absent": "will run", "Completed": "done, adopted", "InProgress": "running, adopted"}
+        table(
+            ["STAGE", "JOB", "STATUS"],
+            [(j.stage, j.attempt.name, words.get(j.attempt.status, j.attempt.status)) for j in jobs],
+        )
+    return 0
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    package = result.get("package_arn", "")
+    return (
+        f"registered {package}\napprove it with: stepforge registry approve {_reference(package)}"
+        if package
+        else "done"
+    )
+
+
+def _reference(arn: str) -> str:
+    group, _, version = arn.rpartition(":")[2].partition("/")[2].rpartition("/")
+    return f"{group.removeprefix('stepforge-')}/{version}"

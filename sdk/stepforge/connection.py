@@ -1,0 +1,118 @@
+"""How an environment is found and reached: SSM parameters under /stepforge/{environment}/, one boto3 session.
+
+`local` is an environment like any other; only the endpoint and the access key differ.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from stepforge.contracts.environment import Environment
+from stepforge.contracts.names import parameter
+from stepforge.errors import EnvironmentUnavailable, InvalidInput
+
+if TYPE_CHECKING:
+    import boto3
+
+LOCAL = "local"
+
+
+class Connection:
+    """boto3 clients of one environment, in the caller's session, region and credentials."""
+
+    def __init__(self, name: str, session: boto3.Session, *, endpoint_url: str | None = None) -> None:
+        self.name = name
+        self._session = session
+        self._endpoint_url = endpoint_url
+        self._clients: dict[str, Any] = {}
+
+    def client(self, service: str) -> Any:
+        """The boto3 client of a service, made once."""
+        if service not in self._clients:
+            from botocore.config import Config
+
+            config = Config(retries={"mode": "standard", "max_attempts": 8}, user_agent_extra="stepforge")
+            self._clients[service] = self._session.client(service, endpoint_url=self._endpoint_url, config=config)
+        return self._clients[service]
+
+    @cached_property
+    def environment(self) -> Environment:
+        """What SSM says about the environment. Raises InvalidInput where it says nothing."""
+        prefix = parameter(self.name, "")
+        values: dict[str, str] = {}
+        try:
+            for page in (
+                self.client("ssm").get_paginator("get_parameters_by_path").paginate(Path=prefix, Recursive=True)
+            ):
+                values |= {item["Name"].removeprefix(prefix): item["Value"] for item in page["Parameters"]}
+        except _botocore_errors() as error:
+            raise EnvironmentUnavailable(f"environment {self.name!r} cannot be reached: {error}") from error
+        if not values:
+            raise InvalidInput(
+                f"environment {self.name!r} does not exist in this account and region: SSM has no parameter under "
+                f"{prefix}. Deploy it with `cdk deploy --all -c env={self.name}`, or use {LOCAL!r}"
+            )
+        return parse_environment(self.name, values)
+
+
+def parse_environment(name: str, values: dict[str, str]) -> Environment:
+    """Parameters relative to the environment's prefix, `machines/train` say, as one model."""
+    plain: dict[str, Any] = {"name": name}
+    for key, value in values.items():
+        field, _, item = key.partition("/")
+        field = field.replace("-", "_")
+        if item:
+            plain.setdefault(field, {})[item] = value
+        else:
+            plain[field] = value
+    known = {field: value for field, value in plain.items() if field in Environment.model_fields}
+    try:
+        return Environment.model_validate(known)
+    except ValidationError as error:
+        missing = sorted({str(e["loc"][0]).replace("_", "-") for e in error.errors()})
+        raise EnvironmentUnavailable(
+            f"environment {name!r} is incomplete: the parameters {missing} under {parameter(name, '')} are missing or "
+            "malformed. Deploy it again"
+        ) from error
+
+
+def connect(environment: str, *, session: boto3.Session | None = None) -> Connection:
+    """Reach an environment; `local` is started where it does not run.
+
+    `session` is used as it is for a cloud environment, and refused for `local`, which has its own credentials.
+    """
+    if environment == LOCAL:
+        if session is not None:
+            raise InvalidInput(
+                "environment 'local' has its own credentials: give no session, or name a cloud environment"
+            )
+        return _connect_local()
+    import boto3
+
+    return Connection(environment, session or boto3.Session())
+
+
+def _connect_local() -> Connection:
+    try:
+        from stepforge.local.environment import ready
+    except ImportError as error:
+        raise EnvironmentUnavailable(
+            f"the local environment needs the extra 'local' ({error.name} is missing): "
+            "pip install 'stepforge[local,train]'"
+        ) from error
+    import boto3
+
+    aws = ready()
+    session = boto3.Session(
+        aws_access_key_id=aws.access_key_id, aws_secret_access_key=aws.secret_access_key, region_name=aws.region
+    )
+    return Connection(LOCAL, session, endpoint_url=aws.endpoint_url)
+
+
+def _botocore_errors() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return BotoCoreError, ClientError

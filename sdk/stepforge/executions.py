@@ -1,0 +1,89 @@
+"""Executions of a state machine, named by what they do: running or succeeded is adopted, otherwise the next number.
+
+A closed execution's name stays taken for 90 days on AWS, so a number is never used twice.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from stepforge.contracts.base import canonical_json
+from stepforge.contracts.names import Machine, execution_name
+from stepforge.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What DescribeExecution says. `status` is RUNNING, SUCCEEDED, FAILED, TIMED_OUT or ABORTED."""
+
+    arn: str
+    name: str
+    status: str
+    started: datetime
+    stopped: datetime | None = None
+    input: dict[str, Any] | None = None
+    output: dict[str, Any] | None = None
+    error: str = ""
+    cause: str = ""
+
+
+def execution_arn(machine_arn: str, name: str) -> str:
+    return machine_arn.replace(":stateMachine:", ":execution:") + f":{name}"
+
+
+def describe(states: Any, arn: str) -> Execution | None:
+    """None where there is no such execution. `states` is a Step Functions client."""
+    try:
+        answer = states.describe_execution(executionArn=arn)
+    except states.exceptions.ExecutionDoesNotExist:
+        return None
+    return Execution(
+        arn=arn,
+        name=answer["name"],
+        status=answer["status"],
+        started=answer["startDate"],
+        stopped=answer.get("stopDate"),
+        input=json.loads(answer["input"]) if answer.get("input") else None,
+        output=json.loads(answer["output"]) if answer.get("output") else None,
+        error=answer.get("error") or "",
+        cause=answer.get("cause") or "",
+    )
+
+
+def find(states: Any, machine_arn: str, machine: Machine, identity: str) -> Execution | None:
+    """The newest execution of an identity, or None."""
+    newest = None
+    number = 0
+    while (
+        found := describe(states, execution_arn(machine_arn, execution_name(machine, identity, number)))
+    ) is not None:
+        newest, number = found, number + 1
+    return newest
+
+
+def start_or_adopt(states: Any, machine_arn: str, machine: Machine, identity: str, input: dict[str, Any]) -> Execution:
+    """Start an execution, or adopt the one that runs or has succeeded.
+
+    Two callers at once start one: the same name with the same input is the same execution.
+    """
+    number = 0
+    while True:
+        name = execution_name(machine, identity, number)
+        found = describe(states, execution_arn(machine_arn, name))
+        if found is None:
+            try:
+                states.start_execution(stateMachineArn=machine_arn, name=name, input=canonical_json(input).decode())
+            except states.exceptions.ExecutionAlreadyExists:
+                continue  # somebody else's start came first: look at it again
+            started = describe(states, execution_arn(machine_arn, name))
+            if started is None:
+                raise InvalidInput(
+                    f"execution {name} was started and is not there: is {machine_arn} the right machine?"
+                )
+            return started
+        if found.status in ("RUNNING", "SUCCEEDED"):
+            return found
+        number += 1

@@ -1,0 +1,216 @@
+"""Pipelines: plan, start or adopt, follow and stop executions of the machine `train`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stepforge import executions
+from stepforge.connection import LOCAL, Connection
+from stepforge.contracts.base import canonical_json
+from stepforge.contracts.jobs import JobSpec
+from stepforge.contracts.names import Keys, split_uri
+from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
+from stepforge.errors import RunFailed, UnknownName
+from stepforge.executions import Execution
+from stepforge.jobs import ENDED, Attempt, Jobs, LogTail, outcome
+
+PROGRESS_EVENT = "progress"
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job of a pipeline: its spec, the stage's name, and the attempt that there is."""
+
+    spec: JobSpec
+    attempt: Attempt
+
+    @property
+    def stage(self) -> str:
+        return str(getattr(self.spec.work, "name", self.spec.type))
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """What `Run.follow` yields. `progress` carries what the job printed: step, steps, reward and so on."""
+
+    kind: Literal["stage", "progress", "done", "log"]
+    stage: str
+    job: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Pipelines:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def start(self, spec: PipelineSpec) -> Run:
+        """Submit a pipeline. Submitting it twice is adopting it once."""
+        connection, environment = self._connection, self._connection.environment
+        key = Keys.pipeline(spec.identity)
+        connection.client("s3").put_object(
+            Bucket=environment.bucket,
+            Key=key,
+            Body=canonical_json(spec),
+            ServerSideEncryption="aws:kms",
+            SSEKMSKeyId=environment.key_arn,
+        )
+        state = {"pipeline_uri": f"s3://{environment.bucket}/{key}", "pipeline_sha256": spec.identity}
+        execution = executions.start_or_adopt(
+            connection.client("stepfunctions"), environment.machines["train"], "train", spec.identity, state
+        )
+        return Run(connection, execution, spec)
+
+    def find(self, spec: PipelineSpec) -> Run | None:
+        """The newest run of a pipeline, without starting one."""
+        states, machine = self._connection.client("stepfunctions"), self._connection.environment.machines["train"]
+        found = executions.find(states, machine, "train", spec.identity)
+        return None if found is None else Run(self._connection, found, spec)
+
+    def runs(self, *, most: int = 50) -> list[dict[str, Any]]:
+        """Summaries of runs, newest first."""
+        answer = self._connection.client("stepfunctions").list_executions(
+            stateMachineArn=self._connection.environment.machines["train"], maxResults=most
+        )
+        summaries: list[dict[str, Any]] = answer["executions"]
+        return sorted(summaries, key=lambda run: run["startDate"], reverse=True)
+
+    def get(self, name: str) -> Run:
+        """A run by its name, or `latest`. Raises UnknownName."""
+        connection = self._connection
+        names = [run["name"] for run in self.runs()]
+        wanted = names[0] if name == "latest" and names else name
+        arn = executions.execution_arn(connection.environment.machines["train"], wanted)
+        execution = executions.describe(connection.client("stepfunctions"), arn)
+        if execution is None or execution.input is None:
+            raise UnknownName("run", name, names)
+        bucket, key = split_uri(execution.input["pipeline_uri"])
+        spec = PipelineSpec.model_validate_json(
+            connection.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+        )
+        return Run(connection, execution, spec)
+
+    def plan(self, spec: PipelineSpec) -> list[PlannedJob]:
+        """The jobs whose specs can be known by now: all that are done, and the one after them."""
+        return Walk(self._connection, spec).all()
+
+
+class Walk:
+    """Follows a pipeline through what is done: a later job's identity needs the digests of the earlier ones."""
+
+    def __init__(self, connection: Connection, spec: PipelineSpec) -> None:
+        self._jobs = Jobs(connection)
+        self._s3 = connection.client("s3")
+        self._spec = spec
+        self._state = PipelineState(
+            pipeline_uri=f"s3://{connection.environment.bucket}/{Keys.pipeline(spec.identity)}",
+            pipeline_sha256=spec.identity,
+        )
+
+    def look(self) -> PlannedJob | None:
+        """The first job that is not done, with its attempt; None when all are."""
+        job = next_job(self._spec, self._state)
+        return None if job is None else PlannedJob(job, self._jobs.find(job))
+
+    def advance(self, planned: PlannedJob) -> bool:
+        """Go past a job that is Completed. Returns whether it is."""
+        if planned.attempt.status != "Completed" or planned.attempt.description is None:
+            return False
+        self._state = self._state.after(outcome(self._s3, planned.attempt.description))
+        return True
+
+    def all(self) -> list[PlannedJob]:
+        """The jobs that are done, and the one after them."""
+        found = []
+        while (planned := self.look()) is not None:
+            found.append(planned)
+            if not self.advance(planned):
+                break
+        return found
+
+
+class Run:
+    """One execution of the machine `train`, with the pipeline that it runs."""
+
+    def __init__(self, connection: Connection, execution: Execution, spec: PipelineSpec) -> None:
+        self._connection = connection
+        self.execution = execution
+        self.spec = spec
+
+    @property
+    def name(self) -> str:
+        return self.execution.name
+
+    def refresh(self) -> Execution:
+        found = executions.describe(self._connection.client("stepfunctions"), self.execution.arn)
+        if found is None:
+            raise UnknownName("run", self.name, [])
+        self.execution = found
+        return found
+
+    def jobs(self) -> list[PlannedJob]:
+        return Walk(self._connection, self.spec).all()
+
+    def stop(self) -> None:
+        """Stop the execution; the job that it waits for is stopped with it."""
+        self._connection.client("stepfunctions").stop_execution(
+            executionArn=self.execution.arn, error="StoppedByUser", cause="stopped with `stepforge stop`"
+        )
+
+    def follow(self, *, poll_seconds: float | None = None) -> Iterator[RunEvent]:
+        """Yield what happens until the execution has ended. Each poll asks about the current job alone."""
+        pause = poll_seconds or (0.5 if self._connection.name == LOCAL else 15.0)
+        walk = Walk(self._connection, self.spec)
+        tail: LogTail | None = None
+        announced = ""
+        while True:
+            ended = self.refresh().status != "RUNNING"
+            while (planned := walk.look()) is not None and planned.attempt.description is not None:
+                name = planned.attempt.name
+                if name != announced:
+                    announced, tail = name, LogTail(self._connection, name)
+                    yield RunEvent("stage", planned.stage, name, {"status": planned.attempt.status})
+                assert tail is not None
+                yield from (_parse(planned.stage, name, line) for line in tail.read())
+                if planned.attempt.status in ENDED:
+                    yield RunEvent("done", planned.stage, name, _summary(planned.attempt))
+                if not walk.advance(planned):
+                    break
+            if ended:
+                return
+            time.sleep(pause)
+
+    def wait(self) -> dict[str, Any]:
+        """Block until it has ended. Returns the output; raises RunFailed with the cause."""
+        for _ in self.follow():
+            pass
+        return self.result()
+
+    def result(self) -> dict[str, Any]:
+        """The output of a run that has succeeded. Raises RunFailed where it has not."""
+        execution = self.refresh()
+        if execution.status != "SUCCEEDED":
+            raise RunFailed(f"run {self.name} {execution.status}: {execution.error}: {execution.cause}".strip(": "))
+        return execution.output or {}
+
+
+def _parse(stage: str, job: str, line: str) -> RunEvent:
+    try:
+        data = json.loads(line)
+    except ValueError:
+        data = None
+    if isinstance(data, dict) and data.get("event") == PROGRESS_EVENT:
+        return RunEvent("progress", stage, job, data)
+    return RunEvent("log", stage, job, {"line": line})
+
+
+def _summary(attempt: Attempt) -> dict[str, Any]:
+    description = attempt.description or {}
+    return {
+        "status": attempt.status,
+        "seconds": description.get("TrainingTimeInSeconds", 0),
+        "reason": description.get("FailureReason", ""),
+    }
