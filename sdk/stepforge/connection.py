@@ -26,7 +26,7 @@ class Connection:
     def __init__(self, name: str, session: boto3.Session, *, endpoint_url: str | None = None) -> None:
         self.name = name
         self._session = session
-        self._endpoint_url = endpoint_url
+        self.endpoint_url = endpoint_url
         self._clients: dict[str, Any] = {}
 
     def client(self, service: str) -> Any:
@@ -35,7 +35,7 @@ class Connection:
             from botocore.config import Config
 
             config = Config(retries={"mode": "standard", "max_attempts": 8}, user_agent_extra="stepforge")
-            self._clients[service] = self._session.client(service, endpoint_url=self._endpoint_url, config=config)
+            self._clients[service] = self._session.client(service, endpoint_url=self.endpoint_url, config=config)
         return self._clients[service]
 
     @cached_property

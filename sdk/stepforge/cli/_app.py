@@ -26,15 +26,20 @@ app.add_typer(local_app, name="local")
 app.add_typer(new_app, name="new")
 
 
-@app.callback()
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(given: bool) -> None:
+    if given:
         from stepforge import __version__
 
         print(__version__)
         raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
 
 
 # ── Runs ─────────────────────────────────────────────────────────────────────────────────────────
@@ -54,7 +59,7 @@ def run_train(
     ] = True,
     env: Env = "local",
     json: Json = False,
-) -> int:
+) -> None:
     """Train a domain: dataset, gate, SFT, SRL, RLVR, evaluation, comparison, registration.
 
     Run it again and everything that is done is adopted.
@@ -66,7 +71,7 @@ def run_train(
     """
     from stepforge.cli import _runs
 
-    return _runs.train(
+    _runs.train(
         domain=domain,
         data=data,
         verifier=verifier,
@@ -95,12 +100,12 @@ def runs(env: Env = "local", json: Json = False) -> None:
 @app.command("watch")
 def watch(
     name: Annotated[str, typer.Argument(help="Run, or latest.")] = "latest", env: Env = "local", json: Json = False
-) -> int:
+) -> None:
     """Follow a run until it ends."""
     from stepforge.cli import _runs
     from stepforge.client import Client
 
-    return _runs.follow(Client(env).pipelines.get(name), as_json=json)
+    _runs.follow(Client(env).pipelines.get(name), as_json=json)
 
 
 @app.command("logs")
@@ -202,12 +207,12 @@ def registry_approve(
     wait: Annotated[bool, typer.Option("--wait/--detach", help="Wait for the promotion.")] = True,
     env: Env = "local",
     json: Json = False,
-) -> int:
+) -> None:
     """Approve a model: it is verified, deployed beside the old one, tested, and then takes its place."""
     from stepforge.cli import _registry
     from stepforge.client import Client
 
-    return _registry.approve(Client(env), reference, comment=comment, wait=wait, as_json=json)
+    _registry.approve(Client(env), reference, comment=comment, wait=wait, as_json=json)
 
 
 @registry_app.command("reject")

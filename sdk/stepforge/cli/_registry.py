@@ -41,11 +41,11 @@ def print_package(package: Package, *, as_json: bool) -> None:
     emit(dataclasses.asdict(package), as_json=as_json, text="\n".join(lines))
 
 
-def approve(client: Client, reference: str, *, comment: str, wait: bool, as_json: bool) -> int:
+def approve(client: Client, reference: str, *, comment: str, wait: bool, as_json: bool) -> None:
     package = client.registry.approve(reference, comment=comment)
     if not wait:
         emit(dataclasses.asdict(package), as_json=as_json, text=f"{package.reference}: {package.approval}")
-        return 0
+        return
     started = time.monotonic()
     say(f"{package.reference} is approved; its promotion is under way")
     outcome = follow_promotion(client.connection, package.arn)
@@ -53,4 +53,3 @@ def approve(client: Client, reference: str, *, comment: str, wait: bool, as_json
         raise RunFailed(f"the promotion of {package.reference} {outcome.status}: {outcome.error}: {outcome.cause}")
     text = f"{package.reference} answers at its endpoint (promoted in {time.monotonic() - started:.0f} s)"
     emit({"package": package.arn, "promotion": outcome.name, "result": outcome.output}, as_json=as_json, text=text)
-    return 0

@@ -11,7 +11,7 @@ from stepforge.client import Client
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.errors import InvalidInput
 from stepforge.pipelines import Run
-from stepforge.recipes import Recipe, load_recipe
+from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe
 
 
 def train(
@@ -26,26 +26,26 @@ def train(
     wait: bool,
     env: str,
     as_json: bool,
-) -> int:
+) -> None:
     chosen = _recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
     client = Client(env)
     spec = client.plan(chosen, model=model, data=data, verifier=verifier)
     if dry_run:
-        return _print_plan(client, spec, as_json=as_json)
+        _print_plan(client, spec, as_json=as_json)
+        return
     run = client.pipelines.start(spec)
     say(f"run {run.name} ({run.execution.status.lower()})")
     if not wait:
         emit({"run": run.name, "status": run.execution.status}, as_json=as_json)
-        return 0
-    return follow(run, as_json=as_json)
+        return
+    follow(run, as_json=as_json)
 
 
-def follow(run: Run, *, as_json: bool) -> int:
+def follow(run: Run, *, as_json: bool) -> None:
     """Show a run until it ends; its result is the command's."""
     show(run.follow(), quiet=as_json)
     result = run.result()
     emit({"run": run.name, "status": run.execution.status, "result": result}, as_json=as_json, text=_sentence(result))
-    return 0
 
 
 def _recipe(
@@ -70,27 +70,28 @@ def _recipe(
             raise InvalidInput(f"--set {item!r} has no value: write it as stages.srl.steps=50")
         pairs[key] = value
     if data is not None and recipe is None:
-        return load_recipe(
-            domain or data.stem, path=Path(__file__).parent.parent / "recipes" / "records.toml", overrides=pairs
-        )
+        return load_recipe(domain or data.stem, path=RECORDS_RECIPE, overrides=pairs)
     return load_recipe(domain or "", path=recipe, overrides=pairs)
 
 
-def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> int:
+def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:
     jobs = client.pipelines.plan(spec)
+    stages = ["dataset", "gate", *(stage.name for stage in spec.stages), "evaluate"]
     plain: dict[str, Any] = {
         "pipeline": spec.identity,
         "jobs": [{"stage": j.stage, "job": j.attempt.name, "status": j.attempt.status} for j in jobs],
-        "later": [s.name for s in spec.stages][max(0, len(jobs) - 2) :] + ["evaluate"],
+        "later": stages[len(jobs) :],
     }
     emit(plain, as_json=as_json)
     if not as_json:
         words = {"Absent": "will run", "Completed": "done, adopted", "InProgress": "running, adopted"}
         table(
             ["STAGE", "JOB", "STATUS"],
-            [(j.stage, j.attempt.name, words.get(j.attempt.status, j.attempt.status)) for j in jobs],
+            [
+                *((j.stage, j.attempt.name, words.get(j.attempt.status, j.attempt.status)) for j in jobs),
+                *((stage, "named by what comes before it", "later") for stage in stages[len(jobs) :]),
+            ],
         )
-    return 0
 
 
 def _sentence(result: dict[str, Any]) -> str:

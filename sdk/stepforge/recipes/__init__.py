@@ -34,6 +34,8 @@ from stepforge.errors import InvalidInput, UnknownName
 
 _HERE = Path(__file__).parent
 ENTRY_POINTS = "stepforge.domains"
+RECORDS_RECIPE = _HERE / "records.toml"
+"""For the user's own records; no domain of that name exists."""
 
 
 class Recipe(Contract):
@@ -83,7 +85,12 @@ class Recipe(Contract):
 
 def recipe_names() -> list[str]:
     """Domains that a recipe ships for, and those that installed packages bring."""
-    return sorted({*(p.stem for p in _HERE.glob("*.toml")), *(p.name for p in entry_points(group=ENTRY_POINTS))})
+    return sorted(
+        {
+            *(p.stem for p in _HERE.glob("*.toml") if p != RECORDS_RECIPE),
+            *(p.name for p in entry_points(group=ENTRY_POINTS)),
+        }
+    )
 
 
 def load_recipe(domain: str, *, path: Path | None = None, overrides: dict[str, str] | None = None) -> Recipe:
