@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepforge import artifacts, user_code
+from stepforge import transfers, user_code
 from stepforge.connection import LOCAL, Connection, connect
 from stepforge.contracts.manifests import describe_folder
 from stepforge.contracts.pipelines import PipelineSpec
@@ -41,7 +41,7 @@ class Client:
         model: Path | None = None,
         data: Path | None = None,
         verifier: str | None = None,
-        progress: artifacts.Progress = lambda *_: None,
+        progress: transfers.Progress = lambda *_: None,
     ) -> PipelineSpec:
         """Bind a recipe to this environment; upload the model, the records and the user's code that it names.
 
@@ -56,5 +56,5 @@ class Client:
             plugin_code=None if plugin is None else self._upload(plugin.folder, "plugin", progress),
         )
 
-    def _upload(self, folder: Path, kind: Any, progress: artifacts.Progress) -> Any:
-        return artifacts.upload(self.connection, folder, describe_folder(folder, kind), progress=progress)
+    def _upload(self, folder: Path, kind: Any, progress: transfers.Progress) -> Any:
+        return transfers.upload(self.connection, folder, describe_folder(folder, kind), progress=progress)

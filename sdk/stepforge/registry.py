@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from stepforge import artifacts
+from stepforge import transfers
 from stepforge.connection import Connection
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, package_group
@@ -83,7 +83,7 @@ class Registry:
             raise InvalidInput(f"model {package.reference} names no artifact: it was not registered by stepforge")
         if folder.exists() and any(folder.iterdir()):
             raise InvalidInput(f"{folder} is not empty: name a new folder")
-        artifacts.download(self._connection, package.artifact, folder)
+        transfers.download(self._connection, package.artifact, folder)
         return folder
 
     def predict(
