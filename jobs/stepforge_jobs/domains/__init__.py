@@ -45,6 +45,7 @@ def load_object(target: str, kind: type[_T]) -> _T:
         raise InvalidInput(f"{target!r} cannot be imported: {error}") from error
     if not isinstance(found, kind):
         raise InvalidInput(
-            f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs: see stepforge_jobs.domains.base"
+            f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs: "
+            "see stepforge_jobs.domains.base"
         )
     return found
