@@ -12,6 +12,7 @@ __all__ = ["DOMAINS", "Domain", "Exportable", "Previewable", "domain_names", "lo
 
 DOMAINS: dict[str, str] = {
     "facial": "stepforge_jobs.domains.facial:DOMAIN",
+    "records": "stepforge_jobs.domains.user:DOMAIN",
 }
 
 
@@ -22,7 +23,9 @@ def domain_names() -> list[str]:
 
 def load_domain(name: str) -> Domain:
     """Import a domain. Raises UnknownName, or InvalidInput where what was found is not a domain."""
-    target = DOMAINS.get(name) or next((p.value for p in entry_points(group="stepforge.domains") if p.name == name), None)
+    target = DOMAINS.get(name) or next(
+        (p.value for p in entry_points(group="stepforge.domains") if p.name == name), None
+    )
     if target is None:
         raise UnknownName("domain", name, domain_names())
     return load_object(target, Domain)
@@ -38,5 +41,7 @@ def load_object(target: str, kind: type) -> Domain:
     except (ImportError, AttributeError) as error:
         raise InvalidInput(f"{target!r} cannot be imported: {error}") from error
     if not isinstance(found, kind):
-        raise InvalidInput(f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs: see stepforge_jobs.domains.base")
+        raise InvalidInput(
+            f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs: see stepforge_jobs.domains.base"
+        )
     return found
