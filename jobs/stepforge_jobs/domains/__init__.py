@@ -9,10 +9,11 @@ from typing import TypeVar
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge_jobs.domains.base import Domain, Exportable, Previewable
 
-__all__ = ["DOMAINS", "Domain", "Exportable", "Previewable", "domain_names", "load_domain"]
+__all__ = ["DOMAINS", "Domain", "Exportable", "Previewable", "domain_names", "load_domain", "load_object"]
 
 DOMAINS: dict[str, str] = {
     "facial": "stepforge_jobs.domains.facial:DOMAIN",
+    "records": "stepforge_jobs.domains.user:DOMAIN",
 }
 
 
