@@ -14,8 +14,8 @@ from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, package_group
 from stepforge.contracts.registry import Approval
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, UnknownName
-
-PREFIX = "stepforge-"
+from stepforge.packages import summaries
+from stepforge.promotion import GROUP_PREFIX
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Package:
     @property
     def reference(self) -> str:
         """What the CLI takes: `facial/3`."""
-        return f"{self.group.removeprefix(PREFIX)}/{self.version}"
+        return f"{self.group.removeprefix(GROUP_PREFIX)}/{self.version}"
 
 
 class Registry:
@@ -45,18 +45,12 @@ class Registry:
     def packages(self, domain: str | None = None) -> list[Package]:
         """Packages of a domain, or of all domains, newest first."""
         sagemaker = self._connection.client("sagemaker")
-        groups = [package_group(domain)] if domain else self._groups()
-        found = []
-        for group in groups:
-            pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group)
-            try:
-                arns = [summary["ModelPackageArn"] for page in pages for summary in page["ModelPackageSummaryList"]]
-            except sagemaker.exceptions.ClientError as error:
-                if "does not exist" in str(error) or "not found" in str(error):
-                    raise UnknownName("model group", group, self._groups()) from error
-                raise
-            found += [self._describe(arn) for arn in arns]
-        return sorted(found, key=lambda p: (p.group, -p.version))
+        groups = self._groups()
+        if domain is not None and package_group(domain) not in groups:
+            raise UnknownName("model", domain, [group.removeprefix(GROUP_PREFIX) for group in groups])
+        chosen = groups if domain is None else [package_group(domain)]
+        arns = [summary["ModelPackageArn"] for group in chosen for summary in summaries(sagemaker, group)]
+        return sorted((self._describe(arn) for arn in arns), key=lambda p: (p.group, -p.version))
 
     def get(self, reference: str) -> Package:
         """`facial/3`, `facial` for its newest version, or an ARN. Raises UnknownName."""
@@ -130,10 +124,10 @@ class Registry:
         pages = self._connection.client("sagemaker").get_paginator("list_model_package_groups")
         names = [
             group["ModelPackageGroupName"]
-            for page in pages.paginate(NameContains=PREFIX)
+            for page in pages.paginate(NameContains=GROUP_PREFIX)
             for group in page["ModelPackageGroupSummaryList"]
         ]
-        return sorted(name for name in names if name.startswith(PREFIX))
+        return sorted(name for name in names if name.startswith(GROUP_PREFIX))
 
     def _describe(self, arn: str) -> Package:
         answer = self._connection.client("sagemaker").describe_model_package(ModelPackageName=arn)
