@@ -193,7 +193,9 @@ def test_a_stack_has_what_the_template_says_and_lives_through_an_update(local_aw
     outputs = stack(local_aws, "whole", TEMPLATE)
     assert outputs["Secret"].startswith("arn:aws:secretsmanager:us-east-1:000000000000:secret:")
     assert outputs["Group"] == "arn:aws:sagemaker:us-east-1:000000000000:model-package-group/whole"
-    assert local_aws.client("ssm").get_parameter(Name="/stepforge/local/bucket")["Parameter"]["Value"] == "stack-artifacts"
+    assert (
+        local_aws.client("ssm").get_parameter(Name="/stepforge/local/bucket")["Parameter"]["Value"] == "stack-artifacts"
+    )
     secrets = local_aws.client("secretsmanager")
     wait(lambda: secrets.get_secret_value(SecretId=outputs["Secret"])["SecretString"], lambda value: value == "rotated")
     local_aws.client("s3").put_object(Bucket="stack-artifacts", Key="kept", Body=b"1")
@@ -210,7 +212,9 @@ def test_a_stack_has_what_the_template_says_and_lives_through_an_update(local_aw
     sfn, sagemaker = local_aws.client("stepfunctions"), local_aws.client("sagemaker")
     package = sagemaker.create_model_package(ModelPackageGroupName="whole")["ModelPackageArn"]
     sagemaker.update_model_package(ModelPackageArn=package, ModelApprovalStatus="Approved")
-    runs = wait(lambda: sfn.list_executions(stateMachineArn=outputs["Machine"])["executions"], lambda found: len(found) == 2)
+    runs = wait(
+        lambda: sfn.list_executions(stateMachineArn=outputs["Machine"])["executions"], lambda found: len(found) == 2
+    )
     inputs = [json.loads(sfn.describe_execution(executionArn=run["executionArn"])["input"]) for run in runs]
     approval = next(event for event in inputs if event["detail"].get("UpdatedModelPackageFields"))
     assert approval["detail"]["UpdatedModelPackageFields"] == ["ModelApprovalStatus"]
@@ -222,7 +226,10 @@ def test_a_stack_has_what_the_template_says_and_lives_through_an_update(local_aw
     cloudformation = local_aws.client("cloudformation")
     identifier = cloudformation.describe_stacks(StackName="whole")["Stacks"][0]["StackId"]
     cloudformation.delete_stack(StackName="whole")
-    wait(lambda: cloudformation.describe_stacks(StackName=identifier)["Stacks"][0]["StackStatus"], lambda s: s == "DELETE_COMPLETE")
+    wait(
+        lambda: cloudformation.describe_stacks(StackName=identifier)["Stacks"][0]["StackStatus"],
+        lambda s: s == "DELETE_COMPLETE",
+    )
     assert local_aws.client("s3").get_object(Bucket="stack-artifacts", Key="kept")["Body"].read() == b"1"
     with pytest.raises(ClientError, match="does not exist"):
         sagemaker.describe_model_package_group(ModelPackageGroupName="whole")

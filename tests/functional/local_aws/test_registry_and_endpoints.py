@@ -49,14 +49,22 @@ def ask(aws: LocalAws, name: str, body: bytes = b"?") -> bytes:
     return aws.client("sagemaker-runtime").invoke_endpoint(EndpointName=name, Body=body)["Body"].read()
 
 
-def test_an_endpoint_answers_and_an_update_that_does_not_ping_leaves_the_old_one(local_aws: LocalAws, image: str) -> None:
+def test_an_endpoint_answers_and_an_update_that_does_not_ping_leaves_the_old_one(
+    local_aws: LocalAws, image: str
+) -> None:
     sagemaker = local_aws.client("sagemaker")
     for name in ("one", "two", "broken"):
         model(local_aws, name, image, name)
     sagemaker.create_endpoint(EndpointName="face", EndpointConfigName="one")
     assert in_service(local_aws, "face")["EndpointStatus"] == "InService"
-    answer = local_aws.client("sagemaker-runtime").invoke_endpoint(EndpointName="face", Body=b"?", ContentType="text/plain")
-    assert (answer["Body"].read(), answer["InvokedProductionVariant"], answer["ContentType"]) == (b"one:?", "all", "text/plain")
+    answer = local_aws.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName="face", Body=b"?", ContentType="text/plain"
+    )
+    assert (answer["Body"].read(), answer["InvokedProductionVariant"], answer["ContentType"]) == (
+        b"one:?",
+        "all",
+        "text/plain",
+    )
 
     sagemaker.update_endpoint(EndpointName="face", EndpointConfigName="broken")
     rolled_back = in_service(local_aws, "face")
@@ -112,17 +120,29 @@ def test_packages_have_versions_client_tokens_and_keep_what_they_are_given(local
         sagemaker.create_model_package(**{**given, "ModelApprovalStatus": "Approved"})
     assert sagemaker.create_model_package(ModelPackageGroupName="faces")["ModelPackageArn"].endswith("faces/2")
     described = sagemaker.describe_model_package(ModelPackageName=arn)
-    assert {key: described[key] for key in given if key != "ClientToken"} == {k: v for k, v in given.items() if k != "ClientToken"}
+    assert {key: described[key] for key in given if key != "ClientToken"} == {
+        k: v for k, v in given.items() if k != "ClientToken"
+    }
     assert described["ModelPackageVersion"] == 1
-    sagemaker.update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Approved", CustomerMetadataProperties={"more": "1"})
+    sagemaker.update_model_package(
+        ModelPackageArn=arn, ModelApprovalStatus="Approved", CustomerMetadataProperties={"more": "1"}
+    )
     approved = sagemaker.list_model_packages(ModelPackageGroupName="faces", ModelApprovalStatus="Approved")
     assert [p["ModelPackageVersion"] for p in approved["ModelPackageSummaryList"]] == [1]
-    assert sagemaker.describe_model_package(ModelPackageName=arn)["CustomerMetadataProperties"] == {"model_sha256": "0" * 64, "more": "1"}
+    assert sagemaker.describe_model_package(ModelPackageName=arn)["CustomerMetadataProperties"] == {
+        "model_sha256": "0" * 64,
+        "more": "1",
+    }
     with pytest.raises(ClientError, match="still has model packages"):
         sagemaker.delete_model_package_group(ModelPackageGroupName="faces")
 
     sagemaker.create_model(ModelName="by-package", Containers=[{"ModelPackageName": arn}], ExecutionRoleArn=ROLE)
-    variant = {"VariantName": "all", "ModelName": "by-package", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    variant = {
+        "VariantName": "all",
+        "ModelName": "by-package",
+        "InitialInstanceCount": 1,
+        "InstanceType": "ml.m5.large",
+    }
     sagemaker.create_endpoint_config(EndpointConfigName="by-package", ProductionVariants=[variant])
     sagemaker.create_endpoint(EndpointName="by-package", EndpointConfigName="by-package")
     assert in_service(local_aws, "by-package")["EndpointStatus"] == "InService"
@@ -145,7 +165,9 @@ def _problems(shape: Shape, value: Json, path: str) -> list[str]:
             return [f"{path}: {value!r} is not a structure"]
         missing = [f"{path}.{name} is required" for name in shape.required_members if name not in value]
         extra = [f"{path}.{name} is unknown" for name in value if name not in shape.members]
-        known = [(shape.members[name], member, f"{path}.{name}") for name, member in value.items() if name in shape.members]
+        known = [
+            (shape.members[name], member, f"{path}.{name}") for name, member in value.items() if name in shape.members
+        ]
         return missing + extra + [problem for part in known for problem in _problems(*part)]
     if isinstance(shape, ListShape):
         return [problem for item in value for problem in _problems(shape.member, item, f"{path}[]")]

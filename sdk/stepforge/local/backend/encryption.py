@@ -53,7 +53,9 @@ def decrypt(data: Json) -> Json:
     if not record or "_symmetric_key" not in record:
         return _decrypt(data) if named and "_private_key" in named else _invalid()
     if data.get("KeyId") and named is not record:
-        return kms.error_response_json("IncorrectKeyException", "The key ID in the request does not identify a CMK that can decrypt this", 400)
+        return kms.error_response_json(
+            "IncorrectKeyException", "The key ID in the request does not identify a CMK that can decrypt this", 400
+        )
     if refused := kms._check_key_state(record):
         return refused
     nonce, sealed = blob[_ID : _ID + _NONCE], blob[_ID + _NONCE :]

@@ -108,7 +108,9 @@ def _checked(answer: Json) -> Json:
 def create_schedule(logical_id: str, properties: Json, stack: str) -> tuple[str, Json]:
     """https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/aws-resource-secretsmanager-rotationschedule.html"""
     if "RotationLambdaARN" not in properties:
-        raise ValueError("AWS::SecretsManager::RotationSchedule needs RotationLambdaARN here: hosted rotation is not covered")
+        raise ValueError(
+            "AWS::SecretsManager::RotationSchedule needs RotationLambdaARN here: hosted rotation is not covered"
+        )
     request = {key: properties[key] for key in ("SecretId", "RotationLambdaARN", "RotationRules") if key in properties}
     immediately = str(properties.get("RotateImmediatelyOnUpdate", True)).lower() != "false"
     _checked(secretsmanager._rotate_secret({**request, "RotateImmediately": immediately}))
