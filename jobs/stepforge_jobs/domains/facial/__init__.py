@@ -45,7 +45,8 @@ class FacialDomain:
         """`seed` decides the order of train and rl and the corpus authors' faults; tests are the same for all."""
         size = self.size(split)
         if index < 0 or (size is not None and index >= size):
-            raise IndexError(f"split {split!r} of facial has {size} records, index {index} is not among them")
+            many = "no end, but starts at 0" if size is None else f"{size} records"
+            raise IndexError(f"split {split!r} of facial has {many}: index {index} is not among them")
         plan = None
         if split == "corpus":
             rng = random.Random(f"facial/corpus/{seed}/{index}")
@@ -113,7 +114,13 @@ def is_retained(scenario: FacialScenario) -> bool:
 
 
 def scenario_of(record: Record) -> FacialScenario:
-    return _scenario(tuple(record.scenario.items()))
+    """From the record's scenario, or from its prompt where it has none. Raises ValueError where that is not one."""
+    if not record.scenario:
+        return grammar.parse_prompt(record.prompt)
+    try:
+        return _scenario(tuple(record.scenario.items()))
+    except TypeError:  # a list or an object cannot be a key of the cache; pydantic says which field it stands in
+        return FacialScenario.model_validate(record.scenario)
 
 
 @lru_cache(maxsize=4096)

@@ -196,6 +196,14 @@ def test_a_scenario_that_contradicts_itself_is_refused():
         FacialScenario(primary="happiness", level=2, display="masked")
 
 
+def test_the_scenario_is_read_from_the_prompt_where_the_record_has_none_and_a_broken_one_is_refused():
+    record = DOMAIN.record("train", 0, seed=0)
+    assert DOMAIN.verify(record.model_copy(update={"scenario": {}}), record.solution).reward == 1.0
+    for broken in ({"primary": "joy", "level": 1}, {"primary": ["fear"], "level": 1}):
+        with pytest.raises(ValueError, match="primary"):
+            DOMAIN.verify(record.model_copy(update={"scenario": broken}), record.solution)
+
+
 def test_the_schema_is_exported_as_json_schema():
     for model in (FacialArtifact, FacialScenario):
         schema = json.loads(json.dumps(model.model_json_schema()))
