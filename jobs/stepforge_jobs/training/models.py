@@ -106,7 +106,7 @@ def from_directory(folder: Path, *, step_end: str | None) -> Policy:
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
     if torch.cuda.is_available():
-        network = network.to("cuda")
+        network.to(device="cuda")  # type: ignore[call-arg]
     context = getattr(network.config, "max_position_embeddings", None) or 2_048
     return Policy(network=network, codec=Codec(tokenizer, step_end=step_end), context=context)
 
