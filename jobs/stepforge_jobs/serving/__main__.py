@@ -14,6 +14,7 @@ import threading
 import traceback
 
 from stepforge.errors import InvalidInput
+from stepforge_jobs.directories import verified_model
 from stepforge_jobs.job import base_dir
 from stepforge_jobs.main import OFFLINE
 
@@ -23,9 +24,11 @@ def main() -> int:
     os.environ.update(OFFLINE)
     try:
         port = int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
+        folder = base_dir() / "model"
+        manifest = verified_model(folder, expected_sha256=os.environ.get("STEPFORGE_MODEL_SHA256"))
         from stepforge_jobs.serving.server import Model, serve
 
-        model = Model.load(base_dir() / "model", expected_sha256=os.environ.get("STEPFORGE_MODEL_SHA256"))
+        model = Model.load(folder, sha256=manifest.sha256)
         server = serve(model, host=os.environ.get("STEPFORGE_BIND_HOST", "0.0.0.0"), port=port)
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the last line of its log is the reason
         traceback.print_exc()

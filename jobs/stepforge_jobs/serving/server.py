@@ -14,11 +14,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stepforge.contracts.manifests import check_files, read_manifest
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.shards import explain
 from stepforge_jobs.evaluation.sampling import sample
-from stepforge_jobs.training.models import Policy, check_directory, from_directory, use_threads
+from stepforge_jobs.training.models import Policy, from_directory, use_threads
 
 MOST_BYTES = 1 << 20
 MOST_PROMPTS = 256
@@ -62,14 +61,11 @@ class Model:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, folder: Path, *, expected_sha256: str | None = None) -> Model:
-        """Compare every file with the manifest, then load. Raises IntegrityError for altered files and pickles."""
-        manifest = read_manifest(folder, expected_sha256=expected_sha256)
-        check_directory(folder)
-        check_files(folder, manifest)
+    def load(cls, folder: Path, *, sha256: str) -> Model:
+        """Load a model that was verified; `sha256` is its manifest's digest."""
         policy = from_directory(folder, step_end=None)
         use_threads(policy.parameters)
-        return cls(policy, sha256=manifest.sha256)
+        return cls(policy, sha256=sha256)
 
     def complete(self, invocation: Invocation) -> list[str]:
         """A completion of each prompt, up to the end of the text. Raises InvalidInput for words it does not know."""

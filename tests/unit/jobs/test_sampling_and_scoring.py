@@ -11,10 +11,11 @@ from tests.support.job_folders import TINY
 
 from stepforge.contracts.jobs import Lora, ScratchModel
 from stepforge.errors import IntegrityError, InvalidInput
+from stepforge_jobs.directories import check_directory
 from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training.loop import learning_rate
-from stepforge_jobs.training.models import Policy, check_directory, from_directory, from_scratch, save, with_lora
+from stepforge_jobs.training.models import Policy, from_directory, from_scratch, save, with_lora
 from stepforge_jobs.training.scoring import micro_batches, score
 from stepforge_jobs.training.stage import draw
 
