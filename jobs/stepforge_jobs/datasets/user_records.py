@@ -25,7 +25,7 @@ TEST_SHARE = 0.10
 class ShortRecord(Contract):
     """What a person has to write of a record. A step may be plain text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     prompt: Annotated[str, Field(min_length=1)]
     answer: str | None = None
@@ -34,7 +34,7 @@ class ShortRecord(Contract):
     group: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     split: Split | None = None
     stratum: Stratum = "target"
-    scenario: dict[str, Any] = {}
+    scenario: dict[str, Any] = Field(default_factory=dict)
     artifact: dict[str, Any] | None = None
     domain: str | None = None
     source: Source = "user"
@@ -115,7 +115,7 @@ def _read_file(path: Path, name: str, sha256: str, *, domain: str, verifier: str
                 short = ShortRecord.model_validate_json(line)
                 if short.verifier not in (None, verifier):
                     raise InvalidInput(
-                        f"{name} line {number}: field 'verifier': {short.verifier!r}, but {verifier!r} judges these records"
+                        f"{name} line {number}: field 'verifier': {short.verifier!r}, but {verifier!r} judges these"
                     )
                 yield number, short.record(domain=domain, verifier=verifier, file_sha256=sha256)
             except ValidationError as error:
