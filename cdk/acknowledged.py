@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import aws_cdk as cdk
 from constructs import Construct
-from stepforge.contracts.jobs import WORK_TYPES
 
 from cdk.settings import Settings
+from stepforge.contracts.jobs import WORK_TYPES
 
 _OWN_NAMES = "names made by stepforge: one for each job, model or endpoint, none known before it exists"
 

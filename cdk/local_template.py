@@ -1,4 +1,4 @@
-"""`python -m cdk.local_template` writes sdk/stepforge/local/template.json: the environment `local`, for machines without
+"""`python -m cdk.local_template` writes sdk/stepforge/local/template.json: the environment `local`, deployed without
 Node.js. Run it after every change below cdk/ or statemachines/; a test fails where it was forgotten.
 """
 

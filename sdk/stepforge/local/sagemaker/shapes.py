@@ -78,7 +78,10 @@ def _constraints(shape: Shape, value: Json, path: str) -> Any:
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern[str]:
     """Java's classes of characters, where Python's have another name."""
-    return re.compile(pattern.replace(r"\p{L}", r"^\W\d_").replace(r"\p{Z}", r"\s").replace(r"\p{N}", r"\d"))
+    for java, python in _CATEGORIES.items():
+        pattern = pattern.replace(java, python)
+    # CustomerMetadataKey ends in `${1,128}`: a bound on the length that Python takes for a repeated end of line.
+    return re.compile(re.sub(r"\$\{\d+,\d+\}$", "", pattern))
 
 
 def shaped(name: str, value: Json) -> Json:
@@ -111,3 +114,19 @@ def _convert(shape: Shape, value: Json, convert: Any) -> Json:
     if isinstance(shape, MapShape):
         return {key: _convert(shape.value, item, convert) for key, item in value.items()}
     return convert(value) if shape.type_name == "timestamp" else value
+
+
+# Python's re has no Unicode categories. All of these stand inside a character class; beyond Latin they are approximate.
+_CATEGORIES = {
+    r"\p{L}": r"\w",
+    r"\p{M}": "\u0300-\u036f",
+    r"\p{Z}": r"\s",
+    r"\p{N}": r"\d",
+    r"\p{S}": r"$+<=>^`|~\u00a2-\u00b8\u2030-\u2bff",
+    r"\p{P}": r"!-#%-*,-/:;?@\[-\]_{}\u00a1-\u00bf\u2010-\u2e7f\u3000-\u303f",
+    r"[\p{Print}]": r"[\x20-\x7e]",
+    r"\p{Alnum}": r"a-zA-Z0-9",
+    r"\p{ASCII}": r"[\x00-\x7f]",
+    r"\z": r"\Z",
+    r"\uD800\uDC00-\uDBFF\uDFFF": r"\U00010000-\U0010ffff",
+}
