@@ -13,6 +13,7 @@ __all__ = ["DOMAINS", "Domain", "Exportable", "Previewable", "domain_names", "lo
 
 DOMAINS: dict[str, str] = {
     "facial": "stepforge_jobs.domains.facial:DOMAIN",
+    "records": "stepforge_jobs.domains.user:DOMAIN",
 }
 
 

@@ -1,0 +1,107 @@
+"""Faces: from emotions, a display rule and a rig to action units, blendshapes and their timing."""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+
+from stepforge.contracts.domains.facial import FacialArtifact, FacialScenario
+from stepforge.contracts.records import Provenance, Record, Split
+from stepforge.contracts.rewards import Verdict
+from stepforge_jobs.domains.facial import grammar
+from stepforge_jobs.domains.facial.expert import careless, solve, steps
+from stepforge_jobs.domains.facial.rules import judge
+from stepforge_jobs.domains.facial.scenarios import corpus_scenario, group_of, ordered
+
+__all__ = ["DOMAIN", "FacialDomain"]
+
+CARE = 0.35
+"""How often an author of the corpus takes a decision with care."""
+
+
+class FacialDomain:
+    """Facial expressions as a `Domain`.
+
+    >>> record = DOMAIN.record("train", 0, seed=0)
+    >>> DOMAIN.verify(record, record.solution).reward
+    1.0
+    """
+
+    name = "facial"
+    version = "1"
+    vocabulary = grammar.VOCABULARY
+    step_end = grammar.STEP_END
+
+    def size(self, split: Split) -> int | None:
+        return None if split == "corpus" else len(ordered(split, 0))
+
+    def record(self, split: Split, index: int, *, seed: int) -> Record:
+        """`seed` decides the order of train and rl and the corpus authors' faults; tests are the same for all."""
+        size = self.size(split)
+        if index < 0 or (size is not None and index >= size):
+            raise IndexError(f"split {split!r} of facial has {size} records, index {index} is not among them")
+        plan = None
+        if split == "corpus":
+            rng = random.Random(f"facial/corpus/{seed}/{index}")
+            scenario = corpus_scenario(rng)
+            plan = careless(scenario, rng, care=CARE)
+        else:
+            scenario = ordered(split, seed)[index]
+            if split == "train":
+                plan = solve(scenario)
+        expert = split == "train" and plan is not None
+        return Record(
+            id=f"facial-{split}-{index:06d}",
+            domain=self.name,
+            source="procedural",
+            split=split,
+            stratum="retained" if is_retained(scenario) else "target",
+            group=group_of(scenario),
+            prompt=grammar.render_prompt(scenario),
+            steps=steps(scenario, plan, reasons=split == "train") if plan else (),
+            scenario=scenario.model_dump(mode="json"),
+            artifact=grammar.expand(plan, scenario).model_dump(mode="json") if plan and expert else None,
+            verifier=f"{self.name}@{self.version}",
+            provenance=Provenance(
+                generator=f"facial.{'author' if split == 'corpus' else 'expert'}@{self.version}", seed=seed
+            ),
+        )
+
+    def verify(self, record: Record, completion: str) -> Verdict:
+        """Judge the compact text, or a whole `FacialArtifact` as JSON.
+
+        Raises ValueError where the record's scenario is broken.
+        """
+        scenario = scenario_of(record)
+        try:
+            artifact = read(scenario, completion)
+        except ValueError as error:
+            return Verdict.model_construct(accepted=False, reward=0.0, partial=0.0, rules=(), reason=str(error))
+        return judge(scenario, artifact)
+
+
+def is_retained(scenario: FacialScenario) -> bool:
+    """What every author of the corpus gets right."""
+    return scenario.secondary is None and scenario.display == "felt" and scenario.rig == "arkit"
+
+
+def scenario_of(record: Record) -> FacialScenario:
+    return _scenario(tuple(record.scenario.items()))
+
+
+@lru_cache(maxsize=4096)
+def _scenario(items: tuple[tuple[str, object], ...]) -> FacialScenario:
+    return FacialScenario.model_validate(dict(items))
+
+
+def read(scenario: FacialScenario, completion: str) -> FacialArtifact:
+    """The artifact that a completion stands for. Raises ValueError with the reason where it cannot be read."""
+    if completion.lstrip().startswith("{"):
+        artifact = FacialArtifact.model_validate_json(completion)
+        if not artifact.action_units or not artifact.curves:
+            raise ValueError("an expression needs action_units and curves; to show nothing is not covered")
+        return artifact
+    return grammar.expand(grammar.parse(completion), scenario)
+
+
+DOMAIN = FacialDomain()
