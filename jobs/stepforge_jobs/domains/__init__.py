@@ -9,7 +9,7 @@ from typing import TypeVar
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge_jobs.domains.base import Domain, Exportable, Previewable
 
-__all__ = ["DOMAINS", "Domain", "Exportable", "Previewable", "domain_names", "load_domain"]
+__all__ = ["DOMAINS", "Domain", "Exportable", "Previewable", "domain_names", "load_domain", "load_object"]
 
 DOMAINS: dict[str, str] = {
     "facial": "stepforge_jobs.domains.facial:DOMAIN",
@@ -46,6 +46,7 @@ def load_object(target: str, kind: type[_T]) -> _T:
         raise InvalidInput(f"{target!r} cannot be imported: {error}") from error
     if not isinstance(found, kind):
         raise InvalidInput(
-            f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs: see stepforge_jobs.domains.base"
+            f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs: "
+            "see stepforge_jobs.domains.base"
         )
     return found

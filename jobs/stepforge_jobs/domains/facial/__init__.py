@@ -10,6 +10,7 @@ from stepforge.contracts.records import Provenance, Record, Split
 from stepforge.contracts.rewards import Verdict
 from stepforge_jobs.domains.facial import grammar
 from stepforge_jobs.domains.facial.expert import careless, solve, steps
+from stepforge_jobs.domains.facial.preview import page_fragment
 from stepforge_jobs.domains.facial.rules import judge
 from stepforge_jobs.domains.facial.scenarios import corpus_scenario, group_of, ordered
 
@@ -78,6 +79,15 @@ class FacialDomain:
         except ValueError as error:
             return Verdict.model_construct(accepted=False, reward=0.0, partial=0.0, rules=(), reason=str(error))
         return judge(scenario, artifact)
+
+    def preview(self, record: Record, completion: str) -> str:
+        """Two faces, still and moving, with a caption. What cannot be read is drawn as far as it can be."""
+        scenario = scenario_of(record)
+        try:
+            artifact = read(scenario, completion)
+        except ValueError:
+            artifact = grammar.expand(grammar.salvage(completion), scenario)
+        return page_fragment(scenario, artifact, self.verify(record, completion), completion)
 
 
 def is_retained(scenario: FacialScenario) -> bool:

@@ -236,7 +236,7 @@ def _arkit() -> RigTable:
         jaw="jawOpen",
         lips_closed="mouthClose",
         source="52 names of Apple's ARFaceAnchor.BlendShapeLocation, read in Unity's ARKitBlendShapeLocation "
-        "and Unreal's EARFaceBlendShape, whose order it is; which unit drives which shape: ours, after Apple's descriptions",
+        "and Unreal's EARFaceBlendShape, in its order; which unit drives which shape: ours, after Apple's text",
     )
 
 

@@ -1,0 +1,57 @@
+# setup   a virtual environment with everything (no root needed; quick when run again)
+# demo    the whole run on this machine: dataset, gate, training, evaluation, approval, promotion, an answer, a report
+# test    set up and run the tests        check   lint, types and tests
+# bench   print BENCH lines               verify  the long checks, whose output is committed
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Two cores: more workers than cores only make the training tests wait for each other.
+WORKERS ?= 2
+export HF_HUB_OFFLINE := 1
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: setup demo test check lint types bench verify lock template schemas clean
+
+setup: $(READY)
+
+# torch comes first and with pip: a resolver that sees it among the others takes a build with gigabytes of CUDA.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; this is `$(PYTHON) --version`. Set PYTHON=python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,train,cdk,dev]'
+	@touch $(READY)
+
+demo: setup
+	$(BIN)/stepforge run train --domain facial
+	$(BIN)/stepforge registry approve facial --comment "make demo"
+	$(BIN)/stepforge predict --domain facial --golden
+	$(BIN)/stepforge report latest --out out/report.html
+
+test: setup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+check: lint types test
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	@for script in tests/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+verify: setup
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python tests/benchmarks/held_out/table.py --check
+
+lock: setup
+	$(BIN)/python containers/lock.py train > containers/train/requirements.lock
+	$(BIN)/python containers/lock.py train > containers/serve/requirements.lock
+
+clean:
+	rm -rf $(VENV) out build dist

@@ -1,0 +1,47 @@
+"""Write an image's requirements.lock: everything that an extra of stepforge needs, at the versions installed here.
+
+python containers/lock.py train > containers/train/requirements.lock
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def closure(requirements: list[str]) -> dict[str, str]:
+    """Package name to installed version, for the requirements and all that they need on this platform."""
+    found: dict[str, str] = {}
+    waiting = [(Requirement(line), "") for line in requirements]
+    while waiting:
+        requirement, extra = waiting.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = requirement.name.lower().replace("_", "-")
+        first = name not in found
+        try:
+            # `2.13.0+cpu` is a local build of 2.13.0.
+            found[name] = version(requirement.name).partition("+")[0]
+        except PackageNotFoundError:
+            sys.exit(f"{requirement.name} is not installed: install the extra first")
+        for extra_name in ["", *requirement.extras] if first else requirement.extras:
+            waiting += [(Requirement(line), extra_name) for line in requires(requirement.name) or []]
+    return found
+
+
+def main(extra: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = ["pydantic>=2", *project["optional-dependencies"][extra]]
+    print(f"# Written by containers/lock.py {extra}; the digest of a job's code covers this file.")
+    for name, number in sorted(closure(needed).items()):
+        print(f"{name}=={number}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,90 @@
+"""The environment `local`, ready for use: server up, stack deployed, images registered, parameters published.
+
+`cdk deploy` and the image build do on AWS what happens here at the first use and after every change of code.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+from stepforge.local.deploy import deploy
+from stepforge.local.images import Image, entrypoint, register_images
+from stepforge.local.lifecycle import LocalAws, ensure_up, status
+from stepforge.local.state import locked
+
+import stepforge
+from stepforge import assets
+from stepforge.code_digest import PACKAGES, code_digests
+from stepforge.contracts.base import digest
+from stepforge.contracts.names import parameter
+from stepforge.errors import EnvironmentUnavailable
+
+NAME = "local"
+REPOSITORIES = {"train": "stepforge/train", "serve": "stepforge/serve"}
+INSTANCE_TYPE = "ml.m5.large"
+"""A name that SageMaker knows; jobs run on this machine whatever it says."""
+
+
+def ready() -> LocalAws:
+    """Start, deploy and publish what is not so yet. Costs a walk over file times where nothing has changed."""
+    aws = ensure_up()
+    mark = aws.home / "local" / "ready"
+    state = f"{_fingerprint()} {status().started}"
+    if mark.is_file() and mark.read_text() == state:
+        return aws
+    with locked(aws.home / "local" / "ready.lock"):
+        if not (mark.is_file() and mark.read_text() == state):
+            deploy(aws)
+            _publish(aws)
+            mark.write_text(state)
+    return aws
+
+
+def _publish(aws: LocalAws) -> None:
+    """Register the images under the digest of the code that they hold, and write the parameters that name them."""
+    containers = assets.folder("containers")
+    codes = code_digests(_roots(), containers / "train" / "requirements.lock")
+    registry = f"{aws.account_id}.dkr.ecr.{aws.region}.amazonaws.com"
+    register_images(
+        {
+            f"{registry}/{REPOSITORIES['train']}": Image(argv_train=_command(containers, "train")),
+            f"{registry}/{REPOSITORIES['serve']}": Image(argv_serve=_command(containers, "serve")),
+        }
+    )
+    address = digest(codes)
+    values = {f"images/{name}": f"{registry}/{repo}@sha256:{address}" for name, repo in REPOSITORIES.items()}
+    values |= {f"code/{work}": code for work, code in codes.items()}
+    values |= {f"instance-types/{name}": INSTANCE_TYPE for name in REPOSITORIES}
+    ssm = aws.client("ssm")
+    for key, value in values.items():
+        ssm.put_parameter(Name=parameter(NAME, key), Value=value, Type="String", Overwrite=True)
+
+
+def _command(containers: Path, image: str) -> tuple[str, ...]:
+    return tuple(entrypoint(containers / image / "Dockerfile"))
+
+
+def _roots() -> dict[str, Path]:
+    from importlib.util import find_spec
+
+    roots = {}
+    for package in PACKAGES:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise EnvironmentUnavailable(f"package {package!r} is not installed: install stepforge again")
+        roots[package] = Path(spec.origin).parent
+    return roots
+
+
+def _fingerprint() -> str:
+    """Changes with any of our files: names, sizes and times, without reading them."""
+    folders = [*_roots().values(), *(assets.folder(name) for name in ("statemachines", "lambdas", "containers"))]
+    state = sha256(stepforge.__version__.encode())
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".json", ".lock", ".toml", "") and "__pycache__" not in path.parts:
+                found = path.stat()
+                state.update(json.dumps([str(path), found.st_size, found.st_mtime_ns]).encode())
+    return state.hexdigest()
