@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from stepforge.contracts.base import Contract, digest, first_problem
 from stepforge.contracts.records import Provenance, Record, Source, Split, Step, Stratum
@@ -27,7 +28,7 @@ UNKNOWN_VERSION = "unknown"
 class ShortRecord(Contract):
     """What a person has to write of a record. A step may be plain text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     prompt: Annotated[str, Field(min_length=1)]
     answer: str | None = None
@@ -36,7 +37,7 @@ class ShortRecord(Contract):
     group: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     split: Split | None = None
     stratum: Stratum = "target"
-    scenario: dict[str, Any] = {}
+    scenario: dict[str, Any] = Field(default_factory=dict)
     artifact: dict[str, Any] | None = None
     domain: str | None = None
     source: Source = "user"
@@ -50,7 +51,7 @@ class ShortRecord(Contract):
         return self
 
     def record(self, *, domain: str, verifier: str, file_sha256: str) -> Record:
-        """The full record. Raises ValueError where the parts do not fit each other, or a number is NaN."""
+        """The full record. Raises ValidationError where the parts do not fit each other."""
         steps = tuple(step if isinstance(step, Step) else Step(action=step) for step in self.steps)
         group = self.group or "prompt-" + hashlib.sha256(normalised(self.prompt).encode()).hexdigest()[:24]
         return Record(
@@ -127,12 +128,13 @@ def _read_file(file: RecordsFile, *, domain: str, verifier: str | None) -> Itera
             if not text.strip():
                 continue
             try:
-                short = ShortRecord.model_validate_json(text)
+                # NaN would be written as null further on: it is refused here.
+                short = ShortRecord.model_validate(from_json(text, allow_inf_nan=False))
                 record = short.record(domain=domain, verifier=judge, file_sha256=file.sha256)
             except ValidationError as error:
                 raise InvalidInput(f"{where}: {first_problem(error)}") from error
             except ValueError as error:
-                raise InvalidInput(f"{where}: {error}") from error
+                raise InvalidInput(f"{where} is not JSON: {error}") from error
             if verifier is not None and short.verifier not in (None, verifier):
                 raise InvalidInput(
                     f"{where}: field 'verifier': {short.verifier!r}, but {verifier!r} judges these: leave it out"
