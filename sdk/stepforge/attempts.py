@@ -89,11 +89,7 @@ def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] |
     try:
         job = sagemaker.describe_training_job(TrainingJobName=name)
     except AwsError as error:
-        # SageMaker says ValidationException for a job that does not exist as well as for a name it does not like.
-        if "not found" in str(error).lower() or error.response["Error"]["Code"] in (
-            "ResourceNotFound",
-            "ResourceNotFoundException",
-        ):
+        if is_absent(error):
             return None
         raise
     tags = sagemaker.list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]
@@ -104,6 +100,12 @@ def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] |
             f"but {request.spec_sha256} was asked for: delete or rename nothing, change the spec"
         )
     return job
+
+
+def is_absent(error: AwsError) -> bool:
+    """SageMaker says ValidationException for a job that does not exist as well as for a name it does not like."""
+    code = error.response["Error"]["Code"]
+    return "not found" in str(error).lower() or code in ("ResourceNotFound", "ResourceNotFoundException")
 
 
 def next_action(job: dict[str, Any] | None) -> Action | None:
@@ -132,8 +134,14 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
         raise creation_failure(name, ended.error or CaughtError())
     if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
         raise errors.JobStillRunning(f"{name} is {job['TrainingJobStatus']}")
+    return completed(s3, job, bucket=bucket, adopted=ended.attempt.action != "create")
+
+
+def completed(s3: Any, job: dict[str, Any], *, bucket: str, adopted: bool) -> JobOutcome:
+    """The outcome of a described job. Raises the JobFailed that says why there is none: Stopped is no success."""
     if not succeeded(job):
         raise job_failure(job)
+    name = job["TrainingJobName"]
     uri = f"s3://{bucket}/{Keys.artifact(name)}"
     return JobOutcome.model_validate(
         {
@@ -143,7 +151,7 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
             "artifact": ArtifactRef(uri=uri, sha256=read_manifest(s3, uri).sha256),
             "billable_seconds": job.get("BillableTimeInSeconds", 0),
             "instance_type": job["ResourceConfig"].get("InstanceType", ""),
-            "adopted": ended.attempt.action != "create",
+            "adopted": adopted,
         }
     )
 

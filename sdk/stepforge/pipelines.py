@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stepforge import executions
+from stepforge.attempts import completed, succeeded
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import JobSpec
-from stepforge.contracts.names import Keys, split_uri
+from stepforge.contracts.names import Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.errors import RunFailed, UnknownName
 from stepforge.executions import Execution
-from stepforge.jobs import ENDED, Attempt, Jobs, LogTail, outcome
+from stepforge.jobs import ENDED, JobState, LogTail, newest_attempt
+from stepforge.planning import advance, job_request, read_pipeline
 
 PROGRESS_EVENT = "progress"
 
@@ -26,7 +28,7 @@ class PlannedJob:
     """A job of a pipeline: its spec, the stage's name, and the attempt that there is."""
 
     spec: JobSpec
-    attempt: Attempt
+    attempt: JobState
 
     @property
     def stage(self) -> str:
@@ -87,11 +89,8 @@ class Pipelines:
         execution = executions.describe(connection.client("stepfunctions"), arn)
         if execution is None or execution.input is None:
             raise UnknownName("run", name, names)
-        bucket, key = split_uri(execution.input["pipeline_uri"])
-        spec = PipelineSpec.model_validate_json(
-            connection.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
-        )
-        return Run(connection, execution, spec)
+        state = PipelineState.model_validate(execution.input)
+        return Run(connection, execution, read_pipeline(connection.client("s3"), state))
 
     def plan(self, spec: PipelineSpec) -> list[PlannedJob]:
         """The jobs whose specs can be known by now: all that are done, and the one after them."""
@@ -102,24 +101,29 @@ class Walk:
     """Follows a pipeline through what is done: a later job's identity needs the digests of the earlier ones."""
 
     def __init__(self, connection: Connection, spec: PipelineSpec) -> None:
-        self._jobs = Jobs(connection)
+        self._sagemaker = connection.client("sagemaker")
         self._s3 = connection.client("s3")
+        self._bucket = connection.environment.bucket
         self._spec = spec
         self._state = PipelineState(
-            pipeline_uri=f"s3://{connection.environment.bucket}/{Keys.pipeline(spec.identity)}",
-            pipeline_sha256=spec.identity,
+            pipeline_uri=f"s3://{self._bucket}/{Keys.pipeline(spec.identity)}", pipeline_sha256=spec.identity
         )
 
     def look(self) -> PlannedJob | None:
-        """The first job that is not done, with its attempt; None when all are."""
+        """The first job that is not done, with its newest attempt; None when all are done."""
         job = next_job(self._spec, self._state)
-        return None if job is None else PlannedJob(job, self._jobs.find(job))
+        if job is None:
+            return None
+        request = job_request(job, self._spec, bucket=self._bucket)
+        return PlannedJob(job, newest_attempt(self._sagemaker, request))
 
     def advance(self, planned: PlannedJob) -> bool:
         """Go past a job that is Completed. Returns whether it is."""
-        if planned.attempt.status != "Completed" or planned.attempt.description is None:
+        description = planned.attempt.description
+        if description is None or not succeeded(description):
             return False
-        self._state = self._state.after(outcome(self._s3, planned.attempt.description))
+        outcome = completed(self._s3, description, bucket=self._bucket, adopted=True)
+        self._state = advance(self._spec, self._state, outcome)
         return True
 
     def all(self) -> list[PlannedJob]:
@@ -207,7 +211,7 @@ def _parse(stage: str, job: str, line: str) -> RunEvent:
     return RunEvent("log", stage, job, {"line": line})
 
 
-def _summary(attempt: Attempt) -> dict[str, Any]:
+def _summary(attempt: JobState) -> dict[str, Any]:
     description = attempt.description or {}
     return {
         "status": attempt.status,

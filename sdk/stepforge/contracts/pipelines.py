@@ -78,14 +78,6 @@ class PipelineState(Contract):
     stages: tuple[JobOutcome, ...] = ()
     evaluation: JobOutcome | None = None
 
-    def after(self, done: JobOutcome) -> PipelineState:
-        """The state once the next job has this outcome."""
-        if done.type in ("dataset", "gate"):
-            return self.model_copy(update={done.type: done})
-        if done.type == "evaluate":
-            return self.model_copy(update={"evaluation": done})
-        return self.model_copy(update={"stages": (*self.stages, done)})
-
 
 def next_job(spec: PipelineSpec, state: PipelineState) -> JobSpec | None:
     """The job that follows from what is done; None when the evaluation is done. Pure, so it can be planned offline."""

@@ -10,10 +10,13 @@ from stepforge.contracts.base import Contract, Sha256
 
 
 class InvokeRequest(Contract):
-    """Greedy decoding of each prompt."""
+    """One completion for each prompt."""
 
     prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]
     max_new_tokens: Annotated[int, Field(gt=0, le=4096)] = 64
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 is greedy decoding."""
+    seed: int = 0
 
 
 class InvokeResponse(Contract):
