@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stepforge import transfers, user_code
 from stepforge.connection import LOCAL, Connection, connect
-from stepforge.contracts.manifests import describe_folder
+from stepforge.contracts.manifests import ArtifactKind, Manifest, describe_folder
 from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.user_records import plugin_version
 from stepforge.jobs import Jobs
 from stepforge.models import check_model_folder
 from stepforge.pipelines import Pipelines
@@ -46,15 +48,30 @@ class Client:
         """Bind a recipe to this environment; upload the model, the records and the user's code that it names.
 
         `model` is a Hugging Face directory, `data` a file of records, `verifier` is `package.module:function`.
+        Raises InvalidInput where one of them cannot be used; then nothing was uploaded.
         """
-        plugin = user_code.plugin_for(recipe.domain, verifier)
-        return recipe.pipeline(
-            self.connection.environment,
-            model=None if model is None else self._upload(check_model_folder(model), "model", progress),
-            records=None if data is None else self._upload(user_code.records_folder(data), "records", progress),
-            plugin=None if plugin is None else plugin.plugin,
-            plugin_code=None if plugin is None else self._upload(plugin.folder, "plugin", progress),
-        )
-
-    def _upload(self, folder: Path, kind: Any, progress: transfers.Progress) -> Any:
-        return transfers.upload(self.connection, folder, describe_folder(folder, kind), progress=progress)
+        with tempfile.TemporaryDirectory(prefix="stepforge-") as scratch:
+            code = user_code.plugin_for(recipe.domain, verifier, into=Path(scratch) / "plugin")
+            manifests: dict[ArtifactKind, tuple[Path, Manifest]] = {}
+            if code is not None:
+                manifests["plugin"] = code.folder, describe_folder(code.folder, "plugin")
+            if data is not None:
+                folder = Path(scratch) / "records"
+                judge = f"{recipe.domain}@{plugin_version(manifests['plugin'][1].sha256)}" if verifier else None
+                recipe = recipe.for_records(
+                    user_code.stage_records(data, into=folder, domain=recipe.domain, verifier=judge)
+                )
+                manifests["records"] = folder, describe_folder(folder, "records")
+            if model is not None:
+                manifests["model"] = model, describe_folder(check_model_folder(model), "model")
+            refs = {
+                kind: transfers.upload(self.connection, folder, manifest, progress=progress)
+                for kind, (folder, manifest) in manifests.items()
+            }
+            return recipe.pipeline(
+                self.connection.environment,
+                model=refs.get("model"),
+                records=refs.get("records"),
+                plugin=None if code is None else code.plugin,
+                plugin_code=refs.get("plugin"),
+            )

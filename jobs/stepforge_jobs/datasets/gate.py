@@ -17,9 +17,9 @@ from stepforge.contracts.manifests import Manifest, check_files, write_manifest
 from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.contracts.reports import GateFinding, GateReport
 from stepforge.contracts.rewards import Verdict
+from stepforge.contracts.user_records import normalised
 from stepforge.errors import IntegrityError, InvalidInput
 from stepforge_jobs.datasets.shards import is_shard, read_lines, split_of, write_durably
-from stepforge_jobs.datasets.user_records import normalised
 from stepforge_jobs.domains.base import Domain
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.job import Job

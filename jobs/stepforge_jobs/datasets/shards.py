@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stepforge.contracts.base import canonical_json
+from stepforge.contracts.base import canonical_json, first_problem
 from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.records import Record, Split
 from stepforge.errors import InvalidInput
@@ -60,13 +60,4 @@ def read_lines(path: Path, *, name: str) -> Iterator[Record]:
             try:
                 yield Record.model_validate_json(line)
             except ValidationError as error:
-                raise InvalidInput(f"{name} line {number}: {explain(error)}") from error
-
-
-def explain(error: ValidationError) -> str:
-    """The first problem of a validation: its field and what is wrong with it."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"field {where!r}: {message}{more}" if where else f"{message}{more}"
+                raise InvalidInput(f"{name} line {number}: {first_problem(error)}") from error

@@ -15,6 +15,7 @@ from types import FrameType
 
 from stepforge.contracts.records import Record, Split
 from stepforge.contracts.rewards import RuleResult, Verdict
+from stepforge.contracts.user_records import plugin_version
 from stepforge.errors import InvalidInput
 from stepforge_jobs.domains import load_domain, load_object
 from stepforge_jobs.domains.base import Domain
@@ -127,7 +128,7 @@ def domain_of(job: Job) -> Domain:
         domain: Domain = load_object(plugin.domain, Domain)
         return domain
     assert plugin.verifier is not None
-    return RecordsDomain(job.spec.domain, load_function(plugin.verifier), version=f"{manifest.sha256[:12]}")
+    return RecordsDomain(job.spec.domain, load_function(plugin.verifier), version=plugin_version(manifest.sha256))
 
 
 def load_function(target: str) -> Verifier:

@@ -11,7 +11,7 @@ from stepforge.client import Client
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.errors import InvalidInput
 from stepforge.pipelines import Run
-from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe
+from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe, records_domain
 
 
 def train(
@@ -30,6 +30,8 @@ def train(
     chosen = _recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
     client = Client(env)
     spec = client.plan(chosen, model=model, data=data, verifier=verifier)
+    if idle := [stage.name for stage in chosen.stages if stage not in spec.stages]:
+        say(f"left out: {', '.join(idle)} ({'nothing to read' if data else 'a model is given'})")
     if dry_run:
         _print_plan(client, spec, as_json=as_json)
         return
@@ -69,8 +71,8 @@ def _recipe(
         if not equals:
             raise InvalidInput(f"--set {item!r} has no value: write it as stages.srl.steps=50")
         pairs[key] = value
-    if data is not None and recipe is None:
-        return load_recipe(domain or data.stem, path=RECORDS_RECIPE, overrides=pairs)
+    if data is not None:
+        return load_recipe(domain or records_domain(data), path=recipe or RECORDS_RECIPE, overrides=pairs)
     return load_recipe(domain or "", path=recipe, overrides=pairs)
 
 
