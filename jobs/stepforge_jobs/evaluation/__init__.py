@@ -1,0 +1,1 @@
+"""Sampling, scores on held-out splits and their intervals."""
