@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from stepforge.contracts.reports import Interval
 from stepforge.report.html import Markup, el
@@ -42,6 +43,10 @@ class Frame:
     y_ticks: tuple[float, ...]
     x: tuple[Scale, ...]
 
+    @property
+    def left(self) -> float:
+        return self.x[0].start
+
 
 def frame(segments: Sequence[Segment], *, bounds: tuple[float | None, float | None] = (None, None)) -> Frame:
     """Scales for these segments. `bounds` are values that the vertical axis has to reach, such as 0 and 1 for shares."""
@@ -49,8 +54,11 @@ def frame(segments: Sequence[Segment], *, bounds: tuple[float | None, float | No
     values += [bound for bound in bounds if bound is not None]
     y_ticks = ticks(min(values), max(values), most=5)
     y = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    room = WIDTH - LEFT - RIGHT - GAP * (len(segments) - 1)
-    x, start = [], float(LEFT)
+    step = y_ticks[1] - y_ticks[0]
+    # Room for the widest label beside the unit, which is written upwards at the edge.
+    left = max(float(LEFT), 24 + 6.4 * max(len(tick_label(value, step)) for value in y_ticks))
+    room = WIDTH - left - RIGHT - GAP * (len(segments) - 1)
+    x, start = [], left
     for segment, share in zip(segments, shares([s.steps for s in segments], least=LEAST_PANEL), strict=True):
         end = start + share * room
         x.append(Scale(0, max(1, segment.steps), start, end))
@@ -60,7 +68,7 @@ def frame(segments: Sequence[Segment], *, bounds: tuple[float | None, float | No
 
 def smoothing(count: int) -> int:
     """Steps that the bold line is the mean of; 1 where the line is drawn as it is."""
-    return 1 if count < SMOOTH_FROM else max(5, count // 20)
+    return 1 if count < SMOOTH_FROM else max(5, count // 20 | 1)
 
 
 def curves(
@@ -83,7 +91,7 @@ def curves(
     parts = [_panel(segment, x, where) for segment, x in zip(segments, where.x, strict=True)]
     step = where.y_ticks[1] - where.y_ticks[0]
     labels = [
-        el("text", tick_label(value, step), x=LEFT - 6, y=_px(where.y(value) + 4), text_anchor="end", class_="tick")
+        el("text", tick_label(value, step), x=_px(where.left - 6), y=_px(where.y(value) + 4), text_anchor="end", class_="tick")
         for value in where.y_ticks
     ]
     middle = (where.y.start + where.y.end) / 2
@@ -91,7 +99,7 @@ def curves(
         "text", unit, x=0, y=0, text_anchor="middle", class_="unit", transform=f"translate(11 {middle:g}) rotate(-90)"
     )
     below = el(
-        "text", "step", x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, text_anchor="middle", class_="unit"
+        "text", "step", x=_px((where.left + WIDTH - RIGHT) / 2), y=HEIGHT - 4, text_anchor="middle", class_="unit"
     )
     return _svg(parts, labels, axis, below, name=name, title=title, description=description, size=(WIDTH, HEIGHT))
 
@@ -151,21 +159,35 @@ def unit_scale() -> Scale:
     return Scale(0, 1, PLOT_MARGIN, PLOT_WIDTH - PLOT_MARGIN)
 
 
-def intervals(values: Sequence[tuple[str, Interval]], *, name: str, title: str) -> Markup:
-    """Means as marks on their intervals, one below the other, on 0..1. `values` are (label, interval), the first ours."""
+Who = Literal["ours", "champion", "base"]
+
+
+def intervals(values: Sequence[tuple[Who, Interval]], *, name: str, title: str) -> Markup:
+    """Means as marks on their intervals, one below the other, on 0..1."""
     x = unit_scale()
     height = ROW_HEIGHT * len(values) + 6
     grid = [el("line", x1=_px(x(t)), x2=_px(x(t)), y1=0, y2=height, class_="grid") for t in UNIT_TICKS]
     marks = []
-    for row, (_, value) in enumerate(values):
+    for row, (who, value) in enumerate(values):
         y = 3 + ROW_HEIGHT * (row + 0.5)
         low, mean, high = (_px(x(min(1.0, max(0.0, v)))) for v in (value.low, value.mean, value.high))
-        class_ = "ours" if row == 0 else "theirs"
-        marks.append(el("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker {class_}"))
-        marks += [el("line", x1=end, x2=end, y1=y - 3, y2=y + 3, class_=f"cap {class_}") for end in (low, high)]
-        marks.append(el("circle", cx=mean, cy=y, r=4, class_=f"mean {class_}"))
+        marks.append(el("line", x1=low, x2=high, y1=y, y2=y, class_=f"whisker {who}"))
+        marks += [el("line", x1=end, x2=end, y1=y - 3, y2=y + 3, class_=f"whisker {who}") for end in (low, high)]
+        marks.append(_mark(who, mean, y))
     text = "; ".join(f"{label}: {v.mean:.3f}, interval {v.low:.3f} to {v.high:.3f}" for label, v in values)
     return _svg(grid, marks, name=name, title=title, description=text, size=(PLOT_WIDTH, height))
+
+
+def _mark(who: Who, x: float, y: float) -> Markup:
+    """Told apart by shape and not by colour alone: full circle, open circle, open diamond."""
+    if who == "base":
+        return el("path", d=f"M{x:g} {y - 5:g}l5 5l-5 5l-5-5z", class_="mean base")
+    return el("circle", cx=x, cy=y, r=4, class_=f"mean {who}")
+
+
+def mark_key(who: Who) -> Markup:
+    """The mark alone, for a legend."""
+    return el("svg", _mark(who, 7, 7), viewBox="0 0 14 14", class_="key", aria_hidden="true")
 
 
 def unit_axis() -> Markup:
@@ -180,13 +202,13 @@ def unit_axis() -> Markup:
 BAR_WIDTH, BAR_HEIGHT = 120, 8
 
 
-def bar(share: float, *, colour: int) -> Markup:
+def bar(share: float) -> Markup:
     """A bar as long as `share` of its track. The number stands beside it, so that readers of the page skip it."""
     filled = _px(min(1.0, max(0.0, share)) * BAR_WIDTH)
     return el(
         "svg",
         el("rect", x=0, y=0, width=BAR_WIDTH, height=BAR_HEIGHT, rx=2, class_="track"),
-        el("rect", x=0, y=0, width=filled, height=BAR_HEIGHT, rx=2, class_=f"fill s{colour}"),
+        el("rect", x=0, y=0, width=filled, height=BAR_HEIGHT, rx=2, class_="fill"),
         viewBox=f"0 0 {BAR_WIDTH} {BAR_HEIGHT}",
         preserveAspectRatio="none",
         class_="bar",

@@ -70,17 +70,22 @@ def el(name: str, /, *children: Child, **attributes: object) -> Markup:
 
 
 def table(columns: list[Child], rows: list[list[Child]], *, caption: Child = None, class_: str = "") -> Markup:
-    """A table whose first cell in each row is its header. It scrolls sideways by itself where the page is narrow."""
+    """A table whose first cell in each row is its header; a cell that is `th` or `td` already stays as it is.
+
+    It scrolls sideways by itself where the page is narrow.
+    """
     head = el("thead", el("tr", [el("th", column, scope="col") for column in columns]))
-    body = [el("tr", el("th", row[0], scope="row"), [_cell(cell) for cell in row[1:]]) for row in rows]
+    body = [el("tr", [_cell(cell, header=i == 0) for i, cell in enumerate(row)]) for row in rows]
     inner = el(
         "table", el("caption", caption) if caption is not None else None, head, el("tbody", body), class_=class_ or None
     )
     return el("div", inner, class_="scroll", tabindex="0", role="region", aria_label=_plain(caption) or "table")
 
 
-def _cell(cell: Child) -> Markup:
-    return cell if isinstance(cell, Markup) and cell.startswith("<td") else el("td", cell)
+def _cell(cell: Child, *, header: bool) -> Markup:
+    if isinstance(cell, Markup) and cell.startswith(("<td", "<th")):
+        return cell
+    return el("th", cell, scope="row") if header else el("td", cell)
 
 
 def _plain(caption: Child) -> str:

@@ -94,13 +94,18 @@ def thin(points: Sequence[Point], *, most: int = 240) -> list[Point]:
 
 
 def moving_mean(points: Sequence[Point], window: int) -> list[Point]:
-    """Mean of each point and the up to `window` - 1 before it."""
-    means, total = [], 0.0
-    for index, (x, y) in enumerate(points):
-        total += y
-        if index >= window:
-            total -= points[index - window][1]
-        means.append((x, total / min(window, index + 1)))
+    """Mean of the `window` points around each point (an odd number); fewer at the ends, and as many on either side.
+
+    >>> moving_mean([(0, 0.0), (1, 3.0), (2, 6.0), (3, 0.0)], 3)
+    [(0, 0.0), (1, 3.0), (2, 3.0), (3, 0.0)]
+    """
+    sums = [0.0]
+    for _, y in points:
+        sums.append(sums[-1] + y)
+    means = []
+    for index, (x, _) in enumerate(points):
+        half = min((window - 1) // 2, index, len(points) - 1 - index)
+        means.append((x, (sums[index + half + 1] - sums[index - half]) / (2 * half + 1)))
     return means
 
 

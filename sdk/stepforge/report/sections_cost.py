@@ -5,7 +5,7 @@ from __future__ import annotations
 from stepforge.report.cost import Cost, cost_of, total_of
 from stepforge.report.data import JobView, ReportData
 from stepforge.report.html import Markup, el, join, table
-from stepforge.report.words import duration, listing, missing, money, note, plural, section
+from stepforge.report.words import duration, listing, missing, money, note, plural, price, section
 
 LOCAL = "local"
 UNKNOWN = "price unknown"
@@ -51,8 +51,8 @@ def _row(job: JobView, data: ReportData, *, local: bool) -> list[object]:
         el("td", _time(found), class_="num"),
     ]
     if not local:
-        price = (data.prices or {}).get(last.instance_type)
-        row.append(el("td", UNKNOWN if price is None else money(price), class_="num" if price is not None else "missing"))
+        hourly = (data.prices or {}).get(last.instance_type)
+        row.append(el("td", UNKNOWN if hourly is None else price(hourly), class_="missing" if hourly is None else "num"))
         row.append(el("td", usd_text(found), class_="num" if found.known else "missing"))
     return row
 

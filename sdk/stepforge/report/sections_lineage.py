@@ -134,15 +134,27 @@ def _choices(data: ReportData) -> Markup:
 
 
 def _settings(data: ReportData) -> Markup | None:
+    """Training stages have most settings in common: a column each. The other jobs have few, and none in common."""
     jobs = [job for job in data.jobs if job.settings]
-    if not jobs:
-        return None
-    keys = list(dict.fromkeys(key for job in jobs for key in job.settings if key not in ("type", "name")))
-    rows: list[list[object]] = [
-        [key.replace("_", " "), *(el("td", _value(job.settings[key]) if key in job.settings else "", class_="num") for job in jobs)]
-        for key in keys
-    ]
-    return table(["Setting", *(job.stage for job in jobs)], rows, caption="Settings of every job", class_="settings")
+    stages = [job for job in jobs if job.type in ("sft", "srl", "rlvr")]
+    parts: list[object] = []
+    if stages:
+        keys = list(dict.fromkeys(key for job in stages for key in _settings_of(job)))
+        rows: list[list[object]] = [
+            [key.replace("_", " "), *(el("td", _value(s[key]) if key in s else "–") for s in map(_settings_of, stages))]
+            for key in keys
+        ]
+        caption = "Settings of the training stages"
+        parts.append(table(["Setting", *(job.stage for job in stages)], rows, caption=caption, class_="settings"))
+    for job in jobs:
+        if job not in stages:
+            listed = ", ".join(f"{key.replace('_', ' ')} {_value(value)}" for key, value in _settings_of(job).items())
+            parts.append(el("p", el("strong", f"Settings of {job.stage}: "), listed, "."))
+    return join(parts)
+
+
+def _settings_of(job: JobView) -> dict[str, Any]:
+    return {key: value for key, value in job.settings.items() if key not in ("type", "name")}
 
 
 def _versions(data: ReportData) -> Markup | None:

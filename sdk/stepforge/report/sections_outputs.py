@@ -35,7 +35,7 @@ def _bars(evaluation: EvaluationReport) -> Markup:
     parts: list[object] = []
     if failing:
         rows: list[list[object]] = [
-            [el("code", name), *(_bar_cell(cells.get((split, name)), i) for i, split in enumerate(splits))]
+            [el("code", name), *(_bar_cell(cells.get((split, name))) for split in splits)]
             for name in failing[:MOST_RULES]
         ]
         columns: list[object] = ["Rule", *(SPLIT_NAMES[split] for split in splits)]
@@ -53,12 +53,12 @@ def _share(failure: RuleFailure | None) -> float:
     return failure.failed / failure.count if failure and failure.count else 0.0
 
 
-def _bar_cell(failure: RuleFailure | None, index: int) -> Markup:
+def _bar_cell(failure: RuleFailure | None) -> Markup:
     if failure is None or not failure.count:
         return el("td", "not applied", class_="missing")
     share = _share(failure)
     number = el("span", percent(share), el("small", f"{count(failure.failed)} of {count(failure.count)}"))
-    return el("td", charts.bar(share, colour=index), number)
+    return el("td", charts.bar(share), number)
 
 
 def _unreadable(data: ReportData) -> Markup | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from stepforge.contracts.records import TEST_SPLITS
+from stepforge.contracts.records import TEST_SPLITS, Split
 from stepforge.contracts.reports import EvaluationReport, Interval
 from stepforge.report import charts
 from stepforge.report.data import ReportData
@@ -22,7 +22,7 @@ from stepforge.report.words import (
 )
 
 MARKS = {"good": "✓", "caution": "!", "bad": "✕", "neutral": "•"}
-DIFFERENCE_MARKS = {"higher": "▲ higher", "lower": "▼ lower", "no difference supported": "≈ no difference supported"}
+DIFFERENCE_MARKS = {"higher": "▲ ours is higher", "lower": "▼ ours is lower", "no difference supported": "≈ too close to call"}
 METRIC_NAMES = {"exact_match": "exact match", "partial": "partial credit"}
 
 
@@ -108,44 +108,58 @@ def scores(data: ReportData) -> Markup:
 
 
 def _main_table(data: ReportData, evaluation: EvaluationReport) -> Markup:
-    columns: list[object] = ["Split", "Decoding", "Accepted", "95 % interval", charts.unit_axis(), "Records"]
-    for reference in data.references:
-        columns += [reference.role.capitalize(), "Difference"]
+    """A row for each split and decoding; the name of a split spans its rows."""
+    columns: list[object] = ["Split", "Decoding", "This model", charts.unit_axis()]
+    columns += [reference.role.capitalize() for reference in data.references] + ["Records"]
+    found = cells(evaluation)
     rows: list[list[object]] = []
-    for index, (split, decoding, ours) in enumerate(cells(evaluation)):
-        plotted: list[tuple[str, Interval]] = [("challenger", ours)]
+    for index, (split, decoding, ours) in enumerate(found):
+        plotted: list[tuple[charts.Who, Interval]] = [("ours", ours)]
         others: list[object] = []
         for reference in data.references:
             theirs = score(reference.evaluation, split, decoding)
-            if theirs is None:
-                others += [el("td", "not scored"), el("td", "–")]
-                continue
-            plotted.append((reference.role, theirs))
-            word = difference(ours, theirs)
-            others.append(el("td", percent(theirs.mean), el("small", interval_text(theirs)), class_="num"))
-            others.append(el("td", DIFFERENCE_MARKS[word], class_=f"difference {word.split()[0]}"))
-        title = f"{SPLIT_NAMES[split]}, {decoding}"
-        plot = charts.intervals(plotted, name=f"interval-{index}", title=title)
+            if theirs is not None:
+                plotted.append((reference.role, theirs))
+            others.append(_other_cell(ours, theirs))
+        plot = charts.intervals(plotted, name=f"interval-{index}", title=f"{SPLIT_NAMES[split]}, {decoding}")
+        spanned = [s for s, _, _ in found].count(split)
+        first = [] if index and found[index - 1][0] == split else [_split_header(split, spanned)]
         rows.append(
             [
-                join(SPLIT_NAMES[split], el("small", el("code", split))),
-                decoding,
-                el("td", el("strong", percent(ours.mean)), class_="num"),
-                el("td", interval_text(ours), class_="num"),
+                *first,
+                el("td", decoding),
+                _number_cell(ours),
                 el("td", plot, class_="plot-cell"),
-                el("td", count(ours.count), class_="num"),
                 *others,
+                el("td", count(ours.count), class_="num"),
             ]
         )
     return table(columns, rows, caption="Share of completions that pass every hard rule", class_="scores")
 
 
+def _split_header(split: Split, rows: int) -> Markup:
+    name = join(SPLIT_NAMES[split], el("small", el("code", split)))
+    return el("th", name, scope="rowgroup" if rows > 1 else "row", rowspan=rows if rows > 1 else None)
+
+
+def _number_cell(ours: Interval) -> Markup:
+    return el("td", el("strong", percent(ours.mean)), el("small", interval_text(ours)), class_="num")
+
+
+def _other_cell(ours: Interval, theirs: Interval | None) -> Markup:
+    if theirs is None:
+        return el("td", "not scored", class_="missing")
+    word = difference(ours, theirs)
+    mark = el("span", DIFFERENCE_MARKS[word], class_=f"difference {word.split()[0]}")
+    return el("td", percent(theirs.mean), " ", mark, el("small", interval_text(theirs)), class_="num")
+
+
 def _how_to_read(data: ReportData) -> Markup:
-    key = [el("span", el("i", class_="key ours"), "this model")]
-    key += [el("span", el("i", class_="key theirs"), reference.role) for reference in data.references]
+    key = [el("span", charts.mark_key("ours"), "this model")]
+    key += [el("span", charts.mark_key(r.role), r.role, f" ({r.name})" if r.name != r.role else "") for r in data.references]
     seeds = (
         "Intervals are 95 % bootstrap intervals over held-out records of one training run: they cover the choice of "
-        "records, not of the seed. Two scores are called different where their intervals do not touch."
+        "records, not of the seed. Two scores are called different where their intervals do not touch; otherwise they are too close to call."
     )
     parts: list[object] = [el("p", key, class_="legend"), note(seeds)]
     roles = {reference.role for reference in data.references}
@@ -163,11 +177,12 @@ def _all_metrics(evaluation: EvaluationReport) -> Markup | None:
         return None
     rows: list[list[object]] = []
     for split in TEST_SPLITS:
-        for decoding in DECODINGS:
-            found = [score(evaluation, split, decoding, name) for name in names]
-            if any(found):
-                shown = [_metric_cell(value, name) for value, name in zip(found, names, strict=True)]
-                rows.append([join(SPLIT_NAMES[split], el("small", el("code", split))), decoding, *shown])
+        of_split = {d: [score(evaluation, split, d, name) for name in names] for d in DECODINGS}
+        scored = [decoding for decoding, values in of_split.items() if any(values)]
+        for decoding in scored:
+            shown = [_metric_cell(value, name) for value, name in zip(of_split[decoding], names, strict=True)]
+            first = [_split_header(split, len(scored))] if decoding == scored[0] else []
+            rows.append([*first, el("td", decoding), *shown])
     shares = [name for name in names if is_share(name)]
     columns: list[object] = ["Split", "Decoding", *(el("span", METRIC_NAMES.get(name, name)) for name in names)]
     explain = "Reward is the product of the hard rules times the weighted mean of the soft ones, from 0 to 1."

@@ -75,7 +75,7 @@ CURVES = (
         "share of rollouts",
         "Rollouts that could not be read, or did not end.",
         types=RL,
-        bounds=(0.0, 1.0),
+        bounds=(0.0, None),
     ),
     CurveKind(
         "entropy",
@@ -114,7 +114,7 @@ def _smoothing_words(data: ReportData) -> str:
     if windows:
         text += (
             f" Where a stage has {SMOOTH_FROM} points or more, the thin line is every step and the bold one the mean of "
-            f"the last {min(windows)}{f' to {max(windows)}' if len(windows) > 1 else ''}."
+            f"the {min(windows)}{f' to {max(windows)}' if len(windows) > 1 else ''} around it."
         )
     return text
 
@@ -144,7 +144,8 @@ def _chart(kind: CurveKind, data: ReportData) -> Markup | None:
     notes: list[str] = [kind.explanation]
     lost = sum(len(segment.points) - len(finite(segment.points)) for segment in segments)
     if lost:
-        notes.append(f"{lost} values are not finite and are left out: training was unstable there.")
+        values = "1 value is" if lost == 1 else f"{lost} values are"
+        notes.append(f"{values} not finite and left out: training was unstable there.")
     return el("figure", el("figcaption", el("strong", kind.title), " ", el("span", " ".join(notes))), svg)
 
 
@@ -196,7 +197,7 @@ def _summary(data: ReportData) -> Markup:
                 shown(report.tokens),
                 el("td", duration(report.seconds), class_="num"),
                 shown(report.parameters),
-                last or "–",
+                el("td", last or "–", class_="wide"),
             ]
         )
     return join(table(columns, rows, caption="What each stage did"))

@@ -110,7 +110,10 @@ def verdict(data: ReportData) -> Verdict:
     evaluation = data.evaluation
     if evaluation is None:
         doing = [job for job in data.jobs if job.status != "Completed"]
-        now = f"The stage {doing[0].stage} is {doing[0].status}." if doing else "No job has started."
+        now = ""
+        if doing:
+            state = "has not started" if doing[0].status == "Absent" else f"is {doing[0].status}"
+            now = f"The stage {doing[0].stage} {state}."
         rest = f"Still to come: {', '.join(data.later)}." if data.later else ""
         return Verdict("neutral", "Not finished: nothing to decide yet", tuple(filter(None, (now, rest))))
     return _compared(data, evaluation)
@@ -134,7 +137,8 @@ def _compared(data: ReportData, evaluation: EvaluationReport) -> Verdict:
     for reference in data.references:
         reasons.append(_against(evaluation, reference))
     if data.gate is not None:
-        reasons.append(f"The data passed the gate ({sum(data.gate.checked.values()):,} checks, no finding).")
+        checked = ", ".join(data.gate.checked) or "no check is named"
+        reasons.append(f"The data passed the gate: no finding ({checked}).")
     else:
         reasons.append("The report of the gate is missing.")
     champion = next((r for r in data.references if r.role == "champion"), None)
@@ -172,13 +176,14 @@ def _against(evaluation: EvaluationReport, reference: Reference) -> str:
     if not found:
         return f"It shares no held-out score with {who}."
     words = []
-    for word in ("higher", "lower"):
-        names = [f"{split} {decoding}" for (split, decoding), value in found.items() if value == word]
-        if names:
-            words.append(f"{word} on {', '.join(names)}")
-    even = sum(value == "no difference supported" for value in found.values())
-    if even:
-        words.append(f"no difference supported on {even} of {len(found)}")
+    for word, said in (("higher", "higher on"), ("lower", "lower on"), ("no difference supported", "too close to call on")):
+        of_split: dict[Split, list[Decoding]] = {}
+        for (split, decoding), value in found.items():
+            if value == word:
+                of_split.setdefault(split, []).append(decoding)
+        if of_split:
+            names = [f"{SPLIT_NAMES[split].lower()} ({' and '.join(held)})" for split, held in of_split.items()]
+            words.append(f"{said} {', '.join(names)}")
     text = f"Against {who}: {'; '.join(words)}."
     if evaluation.manifest_sha256 != reference.evaluation.manifest_sha256:
         text += " The two were evaluated on different test data."

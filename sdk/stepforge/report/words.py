@@ -55,9 +55,17 @@ def duration(seconds: float) -> str:
 def money(usd: float) -> str:
     """
     >>> money(0.004), money(0.5), money(1234.5)
-    ('$0.0040', '$0.50', '$1,234.50')
+    ('under $0.01', '$0.50', '$1,234.50')
     """
-    return f"${usd:.4f}" if 0 < usd < 0.01 else f"${usd:,.2f}"
+    return "under $0.01" if 0 < usd < 0.01 else f"${usd:,.2f}"
+
+
+def price(usd_an_hour: float) -> str:
+    """
+    >>> price(1.758), price(0.5), price(0.0464)
+    ('$1.758', '$0.50', '$0.0464')
+    """
+    return f"${usd_an_hour:,.2f}" if round(usd_an_hour, 2) == usd_an_hour else f"${usd_an_hour:,.4f}".rstrip("0")
 
 
 def moment(value: datetime) -> Markup:
