@@ -19,7 +19,7 @@ ENDED = ("Completed", "Failed", "Stopped")
 
 @dataclass(frozen=True)
 class JobState:
-    """The newest attempt at a job; `description` is DescribeTrainingJob's answer, None where there is none yet."""
+    """One attempt at a job; `description` is DescribeTrainingJob's answer, None where there is none yet."""
 
     name: str
     description: dict[str, Any] | None
@@ -30,18 +30,18 @@ class JobState:
         return "Absent" if self.description is None else str(self.description["TrainingJobStatus"])
 
 
-def newest_attempt(sagemaker: Any, request: JobRequest) -> JobState:
-    """The attempt that runs or is done, else the last that failed. One Describe for each, and never a List."""
-    state = JobState(job_name(request.prefix, 0), None)
+def attempts_of(sagemaker: Any, request: JobRequest) -> list[JobState]:
+    """Attempts up to the one that runs or is done. One Describe for each, and never a List."""
+    found: list[JobState] = []
     for number in range(attempts.MAX_ATTEMPTS):
         name = job_name(request.prefix, number)
         description = attempts.describe(sagemaker, request, name)
         if description is None:
             break
-        state = JobState(name, description)
+        found.append(JobState(name, description))
         if attempts.next_action(description) is not None:
             break
-    return state
+    return found
 
 
 class Jobs:

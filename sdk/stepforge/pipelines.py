@@ -12,12 +12,12 @@ from stepforge import executions
 from stepforge.attempts import completed, succeeded
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import JobSpec
-from stepforge.contracts.names import Keys
+from stepforge.contracts.jobs import JobOutcome, JobSpec
+from stepforge.contracts.names import Keys, job_name
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.errors import RunFailed, UnknownName
 from stepforge.executions import Execution
-from stepforge.jobs import ENDED, JobState, LogTail, newest_attempt
+from stepforge.jobs import ENDED, JobState, LogTail, attempts_of
 from stepforge.planning import advance, job_request, read_pipeline
 
 PROGRESS_EVENT = "progress"
@@ -25,10 +25,15 @@ PROGRESS_EVENT = "progress"
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job of a pipeline: its spec, the stage's name, and the attempt that there is."""
+    """A job of a pipeline: its spec, the stage's name, and the attempts that there are."""
 
     spec: JobSpec
-    attempt: JobState
+    attempts: tuple[JobState, ...]
+
+    @property
+    def attempt(self) -> JobState:
+        """The last attempt; Absent where there is none yet."""
+        return self.attempts[-1] if self.attempts else JobState(job_name(self.spec.prefix, 0), None)
 
     @property
     def stage(self) -> str:
@@ -115,14 +120,20 @@ class Walk:
         if job is None:
             return None
         request = job_request(job, self._spec, bucket=self._bucket)
-        return PlannedJob(job, newest_attempt(self._sagemaker, request))
+        return PlannedJob(job, tuple(attempts_of(self._sagemaker, request)))
+
+    def outcome(self, planned: PlannedJob) -> JobOutcome | None:
+        """What a job produced; None where it is not Completed."""
+        description = planned.attempt.description
+        if description is None or not succeeded(description):
+            return None
+        return completed(self._s3, description, bucket=self._bucket, adopted=True)
 
     def advance(self, planned: PlannedJob) -> bool:
         """Go past a job that is Completed. Returns whether it is."""
-        description = planned.attempt.description
-        if description is None or not succeeded(description):
+        outcome = self.outcome(planned)
+        if outcome is None:
             return False
-        outcome = completed(self._s3, description, bucket=self._bucket, adopted=True)
         self._state = advance(self._spec, self._state, outcome)
         return True
 
@@ -140,7 +151,7 @@ class Run:
     """One execution of the machine `train`, with the pipeline that it runs."""
 
     def __init__(self, connection: Connection, execution: Execution, spec: PipelineSpec) -> None:
-        self._connection = connection
+        self.connection = connection
         self.execution = execution
         self.spec = spec
 
@@ -148,30 +159,31 @@ class Run:
     def name(self) -> str:
         return self.execution.name
 
-    @property
-    def connection(self) -> Connection:
-        return self._connection
-
     def refresh(self) -> Execution:
-        found = executions.describe(self._connection.client("stepfunctions"), self.execution.arn)
+        found = executions.describe(self.connection.client("stepfunctions"), self.execution.arn)
         if found is None:
             raise UnknownName("run", self.name, [])
         self.execution = found
         return found
 
     def jobs(self) -> list[PlannedJob]:
-        return Walk(self._connection, self.spec).all()
+        """The jobs that are done, and the one after them."""
+        return Walk(self.connection, self.spec).all()
+
+    def outcome(self, planned: PlannedJob) -> JobOutcome | None:
+        """What one of its jobs produced; None where it is not Completed."""
+        return Walk(self.connection, self.spec).outcome(planned)
 
     def stop(self) -> None:
         """Stop the execution; the job that it waits for is stopped with it."""
-        self._connection.client("stepfunctions").stop_execution(
+        self.connection.client("stepfunctions").stop_execution(
             executionArn=self.execution.arn, error="StoppedByUser", cause="stopped with `stepforge stop`"
         )
 
     def follow(self, *, poll_seconds: float | None = None) -> Iterator[RunEvent]:
         """Yield what happens until the execution has ended. Each poll asks about the current job alone."""
-        pause = poll_seconds or (0.5 if self._connection.name == LOCAL else 15.0)
-        walk = Walk(self._connection, self.spec)
+        pause = poll_seconds or (0.5 if self.connection.name == LOCAL else 15.0)
+        walk = Walk(self.connection, self.spec)
         tail: LogTail | None = None
         announced = ""
         while True:
@@ -179,7 +191,7 @@ class Run:
             while (planned := walk.look()) is not None and planned.attempt.description is not None:
                 name = planned.attempt.name
                 if name != announced:
-                    announced, tail = name, LogTail(self._connection, name)
+                    announced, tail = name, LogTail(self.connection, name)
                     yield RunEvent("stage", planned.stage, name, {"status": planned.attempt.status})
                 assert tail is not None
                 yield from (_parse(planned.stage, name, line) for line in tail.read())

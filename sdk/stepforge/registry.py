@@ -13,7 +13,7 @@ from stepforge.artifacts import read_file
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, package_group
-from stepforge.contracts.registry import Approval, PackageMetadata
+from stepforge.contracts.registry import PROMOTION, Approval, PackageMetadata
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, UnknownName
 from stepforge.executions import Execution
@@ -153,7 +153,7 @@ class Registry:
 
     def _decide(self, reference: str, approval: Approval, comment: str) -> Package:
         package = self.get(reference)
-        if package.approval == approval:
+        if package.approval == approval and package.metadata.get(PROMOTION) in (None, "deployed"):
             return package  # deciding the same again would start the promotion again
         self._connection.client("sagemaker").update_model_package(
             ModelPackageArn=package.arn,

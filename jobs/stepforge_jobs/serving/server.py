@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stepforge.contracts.base import first_problem
 from stepforge.errors import InvalidInput
-from stepforge_jobs.datasets.shards import explain
 from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.training.models import Policy, from_directory, use_threads
 
@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             completions = self.model.complete(Invocation.model_validate_json(body))
         except ValidationError as error:
-            self._answer(400, {"error": explain(error)})
+            self._answer(400, {"error": first_problem(error)})
         except InvalidInput as error:
             self._answer(400, {"error": str(error)})
         else:

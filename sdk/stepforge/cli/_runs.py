@@ -86,7 +86,13 @@ def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:
     }
     emit(plain, as_json=as_json)
     if not as_json:
-        words = {"Absent": "will run", "Completed": "done, adopted", "InProgress": "running, adopted"}
+        words = {
+            "Absent": "will run",
+            "Completed": "done, adopted",
+            "InProgress": "running, adopted",
+            "Failed": "failed, will run again",
+            "Stopped": "stopped, will run again",
+        }
         table(
             ["STAGE", "JOB", "STATUS"],
             [
