@@ -36,8 +36,9 @@ for step in range(start, int(hp.get("steps", "2"))):
 if "fail" in hp:
     (base / "output/failure").write_text(hp["fail"]); sys.exit(3)
 if "kill" in hp and start == 0: os.kill(os.getpid(), 9)
+data = base / "input/data"
 (base / "model/weights.txt").write_text(json.dumps({"start": start, "argv": sys.argv[1:],
-    "channels": {p.relative_to(base / "input/data").as_posix(): p.read_text() for p in sorted((base / "input/data").rglob("*")) if p.is_file()},
+    "channels": {p.relative_to(data).as_posix(): p.read_text() for p in sorted(data.rglob("*")) if p.is_file()},
     "secret": "AWS_SECRET_ACCESS_KEY" in os.environ, "offline": os.environ["HF_HUB_OFFLINE"]}))
 (base / "model/manifest.json").write_text("{}")
 """

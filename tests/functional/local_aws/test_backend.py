@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,12 +92,15 @@ client = boto3.client("secretsmanager")
 def handler(event, context):
     secret, token = event["SecretId"], event["ClientRequestToken"]
     if event["Step"] == "createSecret":
-        client.put_secret_value(SecretId=secret, ClientRequestToken=token, SecretString="rotated", VersionStages=["AWSPENDING"])
+        pending = {"SecretString": "rotated", "VersionStages": ["AWSPENDING"]}
+        client.put_secret_value(SecretId=secret, ClientRequestToken=token, **pending)
     elif event["Step"] == "testSecret":
         assert client.get_secret_value(SecretId=secret, VersionStage="AWSPENDING")["SecretString"] == "rotated"
     elif event["Step"] == "finishSecret":
-        old = next(v for v, stages in client.describe_secret(SecretId=secret)["VersionIdsToStages"].items() if "AWSCURRENT" in stages)
-        client.update_secret_version_stage(SecretId=secret, VersionStage="AWSCURRENT", MoveToVersionId=token, RemoveFromVersionId=old)
+        stages = client.describe_secret(SecretId=secret)["VersionIdsToStages"]
+        old = next(version for version, names in stages.items() if "AWSCURRENT" in names)
+        moved = {"MoveToVersionId": token, "RemoveFromVersionId": old}
+        client.update_secret_version_stage(SecretId=secret, VersionStage="AWSCURRENT", **moved)
 """
 
 
@@ -106,7 +111,7 @@ def test_a_secret_is_rotated_by_its_function(local_aws: LocalAws) -> None:
     client.rotate_secret(SecretId=arn, RotationLambdaARN=rotation, RotationRules={"AutomaticallyAfterDays": 30})
     wait(lambda: client.get_secret_value(SecretId=arn)["SecretString"], lambda value: value == "rotated")
     wait(
-        lambda: sorted(sum(client.describe_secret(SecretId=arn)["VersionIdsToStages"].values(), [])),
+        lambda: sorted(chain(*client.describe_secret(SecretId=arn)["VersionIdsToStages"].values())),
         lambda stages: stages == ["AWSCURRENT", "AWSPREVIOUS"],
     )
     assert client.get_secret_value(SecretId=arn, VersionStage="AWSPREVIOUS")["SecretString"] == "first"
@@ -119,7 +124,10 @@ def test_what_cannot_be_delivered_goes_to_the_dead_letter_queue(local_aws: Local
     events.put_rule(Name="lost", EventPattern='{"source": ["demo"]}')
     gone = "arn:aws:lambda:us-east-1:000000000000:function:gone"
     machine_gone = "arn:aws:states:us-east-1:000000000000:stateMachine:gone"
-    targets = [{"Id": str(n), "Arn": arn, "RoleArn": ROLE, "DeadLetterConfig": {"Arn": dead_arn}} for n, arn in enumerate((gone, machine_gone))]  # fmt: skip
+    targets = [
+        {"Id": str(n), "Arn": arn, "RoleArn": ROLE, "DeadLetterConfig": {"Arn": dead_arn}}
+        for n, arn in enumerate((gone, machine_gone))
+    ]
     events.put_targets(Rule="lost", Targets=targets)
     events.put_events(Entries=[{"Source": "demo", "DetailType": "d", "Detail": '{"n": 1}'}])
     found: list[Json] = []
@@ -134,47 +142,18 @@ def test_what_cannot_be_delivered_goes_to_the_dead_letter_queue(local_aws: Local
     assert json.loads(found[0]["Body"])["detail"] == {"n": 1}
 
 
-ALLOW = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}]}
-TEMPLATE = {
-    "Parameters": {"Who": {"Type": "String", "Default": "local"}},
-    "Resources": {
-        "Bucket": {"Type": "AWS::S3::Bucket", "DeletionPolicy": "Retain", "Properties": {"BucketName": "stack-artifacts"}},
-        "BucketPolicy": {"Type": "AWS::S3::BucketPolicy", "Properties": {"Bucket": {"Ref": "Bucket"}, "PolicyDocument": {
-            "Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": {"Fn::Sub": "${Bucket.Arn}/*"}, "Condition": {"Bool": {"aws:SecureTransport": "false"}}}]}}},
-        "Key": {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": {"Version": "2012-10-17", "Statement": []}, "EnableKeyRotation": True}},
-        "Alias": {"Type": "AWS::KMS::Alias", "Properties": {"AliasName": "alias/stack", "TargetKeyId": {"Ref": "Key"}}},
-        "Role": {"Type": "AWS::IAM::Role", "Properties": {"AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": []}}},
-        "Policy": {"Type": "AWS::IAM::Policy", "Properties": {"PolicyName": "p", "PolicyDocument": ALLOW, "Roles": [{"Ref": "Role"}]}},
-        "Function": {"Type": "AWS::Lambda::Function", "Properties": {"Runtime": "python3.11", "Handler": "index.handler", "Role": {"Fn::GetAtt": ["Role", "Arn"]}, "Timeout": 20, "Code": {"ZipFile": ROTATES}}},
-        "Version": {"Type": "AWS::Lambda::Version", "Properties": {"FunctionName": {"Ref": "Function"}}},
-        "FunctionAlias": {"Type": "AWS::Lambda::Alias", "Properties": {"FunctionName": {"Ref": "Function"}, "FunctionVersion": {"Fn::GetAtt": ["Version", "Version"]}, "Name": "live"}},
-        "Permission": {"Type": "AWS::Lambda::Permission", "Properties": {"FunctionName": {"Ref": "Function"}, "Action": "lambda:InvokeFunction", "Principal": "events.amazonaws.com"}},
-        "Logs": {"Type": "AWS::Logs::LogGroup", "Properties": {"RetentionInDays": 7}},
-        "Machine": {"Type": "AWS::StepFunctions::StateMachine", "Properties": {
-            "RoleArn": {"Fn::GetAtt": ["Role", "Arn"]}, "StateMachineType": "STANDARD",
-            "DefinitionString": "{\"StartAt\":\"P\",\"States\":{\"P\":{\"Type\":\"Pass\",\"Result\":{\"b\":\"${Bucket}\"},\"End\":true}}}",
-            "DefinitionSubstitutions": {"Bucket": {"Ref": "Bucket"}},
-            "LoggingConfiguration": {"Level": "ERROR", "IncludeExecutionData": False, "Destinations": [{"CloudWatchLogsLogGroup": {"LogGroupArn": {"Fn::GetAtt": ["Logs", "Arn"]}}}]}}},
-        "Dead": {"Type": "AWS::SQS::Queue", "Properties": {"SqsManagedSseEnabled": True}},
-        "DeadPolicy": {"Type": "AWS::SQS::QueuePolicy", "Properties": {"Queues": [{"Ref": "Dead"}], "PolicyDocument": ALLOW}},
-        "Rule": {"Type": "AWS::Events::Rule", "Properties": {"EventPattern": {"source": ["aws.sagemaker"], "detail-type": ["SageMaker Model Package State Change"], "detail": {"ModelPackageGroupName": [{"Ref": "AWS::StackName"}]}}, "Targets": [
-            {"Id": "m", "Arn": {"Ref": "Machine"}, "RoleArn": {"Fn::GetAtt": ["Role", "Arn"]}, "DeadLetterConfig": {"Arn": {"Fn::GetAtt": ["Dead", "Arn"]}}, "RetryPolicy": {"MaximumRetryAttempts": 3}}]}},
-        "Parameter": {"Type": "AWS::SSM::Parameter", "Properties": {"Type": "String", "Name": {"Fn::Sub": "/stepforge/${Who}/bucket"}, "Value": {"Ref": "Bucket"}}},
-        "Group": {"Type": "AWS::SageMaker::ModelPackageGroup", "Properties": {"ModelPackageGroupName": {"Ref": "AWS::StackName"}, "Tags": [{"Key": "a", "Value": "b"}]}},
-        "Secret": {"Type": "AWS::SecretsManager::Secret", "Properties": {"SecretString": "first"}},
-        "SecretPolicy": {"Type": "AWS::SecretsManager::ResourcePolicy", "Properties": {"SecretId": {"Ref": "Secret"}, "ResourcePolicy": {"Version": "2012-10-17", "Statement": []}}},
-        "Rotation": {"Type": "AWS::SecretsManager::RotationSchedule", "DependsOn": "Permission", "Properties": {"SecretId": {"Ref": "Secret"}, "RotationLambdaARN": {"Fn::GetAtt": ["Function", "Arn"]}, "RotationRules": {"ScheduleExpression": "rate(30 days)"}}},
-        "Metadata": {"Type": "AWS::CDK::Metadata", "Properties": {"Analytics": "v2"}},
-    },
-    "Outputs": {"Secret": {"Value": {"Ref": "Secret"}}, "Group": {"Value": {"Ref": "Group"}}, "Machine": {"Value": {"Ref": "Machine"}}, "Dead": {"Value": {"Ref": "Dead"}}},
-}  # fmt: skip
+def template() -> Json:
+    """A stack of the types that the project's own template has."""
+    return json.loads((Path(__file__).parent / "stack.json").read_text().replace('"@ROTATES"', json.dumps(ROTATES)))
 
 
-def stack(aws: LocalAws, name: str, template: Json) -> dict[str, str]:
+def stack(aws: LocalAws, name: str, body: Json) -> dict[str, str]:
     client = aws.client("cloudformation")
-    exists = any(s["StackName"] == name and s["StackStatus"] != "DELETE_COMPLETE" for s in client.list_stacks()["StackSummaries"])  # fmt: skip
+    exists = any(
+        s["StackName"] == name and s["StackStatus"] != "DELETE_COMPLETE" for s in client.list_stacks()["StackSummaries"]
+    )
     (client.update_stack if exists else client.create_stack)(
-        StackName=name, TemplateBody=json.dumps(template), Capabilities=["CAPABILITY_IAM"]
+        StackName=name, TemplateBody=json.dumps(body), Capabilities=["CAPABILITY_IAM"]
     )
     done = wait(
         lambda: client.describe_stacks(StackName=name)["Stacks"][0],
@@ -190,7 +169,7 @@ def stack(aws: LocalAws, name: str, template: Json) -> dict[str, str]:
 
 
 def test_a_stack_has_what_the_template_says_and_lives_through_an_update(local_aws: LocalAws) -> None:
-    outputs = stack(local_aws, "whole", TEMPLATE)
+    outputs = stack(local_aws, "whole", template())
     assert outputs["Secret"].startswith("arn:aws:secretsmanager:us-east-1:000000000000:secret:")
     assert outputs["Group"] == "arn:aws:sagemaker:us-east-1:000000000000:model-package-group/whole"
     assert (
@@ -199,7 +178,7 @@ def test_a_stack_has_what_the_template_says_and_lives_through_an_update(local_aw
     secrets = local_aws.client("secretsmanager")
     wait(lambda: secrets.get_secret_value(SecretId=outputs["Secret"])["SecretString"], lambda value: value == "rotated")
     local_aws.client("s3").put_object(Bucket="stack-artifacts", Key="kept", Body=b"1")
-    changed = json.loads(json.dumps(TEMPLATE))
+    changed = template()
     changed["Resources"]["Logs"]["Properties"]["RetentionInDays"] = 14
     changed["Resources"]["Group"]["Properties"]["Tags"] = [{"Key": "a", "Value": "c"}]
     changed["Resources"]["Secret"]["Properties"]["Description"] = "of a provider"

@@ -63,14 +63,24 @@ def test_what_a_person_would_miss_survives_the_servers_death(own_aws: LocalAws) 
     sagemaker.create_model_package_group(ModelPackageGroupName="kept")
     package = sagemaker.create_model_package(ModelPackageGroupName="kept")["ModelPackageArn"]
     source = {"S3Uri": "s3://kept/model/", "S3DataType": "S3Prefix", "CompressionType": "None"}
-    sagemaker.create_model(ModelName="m", PrimaryContainer={"Image": image, "ModelDataSource": {"S3DataSource": source}}, ExecutionRoleArn=ROLE)  # fmt: skip
+    sagemaker.create_model(
+        ModelName="m",
+        PrimaryContainer={"Image": image, "ModelDataSource": {"S3DataSource": source}},
+        ExecutionRoleArn=ROLE,
+    )
     variant = {"VariantName": "all", "ModelName": "m", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
     sagemaker.create_endpoint_config(EndpointConfigName="m", ProductionVariants=[variant])
     sagemaker.create_endpoint(EndpointName="m", EndpointConfigName="m")
     wait(lambda: sagemaker.describe_endpoint(EndpointName="m")["EndpointStatus"], lambda s: s == "InService")
 
-    run = job_request("again-a1", image, bucket="kept", hyperparameters={"steps": "6", "seconds": "0.5"}, RetryStrategy={"MaximumRetryAttempts": 2},
-        CheckpointConfig={"S3Uri": "s3://kept/checkpoints/again"})  # fmt: skip
+    run = job_request(
+        "again-a1",
+        image,
+        bucket="kept",
+        hyperparameters={"steps": "6", "seconds": "0.5"},
+        RetryStrategy={"MaximumRetryAttempts": 2},
+        CheckpointConfig={"S3Uri": "s3://kept/checkpoints/again"},
+    )
     state = {
         "Type": "Task",
         "Resource": "arn:aws:states:::sagemaker:createTrainingJob.sync",

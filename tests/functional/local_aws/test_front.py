@@ -11,6 +11,7 @@ import urllib.request
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -116,13 +117,10 @@ def test_the_state_is_the_users_own_and_the_server_listens_on_loopback(local_aws
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for name in ("key.json", "server.json", "sagemaker.db"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
-    pid = status().pid
-    inodes = {os.readlink(f"/proc/{pid}/fd/{fd}")[8:-1] for fd in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:")}  # fmt: skip
-    rows = [line.split() for name in ("tcp", "tcp6") for line in open(f"/proc/{pid}/net/{name}").readlines()[1:]]
-    listening = [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]
-    assert [address.split(":")[0] for address in listening] == ["0100007F"]
-    environment = open(f"/proc/{pid}/environ").read()
-    assert "PYTEST_CURRENT_TEST" not in environment
+    process = psutil.Process(status().pid)
+    listening = [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert listening == ["127.0.0.1"]
+    assert "PYTEST_CURRENT_TEST" not in process.environ()
 
 
 def test_many_processes_that_call_at_once_get_one_server(local_aws: LocalAws) -> None:

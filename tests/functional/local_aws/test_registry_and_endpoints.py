@@ -108,12 +108,18 @@ def test_packages_have_versions_client_tokens_and_keep_what_they_are_given(local
         "ModelPackageGroupName": "faces",
         "ClientToken": "t1",
         "ModelApprovalStatus": "PendingManualApproval",
-        "InferenceSpecification": {"Containers": [container], "SupportedContentTypes": ["text/plain"], "SupportedResponseMIMETypes": []},
+        "InferenceSpecification": {
+            "Containers": [container],
+            "SupportedContentTypes": ["text/plain"],
+            "SupportedResponseMIMETypes": [],
+        },
         "CustomerMetadataProperties": {"model_sha256": "0" * 64},
-        "ModelMetrics": {"ModelQuality": {"Statistics": {"ContentType": "application/json", "S3Uri": "s3://models/e.json"}}},
+        "ModelMetrics": {
+            "ModelQuality": {"Statistics": {"ContentType": "application/json", "S3Uri": "s3://models/e.json"}}
+        },
         "ModelCard": {"ModelCardContent": "{}", "ModelCardStatus": "Draft"},
         "ModelLifeCycle": {"Stage": "Development", "StageStatus": "Approved"},
-    }  # fmt: skip
+    }
     arn = sagemaker.create_model_package(**given)["ModelPackageArn"]
     assert sagemaker.create_model_package(**given)["ModelPackageArn"] == arn
     with pytest.raises(ClientError, match="was used for another"):
@@ -173,7 +179,15 @@ def _problems(shape: Shape, value: Json, path: str) -> list[str]:
         return [problem for item in value for problem in _problems(shape.member, item, f"{path}[]")]
     if isinstance(shape, MapShape):
         return [problem for item in value.values() for problem in _problems(shape.value, item, f"{path}{{}}")]
-    types = {"string": str, "integer": int, "long": int, "boolean": bool, "timestamp": (int, float), "float": (int, float), "double": (int, float)}  # fmt: skip
+    types = {
+        "string": str,
+        "integer": int,
+        "long": int,
+        "boolean": bool,
+        "timestamp": (int, float),
+        "float": (int, float),
+        "double": (int, float),
+    }
     right = isinstance(value, types[shape.type_name]) and (shape.type_name == "boolean" or not isinstance(value, bool))
     enum = getattr(shape, "enum", [])
     return [] if right and (not enum or value in enum) else [f"{path}: {value!r} is not a {shape.type_name} {enum}"]
@@ -187,24 +201,43 @@ def test_every_answer_has_the_shape_that_botocore_has(local_aws: LocalAws, image
     group_arn = "arn:aws:sagemaker:us-east-1:000000000000:model-package-group/shape"
     package = {"ModelPackageName": "arn:aws:sagemaker:us-east-1:000000000000:model-package/shape/1"}
     calls: list[tuple[str, Json]] = [
-        ("CreateTrainingJob", job), ("DescribeTrainingJob", {"TrainingJobName": "shape-a1"}), ("ListTrainingJobs", {"MaxResults": 1}),
-        ("StopTrainingJob", {"TrainingJobName": "shape-a1"}), ("CreateModelPackageGroup", {"ModelPackageGroupName": "shape"}),
-        ("DescribeModelPackageGroup", {"ModelPackageGroupName": "shape"}), ("ListModelPackageGroups", {}),
-        ("AddTags", {"ResourceArn": group_arn, "Tags": [{"Key": "a", "Value": "b"}]}), ("ListTags", {"ResourceArn": group_arn}),
-        ("DeleteTags", {"ResourceArn": group_arn, "TagKeys": ["a"]}),
-        ("CreateModelPackage", {"ModelPackageGroupName": "shape", "InferenceSpecification": {"Containers": [container]}}),
-        ("DescribeModelPackage", package), ("ListModelPackages", {"ModelPackageGroupName": "shape"}),
-        ("UpdateModelPackage", {"ModelPackageArn": package["ModelPackageName"], "ModelApprovalStatus": "Rejected"}),
-        ("DeleteModelPackage", package), ("DeleteModelPackageGroup", {"ModelPackageGroupName": "shape"}),
-        ("CreateModel", {"ModelName": "shape", "PrimaryContainer": {"Image": image}}), ("DescribeModel", {"ModelName": "shape"}), ("ListModels", {}),
-        ("CreateEndpointConfig", {"EndpointConfigName": "shape", "ProductionVariants": [variant]}),
-        ("DescribeEndpointConfig", {"EndpointConfigName": "shape"}), ("ListEndpointConfigs", {}),
-        ("CreateEndpoint", {"EndpointName": "shape", "EndpointConfigName": "shape"}), ("DescribeEndpoint", {"EndpointName": "shape"}),
-        ("ListEndpoints", {}), ("wait", {}), ("UpdateEndpoint", {"EndpointName": "shape", "EndpointConfigName": "shape"}), ("wait", {}),
-        ("DescribeEndpoint", {"EndpointName": "shape"}), ("DeleteEndpoint", {"EndpointName": "shape"}),
-        ("DeleteEndpointConfig", {"EndpointConfigName": "shape"}), ("DeleteModel", {"ModelName": "shape"}),
+        ("CreateTrainingJob", job),
         ("DescribeTrainingJob", {"TrainingJobName": "shape-a1"}),
-    ]  # fmt: skip
+        ("ListTrainingJobs", {"MaxResults": 1}),
+        ("StopTrainingJob", {"TrainingJobName": "shape-a1"}),
+        ("CreateModelPackageGroup", {"ModelPackageGroupName": "shape"}),
+        ("DescribeModelPackageGroup", {"ModelPackageGroupName": "shape"}),
+        ("ListModelPackageGroups", {}),
+        ("AddTags", {"ResourceArn": group_arn, "Tags": [{"Key": "a", "Value": "b"}]}),
+        ("ListTags", {"ResourceArn": group_arn}),
+        ("DeleteTags", {"ResourceArn": group_arn, "TagKeys": ["a"]}),
+        (
+            "CreateModelPackage",
+            {"ModelPackageGroupName": "shape", "InferenceSpecification": {"Containers": [container]}},
+        ),
+        ("DescribeModelPackage", package),
+        ("ListModelPackages", {"ModelPackageGroupName": "shape"}),
+        ("UpdateModelPackage", {"ModelPackageArn": package["ModelPackageName"], "ModelApprovalStatus": "Rejected"}),
+        ("DeleteModelPackage", package),
+        ("DeleteModelPackageGroup", {"ModelPackageGroupName": "shape"}),
+        ("CreateModel", {"ModelName": "shape", "PrimaryContainer": {"Image": image}}),
+        ("DescribeModel", {"ModelName": "shape"}),
+        ("ListModels", {}),
+        ("CreateEndpointConfig", {"EndpointConfigName": "shape", "ProductionVariants": [variant]}),
+        ("DescribeEndpointConfig", {"EndpointConfigName": "shape"}),
+        ("ListEndpointConfigs", {}),
+        ("CreateEndpoint", {"EndpointName": "shape", "EndpointConfigName": "shape"}),
+        ("DescribeEndpoint", {"EndpointName": "shape"}),
+        ("ListEndpoints", {}),
+        ("wait", {}),
+        ("UpdateEndpoint", {"EndpointName": "shape", "EndpointConfigName": "shape"}),
+        ("wait", {}),
+        ("DescribeEndpoint", {"EndpointName": "shape"}),
+        ("DeleteEndpoint", {"EndpointName": "shape"}),
+        ("DeleteEndpointConfig", {"EndpointConfigName": "shape"}),
+        ("DeleteModel", {"ModelName": "shape"}),
+        ("DescribeTrainingJob", {"TrainingJobName": "shape-a1"}),
+    ]
     service = botocore.session.get_session().get_service_model("sagemaker")
     problems: list[str] = []
     for operation, request in calls:

@@ -121,11 +121,18 @@ def test_a_task_without_heartbeats_times_out_and_one_with_them_does_not(local_aw
     [
         {"P": {"Type": "Pass", "Parameters": {"x.$": "$.missing"}, "End": True}},
         {"P": {"Type": "Pass", "InputPath": "$.a[3].b", "End": True}},
-        {"C": {"Type": "Choice", "Choices": [{"Variable": "$.missing", "StringEquals": "x", "Next": "E"}], "Default": "E"}, "E": {"Type": "Succeed"}},
+        {
+            "C": {
+                "Type": "Choice",
+                "Choices": [{"Variable": "$.missing", "StringEquals": "x", "Next": "E"}],
+                "Default": "E",
+            },
+            "E": {"Type": "Succeed"},
+        },
         {"T": task(LAMBDA, {"FunctionName": "raises", "Payload.$": "$.missing"}, Catch=catch("States.ALL")), **CAUGHT},
     ],
     ids=["parameters", "input path", "choice", "not caught by States.ALL"],
-)  # fmt: skip
+)
 def test_a_path_that_selects_nothing_is_a_runtime_error(
     local_aws: LocalAws, states: Json, request: pytest.FixtureRequest
 ) -> None:
@@ -196,7 +203,10 @@ def test_errors_of_sagemaker_have_the_names_of_the_java_sdk(
 ) -> None:
     if isinstance(parameters, str):
         parameters = job_request(parameters, image, bucket="machines")
-        if "machine-a2" not in {j["TrainingJobName"] for j in local_aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]}:  # fmt: skip
+        if "machine-a2" not in {
+            j["TrainingJobName"]
+            for j in local_aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]
+        }:
             local_aws.client("sagemaker").create_training_job(**parameters)
     done = run_machine(
         local_aws, f"errors-{request.node.callspec.id}", {"T": task(f"arn:aws:states:::{resource}", parameters)}
@@ -212,9 +222,12 @@ def test_stopping_an_execution_stops_its_child_and_the_job_of_the_child(local_aw
     sfn, sagemaker = local_aws.client("stepfunctions"), local_aws.client("sagemaker")
     execution = sfn.start_execution(stateMachineArn=parent)["executionArn"]
     wait(
-        lambda: [j["TrainingJobStatus"] for j in sagemaker.list_training_jobs(NameContains="stopped-a1")["TrainingJobSummaries"]],
+        lambda: [
+            j["TrainingJobStatus"]
+            for j in sagemaker.list_training_jobs(NameContains="stopped-a1")["TrainingJobSummaries"]
+        ],
         lambda found: found == ["InProgress"],
-    )  # fmt: skip
+    )
     sfn.stop_execution(executionArn=execution, error="Stopped", cause="by the user")
     assert ended(local_aws, "stopped-a1")["TrainingJobStatus"] == "Stopped"
     children = sfn.list_executions(stateMachineArn=child)["executions"]
@@ -227,10 +240,18 @@ def test_a_child_has_a_name_a_parsed_output_and_fails_its_parent_with_itself_as_
     bad = machine(local_aws, "bad-child", {"F": {"Type": "Fail", "Error": "Gate", "Cause": "record 17"}})
     nested = "arn:aws:states:::states:startExecution.sync:2"
     states = {
-        "Good": {**task(nested, {"StateMachineArn": good, "Name": "r1", "Input": {"a": {"b": 1}}}, ResultSelector={"b.$": "$.Output.a.b"}, ResultPath="$.good"), "Next": "Bad"},
+        "Good": {
+            **task(
+                nested,
+                {"StateMachineArn": good, "Name": "r1", "Input": {"a": {"b": 1}}},
+                ResultSelector={"b.$": "$.Output.a.b"},
+                ResultPath="$.good",
+            ),
+            "Next": "Bad",
+        },
         "Bad": task(nested, {"StateMachineArn": bad, "Name": "r1", "Input": {}}, Catch=catch("States.TaskFailed")),
         **CAUGHT,
-    }  # fmt: skip
+    }
     del states["Good"]["End"]
     output = json.loads(run_machine(local_aws, "nests", states)["output"])
     assert output["good"] == {"b": 1}

@@ -76,7 +76,7 @@ def _rotate(secret: Json, function: str, version: str) -> None:
 
 
 def _name(arn: str) -> str:
-    key, secret = secretsmanager._resolve(arn)
+    _, secret = secretsmanager._resolve(arn)
     return secret["Name"] if secret else arn
 
 

@@ -68,11 +68,13 @@ def _constraints(shape: Shape, value: Json, path: str) -> Any:
     if "max" in bounds and size is not None and not isinstance(value, bool) and size > bounds["max"]:
         yield f"Value at '{path}' failed to satisfy constraint: Member must be at most {bounds['max']}, given {size}"
     if isinstance(value, str):
-        if shape.enum and value not in shape.enum:  # type: ignore[attr-defined]
-            yield f"Value '{value}' at '{path}' failed to satisfy constraint: Member must satisfy enum value set: {shape.enum}"  # type: ignore[attr-defined]
+        failed = f"Value '{value}' at '{path}' failed to satisfy constraint: Member must satisfy"
+        allowed = getattr(shape, "enum", [])
+        if allowed and value not in allowed:
+            yield f"{failed} enum value set: {allowed}"
         pattern = bounds.get("pattern")
         if pattern and not _compiled(pattern).fullmatch(value):
-            yield f"Value '{value}' at '{path}' failed to satisfy constraint: Member must satisfy regular expression pattern: {pattern}"
+            yield f"{failed} regular expression pattern: {pattern}"
 
 
 _MARKS = "!-/:-@\\[-`{-~\u00a1-\u00bf\u2000-\u2bff\u3000-\u303f"
