@@ -131,7 +131,9 @@ def add_gradient(
             with torch.no_grad(), as_reference(reference):
                 other = score(reference.network, prompts[rows], completions[rows], device=device)
                 reference_logps_BT = other.logps(work.temperature)
-            penalty_BT = work.beta * k3(logps_BT, reference_logps_BT)
+            # Times the ratio, which is 1: without it k3 has the right value and a biased gradient.
+            ratio_BT = (logps_BT - logps_BT.detach()).exp()
+            penalty_BT = work.beta * ratio_BT * k3(logps_BT, reference_logps_BT)
             k3_sum += float(penalty_BT.detach()[scored.mask_BT].sum()) / work.beta
         advantages = advantages_B[rows].to(device)
         loss_BT = clipped_loss(logps_BT, logps_BT.detach(), advantages, clip=work.clip, penalty_BT=penalty_BT)
@@ -151,6 +153,7 @@ def add_gradient(
 GRPO_CHOICES: dict[str, Any] = {
     "loss": "GRPO: mean over a rollout's tokens, then over all rollouts; one update a batch",
     "advantage": "(r - mean) / (std + 1e-4) within the group, std with Bessel's correction",
+    "kl_penalty": "beta x k3 x ratio, whose gradient is unbiased",
     "dynamic_sampling": "none: groups without spread take no part, and a step of them alone changes nothing",
     "tokens": "completion tokens of the groups that took part",
 }
