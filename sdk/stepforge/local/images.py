@@ -62,7 +62,7 @@ def registered(layout: Layout) -> dict[str, Image]:
 def register_images(images: dict[str, Image], *, base: Path | None = None) -> None:
     """Let these repositories run, beside those that are registered already. A running server sees it at once.
 
-    Keys are addresses; digests and tags are left out. Writing needs access to the private folder, so only the owner can.
+    Keys are addresses; digests and tags are left out. Only who can write into the private folder can register.
     """
     layout = Layout.of(base or home())
     layout.create()
@@ -90,7 +90,8 @@ def entrypoint(dockerfile: Path) -> list[str]:
             found = rest.strip()
     if found is None:
         raise InvalidInput(
-            f'{dockerfile} has no ENTRYPOINT in its last stage: add one in exec form, such as ENTRYPOINT ["python", "-m", "package"]'
+            f"{dockerfile} has no ENTRYPOINT in its last stage: add one in exec form, "
+            'such as ENTRYPOINT ["python", "-m", "package"]'
         )
     try:
         argv = json.loads(found)

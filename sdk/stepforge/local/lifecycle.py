@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -42,10 +43,15 @@ class LocalAws:
 
     def client(self, service: str, **options: Any) -> Any:
         """A boto3 client of this local AWS, whatever the caller's own profile and region are."""
-        import boto3
+        return _session(self).client(service, endpoint_url=self.endpoint_url, **options)
 
-        session = boto3.session.Session(self.access_key_id, self.secret_access_key, region_name=self.region)
-        return session.client(service, endpoint_url=self.endpoint_url, **options)
+
+@functools.lru_cache(maxsize=8)
+def _session(aws: LocalAws) -> Any:
+    """One for all clients: it keeps the service models that each would read anew."""
+    import boto3
+
+    return boto3.session.Session(aws.access_key_id, aws.secret_access_key, region_name=aws.region)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The server: `python -m stepforge.local.server`, started by `stepforge.local.ensure_up()` in an environment of its own.
+"""The server: `python -m stepforge.local.server`, as `stepforge.local.ensure_up()` starts it.
 
 One process: the front, the SageMaker service, and ministack called in-process, so that the backend has no port.
 """

@@ -36,8 +36,9 @@ for step in range(start, int(hp.get("steps", "2"))):
 if "fail" in hp:
     (base / "output/failure").write_text(hp["fail"]); sys.exit(3)
 if "kill" in hp and start == 0: os.kill(os.getpid(), 9)
+data = base / "input/data"
 (base / "model/weights.txt").write_text(json.dumps({"start": start, "argv": sys.argv[1:],
-    "channels": {p.relative_to(base / "input/data").as_posix(): p.read_text() for p in sorted((base / "input/data").rglob("*")) if p.is_file()},
+    "channels": {p.relative_to(data).as_posix(): p.read_text() for p in sorted(data.rglob("*")) if p.is_file()},
     "secret": "AWS_SECRET_ACCESS_KEY" in os.environ, "offline": os.environ["HF_HUB_OFFLINE"]}))
 (base / "model/manifest.json").write_text("{}")
 """
@@ -106,19 +107,16 @@ def ended(aws: LocalAws, job: str, *, seconds: float = 20) -> Json:
     )
 
 
-def function(aws: LocalAws, name: str, source: str, **more: Json) -> str:
+def zipped(source: str) -> bytes:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as files:
         files.writestr("index.py", source)
-    created = aws.client("lambda").create_function(
-        FunctionName=name,
-        Runtime="python3.11",
-        Role=ROLE,
-        Handler="index.handler",
-        Code={"ZipFile": archive.getvalue()},
-        **more,
-    )
-    return created["FunctionArn"]
+    return archive.getvalue()
+
+
+def function(aws: LocalAws, name: str, source: str, **more: Json) -> str:
+    request = {"FunctionName": name, "Runtime": "python3.11", "Role": ROLE, "Handler": "index.handler", **more}
+    return aws.client("lambda").create_function(**request, Code={"ZipFile": zipped(source)})["FunctionArn"]
 
 
 def machine(aws: LocalAws, name: str, states: Json, *, start: str | None = None) -> str:

@@ -67,7 +67,9 @@ def receive(aws: LocalAws, queue: str) -> str:
 
 
 def test_catch_and_retry_go_by_the_class_of_a_handlers_exception(local_aws: LocalAws, raises: str) -> None:
-    retry = [{"ErrorEquals": ["Overrun"], "IntervalSeconds": 1, "MaxAttempts": 1, "BackoffRate": 1, "MaxDelaySeconds": 1}]
+    retry = [
+        {"ErrorEquals": ["Overrun"], "IntervalSeconds": 1, "MaxAttempts": 1, "BackoffRate": 1, "MaxDelaySeconds": 1}
+    ]
     state = task(LAMBDA, {"FunctionName": raises, "Payload.$": "$"}, Retry=retry, Catch=catch("Overrun"))
     done = run_machine(local_aws, "by-class", {"T": state, **CAUGHT})
     error = json.loads(done["output"])["error"]
@@ -119,11 +121,18 @@ def test_a_task_without_heartbeats_times_out_and_one_with_them_does_not(local_aw
     [
         {"P": {"Type": "Pass", "Parameters": {"x.$": "$.missing"}, "End": True}},
         {"P": {"Type": "Pass", "InputPath": "$.a[3].b", "End": True}},
-        {"C": {"Type": "Choice", "Choices": [{"Variable": "$.missing", "StringEquals": "x", "Next": "E"}], "Default": "E"}, "E": {"Type": "Succeed"}},
+        {
+            "C": {
+                "Type": "Choice",
+                "Choices": [{"Variable": "$.missing", "StringEquals": "x", "Next": "E"}],
+                "Default": "E",
+            },
+            "E": {"Type": "Succeed"},
+        },
         {"T": task(LAMBDA, {"FunctionName": "raises", "Payload.$": "$.missing"}, Catch=catch("States.ALL")), **CAUGHT},
     ],
     ids=["parameters", "input path", "choice", "not caught by States.ALL"],
-)  # fmt: skip
+)
 def test_a_path_that_selects_nothing_is_a_runtime_error(
     local_aws: LocalAws, states: Json, request: pytest.FixtureRequest
 ) -> None:
@@ -135,7 +144,10 @@ def test_a_path_that_selects_nothing_is_a_runtime_error(
 
 def test_is_present_tells_null_from_absent(local_aws: LocalAws) -> None:
     choices = [
-        {"And": [{"Variable": "$.null", "IsPresent": True}, {"Variable": "$.absent", "IsPresent": False}], "Next": "Yes"}
+        {
+            "And": [{"Variable": "$.null", "IsPresent": True}, {"Variable": "$.absent", "IsPresent": False}],
+            "Next": "Yes",
+        }
     ]
     states = {
         "C": {"Type": "Choice", "Choices": choices, "Default": "No"},
@@ -152,7 +164,9 @@ def image(local_aws: LocalAws) -> str:
 
 
 def test_a_machine_runs_a_training_job_and_gets_its_description(local_aws: LocalAws, image: str) -> None:
-    state = task("arn:aws:states:::sagemaker:createTrainingJob.sync", job_request("machine-a1", image, bucket="machines"))
+    state = task(
+        "arn:aws:states:::sagemaker:createTrainingJob.sync", job_request("machine-a1", image, bucket="machines")
+    )
     again = task(
         "arn:aws:states:::aws-sdk:sagemaker:describeTrainingJob",
         {"TrainingJobName": "machine-a1"},
@@ -189,7 +203,10 @@ def test_errors_of_sagemaker_have_the_names_of_the_java_sdk(
 ) -> None:
     if isinstance(parameters, str):
         parameters = job_request(parameters, image, bucket="machines")
-        if "machine-a2" not in {j["TrainingJobName"] for j in local_aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]}:  # fmt: skip
+        if "machine-a2" not in {
+            j["TrainingJobName"]
+            for j in local_aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]
+        }:
             local_aws.client("sagemaker").create_training_job(**parameters)
     done = run_machine(
         local_aws, f"errors-{request.node.callspec.id}", {"T": task(f"arn:aws:states:::{resource}", parameters)}
@@ -205,9 +222,12 @@ def test_stopping_an_execution_stops_its_child_and_the_job_of_the_child(local_aw
     sfn, sagemaker = local_aws.client("stepfunctions"), local_aws.client("sagemaker")
     execution = sfn.start_execution(stateMachineArn=parent)["executionArn"]
     wait(
-        lambda: [j["TrainingJobStatus"] for j in sagemaker.list_training_jobs(NameContains="stopped-a1")["TrainingJobSummaries"]],
+        lambda: [
+            j["TrainingJobStatus"]
+            for j in sagemaker.list_training_jobs(NameContains="stopped-a1")["TrainingJobSummaries"]
+        ],
         lambda found: found == ["InProgress"],
-    )  # fmt: skip
+    )
     sfn.stop_execution(executionArn=execution, error="Stopped", cause="by the user")
     assert ended(local_aws, "stopped-a1")["TrainingJobStatus"] == "Stopped"
     children = sfn.list_executions(stateMachineArn=child)["executions"]
@@ -220,10 +240,18 @@ def test_a_child_has_a_name_a_parsed_output_and_fails_its_parent_with_itself_as_
     bad = machine(local_aws, "bad-child", {"F": {"Type": "Fail", "Error": "Gate", "Cause": "record 17"}})
     nested = "arn:aws:states:::states:startExecution.sync:2"
     states = {
-        "Good": {**task(nested, {"StateMachineArn": good, "Name": "r1", "Input": {"a": {"b": 1}}}, ResultSelector={"b.$": "$.Output.a.b"}, ResultPath="$.good"), "Next": "Bad"},
+        "Good": {
+            **task(
+                nested,
+                {"StateMachineArn": good, "Name": "r1", "Input": {"a": {"b": 1}}},
+                ResultSelector={"b.$": "$.Output.a.b"},
+                ResultPath="$.good",
+            ),
+            "Next": "Bad",
+        },
         "Bad": task(nested, {"StateMachineArn": bad, "Name": "r1", "Input": {}}, Catch=catch("States.TaskFailed")),
         **CAUGHT,
-    }  # fmt: skip
+    }
     del states["Good"]["End"]
     output = json.loads(run_machine(local_aws, "nests", states)["output"])
     assert output["good"] == {"b": 1}

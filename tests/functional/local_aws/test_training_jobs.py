@@ -45,8 +45,12 @@ def test_a_job_reads_its_channels_and_leaves_a_model_logs_metrics_and_times(loca
     ]
     weights = json.loads(s3.get_object(Bucket="artifacts", Key="jobs/whole-a1/output/model/weights.txt")["Body"].read())
     assert weights == {
-        "start": 0, "argv": ["train"], "channels": {"spec/spec.json": "{}", "data/deep/shard": "row"}, "secret": False, "offline": "1",
-    }  # fmt: skip
+        "start": 0,
+        "argv": ["train"],
+        "channels": {"spec/spec.json": "{}", "data/deep/shard": "row"},
+        "secret": False,
+        "offline": "1",
+    }
     stream = local_aws.client("logs").describe_log_streams(
         logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix="whole-a1/algo-1-"
     )

@@ -1,4 +1,4 @@
-"""State that is saved while the backend runs: upstream saves it at a graceful end alone, so a kill -9 loses everything."""
+"""State that is saved while the backend runs: upstream saves at a graceful end alone, so a kill -9 loses everything."""
 
 from __future__ import annotations
 

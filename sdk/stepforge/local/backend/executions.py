@@ -75,8 +75,8 @@ def nested_start_execution(resource: str, input_data: Json) -> Json:
 
 
 def nested_start_execution_sync(resource: str, input_data: Json) -> Json:
-    """Upstream runs the child in the parent's thread as an express one: unnamed, not listed, not stopped with its parent,
-    and its error is raised as the parent's own. On AWS the parent sees States.TaskFailed with the child as Cause."""
+    """Upstream runs the child in the parent's thread as an express one: unnamed, not listed, not stopped with its
+    parent, and its error is the parent's own. On AWS the parent sees States.TaskFailed with the child as Cause."""
     arn = _start_nested(input_data)
     child = sfn._executions[arn]
     try:

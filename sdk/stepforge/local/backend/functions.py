@@ -1,4 +1,4 @@
-"""Lambda: handlers run in processes of their own; what upstream's runtime tells them, and tells about them, is mended."""
+"""Lambda: what upstream's runtime tells its handlers, which run in processes of their own, and tells about them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def execute_function_warm(func: Json, event: Json, request_id: str) -> Json:
 def acquire_worker(
     func_name: str, config: Json, code_zip: bytes, qualifier: str = "$LATEST", max_concurrency: int | None = None
 ) -> Json:
-    """Upstream forgets to end the warm workers on some ways of an update; one of other code or settings must not answer."""
+    """Upstream keeps warm workers through some kinds of update; one of other code or settings must not answer."""
     watched = ("Environment", "Handler", "Timeout", "MemorySize", "Layers", "Role")
     wanted = {name: config.get(name) for name in watched}
     stale = []

@@ -1,5 +1,6 @@
-"""Step Functions: a JSONPath that selects nothing is States.Runtime, as
-https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html#error-handling-error-representation says.
+"""Step Functions: a JSONPath that selects nothing is States.Runtime.
+
+https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html
 """
 
 from __future__ import annotations

@@ -196,7 +196,13 @@ class _Call:
 def _await_token(resource: str, effective: Json, token: str, heartbeat: float | None, run: waiting.TaskRun) -> Json:
     """Upstream swallows the failure of a handler, and waits for an answer that nobody will give."""
     answered = threading.Event()
-    info = {"event": answered, "result": None, "error": None, "heartbeat": None, "beat": time.monotonic()}
+    info: dict[str, Any] = {
+        "event": answered,
+        "result": None,
+        "error": None,
+        "heartbeat": None,
+        "beat": time.monotonic(),
+    }
     sfn._task_tokens[token] = info
     try:
         call = _Call(lambda: sfn._invoke_resource(resource, effective), run)

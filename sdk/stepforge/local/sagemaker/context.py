@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,9 +74,7 @@ class Context:
 
 
 def idempotent(context: Context, operation: str, request: Json, run: Callable[[], Json]) -> Json:
-    """Run once for each ClientToken: a repeated call gets the first one's answer, another request under it a conflict."""
-    import json
-
+    """Run once for each ClientToken: a repeated call gets the first answer, another request under it a conflict."""
     token = request.get("ClientToken")
     if token is None:
         return run()

@@ -1,7 +1,7 @@
 """Models, endpoint configurations and endpoints: the API. The processes that answer are in `serving.py`.
 
-https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html and its neighbours. One container and one
-production variant; no data capture, asynchronous or shadow variants.
+https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html and its neighbours. One container
+and one production variant; no data capture, asynchronous or shadow variants.
 """
 
 from __future__ import annotations

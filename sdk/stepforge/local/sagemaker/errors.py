@@ -16,7 +16,7 @@ def validation(message: str) -> ServiceError:
 
 
 def not_found(what: str | None = None) -> ServiceError:
-    """Describe operations answer ValidationException for a name that does not exist, whatever their documented errors."""
+    """Describe operations answer ValidationException for an unknown name, whatever errors their shapes document."""
     return validation(f"Could not find {what}." if what else "Requested resource not found.")
 
 

@@ -15,11 +15,29 @@ from stepforge.local.sagemaker.listing import page
 Json = Any
 ENDED = ("Completed", "Failed", "Stopped")
 _SPECIFIED = (
-    "HyperParameters", "AlgorithmSpecification", "RoleArn", "InputDataConfig", "OutputDataConfig", "ResourceConfig", "VpcConfig",
-    "StoppingCondition", "EnableNetworkIsolation", "EnableInterContainerTrafficEncryption", "EnableManagedSpotTraining",
-    "CheckpointConfig", "DebugHookConfig", "ExperimentConfig", "DebugRuleConfigurations", "TensorBoardOutputConfig",
-    "ProfilerConfig", "ProfilerRuleConfigurations", "Environment", "RetryStrategy", "RemoteDebugConfig", "InfraCheckConfig",
-)  # fmt: skip
+    "HyperParameters",
+    "AlgorithmSpecification",
+    "RoleArn",
+    "InputDataConfig",
+    "OutputDataConfig",
+    "ResourceConfig",
+    "VpcConfig",
+    "StoppingCondition",
+    "EnableNetworkIsolation",
+    "EnableInterContainerTrafficEncryption",
+    "EnableManagedSpotTraining",
+    "CheckpointConfig",
+    "DebugHookConfig",
+    "ExperimentConfig",
+    "DebugRuleConfigurations",
+    "TensorBoardOutputConfig",
+    "ProfilerConfig",
+    "ProfilerRuleConfigurations",
+    "Environment",
+    "RetryStrategy",
+    "RemoteDebugConfig",
+    "InfraCheckConfig",
+)
 
 
 def create(context: Context, request: Json) -> Json:
@@ -47,7 +65,8 @@ def create(context: Context, request: Json) -> Json:
     with context.store.transaction():
         if context.store.get("job", name) is not None:
             raise in_use(
-                f"Training job names must be unique within an AWS account and region, and a training job with this name already exists ({arn})"
+                "Training job names must be unique within an AWS account and region, "
+                f"and a training job with this name already exists ({arn})"
             )
         context.store.put("job", name, job)
         context.store.tag(arn, request.get("Tags", []))
@@ -90,7 +109,7 @@ def artifacts_uri(request: Json) -> str:
 
 
 def post_event(context: Context, job: Json) -> None:
-    """https://docs.aws.amazon.com/sagemaker/latest/dg/automating-sagemaker-with-eventbridge.html (training job state)"""
+    """https://docs.aws.amazon.com/sagemaker/latest/dg/automating-sagemaker-with-eventbridge.html"""
     context.post_event("SageMaker Training Job State Change", job["TrainingJobArn"], job, "DescribeTrainingJob")
 
 

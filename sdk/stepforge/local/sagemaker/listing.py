@@ -17,7 +17,7 @@ def _seconds(value: Json) -> float:
 
 
 def page(request: Json, items: list[Json], member: str, *, name: str, filters: dict[str, str] | None = None) -> Json:
-    """One page of `items` as `{member: [...], NextToken}`. `filters` maps a request field to the item field it must equal."""
+    """One page of `items` as `{member: [...], NextToken}`. `filters`: request field to the item's that it equals."""
     for field, key in (filters or {}).items():
         if field in request:
             items = [item for item in items if item.get(key) == request[field]]

@@ -28,7 +28,8 @@ class Objects:
     def download(self, uri: str, folder: Path, *, required: bool) -> int:
         """Everything below a prefix, or the one object of that name. Returns the number of files.
 
-        Raises DownloadFailed where the bucket is missing, a key leads out of the folder, or nothing is there and it is required.
+        Raises DownloadFailed where the bucket is missing, a key leads out of the folder, or nothing of a required
+        prefix is there.
         """
         bucket, prefix = split_uri(uri)
         folder.mkdir(parents=True, exist_ok=True)

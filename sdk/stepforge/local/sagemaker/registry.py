@@ -1,7 +1,7 @@
 """Model package groups and packages.
 
-https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateModelPackage.html and its neighbours. Packages without
-a group, and validation of packages, are not covered.
+https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateModelPackage.html and its neighbours. Packages
+without a group, and validation of packages, are not covered.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def _create(context: Context, request: Json) -> Json:
         arn = context.arn("model-package", f"{name}/{version}")
         made = {key: value for key, value in request.items() if key not in ("Tags", "ClientToken", "ModelPackageName")}
         made |= {
+            "ModelPackageName": name,
             "ModelPackageGroupName": name,
             "ModelPackageVersion": version,
             "ModelPackageArn": arn,
@@ -157,7 +158,7 @@ def _update(context: Context, request: Json) -> Json:
 
 
 def _post(context: Context, known: Json, changed: list[str]) -> None:
-    """https://docs.aws.amazon.com/sagemaker/latest/dg/automating-sagemaker-with-eventbridge.html (model package state)"""
+    """https://docs.aws.amazon.com/sagemaker/latest/dg/automating-sagemaker-with-eventbridge.html"""
     document = {**known, "UpdatedModelPackageFields": changed} if changed else known
     context.post_event(
         "SageMaker Model Package State Change", known["ModelPackageArn"], document, "DescribeModelPackage"

@@ -133,11 +133,13 @@ class SageMakerService:
         return status, {**headers, "x-amzn-requestid": identifier}, body
 
     def _invoke(self, name: str, request: Request) -> Answer:
-        check_component(request.headers)  # type: ignore[arg-type]
+        check_component(request.headers)
         passed = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id")
         headers = {key: request.headers[key] for key in passed if key in request.headers}
         replica, answered, body = self._deployments.invoke(name, request.body, headers)
-        kept = {key: answered[key] for key in ("content-type", "x-amzn-sagemaker-custom-attributes") if key in answered}
+        kept: dict[str, str] = {
+            key: answered[key] for key in ("content-type", "x-amzn-sagemaker-custom-attributes") if key in answered
+        }
         return (
             200,
             {"content-type": "application/octet-stream", **kept, "x-amzn-invoked-production-variant": replica.variant},
@@ -145,7 +147,7 @@ class SageMakerService:
         )
 
     def _deliver(self) -> None:
-        """Events leave the outbox only when the backend's state that they led to is on disk: at least once, as on AWS."""
+        """Events leave the outbox when the state that they led to is on disk: at least once, as on AWS."""
         while not self._ending.is_set():
             self.context.events_wanted.wait(2)
             self.context.events_wanted.clear()

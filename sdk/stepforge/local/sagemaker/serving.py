@@ -13,6 +13,7 @@ import tarfile
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ class Deployments:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Take up what the last server left half done; replicas of endpoints in service come up with their first call."""
+        """Take up what the last server left half done. Endpoints in service get a replica with their first call."""
         shutil.rmtree(self._context.layout.endpoints, ignore_errors=True)
         self._context.layout.endpoints.mkdir(mode=0o700)
         for known in self._context.store.all("endpoint"):
@@ -181,6 +182,10 @@ class Deployments:
                 replica = Replica(self._context, name, wanted)
             except (DeploymentFailed, ServiceError) as error:
                 self._failed(name, known, str(error))
+                return
+            except Exception as error:
+                logger.exception("deployment of %s", name)
+                self._failed(name, known, f"InternalServerError: {error!r}")
                 return
             with self._lock:
                 old = self._replicas.pop(name, None)
@@ -242,7 +247,7 @@ class Deployments:
         if "Variant" not in known:
             raise ServiceError(
                 "ValidationError",
-                f"Endpoint {name} is {known['EndpointStatus']}: {known.get('FailureReason', 'it is not in service yet')}",
+                f"Endpoint {name} is {known['EndpointStatus']}: {known.get('FailureReason', 'not in service yet')}",
             )
         with self._lock:
             replica = self._replicas.get(name)
@@ -269,6 +274,6 @@ def _model_error(replica: Replica, status: int, text: str) -> ServiceError:
     )
 
 
-def check_component(headers: dict[str, str]) -> None:
+def check_component(headers: Mapping[str, str]) -> None:
     if headers.get("x-amzn-sagemaker-inference-component"):
         raise validation("InferenceComponentName is not covered here")

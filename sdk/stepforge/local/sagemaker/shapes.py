@@ -68,20 +68,34 @@ def _constraints(shape: Shape, value: Json, path: str) -> Any:
     if "max" in bounds and size is not None and not isinstance(value, bool) and size > bounds["max"]:
         yield f"Value at '{path}' failed to satisfy constraint: Member must be at most {bounds['max']}, given {size}"
     if isinstance(value, str):
-        if shape.enum and value not in shape.enum:  # type: ignore[attr-defined]
-            yield f"Value '{value}' at '{path}' failed to satisfy constraint: Member must satisfy enum value set: {shape.enum}"  # type: ignore[attr-defined]
+        failed = f"Value '{value}' at '{path}' failed to satisfy constraint: Member must satisfy"
+        allowed = getattr(shape, "enum", [])
+        if allowed and value not in allowed:
+            yield f"{failed} enum value set: {allowed}"
         pattern = bounds.get("pattern")
         if pattern and not _compiled(pattern).fullmatch(value):
-            yield f"Value '{value}' at '{path}' failed to satisfy constraint: Member must satisfy regular expression pattern: {pattern}"
+            yield f"{failed} regular expression pattern: {pattern}"
+
+
+_MARKS = "!-/:-@\\[-`{-~\u00a1-\u00bf\u2000-\u2bff\u3000-\u303f"
+_JAVA = {
+    r"\p{Alnum}": "A-Za-z0-9",
+    r"\p{L}": r"\w",
+    r"\p{N}": r"\d",
+    r"\p{Z}": r"\s",
+    r"\p{M}": "\u0300-\u036f",
+    r"\p{P}": _MARKS,
+    r"\p{S}": _MARKS,
+    r"\uD800\uDC00-\uDBFF\uDFFF": "\U00010000-\U0010ffff",
+}
 
 
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Java's classes of characters, where Python's have another name."""
-    for java, python in _CATEGORIES.items():
+    """Java's classes of characters by Python's nearest, and without the quantifiers of `$` that the model has."""
+    for java, python in _JAVA.items():
         pattern = pattern.replace(java, python)
-    # CustomerMetadataKey ends in `${1,128}`: a bound on the length that Python takes for a repeated end of line.
-    return re.compile(re.sub(r"\$\{\d+,\d+\}$", "", pattern))
+    return re.compile(re.sub(r"\$\{\d+,\d+\}", "$", pattern))
 
 
 def shaped(name: str, value: Json) -> Json:
@@ -114,19 +128,3 @@ def _convert(shape: Shape, value: Json, convert: Any) -> Json:
     if isinstance(shape, MapShape):
         return {key: _convert(shape.value, item, convert) for key, item in value.items()}
     return convert(value) if shape.type_name == "timestamp" else value
-
-
-# Python's re has no Unicode categories. All of these stand inside a character class; beyond Latin they are approximate.
-_CATEGORIES = {
-    r"\p{L}": r"\w",
-    r"\p{M}": "\u0300-\u036f",
-    r"\p{Z}": r"\s",
-    r"\p{N}": r"\d",
-    r"\p{S}": r"$+<=>^`|~\u00a2-\u00b8\u2030-\u2bff",
-    r"\p{P}": r"!-#%-*,-/:;?@\[-\]_{}\u00a1-\u00bf\u2010-\u2e7f\u3000-\u303f",
-    r"[\p{Print}]": r"[\x20-\x7e]",
-    r"\p{Alnum}": r"a-zA-Z0-9",
-    r"\p{ASCII}": r"[\x00-\x7f]",
-    r"\z": r"\Z",
-    r"\uD800\uDC00-\uDBFF\uDFFF": r"\U00010000-\U0010ffff",
-}

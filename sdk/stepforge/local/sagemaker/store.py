@@ -1,4 +1,4 @@
-"""What the service knows, in one SQLite file: documents by kind and name, tags, and events that are still to be sent."""
+"""What the service knows, in one SQLite file: documents by kind and name, tags, and events still to be sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Kind = Literal["job", "group", "package", "model", "config", "endpoint"]
 _SCHEMA = """
 create table if not exists documents(kind text, name text, document text not null, primary key(kind, name));
 create table if not exists tags(arn text, key text, value text not null, primary key(arn, key));
-create table if not exists tokens(operation text, token text, request text not null, answer text not null, primary key(operation, token));
+create table if not exists tokens(
+    operation text, token text, request text not null, answer text not null, primary key(operation, token));
 create table if not exists outbox(id integer primary key autoincrement, event text not null);
 """
 

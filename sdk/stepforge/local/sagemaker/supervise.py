@@ -1,8 +1,9 @@
 """Runs one command and ends it, with all that it started, when the server goes away.
 
-`python supervise.py DESCRIPTOR COMMAND...`: DESCRIPTOR is a socket to the server. `T` on it sends SIGTERM to the command,
-`K` SIGKILL to its group; its end, which the kernel brings about whatever kills the server, is `K` too. The answer is the
-command's exit code as subprocess counts it (negative for a signal). Standard library only: it starts in some milliseconds.
+`python supervise.py DESCRIPTOR COMMAND...`: DESCRIPTOR is a socket to the server. `T` on it sends SIGTERM to the
+command, `K` SIGKILL to its group; its end, which the kernel brings about whatever kills the server, is `K` too. The
+answer is the command's exit code as subprocess counts it (negative for a signal). Standard library only: it
+starts in some milliseconds.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """A training job as it runs: a process under the contract of
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
 
-The container's `/opt/ml` is a folder named by SAGEMAKER_BASE_DIR. One host, no network of its own, no spot interruption.
+The container's `/opt/ml` is a folder named by SAGEMAKER_BASE_DIR. One host; no network of its own, no interruption.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def recover(context: Context, job: Json) -> None:
 
 
 def _restart(context: Context, job: Json, reason: str) -> bool:
-    """https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_RetryStrategy.html: retried on InternalServerError alone."""
+    """https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_RetryStrategy.html"""
     if job["Attempts"] > job.get("RetryStrategy", {}).get("MaximumRetryAttempts", 0):
         return False
     jobs.transition(context, job, "Restarting", message=reason)
