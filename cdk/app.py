@@ -15,10 +15,13 @@ from cdk.acknowledged import acknowledge
 from cdk.settings import SETTINGS, EnvironmentName
 from cdk.stack import Stepforge
 
+# Here and not in cdk.json, so that the tests and the local template see the same.
+_FLAGS = {"@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True, "@aws-cdk/aws-iam:minimizePolicies": True}
+
 
 def build(*names: EnvironmentName, outdir: str | None = None) -> cdk.App:
     """An app with the stacks `stepforge-{name}`; `app.synth()` checks and writes them to `outdir`."""
-    app = cdk.App(tree_metadata=False, analytics_reporting=False, outdir=outdir)
+    app = cdk.App(tree_metadata=False, analytics_reporting=False, outdir=outdir, context=_FLAGS)
     cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks())
     for name in names:
         # The local AWS has no bootstrap stack, and its template is committed without the check for one.

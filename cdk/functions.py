@@ -96,7 +96,7 @@ class Functions(Construct):
                 use_key(key),
                 allow(["sagemaker:DescribeEndpoint"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
             ],
-            # Every byte of the weights is hashed: about 100 MB/s.
+            # Every byte of the weights is hashed; this is the longest that Lambda allows.
             timeout=cdk.Duration.minutes(15),
             memory=2048,
         )
