@@ -19,7 +19,7 @@ from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, PackageMetadata, Promotion, PromotionResult
-from stepforge.contracts.serving import InvokeRequest, InvokeResponse
+from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput, PromotionBusy, SmokeFailed
 from stepforge.packages import ROWS, summaries
 
@@ -45,6 +45,14 @@ class Deployment(Contract):
     previous_config: str | None = None
     """What the live endpoint served before; None where there was no endpoint."""
     poll_seconds: int
+
+
+class Golden(Contract):
+    """What a model answered in its evaluation, greedily."""
+
+    prompts: tuple[str, ...]
+    completions: tuple[str, ...]
+    max_new_tokens: int
 
 
 class SmokeRequest(Contract):
@@ -223,24 +231,27 @@ def endpoint_state(sagemaker: Any, endpoint: str, config: str) -> Literal["ready
     raise EndpointFailed(f"{endpoint} is {status} instead of serving {config}: {reason}")
 
 
-def golden(s3: Any, evaluation: ArtifactRef, count: int = GOLDEN) -> list[tuple[str, str]]:
-    """The first `count` prompts with their recorded greedy completions. Raises InvalidInput where there are none."""
-    pairs: dict[str, str] = {}
-    for line in read_file(s3, evaluation, ROWS).splitlines():
-        row = json.loads(line)
-        if row.get("decoding") == "greedy":
-            pairs.setdefault(row["prompt"], row["completion"])
-        if len(pairs) == count:
-            break
-    if not pairs:
+def golden(s3: Any, evaluation: ArtifactRef, count: int = GOLDEN) -> Golden:
+    """`count` recorded greedy answers, spread evenly over the evaluation. Raises InvalidInput where there is none."""
+    rows = [json.loads(line) for line in read_file(s3, evaluation, ROWS).splitlines()]
+    greedy = [row for row in rows if row["decoding"] == "greedy"]
+    if not greedy:
         raise InvalidInput(f"{folder(evaluation.uri)}{ROWS} has no greedy row: there is nothing to smoke-test with")
-    return list(pairs.items())
+    chosen = greedy[:: max(1, len(greedy) // count)][:count]
+    return Golden(
+        prompts=tuple(row["prompt"] for row in chosen),
+        completions=tuple(row["completion"] for row in chosen),
+        # What the evaluation cut off has this length, and what ended before it ends before it again.
+        max_new_tokens=max(1, *(row["tokens"] for row in greedy)),
+    )
 
 
 def smoke(runtime: Any, s3: Any, deployment: Deployment, endpoint: str) -> SmokeResult:
     """Ask the endpoint what the evaluation asked. Raises SmokeFailed where the weights or the answers are others."""
-    pairs = golden(s3, deployment.evaluation)
-    request = InvokeRequest(prompts=tuple(prompt for prompt, _ in pairs))
+    expected = golden(s3, deployment.evaluation)
+    request = InvokeRequest(
+        records=tuple(Prompt(prompt=prompt) for prompt in expected.prompts), max_new_tokens=expected.max_new_tokens
+    )
     try:
         answer = runtime.invoke_endpoint(
             EndpointName=endpoint,
@@ -254,30 +265,27 @@ def smoke(runtime: Any, s3: Any, deployment: Deployment, endpoint: str) -> Smoke
         response = InvokeResponse.model_validate_json(answer["Body"].read())
     except ValueError as error:
         raise SmokeFailed(f"{endpoint} answered something else than an InvokeResponse: {error}") from error
-    return judge(endpoint, pairs, response, expected_sha256=deployment.artifact.sha256)
+    return judge(endpoint, expected, response, expected_sha256=deployment.artifact.sha256)
 
 
-def judge(
-    endpoint: str, pairs: list[tuple[str, str]], response: InvokeResponse, *, expected_sha256: str
-) -> SmokeResult:
+def judge(endpoint: str, expected: Golden, response: InvokeResponse, *, expected_sha256: str) -> SmokeResult:
     """All but one recorded answer must come back from the expected weights. Pure.
 
-    One may differ: a batch rounds otherwise than single prompts do, which can flip a tie in greedy decoding.
+    One may differ: a batch rounds otherwise than another batch does, which can flip a tie in greedy decoding.
     """
+    asked = len(expected.prompts)
     if response.model_sha256 != expected_sha256:
         raise SmokeFailed(f"{endpoint} serves the weights {response.model_sha256}, not {expected_sha256}")
-    if len(response.completions) != len(pairs):
-        raise SmokeFailed(f"{endpoint} gave {len(response.completions)} answers to {len(pairs)} prompts")
-    wrong = [(p, want, got) for (p, want), got in zip(pairs, response.completions, strict=True) if want != got]
-    if len(wrong) > (1 if len(pairs) > 1 else 0):
+    if len(response.completions) != asked:
+        raise SmokeFailed(f"{endpoint} gave {len(response.completions)} answers to {asked} prompts")
+    triples = zip(expected.prompts, expected.completions, response.completions, strict=True)
+    wrong = [(prompt, want, got) for prompt, want, got in triples if want != got]
+    if len(wrong) > (1 if asked > 1 else 0):
         prompt, want, got = wrong[0]
         raise SmokeFailed(
-            f"{endpoint} answered {len(wrong)} of {len(pairs)} golden prompts otherwise; "
-            f"{prompt!r}: {got!r}, not {want!r}"
+            f"{endpoint} answered {len(wrong)} of {asked} golden prompts otherwise; {prompt!r}: {got!r}, not {want!r}"
         )
-    return SmokeResult(
-        endpoint=endpoint, asked=len(pairs), equal=len(pairs) - len(wrong), model_sha256=response.model_sha256
-    )
+    return SmokeResult(endpoint=endpoint, asked=asked, equal=asked - len(wrong), model_sha256=response.model_sha256)
 
 
 def stamp(sagemaker: Any, promotion: Promotion, result: PromotionResult, reason: str) -> None:

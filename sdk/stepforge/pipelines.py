@@ -148,6 +148,10 @@ class Run:
     def name(self) -> str:
         return self.execution.name
 
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
     def refresh(self) -> Execution:
         found = executions.describe(self._connection.client("stepfunctions"), self.execution.arn)
         if found is None:

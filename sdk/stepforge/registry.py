@@ -14,7 +14,7 @@ from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, package_group
 from stepforge.contracts.registry import Approval, PackageMetadata
-from stepforge.contracts.serving import InvokeRequest, InvokeResponse
+from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, UnknownName
 from stepforge.executions import Execution
 from stepforge.packages import ROWS, summaries
@@ -127,7 +127,7 @@ class Registry:
         """Ask the domain's endpoint. Raises EnvironmentUnavailable where no version was promoted yet."""
         runtime = self._connection.client("sagemaker-runtime")
         request = InvokeRequest(
-            prompts=tuple(prompts),
+            records=tuple(Prompt(prompt=prompt) for prompt in prompts),
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             seed=seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef, Channel, JobSpec, LocalModel, Plugin, ScratchModel, Work
 from stepforge.contracts.manifests import read_manifest, write_manifest
+from stepforge_jobs.job import Job, Progress, read_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = "0" * 64
@@ -48,6 +50,14 @@ def job_folder(
     spec = JobSpec(domain=domain, work=work, model=start, inputs=inputs, plugin=code, code_sha256=CODE)
     (data / "spec" / "spec.json").write_bytes(canonical_json(spec))
     return spec
+
+
+def opened(base: Path) -> Job:
+    """The job of a folder, silent, for a work function that a test calls itself."""
+    job = Job(spec=read_spec(base), base=base, progress=Progress(stream=io.StringIO()))
+    job.model_dir.mkdir(parents=True, exist_ok=True)
+    job.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    return job
 
 
 def environment(base: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The reliability gate: decides whether a dataset may be trained on, and writes gate.json.
 
-A dataset that fails is a finding, not an error: the job succeeds and a reader of gate.json refuses. Structure is checked
-on every record, the verifier's verdicts on a sample that is spread evenly over each split.
+A dataset that fails is a finding, not an error: the job succeeds and a reader of gate.json refuses. Structure is
+checked on every record, the verifier's verdicts on a sample that is spread evenly over each split.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ MUTATIONS: dict[str, Callable[[Record, Sequence[Record], int], str | None]] = {
 
 
 def require_open_gate(job: Job, data: Manifest) -> GateReport:
-    """The gate of a training job. Raises InvalidInput where it is of other data, or not passed: the message says why."""
+    """The gate of a training job. Raises InvalidInput where it is of other data or not passed; the message says why."""
     job.artifact("gate")
     path = job.channel("gate") / GATE
     report = GateReport.model_validate_json(path.read_bytes())

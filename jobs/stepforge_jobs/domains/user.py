@@ -1,7 +1,7 @@
 """The user's own records and verifier as a domain, and the domain that a spec means.
 
-A verifier is a function of (record, completion) that returns a Verdict, a bool, or a float in [0, 1] (accepted where 1).
-Without one, a completion is right where its last line equals the record's answer.
+A verifier is a function of (record, completion) that returns a Verdict, a bool, or a float in [0, 1] (accepted
+where 1). Without one, a completion is right where its last line equals the record's answer.
 """
 
 from __future__ import annotations
@@ -127,11 +127,13 @@ def domain_of(job: Job) -> Domain:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     if plugin.domain is not None:
-        return load_object(plugin.domain, Domain)
+        domain: Domain = load_object(plugin.domain, Domain)
+        return domain
     assert plugin.verifier is not None
     return RecordsDomain(job.spec.domain, load_function(plugin.verifier), version=plugin_version(manifest.sha256))
 
 
 def load_function(target: str) -> Verifier:
     """Import `package.module:function`. Raises InvalidInput where there is none."""
-    return load_object(target, Callable)  # type: ignore[arg-type,return-value]
+    function: Verifier = load_object(target, Callable)  # type: ignore[arg-type]
+    return function

@@ -5,6 +5,7 @@ Legend: P prompts, N completions of each, B rows still running, V vocabulary.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 
 import torch
@@ -41,12 +42,17 @@ def sample(
     per_batch = max(1, ROWS // count)
     for batch, start in enumerate(range(0, len(prompts), per_batch)):
         part = prompts[start : start + per_batch]
-        generator = torch.Generator(device=policy.device).manual_seed((seed << 16) + batch)
+        generator = torch.Generator(device=policy.device).manual_seed(seed_of(seed, batch))
         completions += _sample_batch(policy, part, count, max_new_tokens, temperature, generator, sorted(stops))
         if after_batch is not None:
             after_batch(min(start + per_batch, len(prompts)))
     policy.network.train(was_training)
     return completions
+
+
+def seed_of(*parts: int) -> int:
+    """A seed for these numbers. Of 32 bits, because torch's generator on CPU drops the upper half of a longer one."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
 @torch.inference_mode()

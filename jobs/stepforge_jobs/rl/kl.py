@@ -1,7 +1,7 @@
 """Kullback-Leibler divergence of a policy from a reference, in nats a token: exact over the vocabulary, and estimated.
 
-The estimators take log-probabilities of tokens that the policy sampled; with r = p_ref / p: k1 = -log r (unbiased, noisy),
-k2 = (log r)^2 / 2 (right gradient on policy), k3 = (r - 1) - log r (unbiased, never negative). Schulman 2020,
+The estimators take log-probabilities of tokens that the policy sampled; with r = p_ref / p: k1 = -log r (unbiased,
+noisy), k2 = (log r)^2 / 2 (right gradient on policy), k3 = (r - 1) - log r (unbiased, never negative). Schulman 2020,
 http://joschu.net/blog/kl-approx.html
 """
 

@@ -1,7 +1,7 @@
 """Sequence similarity as arXiv 2510.25992 has it: R = 2M / (|S1| + |S2|) of difflib.SequenceMatcher.
 
-The paper leaves open the order of the two and autojunk, and both change the value: here it is (generated, expert) without
-autojunk. `cydifflib` is bit-equal to difflib and 5 to 19 times faster.
+The paper leaves open the order of the two and autojunk, and both change the value: here it is (generated, expert)
+without autojunk. `cydifflib` is bit-equal to difflib and 5 to 19 times faster.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: written aside, fsynced, renamed, and named valid by digests written last.
 
-A checkpoint is a folder `step-00000020` with any files and a MANIFEST of their SHA-256. At a start the newest valid one is
-used; damaged ones are walked past, said aloud and removed.
+A checkpoint is a folder `step-00000020` with any files and a MANIFEST of their SHA-256. At a start the newest valid one
+is used; damaged ones are walked past, said aloud and removed.
 """
 
 from __future__ import annotations

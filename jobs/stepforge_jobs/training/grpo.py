@@ -1,9 +1,9 @@
 """Group-relative policy optimisation (arXiv 2402.03300): what SRL and RLVR share.
 
-One step: draw P prompts, sample G rollouts of each, judge them, turn rewards into advantages within each group, and take
-one gradient of the clipped loss, mean over each rollout's tokens and then over rollouts. The rollouts come from the very
-weights that are updated, so the ratio is 1 and clips nothing unless dropout is on. Losses and gradients are held to TRL's
-GRPOTrainer (loss_type "grpo") by a test. Groups without spread take no part; not covered: sampling again in their place.
+One step: draw P prompts, sample G rollouts of each, judge them, turn rewards into advantages within each group, and
+take one gradient of the clipped loss, mean over each rollout's tokens and then over rollouts. The rollouts come from
+the very weights that are updated, so the ratio is 1 and nothing is clipped. A test holds loss and gradient to those of
+TRL's GRPOTrainer (loss_type "grpo"). Groups without spread take no part; not covered: sampling again in their place.
 
 Legend: P prompts, G rollouts of each, B = P x G, T tokens.
 """
@@ -19,12 +19,15 @@ import torch
 from stepforge.contracts.jobs import PolicyGradient
 from stepforge.contracts.metrics import Metric
 from stepforge.errors import InvalidInput
-from stepforge_jobs.evaluation.sampling import sample
+from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.rl.advantages import clipped_loss, group_advantages, has_spread, sequence_mean
 from stepforge_jobs.rl.kl import k3
-from stepforge_jobs.training.loop import StepResult, Values, step_seed
+from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.scoring import micro_batches, score
 from stepforge_jobs.training.stage import Probe, Start, as_reference
+
+ROLLOUTS = 1
+"""Tells the seeds of rollouts from other seeds of the same step."""
 
 Problem = TypeVar("Problem")
 
@@ -70,7 +73,7 @@ class GrpoStage(Generic[Problem]):
             count=work.group_size,
             max_new_tokens=work.max_new_tokens,
             temperature=work.temperature,
-            seed=step_seed(work.seed, step, stream=1),
+            seed=seed_of(work.seed, step, ROLLOUTS),
             stops=self._stops,
         )
         prompts = [prompt for prompt, _ in drawn for _ in range(work.group_size)]

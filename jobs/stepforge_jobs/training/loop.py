@@ -22,6 +22,7 @@ from torch import Tensor
 from stepforge.contracts.jobs import Optimisation
 from stepforge.contracts.metrics import Metric
 from stepforge.errors import IdentityConflict
+from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.job import Interrupted, Job
 from stepforge_jobs.training.checkpoints import newest_checkpoint, write_checkpoint
 
@@ -63,7 +64,7 @@ class TrainingState:
 
 
 def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingState:
-    """Run the stage to its last step, from its newest checkpoint where there is one. Raises Interrupted after SIGTERM."""
+    """Run the stage to its last step, from its newest checkpoint if any. Raises Interrupted after SIGTERM."""
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     optimiser = torch.optim.AdamW(trained.values(), lr=work.learning_rate, betas=BETAS, weight_decay=stage.weight_decay)
     state = restore(job, trained, optimiser)
@@ -99,7 +100,7 @@ def take_step(
     rate = learning_rate(work, state.step)
     for group in optimiser.param_groups:
         group["lr"] = rate
-    torch.manual_seed(step_seed(work.seed, state.step))
+    torch.manual_seed(seed_of(work.seed, state.step))
     optimiser.zero_grad(set_to_none=True)
     result = stage.backward(state.step)
     row = {**result.metrics, Metric.LEARNING_RATE: rate}
@@ -116,11 +117,6 @@ def learning_rate(work: Optimisation, step: int) -> float:
     warm = min(1.0, (step + 1) / max(1, work.warmup_steps))
     decay = 1.0 - (1.0 - FINAL_LEARNING_RATE) * step / work.steps
     return work.learning_rate * warm * decay
-
-
-def step_seed(seed: int, step: int, *, stream: int = 0) -> int:
-    """A seed for each (seed, step, stream) that is no other's, below 2^63."""
-    return ((seed % 2**20) << 40) + (stream << 32) + step
 
 
 # ── Checkpoints ──────────────────────────────────────────────────────────────────────────────────

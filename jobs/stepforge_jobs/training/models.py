@@ -17,13 +17,12 @@ from stepforge.contracts.base import Sha256
 from stepforge.contracts.jobs import LocalModel, Lora, ScratchModel
 from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.reports import StageReport
-from stepforge.errors import IntegrityError, InvalidInput
+from stepforge.errors import InvalidInput
+from stepforge_jobs.directories import check_directory
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.text import Codec, scratch_tokenizer
 
 RUN = "run.json"
-WEIGHTS = "model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 ONE_THREAD_PARAMETERS = 1_000_000
 """Up to about here one thread is faster than two."""
 
@@ -101,33 +100,15 @@ def from_directory(folder: Path, *, step_end: str | None) -> Policy:
     check_directory(folder)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    without_bars()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
     network = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
     if torch.cuda.is_available():
-        network = network.to("cuda")
+        network.to(device="cuda")  # type: ignore[call-arg]
     context = getattr(network.config, "max_position_embeddings", None) or 2_048
     return Policy(network=network, codec=Codec(tokenizer, step_end=step_end), context=context)
-
-
-def check_directory(folder: Path) -> None:
-    """Refuse what is not a whole model, and anything that could run code when it is read."""
-    files = sorted(path.name for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    if pickles := [name for name in files if name.endswith(PICKLES)]:
-        raise IntegrityError(
-            f"{folder} has the pickle {pickles[0]!r}, which can run code when read: only safetensors are loaded"
-        )
-    missing = [] if "config.json" in files else ["config.json"]
-    if not any(name.endswith(".safetensors") for name in files):
-        missing.append("*.safetensors")
-    if not any(name in files for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        missing.append("tokenizer.json")
-    if missing:
-        there = ", ".join(files[:10]) or "nothing"
-        raise InvalidInput(
-            f"{folder} is not a model: missing {', '.join(missing)}; it holds {there}. Models are never downloaded"
-        )
 
 
 def parents_of(folder: Path) -> tuple[Sha256, ...]:
@@ -153,12 +134,20 @@ def with_lora(policy: Policy, lora: Lora | None, *, seed: int) -> Policy:
 def save(policy: Policy, folder: Path) -> None:
     """Write a directory that `transformers` loads alone: adapters are merged into the weights."""
     network = policy.network
+    without_bars()
     if hasattr(network, "merge_and_unload"):
         network = network.merge_and_unload()
     network.generation_config.eos_token_id = policy.codec.eos
     network.generation_config.pad_token_id = policy.codec.pad
     network.save_pretrained(folder)
     policy.codec.tokenizer.save_pretrained(folder)
+
+
+def without_bars() -> None:
+    """No progress bars: they have no line ends, and would run into the progress lines where a log merges both."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def use_threads(parameters: int) -> None:

@@ -1,7 +1,7 @@
 """Supervised reinforcement learning (arXiv 2510.25992): one expert step at a time, similarity to it as the reward.
 
-An instance is (prompt and the expert's steps before k, step k). The paper has k = 1 .. N-1 of N steps, which leaves out one
-end; ours has every step, the first and the last too. A step must end with its terminator, or its reward is -1.
+An instance is (prompt and the expert's steps before k, step k). The paper has k = 1 .. N-1 of N steps, which leaves out
+one end; ours has every step, the first and the last too. A step must end with its terminator, or its reward is -1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every training stage does before and after its loop: inputs that were checked, and an artifact that says how it was made."""
+"""What every training stage does around its loop: checked inputs, and an artifact that says how it was made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.job import Job
 from stepforge_jobs.rl.kl import exact_kl
 from stepforge_jobs.training import models
-from stepforge_jobs.training.loop import TrainingState, Values, metrics_lines, step_seed
+from stepforge_jobs.training.loop import TrainingState, Values, metrics_lines
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.scoring import micro_batches, score
 
@@ -44,7 +44,7 @@ class Start:
 
     policy: Policy
     reference: Policy | None
-    """The stage's initial policy, frozen. None where it starts from random weights, from which no distance means anything."""
+    """The stage's initial policy, frozen. None where that is random weights, from which no distance means anything."""
     data: Manifest
     records: list[Record]
 
@@ -76,7 +76,7 @@ def as_reference(policy: Policy) -> AbstractContextManager[Any]:
 
 
 class Probe:
-    """Exact KL to the initial policy in nats a token: mean over the tokens of fixed-seed completions of the current policy.
+    """Exact KL to the initial policy, in nats: mean over the tokens of fixed-seed completions of the current policy.
 
     Completions are drawn at temperature 1 on prompts that the base already solves (`retained`), where staying close is
     wanted; on problems that it fails, a small distance would forbid success.
@@ -89,7 +89,7 @@ class Probe:
         self.prompts_of = "retained" if retained else "all training records"
         chosen = (retained or start.records)[:PROBE_PROMPTS]
         self._prompts = start.policy.codec.contexts(record.context(0) for record in chosen)
-        self._seed = step_seed(seed, 0, stream=2)
+        self._seed = seed
 
     def __call__(self, _step: int) -> Values:
         if self._reference is None or not self._prompts:
@@ -144,7 +144,7 @@ def fitting(policy: Policy, record: Record, prompt: Sequence[int], completion: S
     """Raises InvalidInput for a record that is longer than the model's context."""
     if (length := len(prompt) + len(completion)) > policy.context:
         raise InvalidInput(
-            f"record {record.id!r} has {length} tokens, but the model's context is {policy.context}: use a longer context"
+            f"record {record.id!r} has {length} tokens, but the model's context is {policy.context}: lengthen it"
         )
 
 

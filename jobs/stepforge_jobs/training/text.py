@@ -31,8 +31,8 @@ def scratch_tokenizer(vocabulary: Sequence[str], *, step_end: str | None) -> Any
 class Codec:
     """Encode contexts and targets, decode completions.
 
-    `stops` are the tokens that end a step: the end of the text, the word `step_end`, or without it any token with a line
-    break.
+    `stops` are the tokens that end a step: the end of the text, the word `step_end`, or without it any token with a
+    line break.
     """
 
     def __init__(self, tokenizer: Any, *, step_end: str | None) -> None:

@@ -9,18 +9,21 @@ from pydantic import Field
 from stepforge.contracts.base import Contract, Sha256
 
 
-class InvokeRequest(Contract):
-    """One completion for each prompt."""
+class Prompt(Contract):
+    prompt: Annotated[str, Field(min_length=1)]
 
-    prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]
+
+class InvokeRequest(Contract):
+    """A completion of each prompt; greedy at temperature 0."""
+
+    records: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=256)]
     max_new_tokens: Annotated[int, Field(gt=0, le=4096)] = 64
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0 is greedy decoding."""
-    seed: int = 0
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class InvokeResponse(Contract):
-    model_sha256: Sha256
-    """Digest of the manifest of the weights that answered."""
     completions: tuple[str, ...]
     """One for each prompt, in order."""
+    model_sha256: Sha256
+    """Digest of the manifest of the weights that answered."""

@@ -61,6 +61,8 @@ def claimed_scope(request: Request) -> Scope | None:
 def verify(request: Request, key: AccessKey, *, now: datetime | None = None) -> Scope:
     """The scope that the request was signed for. Raises Refused."""
     now = now or datetime.now(UTC)
+    if "AWSAccessKeyId=" in request.query:
+        raise Refused("InvalidRequest", "presigned with Signature Version 2: use Config(signature_version='s3v4')")
     query = _presigned(request)
     if query:
         credential, signed, signature = (

@@ -106,19 +106,16 @@ def ended(aws: LocalAws, job: str, *, seconds: float = 20) -> Json:
     )
 
 
-def function(aws: LocalAws, name: str, source: str, **more: Json) -> str:
+def zipped(source: str) -> bytes:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as files:
         files.writestr("index.py", source)
-    created = aws.client("lambda").create_function(
-        FunctionName=name,
-        Runtime="python3.11",
-        Role=ROLE,
-        Handler="index.handler",
-        Code={"ZipFile": archive.getvalue()},
-        **more,
-    )
-    return created["FunctionArn"]
+    return archive.getvalue()
+
+
+def function(aws: LocalAws, name: str, source: str, **more: Json) -> str:
+    request = {"FunctionName": name, "Runtime": "python3.11", "Role": ROLE, "Handler": "index.handler", **more}
+    return aws.client("lambda").create_function(**request, Code={"ZipFile": zipped(source)})["FunctionArn"]
 
 
 def machine(aws: LocalAws, name: str, states: Json, *, start: str | None = None) -> str:

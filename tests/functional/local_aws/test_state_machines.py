@@ -67,7 +67,9 @@ def receive(aws: LocalAws, queue: str) -> str:
 
 
 def test_catch_and_retry_go_by_the_class_of_a_handlers_exception(local_aws: LocalAws, raises: str) -> None:
-    retry = [{"ErrorEquals": ["Overrun"], "IntervalSeconds": 1, "MaxAttempts": 1, "BackoffRate": 1, "MaxDelaySeconds": 1}]
+    retry = [
+        {"ErrorEquals": ["Overrun"], "IntervalSeconds": 1, "MaxAttempts": 1, "BackoffRate": 1, "MaxDelaySeconds": 1}
+    ]
     state = task(LAMBDA, {"FunctionName": raises, "Payload.$": "$"}, Retry=retry, Catch=catch("Overrun"))
     done = run_machine(local_aws, "by-class", {"T": state, **CAUGHT})
     error = json.loads(done["output"])["error"]
@@ -135,7 +137,10 @@ def test_a_path_that_selects_nothing_is_a_runtime_error(
 
 def test_is_present_tells_null_from_absent(local_aws: LocalAws) -> None:
     choices = [
-        {"And": [{"Variable": "$.null", "IsPresent": True}, {"Variable": "$.absent", "IsPresent": False}], "Next": "Yes"}
+        {
+            "And": [{"Variable": "$.null", "IsPresent": True}, {"Variable": "$.absent", "IsPresent": False}],
+            "Next": "Yes",
+        }
     ]
     states = {
         "C": {"Type": "Choice", "Choices": choices, "Default": "No"},
@@ -152,7 +157,9 @@ def image(local_aws: LocalAws) -> str:
 
 
 def test_a_machine_runs_a_training_job_and_gets_its_description(local_aws: LocalAws, image: str) -> None:
-    state = task("arn:aws:states:::sagemaker:createTrainingJob.sync", job_request("machine-a1", image, bucket="machines"))
+    state = task(
+        "arn:aws:states:::sagemaker:createTrainingJob.sync", job_request("machine-a1", image, bucket="machines")
+    )
     again = task(
         "arn:aws:states:::aws-sdk:sagemaker:describeTrainingJob",
         {"TrainingJobName": "machine-a1"},

@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 from functools import lru_cache
 
+from pydantic import ValidationError
+
 from stepforge.contracts.domains.facial import FacialArtifact, FacialScenario
 from stepforge.contracts.records import Provenance, Record, Split
 from stepforge.contracts.rewards import Verdict
+from stepforge.errors import InvalidInput, UnknownName
 from stepforge_jobs.domains.facial import grammar
 from stepforge_jobs.domains.facial.expert import careless, solve, steps
+from stepforge_jobs.domains.facial.export import FORMATS
 from stepforge_jobs.domains.facial.preview import page_fragment
 from stepforge_jobs.domains.facial.rules import judge
 from stepforge_jobs.domains.facial.scenarios import corpus_scenario, group_of, ordered
@@ -32,6 +36,7 @@ class FacialDomain:
     version = "1"
     vocabulary = grammar.VOCABULARY
     step_end = grammar.STEP_END
+    export_formats = tuple(FORMATS)
 
     def size(self, split: Split) -> int | None:
         return None if split == "corpus" else len(ordered(split, 0))
@@ -40,7 +45,8 @@ class FacialDomain:
         """`seed` decides the order of train and rl and the corpus authors' faults; tests are the same for all."""
         size = self.size(split)
         if index < 0 or (size is not None and index >= size):
-            raise IndexError(f"split {split!r} of facial has {size} records, index {index} is not among them")
+            many = "no end, but starts at 0" if size is None else f"{size} records"
+            raise IndexError(f"split {split!r} of facial has {many}: index {index} is not among them")
         plan = None
         if split == "corpus":
             rng = random.Random(f"facial/corpus/{seed}/{index}")
@@ -89,6 +95,18 @@ class FacialDomain:
             artifact = grammar.expand(grammar.salvage(completion), scenario)
         return page_fragment(scenario, artifact, self.verify(record, completion), completion)
 
+    def export(self, record: Record, completion: str, *, format: str) -> str:
+        """One of `export_formats`. Raises ValueError, with every rule that refuses, for a refused completion."""
+        if format not in FORMATS:
+            raise UnknownName("export format", format, FORMATS)
+        verdict = self.verify(record, completion)
+        if not verdict.accepted:
+            refused = [f"{r.rule}: {r.message}" for r in verdict.rules if r.hard and r.score < 1]
+            reasons = verdict.reason or "; ".join(refused)
+            raise InvalidInput(f"record {record.id!r} cannot be exported, its completion is refused: {reasons}")
+        scenario = scenario_of(record)
+        return FORMATS[format](scenario, read(scenario, completion))
+
 
 def is_retained(scenario: FacialScenario) -> bool:
     """What every author of the corpus gets right."""
@@ -96,7 +114,13 @@ def is_retained(scenario: FacialScenario) -> bool:
 
 
 def scenario_of(record: Record) -> FacialScenario:
-    return _scenario(tuple(record.scenario.items()))
+    """From the record's scenario, or from its prompt where it has none. Raises ValueError where that is not one."""
+    if not record.scenario:
+        return grammar.parse_prompt(record.prompt)
+    try:
+        return _scenario(tuple(record.scenario.items()))
+    except TypeError:  # a list or an object cannot be a key of the cache; pydantic says which field it stands in
+        return FacialScenario.model_validate(record.scenario)
 
 
 @lru_cache(maxsize=4096)
@@ -107,7 +131,12 @@ def _scenario(items: tuple[tuple[str, object], ...]) -> FacialScenario:
 def read(scenario: FacialScenario, completion: str) -> FacialArtifact:
     """The artifact that a completion stands for. Raises ValueError with the reason where it cannot be read."""
     if completion.lstrip().startswith("{"):
-        artifact = FacialArtifact.model_validate_json(completion)
+        try:
+            artifact = FacialArtifact.model_validate_json(completion)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"not a facial artifact: {where or 'the JSON'}: {first['msg']}") from error
         if not artifact.action_units or not artifact.curves:
             raise ValueError("an expression needs action_units and curves; to show nothing is not covered")
         return artifact

@@ -164,14 +164,9 @@ def rig_mapping(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
 def rig_weights(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
     units = artifact.action_units
     for name, unit in _driven(asked.scenario.rig, tuple(units)).items():
-        if (curve := artifact.curves.get(name)) and abs(
-            max(w for _, w in curve) - WEIGHTS[units[unit]]
-        ) > 0.1 + EPSILON:
-            return (
-                0.0,
-                f"curves.{name}",
-                f"{unit} {units[unit]} is weight {WEIGHTS[units[unit]]:g}; {name} reaches {artifact.weight(name):g}",
-            )
+        wanted = WEIGHTS[units[unit]]
+        if name in artifact.curves and abs((peak := artifact.weight(name)) - wanted) > 0.1 + EPSILON:
+            return 0.0, f"curves.{name}", f"{unit} {units[unit]} is weight {wanted:g}; {name} reaches {peak:g}"
     return None
 
 

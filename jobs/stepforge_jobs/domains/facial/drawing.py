@@ -242,10 +242,9 @@ class _Corner:
 
 
 def _corner(weights: Weights, side: str) -> _Corner:
-    smile, tuck, droop, wide, tight, press, jaw, sneer = (
-        weights.get((f"AU{n}", side), 0.0) for n in (12, 14, 15, 20, 23, 24, 26, 9)
-    )
-    reach = 33 + 15 * smile + 7 * tuck + 3 * droop + 15 * wide - 5 * tight - 1 * press - 5 * jaw * (1 - wide)
+    smile, tuck, droop, wide, jaw, sneer = (weights.get((f"AU{n}", side), 0.0) for n in (12, 14, 15, 20, 26, 9))
+    pressed = max(weights.get(("AU23", side), 0.0), weights.get(("AU24", side), 0.0))
+    reach = 33 + 15 * smile + 7 * tuck + 3 * droop + 15 * wide - 4 * pressed - 5 * jaw * (1 - wide)
     height = 276 - 20 * smile - 3 * tuck + 17 * droop + 7 * wide - 3 * sneer
     height += 11 * jaw * (1 - 0.5 * smile + 0.9 * wide)
     return _Corner(CENTRE + reach * (1 if side == "left" else -1), height)
@@ -253,14 +252,14 @@ def _corner(weights: Weights, side: str) -> _Corner:
 
 def _mouth(weights: Weights) -> list[Stroke]:
     right, left = _corner(weights, "right"), _corner(weights, "left")
-    sneer, lift, droop, low, push, wide, tight, press, jaw = (
-        _both(weights, f"AU{n}") for n in (9, 10, 15, 16, 17, 20, 23, 24, 26)
-    )
+    sneer, lift, droop, low, push, wide, jaw = (_both(weights, f"AU{n}") for n in (9, 10, 15, 16, 17, 20, 26))
+    # Tightened and pressed lips are drawn alike: ARKit has one shape for both.
+    pressed = max(_both(weights, "AU23"), _both(weights, "AU24"))
     smile = (weights.get(("AU12", "left"), 0.0) + weights.get(("AU12", "right"), 0.0)) / 2
-    thin = max(0.2, 1 - 0.7 * max(tight, press) - 0.25 * wide - 0.3 * smile)
+    thin = max(0.2, 1 - 0.7 * pressed - 0.25 * wide - 0.3 * smile)
     upper = 274 - 9 * lift - 5 * sneer + 3 * smile - 3 * push - 2 * droop + 6 * wide * jaw
     gap = 46 * jaw * (1 - 0.45 * wide) + 9 * low + 5 * lift + 11 * smile * smile + 6 * wide
-    gap *= 1 - 0.9 * max(press, 0.6 * tight * (1 - jaw))
+    gap *= 1 - 0.8 * pressed * (1 - jaw)
     lower = upper + gap - 5 * push * (gap > 5) + 8 * smile * (1 - jaw)
     top_lip, low_lip = upper - 9 * thin, lower + 12 * thin + 2 * push
     mid_x = (right.x + left.x) / 2
@@ -285,7 +284,7 @@ def _mouth(weights: Weights) -> list[Stroke]:
     strokes = [
         Stroke(band(top_lip, low_lip), LIP),
         Stroke(band(upper, lower), "#5a1f22"),
-        Stroke(band(upper, teeth_low), "#fbf7f0", opacity=round(min(1.0, max(0.0, gap - 3) / 5), 3)),
+        Stroke(band(upper, teeth_low), "#fbf7f0", opacity=round(min(1.0, max(0.0, gap - 3) / 2), 3)),
         Stroke(line, stroke="#6b2a2a", width=1.8, opacity=round(max(0.0, 1 - gap / 8), 3)),
     ]
     for corner, side, out in ((right, "right", -1), (left, "left", 1)):
@@ -298,7 +297,7 @@ def _mouth(weights: Weights) -> list[Stroke]:
         strokes.append(Stroke(fall, stroke=LINE, width=2.0, opacity=_seen(drooped)))
     ends = [(x, y) for x in (146.0, 160.0, 174.0) for y in (upper - 5, upper - 11)]
     pursed = _path("M#,# L#,# M#,# L#,# M#,# L#,#", *(value for end in ends for value in end))
-    return [*strokes, Stroke(pursed, stroke=LINE, width=1.4, opacity=_seen(0.8 * max(tight, press)))]
+    return [*strokes, Stroke(pursed, stroke=LINE, width=1.4, opacity=_seen(0.8 * pressed))]
 
 
 def _chin(weights: Weights) -> list[Stroke]:

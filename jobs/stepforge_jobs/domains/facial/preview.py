@@ -21,8 +21,8 @@ def page_fragment(scenario: FacialScenario, artifact: FacialArtifact, verdict: V
     key = "f" + hashlib.sha256(f"{scenario.model_dump_json()}{completion}".encode()).hexdigest()[:10]
     caption = _caption(scenario, artifact, verdict)
     return (
-        '<figure style="margin:0;display:inline-block;vertical-align:top;max-width:680px;font:14px/1.45 system-ui,sans-serif;'
-        'color:#22262b;background:#fff;border:1px solid #d9dde2;border-radius:10px;padding:14px">'
+        '<figure style="margin:0;display:inline-block;vertical-align:top;max-width:680px;padding:14px;background:#fff;'
+        'border:1px solid #d9dde2;border-radius:10px;font:14px/1.45 system-ui,sans-serif;color:#22262b">'
         f'<div style="display:flex;gap:10px;flex-wrap:wrap">{still(artifact, key)}{moving(artifact, key)}</div>'
         f'<figcaption style="margin-top:10px">{caption}</figcaption></figure>'
     )
@@ -87,9 +87,9 @@ def _caption(scenario: FacialScenario, artifact: FacialArtifact, verdict: Verdic
         notes = "; ".join(result.message for result in verdict.rules if result.score < 1)
         said = f'<span style="color:#1a7f37">Accepted, reward {verdict.reward:.2f}</span>'
         parts.append(f"{said} ({escape(notes)})" if notes else said)
-        return "<br>".join(parts)
+        return "<br/>".join(parts)
     refused = [f"{result.rule}: {result.message}" for result in verdict.rules if result.hard and result.score < 1]
     items = "".join(f"<li>{escape(reason)}</li>" for reason in ([verdict.reason] if verdict.reason else refused))
     listing = f'<ul style="margin:2px 0 0;padding-left:18px">{items}</ul>'
     parts.append(f'<span style="color:#c62828">Refused{listing}</span>')
-    return "<br>".join(parts)
+    return "<br/>".join(parts)

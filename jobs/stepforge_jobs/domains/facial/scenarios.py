@@ -20,11 +20,11 @@ PAIRS: tuple[tuple[Emotion, Emotion], ...] = tuple(combinations(EMOTIONS, 2))
 NEW_PAIRS: frozenset[frozenset[Emotion]] = frozenset(
     frozenset(pair)
     for pair in (
+        ("happiness", "sadness"),
         ("happiness", "surprise"),
-        ("sadness", "contempt"),
         ("sadness", "fear"),
         ("surprise", "disgust"),
-        ("fear", "anger"),
+        ("anger", "contempt"),
         ("disgust", "contempt"),
     )
 )

@@ -40,9 +40,8 @@ def install(service: SageMakerService) -> None:
     sfn._SERVICE_DISPATCH[_OPTIMISED] = tasks.optimised
     sfn._invoke_aws_sdk_integration = tasks.sdk
     provisioners._RESOURCE_HANDLERS["AWS::SageMaker::ModelPackageGroup"] = {
-        "create": tasks.create_group,
-        "delete": tasks.delete_group,
-    }
+        "create": tasks.create_group, "update": tasks.update_group, "delete": tasks.delete_group,
+    }  # fmt: skip
 
 
 class _Tasks:
@@ -111,6 +110,17 @@ class _Tasks:
             "CreateModelPackageGroup", {key: properties[key] for key in known if key in properties}
         )
         arn = answer["ModelPackageGroupArn"]
+        return arn, {"ModelPackageGroupArn": arn, "ModelPackageGroupStatus": "Completed"}
+
+    def update_group(self, arn: str, old: Json, new: Json, stack: str) -> tuple[str, Json]:
+        """Tags change in place; anything else is another group, as CloudFormation has it."""
+        if {**old, "Tags": None} != {**new, "Tags": None}:
+            raise ValueError("AWS::SageMaker::ModelPackageGroup: only Tags can be changed here; give a new logical id")
+        gone = {tag["Key"] for tag in old.get("Tags", [])} - {tag["Key"] for tag in new.get("Tags", [])}
+        if gone:
+            self._service.call("DeleteTags", {"ResourceArn": arn, "TagKeys": sorted(gone)})
+        if new.get("Tags"):
+            self._service.call("AddTags", {"ResourceArn": arn, "Tags": new["Tags"]})
         return arn, {"ModelPackageGroupArn": arn, "ModelPackageGroupStatus": "Completed"}
 
     def delete_group(self, physical_id: str, properties: Json) -> None:

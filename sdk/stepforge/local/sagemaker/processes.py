@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 KILLED = -9
@@ -37,6 +37,8 @@ class Process:
     def __init__(
         self, command: list[str], *, folder: Path, environment: dict[str, str], on_line: Callable[[str], None]
     ) -> None:
+        self._lock = Lock()
+        self._code: int | None = None
         ours, theirs = socket.socketpair()
         self._orders = ours
         with theirs:
@@ -78,8 +80,11 @@ class Process:
             self._supervisor.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
-        self._reader.join(5)
-        with self._orders:
-            answer = self._orders.recv(16)
-        # A supervisor that could not answer was killed itself, and the command with it.
-        return int(answer) if answer else KILLED
+        with self._lock:
+            if self._code is None:
+                self._reader.join(5)
+                with self._orders:
+                    answer = self._orders.recv(16)
+                # A supervisor that could not answer was killed itself, and the command with it.
+                self._code = int(answer) if answer else KILLED
+            return self._code

@@ -81,6 +81,7 @@ def _create(context: Context, request: Json) -> Json:
         arn = context.arn("model-package", f"{name}/{version}")
         made = {key: value for key, value in request.items() if key not in ("Tags", "ClientToken", "ModelPackageName")}
         made |= {
+            "ModelPackageName": name,
             "ModelPackageGroupName": name,
             "ModelPackageVersion": version,
             "ModelPackageArn": arn,

@@ -182,6 +182,10 @@ class Deployments:
             except (DeploymentFailed, ServiceError) as error:
                 self._failed(name, known, str(error))
                 return
+            except Exception as error:
+                logger.exception("deployment of %s", name)
+                self._failed(name, known, f"InternalServerError: {error!r}")
+                return
             with self._lock:
                 old = self._replicas.pop(name, None)
                 self._replicas[name] = replica

@@ -75,10 +75,25 @@ def _constraints(shape: Shape, value: Json, path: str) -> Any:
             yield f"Value '{value}' at '{path}' failed to satisfy constraint: Member must satisfy regular expression pattern: {pattern}"
 
 
+_MARKS = "!-/:-@\\[-`{-~\u00a1-\u00bf\u2000-\u2bff\u3000-\u303f"
+_JAVA = {
+    r"\p{Alnum}": "A-Za-z0-9",
+    r"\p{L}": r"\w",
+    r"\p{N}": r"\d",
+    r"\p{Z}": r"\s",
+    r"\p{M}": "\u0300-\u036f",
+    r"\p{P}": _MARKS,
+    r"\p{S}": _MARKS,
+    r"\uD800\uDC00-\uDBFF\uDFFF": "\U00010000-\U0010ffff",
+}
+
+
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Java's classes of characters, where Python's have another name."""
-    return re.compile(pattern.replace(r"\p{L}", r"^\W\d_").replace(r"\p{Z}", r"\s").replace(r"\p{N}", r"\d"))
+    """Java's classes of characters by Python's nearest, and without the quantifiers of `$` that the model has."""
+    for java, python in _JAVA.items():
+        pattern = pattern.replace(java, python)
+    return re.compile(re.sub(r"\$\{\d+,\d+\}", "$", pattern))
 
 
 def shaped(name: str, value: Json) -> Json:
