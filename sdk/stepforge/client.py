@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepforge import transfers, user_code
+from stepforge import transfers
 from stepforge.connection import LOCAL, Connection, connect
-from stepforge.contracts.manifests import ArtifactKind, Manifest, describe_folder
 from stepforge.contracts.pipelines import PipelineSpec
-from stepforge.contracts.user_records import plugin_version
+from stepforge.inputs import Inputs, prepare
 from stepforge.jobs import Jobs
-from stepforge.models import check_model_folder
 from stepforge.pipelines import Pipelines
 from stepforge.recipes import Recipe
 from stepforge.registry import Registry
@@ -50,28 +47,19 @@ class Client:
         `model` is a Hugging Face directory, `data` a file of records, `verifier` is `package.module:function`.
         Raises InvalidInput where one of them cannot be used; then nothing was uploaded.
         """
-        with tempfile.TemporaryDirectory(prefix="stepforge-") as scratch:
-            code = user_code.plugin_for(recipe.domain, verifier, into=Path(scratch) / "plugin")
-            manifests: dict[ArtifactKind, tuple[Path, Manifest]] = {}
-            if code is not None:
-                manifests["plugin"] = code.folder, describe_folder(code.folder, "plugin")
-            if data is not None:
-                folder = Path(scratch) / "records"
-                judge = f"{recipe.domain}@{plugin_version(manifests['plugin'][1].sha256)}" if verifier else None
-                recipe = recipe.for_records(
-                    user_code.stage_records(data, into=folder, domain=recipe.domain, verifier=judge)
-                )
-                manifests["records"] = folder, describe_folder(folder, "records")
-            if model is not None:
-                manifests["model"] = model, describe_folder(check_model_folder(model), "model")
-            refs = {
-                kind: transfers.upload(self.connection, folder, manifest, progress=progress)
-                for kind, (folder, manifest) in manifests.items()
-            }
-            return recipe.pipeline(
-                self.connection.environment,
-                model=refs.get("model"),
-                records=refs.get("records"),
-                plugin=None if code is None else code.plugin,
-                plugin_code=refs.get("plugin"),
-            )
+        with prepare(recipe, model=model, data=data, verifier=verifier) as inputs:
+            return self.bind(inputs, progress=progress)
+
+    def bind(self, inputs: Inputs, *, progress: transfers.Progress = lambda *_: None) -> PipelineSpec:
+        """Upload what was prepared, and bind its recipe to this environment."""
+        refs = {
+            kind: transfers.upload(self.connection, folder, manifest, progress=progress)
+            for kind, (folder, manifest) in inputs.folders.items()
+        }
+        return inputs.recipe.pipeline(
+            self.connection.environment,
+            model=refs.get("model"),
+            records=refs.get("records"),
+            plugin=inputs.plugin,
+            plugin_code=refs.get("plugin"),
+        )

@@ -40,9 +40,9 @@ def test_a_malformed_line_17_is_named_with_its_field_and_nothing_is_read_further
         ('{"prompt": "x", "steps": [""]}', "'steps"),
         ('{"prompt": "x", "answer": "1", "split": "test"}', "'split'"),
         ('{"prompt": "x", "answer": "1", "split": "train"}', "needs steps"),
-        ('{"prompt": "x", "scenario": {"n": NaN}}', "not JSON"),
+        ('{"prompt": "x", "scenario": {"n": NaN}}', "Invalid JSON"),
         ("[1, 2]", "dictionary"),
-        ('{"prompt": "x"', "not JSON"),
+        ('{"prompt": "x"', "Invalid JSON"),
         ('{"prompt": "x", "answer": "1", "verifier": "other@1"}', "'verifier'"),
     ],
 )

@@ -10,6 +10,7 @@ from stepforge.cli._progress import show
 from stepforge.client import Client
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.errors import InvalidInput
+from stepforge.inputs import prepare
 from stepforge.pipelines import Run
 from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe, records_domain
 
@@ -28,8 +29,10 @@ def train(
     as_json: bool,
 ) -> None:
     chosen = _recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
-    client = Client(env)
-    spec = client.plan(chosen, model=model, data=data, verifier=verifier)
+    # A mistake in what was given is told before an environment is started or asked.
+    with prepare(chosen, model=model, data=data, verifier=verifier) as inputs:
+        client = Client(env)
+        spec = client.bind(inputs)
     if idle := [stage.name for stage in chosen.stages if stage not in spec.stages]:
         say(f"left out: {', '.join(idle)} ({'nothing to read' if data else 'a model is given'})")
     if dry_run:

@@ -134,7 +134,7 @@ def _read_file(file: RecordsFile, *, domain: str, verifier: str | None) -> Itera
             except ValidationError as error:
                 raise InvalidInput(f"{where}: {first_problem(error)}") from error
             except ValueError as error:
-                raise InvalidInput(f"{where} is not JSON: {error}") from error
+                raise InvalidInput(f"{where}: Invalid JSON: {error}") from error
             if verifier is not None and short.verifier not in (None, verifier):
                 raise InvalidInput(
                     f"{where}: field 'verifier': {short.verifier!r}, but {verifier!r} judges these: leave it out"
