@@ -31,6 +31,7 @@ class Package:
     approval: Approval
     stage: str
     created: datetime
+    modified: datetime
     description: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     artifact: ArtifactRef | None = None
@@ -84,14 +85,20 @@ class Registry:
         return folder
 
     def promotion(self, package: Package) -> Execution | None:
-        """The newest execution of `promote` for a package; None where its approval has not started one yet."""
+        """The execution of `promote` for a package's approval; None where it has not started one yet.
+
+        One that started before the package was last changed belongs to an earlier approval, unless it was deployed:
+        a promotion's stamp is a change too.
+        """
         states = self._connection.client("stepfunctions")
         machine = self._connection.environment.machines["promote"]
         summaries_ = states.list_executions(stateMachineArn=machine, maxResults=100)["executions"]
         for summary in sorted(summaries_, key=lambda s: s["startDate"], reverse=True):
             found = executions.describe(states, summary["executionArn"])
-            if found is not None and found.input and found.input.get("package_arn") == package.arn:
-                return found
+            if found is None or not found.input or found.input.get("package_arn") != package.arn:
+                continue
+            current = package.metadata.get(PROMOTION) == "deployed" or found.started >= package.modified
+            return found if current else None
         return None
 
     def wait_promoted(self, package: Package, *, timeout_seconds: float = 3600.0) -> Execution:
@@ -184,6 +191,7 @@ class Registry:
             approval=answer["ModelApprovalStatus"],
             stage=answer.get("ModelLifeCycle", {}).get("Stage", ""),
             created=answer["CreationTime"],
+            modified=answer.get("LastModifiedTime", answer["CreationTime"]),
             description=answer.get("ModelPackageDescription", ""),
             metadata=metadata,
             artifact=ArtifactRef(uri=source["S3Uri"], sha256=sha256) if source and sha256 else None,
