@@ -107,10 +107,15 @@ class Registry:
         Raises RunFailed with its cause, or where no promotion has started in time: the sweep heals a lost event
         within 15 minutes.
         """
-        deadline = time.monotonic() + timeout_seconds
-        pause = 0.5 if self._connection.name == LOCAL else 15.0
-        while time.monotonic() < deadline:
+        pause, start_seconds = (0.5, 60.0) if self._connection.name == LOCAL else (15.0, 1200.0)
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < timeout_seconds:
             found = self.promotion(package)
+            if found is None and waited > start_seconds:
+                raise RunFailed(
+                    f"no promotion of {package.reference} has started within {start_seconds:.0f} s of its approval: "
+                    "look at the log of the function on-approval and at its dead-letter queue"
+                )
             if found is not None and found.status == "SUCCEEDED":
                 return found
             if found is not None and found.status != "RUNNING":
@@ -160,14 +165,18 @@ class Registry:
 
     def _decide(self, reference: str, approval: Approval, comment: str) -> Package:
         package = self.get(reference)
-        if package.approval == approval and package.metadata.get(PROMOTION) in (None, "deployed"):
-            return package  # deciding the same again would start the promotion again
-        self._connection.client("sagemaker").update_model_package(
-            ModelPackageArn=package.arn,
-            ModelApprovalStatus=approval,
-            ApprovalDescription=comment or f"{approval} with stepforge",
-        )
+        if package.approval == approval:
+            if approval != "Approved" or package.metadata.get(PROMOTION) in (None, "deployed"):
+                return package
+            # Only a change starts a promotion: one that failed is started again by taking the approval back first.
+            self._update(package, "PendingManualApproval", "its promotion is tried again")
+        self._update(package, approval, comment or f"{approval} with stepforge")
         return self._describe(package.arn)
+
+    def _update(self, package: Package, approval: Approval, description: str) -> None:
+        self._connection.client("sagemaker").update_model_package(
+            ModelPackageArn=package.arn, ModelApprovalStatus=approval, ApprovalDescription=description
+        )
 
     def _groups(self) -> list[str]:
         pages = self._connection.client("sagemaker").get_paginator("list_model_package_groups")
