@@ -202,8 +202,6 @@ class JobRun:
 
     def _command(self, job: Json) -> list[str]:
         algorithm = job["AlgorithmSpecification"]
-        if entrypoint := algorithm.get("ContainerEntrypoint"):
-            return [*entrypoint, *algorithm.get("ContainerArguments", [])]
         # Docker appends SageMaker's argument to an image's ENTRYPOINT.
         return [
             *self._context.command(algorithm["TrainingImage"], "train"),
