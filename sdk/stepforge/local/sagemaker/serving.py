@@ -235,6 +235,9 @@ class Deployments:
         try:
             status, answered, content = self._ask(name, replica, body, headers)
         except OSError as error:
+            if not isinstance(error, TimeoutError):
+                # A process that is about to end must not meet the next call.
+                replica.ends_within(1)
             raise _model_error(replica, 500, f"the container did not answer: {error}") from error
         if status >= 400:
             raise _model_error(replica, status, content.decode(errors="replace"))
