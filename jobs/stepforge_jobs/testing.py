@@ -60,6 +60,8 @@ class CountingDomain:
         )
 
     def verify(self, record: Record, completion: str) -> Verdict:
+        if record.scenario.keys() != {"start", "down", "count"}:
+            raise ValueError(f"scenario {record.scenario} needs start, down and count")
         words = completion.split()
         numbers, ends = words[::2], words[1::2]
         if not words or len(numbers) != len(ends) or set(ends) != {";"} or not set(numbers) <= NUMBER_WORDS:

@@ -63,7 +63,7 @@ def examine(folder: Path, manifest: Manifest, domain: Domain, *, sample: int) ->
         check_smoke(manifest, records, findings)
         check_leaks(records, findings)
         check_traces(manifest, records, findings)
-        audit_verifier(domain, spread(records, sample), findings)
+        audit_verifier(domain, records, findings, sample=sample)
     return GateReport(
         manifest_sha256=manifest.sha256,
         passed=not findings.found,
@@ -188,41 +188,52 @@ def spread(records: Sequence[Record], most: int) -> list[Record]:
     ]
 
 
-def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings) -> None:
+def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings, *, sample: int) -> None:
     """The verifier accepts experts, refuses what is empty or garbage, and refuses mutants more often than not.
 
     Careless authors (split `corpus`) need not be right, but what they write must be readable.
     """
     name = f"{domain.name}@{domain.version}"
+    strange = next((record for record in records if record.verifier != name), None)
+    if strange is not None:
+        message = f"it names the verifier {strange.verifier!r}, but {name!r} would judge it"
+        findings.add("verifier", strange.id, "name", message)
+        return
+    chosen = spread(records, sample)
     mutants: dict[str, list[tuple[Record, bool]]] = {}
-    for index, record in enumerate(records):
+    for index, record in enumerate(chosen):
         findings.checked["verifier"] += 1
-        if record.verifier != name:
-            findings.add(
-                "verifier", record.id, "name", f"it names the verifier {record.verifier!r}, but {name!r} would judge it"
-            )
-            return
-        for rule, completion in (("refuses-empty", ""), ("refuses-garbage", GARBAGE)):
-            if domain.verify(record, completion).accepted:
-                findings.add("verifier", record.id, rule, f"{name} accepts {completion!r}: it rewards anything")
-        if record.steps:
-            verdict = domain.verify(record, record.solution)
-            if verdict.reason:
-                findings.add("trace", record.id, "readable", f"the solution cannot be read: {verdict.reason}")
-            elif record.split != "corpus" and not verdict.accepted:
-                rule, message = first_failure(verdict)
-                findings.add("verifier", record.id, rule, f"{name} refuses the expert's solution: {message}")
-        if record.split == "corpus":
-            continue
-        for kind, mutate in MUTATIONS.items():
-            mutant = mutate(record, records, index)
-            if mutant is not None:
-                mutants.setdefault(kind, []).append((record, domain.verify(record, mutant).accepted))
+        try:
+            audit_record(domain, record, findings)
+            if record.split != "corpus":
+                for kind, mutate in MUTATIONS.items():
+                    mutant = mutate(record, chosen, index)
+                    if mutant is not None:
+                        mutants.setdefault(kind, []).append((record, domain.verify(record, mutant).accepted))
+        except ValueError as error:
+            # A verifier raises nothing for bad text, so it is the record that it cannot read.
+            findings.add("verifier", record.id, "scenario", f"{name} cannot read the record: {error}")
     for kind, tried in mutants.items():
         accepted = [record for record, right in tried if right]
         if len(accepted) > MOST_MUTANTS_ACCEPTED * len(tried):
             message = f"{name} accepts {len(accepted)} of {len(tried)} solutions that were corrupted ({kind})"
             findings.add("verifier", accepted[0].id, f"refuses-{kind}", message)
+
+
+def audit_record(domain: Domain, record: Record, findings: Findings) -> None:
+    """What is empty or garbage is refused, and the expert's solution is not. Raises what the verifier raises."""
+    for rule, completion in (("refuses-empty", ""), ("refuses-garbage", GARBAGE)):
+        if domain.verify(record, completion).accepted:
+            message = f"{record.verifier} accepts {completion!r}: it rewards anything"
+            findings.add("verifier", record.id, rule, message)
+    if not record.steps:
+        return
+    verdict = domain.verify(record, record.solution)
+    if verdict.reason:
+        findings.add("trace", record.id, "readable", f"the solution cannot be read: {verdict.reason}")
+    elif record.split != "corpus" and not verdict.accepted:
+        rule, message = first_failure(verdict)
+        findings.add("verifier", record.id, rule, f"{record.verifier} refuses the expert's solution: {message}")
 
 
 def first_failure(verdict: Verdict) -> tuple[str, str]:

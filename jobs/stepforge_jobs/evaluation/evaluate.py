@@ -24,9 +24,9 @@ from stepforge_jobs.domains.base import Domain
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.evaluation.bootstrap import interval, pass_at_k
 from stepforge_jobs.evaluation.sampling import sample
+from stepforge_jobs.evaluation.verdicts import verdict_of
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.models import Policy, from_artifact, use_threads
-from stepforge_jobs.training.rlvr import verdict_of
 
 READABLE = "readable"
 """Pseudo-rule in the failures: a completion that could not be read, or did not end."""

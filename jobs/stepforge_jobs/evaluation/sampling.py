@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stepforge.errors import InvalidInput
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.scoring import precision
 
 ROWS = 512
 """Most rows that are sampled at once."""
@@ -43,7 +44,8 @@ def sample(
     for batch, start in enumerate(range(0, len(prompts), per_batch)):
         part = prompts[start : start + per_batch]
         generator = torch.Generator(device=policy.device).manual_seed(seed_of(seed, batch))
-        completions += _sample_batch(policy, part, count, max_new_tokens, temperature, generator, sorted(stops))
+        with precision(policy.device):
+            completions += _sample_batch(policy, part, count, max_new_tokens, temperature, generator, sorted(stops))
         if after_batch is not None:
             after_batch(min(start + per_batch, len(prompts)))
     policy.network.train(was_training)

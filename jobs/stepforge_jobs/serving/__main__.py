@@ -1,7 +1,7 @@
 """Serve the model of SAGEMAKER_BASE_DIR/model: `python -m stepforge_jobs.serving` (SageMaker appends `serve`).
 
-Listens on SAGEMAKER_BIND_TO_PORT or 8080, on STEPFORGE_BIND_HOST or all interfaces. With STEPFORGE_MODEL_SHA256 the
-manifest must have that digest. SIGTERM stops it.
+Listens on SAGEMAKER_BIND_TO_PORT or 8080: on all interfaces in a container, on loopback alone where SAGEMAKER_BASE_DIR
+says that it is none. With STEPFORGE_MODEL_SHA256 the manifest must have that digest. SIGTERM stops it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def main() -> int:
         from stepforge_jobs.serving.server import Model, serve
 
         model = Model.load(folder, sha256=manifest.sha256)
-        server = serve(model, host=os.environ.get("STEPFORGE_BIND_HOST", "0.0.0.0"), port=port)
+        host = "127.0.0.1" if "SAGEMAKER_BASE_DIR" in os.environ else "0.0.0.0"
+        server = serve(model, host=host, port=port)
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the last line of its log is the reason
         traceback.print_exc()
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -23,7 +23,7 @@ from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.rl.advantages import clipped_loss, group_advantages, has_spread, sequence_mean
 from stepforge_jobs.rl.kl import k3
 from stepforge_jobs.training.loop import StepResult, Values
-from stepforge_jobs.training.scoring import micro_batches, score
+from stepforge_jobs.training.scoring import micro_batches, pick, score
 from stepforge_jobs.training.stage import Probe, Start, as_reference
 
 ROLLOUTS = 1
@@ -123,13 +123,14 @@ def add_gradient(
     """
     loss_sum, entropy_sum, k3_sum, tokens = 0.0, 0.0, 0.0, 0
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-    for rows in micro_batches(lengths, network.config.vocab_size):
-        scored = score(network, prompts[rows], completions[rows], device=device)
+    for rows in micro_batches(lengths, network.config.vocab_size, device=device):
+        given = pick(prompts, rows), pick(completions, rows)
+        scored = score(network, *given, device=device)
         logps_BT = scored.logps(work.temperature)
         penalty_BT = None
         if reference is not None:
             with torch.no_grad(), as_reference(reference):
-                other = score(reference.network, prompts[rows], completions[rows], device=device)
+                other = score(reference.network, *given, device=device)
                 reference_logps_BT = other.logps(work.temperature)
             # Times the ratio, which is 1: without it k3 has the right value and a biased gradient.
             ratio_BT = (logps_BT - logps_BT.detach()).exp()

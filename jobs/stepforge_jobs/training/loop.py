@@ -66,7 +66,9 @@ class TrainingState:
 def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingState:
     """Run the stage to its last step, from its newest checkpoint if any. Raises Interrupted after SIGTERM."""
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    optimiser = torch.optim.AdamW(trained.values(), lr=work.learning_rate, betas=BETAS, weight_decay=stage.weight_decay)
+    optimiser = torch.optim.AdamW(
+        trained.values(), lr=work.learning_rate, betas=BETAS, weight_decay=stage.weight_decay, fused=True
+    )
     state = restore(job, trained, optimiser)
     with sigterm_noted() as stopping:
         while state.step < work.steps:
@@ -155,8 +157,7 @@ def restore(job: Job, trained: dict[str, Tensor], optimiser: torch.optim.Optimiz
     for moment, value in moments.items():
         name, _, key = moment.rpartition("|")
         parameter = trained[name]
-        # The step counter stays on the CPU, as AdamW makes it.
-        optimiser.state[parameter][key] = value.clone() if key == "step" else value.to(parameter.device, copy=True)
+        optimiser.state[parameter][key] = value.to(parameter.device, copy=True)
     rows = [json.loads(line) for line in files["metrics.jsonl"].splitlines()]
     job.progress.event("resumed", step=step)
     return TrainingState(step=step, tokens=head["tokens"], seconds=head["seconds"], rows=rows)

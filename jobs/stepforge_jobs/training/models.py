@@ -92,7 +92,8 @@ def from_scratch(model: ScratchModel, vocabulary: Sequence[str], *, step_end: st
         for parameter in network.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
-    return Policy(network=network.float(), codec=Codec(tokenizer, step_end=step_end), context=model.context)
+    network.to(device=best_device())  # type: ignore[call-arg]
+    return Policy(network=network, codec=Codec(tokenizer, step_end=step_end), context=model.context)
 
 
 def from_directory(folder: Path, *, step_end: str | None) -> Policy:
@@ -105,8 +106,7 @@ def from_directory(folder: Path, *, step_end: str | None) -> Policy:
     network = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
-    if torch.cuda.is_available():
-        network.to(device="cuda")  # type: ignore[call-arg]
+    network.to(device=best_device())  # type: ignore[call-arg]
     context = getattr(network.config, "max_position_embeddings", None) or 2_048
     return Policy(network=network, codec=Codec(tokenizer, step_end=step_end), context=context)
 
@@ -141,6 +141,10 @@ def save(policy: Policy, folder: Path) -> None:
     network.generation_config.pad_token_id = policy.codec.pad
     network.save_pretrained(folder)
     policy.codec.tokenizer.save_pretrained(folder)
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def without_bars() -> None:

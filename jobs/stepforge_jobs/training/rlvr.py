@@ -14,6 +14,7 @@ from stepforge.contracts.rewards import Verdict
 from stepforge.errors import InvalidInput
 from stepforge_jobs.domains.base import Domain
 from stepforge_jobs.domains.user import domain_of
+from stepforge_jobs.evaluation.verdicts import verdict_of
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.grpo import GRPO_CHOICES, GrpoStage, Judged
 from stepforge_jobs.training.loop import train
@@ -82,13 +83,3 @@ def judge(
         Metric.PARTIAL: sum(verdict.partial for verdict in verdicts) / count,
     }
     return Judged(rewards=rewards, metrics=metrics)
-
-
-UNFINISHED = Verdict(accepted=False, reward=0.0, partial=0.0, reason="the completion did not end")
-
-
-def verdict_of(domain: Domain, codec: Codec, record: Record, completion: Sequence[int]) -> Verdict:
-    """Judge tokens: what does not end with the end of the text is refused unread."""
-    if not completion or completion[-1] != codec.eos:
-        return UNFINISHED
-    return domain.verify(record, codec.decode(completion))

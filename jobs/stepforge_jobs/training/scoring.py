@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-TOKENS = 16_384
+TOKENS = {"cpu": 1_024, "cuda": 16_384}
 LOGITS = 1 << 26
-"""Most tokens and most logits of one micro-batch."""
+"""Most tokens and most logits of one micro-batch. On CPU small ones of like length are a quarter faster than one."""
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,19 @@ def score(
     return Scored(logits_BTV=logits_BTV.float(), targets_BT=ids_BL[:, first + 1 :], mask_BT=mask_BT)
 
 
-def micro_batches(lengths: Sequence[int], vocabulary: int) -> Iterator[slice]:
-    """Slices of rows, in order, that each stay within TOKENS and LOGITS when padded to their longest."""
-    start, longest = 0, 0
-    for index, length in enumerate(lengths):
-        wider = max(longest, length)
-        padded = wider * (index - start + 1)
-        if index > start and (padded > TOKENS or padded * vocabulary > LOGITS):
-            yield slice(start, index)
-            start, wider = index, length
-        longest = wider
-    if start < len(lengths):
-        yield slice(start, len(lengths))
+def micro_batches(lengths: Sequence[int], vocabulary: int, *, device: torch.device) -> Iterator[list[int]]:
+    """Row numbers in micro-batches of rows of like length, which stay within the device's tokens when padded."""
+    most = TOKENS.get(device.type, TOKENS["cuda"])
+    chosen: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        padded = lengths[index] * (len(chosen) + 1)
+        if chosen and (padded > most or padded * vocabulary > LOGITS):
+            yield chosen
+            chosen = []
+        chosen.append(index)
+    if chosen:
+        yield chosen
+
+
+def pick(items: Sequence[Item], rows: Sequence[int]) -> list[Item]:
+    return [items[row] for row in rows]

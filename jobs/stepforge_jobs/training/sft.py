@@ -7,7 +7,7 @@ from stepforge.contracts.metrics import Metric
 from stepforge.errors import InvalidInput
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.loop import StepResult, Values, train
-from stepforge_jobs.training.scoring import micro_batches, score
+from stepforge_jobs.training.scoring import micro_batches, pick, score
 from stepforge_jobs.training.stage import Probe, Start, begin, draw, finish, fitting
 
 
@@ -47,8 +47,8 @@ class SftStage:
         tokens = sum(len(target) for target in targets)
         policy, total = self._policy, 0.0
         lengths = [len(p) + len(t) for p, t in rows]
-        for part in micro_batches(lengths, policy.network.config.vocab_size):
-            scored = score(policy.network, prompts[part], targets[part], device=policy.device)
+        for part in micro_batches(lengths, policy.network.config.vocab_size, device=policy.device):
+            scored = score(policy.network, pick(prompts, part), pick(targets, part), device=policy.device)
             loss = -scored.logps().sum() / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())

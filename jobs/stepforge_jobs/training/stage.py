@@ -29,7 +29,7 @@ from stepforge_jobs.rl.kl import exact_kl
 from stepforge_jobs.training import models
 from stepforge_jobs.training.loop import TrainingState, Values, metrics_lines
 from stepforge_jobs.training.models import Policy
-from stepforge_jobs.training.scoring import micro_batches, score
+from stepforge_jobs.training.scoring import micro_batches, pick, score
 
 PROBE_PROMPTS = 64
 PROBE_COMPLETIONS = 8
@@ -116,10 +116,11 @@ def mean_kl(
     total, tokens = 0.0, 0
     policy.network.eval()
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-    for rows in micro_batches(lengths, policy.network.config.vocab_size):
-        own = score(policy.network, prompts[rows], completions[rows], device=policy.device)
+    for rows in micro_batches(lengths, policy.network.config.vocab_size, device=policy.device):
+        given = pick(prompts, rows), pick(completions, rows)
+        own = score(policy.network, *given, device=policy.device)
         with as_reference(reference):
-            other = score(reference.network, prompts[rows], completions[rows], device=policy.device)
+            other = score(reference.network, *given, device=policy.device)
         total += float(exact_kl(own.logits_BTV, other.logits_BTV)[own.mask_BT].sum())
         tokens += int(own.mask_BT.sum())
     policy.network.train()

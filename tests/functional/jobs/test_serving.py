@@ -23,7 +23,7 @@ from stepforge_jobs.testing import CountingDomain
 def start(base: Path, **extra: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "stepforge_jobs.serving", "serve"],
-        env={**environment(base), "SAGEMAKER_BIND_TO_PORT": "0", "STEPFORGE_BIND_HOST": "127.0.0.1", **extra},
+        env={**environment(base), "SAGEMAKER_BIND_TO_PORT": "0", **extra},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -92,6 +92,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, str, str, str]] = {
     "unreadable": (lambda r: changed(r, "corpus", 6, steps=steps("up ;")), "trace", "counting-corpus-6", "readable"),
     "wrong-expert": (lambda r: changed(r, "train", 7, steps=steps("n1 ;")), "verifier", "counting-train-7", ""),
     "other-verifier": (lambda r: changed(r, "rl", 0, verifier="counting@0"), "verifier", "counting-rl-0", "name"),
+    "no-scenario": (lambda r: changed(r, "rl", 3, scenario={"start": "x"}), "verifier", "counting-rl-3", "scenario"),
     "twin": (lambda r: changed(r, "rl", 1, id="counting-rl-0"), "schema", "counting-rl-0", "unique-id"),
     "wrong-shard": (lambda r: changed(r, "rl", 2, split="test_known"), "schema", "counting-rl-2", "split"),
     "nothing-to-test": (
