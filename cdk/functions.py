@@ -52,8 +52,8 @@ class Functions(Construct):
         packages = self.arns("sagemaker", f"model-package/{GROUPS}/*")
         groups = self.arns("sagemaker", f"model-package-group/{GROUPS}")
         read_packages = [
-            allow(["sagemaker:DescribeModelPackage"], packages),
-            allow(["sagemaker:ListModelPackages"], groups),
+            # A list is granted on what it lists.
+            allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"], packages),
         ]
 
         # run-job
@@ -80,7 +80,7 @@ class Functions(Construct):
             *read_packages,
             allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], groups),
             # A trainer neither approves nor promotes.
-            allow(["sagemaker:CreateModelPackage"], [*packages, *groups], StringEqualsIfExists={
+            allow(["sagemaker:CreateModelPackage"], packages, StringEqualsIfExists={
                 "sagemaker:ModelApprovalStatus": "PendingManualApproval",
                 "sagemaker:ModelLifeCycle:stage": "Development",
             }),
