@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from stepforge.local import LocalAws
-from tests.functional.local_aws.helpers import bucket, ended, job_request, register, wait
+from tests.functional.local_aws.helpers import ECR, bucket, ended, job_request, register, wait
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,17 @@ def test_an_empty_channel_fails_the_job_and_says_which(local_aws: LocalAws, imag
             "ValidationException",
             "not registered",
         ),
+        (
+            {
+                "AlgorithmSpecification": {
+                    "TrainingImage": f"{ECR}/demo",
+                    "TrainingInputMode": "File",
+                    "ContainerEntrypoint": ["sh"],
+                }
+            },
+            "ValidationException",
+            "would run any command",
+        ),
         ({"TrainingJobName": "no_underscores"}, "ValidationException", "regular expression"),
         ({"HyperParameters": {"a": "x" * 2501}}, "ValidationException", "at most 2500"),
         ({"TrainingJobName": "whole-a1"}, "ResourceInUse", "already exists"),
@@ -184,7 +195,7 @@ def test_an_empty_channel_fails_the_job_and_says_which(local_aws: LocalAws, imag
             "one machine",
         ),
     ],
-    ids=["unregistered image", "bad name", "long hyperparameter", "taken name", "two instances"],
+    ids=["unregistered image", "own entry point", "bad name", "long hyperparameter", "taken name", "two instances"],
 )
 def test_a_request_that_aws_refuses_is_refused(
     local_aws: LocalAws, image: str, change: dict, code: str, message: str

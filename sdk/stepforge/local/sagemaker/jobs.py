@@ -82,8 +82,9 @@ def _check(context: Context, request: Json) -> None:
         raise validation(
             "AlgorithmSpecification.TrainingImage is missing: only jobs with an image of their own run here"
         )
-    if not algorithm.get("ContainerEntrypoint"):
-        context.command(image, "train")
+    context.command(image, "train")
+    if algorithm.get("ContainerEntrypoint"):
+        raise validation("ContainerEntrypoint would run any command: register an image with that entry point instead")
     for field in ("RoleArn", "OutputDataConfig", "StoppingCondition", "ResourceConfig"):
         if field not in request:
             raise validation(f"{field} is missing")

@@ -78,6 +78,9 @@ class Replica:
     def running(self) -> bool:
         return self._process.running
 
+    def ends_within(self, seconds: float) -> bool:
+        return self._process.wait(seconds) is not None
+
     def _await_ping(self) -> None:
         deadline = time.monotonic() + ping_seconds()
         while time.monotonic() < deadline:
@@ -230,12 +233,26 @@ class Deployments:
         https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html has them."""
         replica = self._replica(name)
         try:
-            status, answered, content = replica.request("POST", "/invocations", body, headers, seconds=_INVOKE_SECONDS)
+            status, answered, content = self._ask(name, replica, body, headers)
         except OSError as error:
+            if not isinstance(error, TimeoutError):
+                # A process that is about to end must not meet the next call.
+                replica.ends_within(1)
             raise _model_error(replica, 500, f"the container did not answer: {error}") from error
         if status >= 400:
             raise _model_error(replica, status, content.decode(errors="replace"))
         return replica, answered, content
+
+    def _ask(
+        self, name: str, replica: Replica, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Where nobody listens nothing was delivered: ask again when the process that has just died is replaced."""
+        try:
+            return replica.request("POST", "/invocations", body, headers, seconds=_INVOKE_SECONDS)
+        except ConnectionRefusedError:
+            if not replica.ends_within(2):
+                raise
+            return self._replica(name).request("POST", "/invocations", body, headers, seconds=_INVOKE_SECONDS)
 
     def _replica(self, name: str) -> Replica:
         known = self._context.store.get("endpoint", name)

@@ -64,7 +64,8 @@ class Scheduler:
 
     def _loop(self) -> None:
         while not self._ending.is_set():
-            self._context.jobs_wanted.wait(5)
+            # A run says that it is done a moment before its thread is.
+            self._context.jobs_wanted.wait(0.2 if self._running else 5)
             self._context.jobs_wanted.clear()
             try:
                 self._step()
@@ -201,8 +202,6 @@ class JobRun:
 
     def _command(self, job: Json) -> list[str]:
         algorithm = job["AlgorithmSpecification"]
-        if entrypoint := algorithm.get("ContainerEntrypoint"):
-            return [*entrypoint, *algorithm.get("ContainerArguments", [])]
         # Docker appends SageMaker's argument to an image's ENTRYPOINT.
         return [
             *self._context.command(algorithm["TrainingImage"], "train"),
