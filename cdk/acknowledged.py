@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import aws_cdk as cdk
-from constructs import Construct
+from constructs import IConstruct
 
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
@@ -44,7 +44,7 @@ def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
         _acknowledge(data.node.find_child("Bucket"), "S1", "one user on one machine; the server's log has each request")
 
 
-def _acknowledge(scope: Construct, rule: str, reason: str) -> None:
+def _acknowledge(scope: IConstruct, rule: str, reason: str) -> None:
     cdk.Validations.of(scope).acknowledge(cdk.Acknowledgment(id=f"AwsSolutions::AwsSolutions-{rule}", reason=reason))
 
 

@@ -45,6 +45,7 @@ class Functions(Construct):
             removal_policy=cdk.RemovalPolicy.DESTROY,
         )
         self._functions: dict[str, lambda_.Function] = {}
+        self._layer: lambda_.ILayerVersion | None = None
         data = {"BUCKET": bucket.bucket_name, "KEY_ARN": key.key_arn}
         serve = {"SERVE_INSTANCE_TYPE": settings.serve_instance_type}
         jobs = self.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
@@ -52,8 +53,8 @@ class Functions(Construct):
         packages = self.arns("sagemaker", f"model-package/{GROUPS}/*")
         groups = self.arns("sagemaker", f"model-package-group/{GROUPS}")
         read_packages = [
-            allow(["sagemaker:DescribeModelPackage"], packages),
-            allow(["sagemaker:ListModelPackages"], groups),
+            # A list is granted on what it lists.
+            allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"], packages),
         ]
 
         # run-job
@@ -80,7 +81,7 @@ class Functions(Construct):
             *read_packages,
             allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], groups),
             # A trainer neither approves nor promotes.
-            allow(["sagemaker:CreateModelPackage"], [*packages, *groups], StringEqualsIfExists={
+            allow(["sagemaker:CreateModelPackage"], packages, StringEqualsIfExists={
                 "sagemaker:ModelApprovalStatus": "PendingManualApproval",
                 "sagemaker:ModelLifeCycle:stage": "Development",
             }),
@@ -173,5 +174,6 @@ class Functions(Construct):
         arn = self._settings.pydantic_layer_arn
         if arn is None:
             return []
-        found = self.node.try_find_child("Pydantic")
-        return [found or lambda_.LayerVersion.from_layer_version_arn(self, "Pydantic", arn)]
+        if self._layer is None:
+            self._layer = lambda_.LayerVersion.from_layer_version_arn(self, "Pydantic", arn)
+        return [self._layer]

@@ -121,7 +121,7 @@ def package_request(
     verdict = "better than the champion" if finished.comparison.better else "not better than the champion"
     if finished.comparison.champion is None:
         verdict = "the first of its group"
-    return {
+    request = {
         "ModelPackageGroupName": spec.group,
         "ModelPackageDescription": f"{spec.domain}, {' -> '.join(s.name for s in spec.stages)}: {verdict}"[:1024],
         "ModelApprovalStatus": "PendingManualApproval",
@@ -143,8 +143,9 @@ def package_request(
         },
         "MetadataProperties": {"GeneratedBy": metadata.training_job_arn},
         "CustomerMetadataProperties": metadata.properties(),
-        "ClientToken": digest([spec.group, metadata.pipeline_sha256, metadata.model_sha256])[:_TOKEN_LENGTH],
     }
+    # Of the whole request: a token that comes back with another request is refused.
+    return {**request, "ClientToken": digest(request)[:_TOKEN_LENGTH]}
 
 
 def model_card(

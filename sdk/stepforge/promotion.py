@@ -57,7 +57,8 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str) -> list[Decision]:
     """Promote what is approved but was never handled, because its event was lost.
 
     Of each group only the newest Approved version counts, and only where no promotion left a stamp on it. While any
-    promotion runs the sweep waits for its next turn, so that it cannot start a second one beside an event's.
+    promotion runs the sweep waits for its next turn. The package's own LastModifiedTime gives the id that its event
+    had, so that an event that was only late adopts what the sweep started.
     """
     running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)["executions"]
     if running:
@@ -74,7 +75,7 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str) -> list[Decision]:
             change = PackageStateChange(
                 ModelPackageArn=newest["ModelPackageArn"],
                 ModelApprovalStatus="Approved",
-                LastModifiedTime=str(package.get("LastModifiedTime", "")),
+                LastModifiedTime=package.get("LastModifiedTime"),
             )
             decisions.append(consider(states, package, change.event_id, machine_arn=machine_arn))
     return decisions

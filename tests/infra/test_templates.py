@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
+from importlib.resources import files as resource_files
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,40 @@ def test_a_star_resource_stands_only_where_iam_knows_no_other(synth: Synth, name
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_no_statement_has_a_star_in_its_actions(synth: Synth, name: str) -> None:
     assert [a for s in statements(synth.templates[name]) for a in listed(s["Action"]) if "*" in a] == []
+
+
+def literal(resource: Any) -> str:
+    """An ARN with `*` for what only a deployment knows; `*` alone where all of it is unknown."""
+    if isinstance(resource, str):
+        return resource
+    ((function, argument),) = resource.items()
+    if function == "Fn::Join":
+        return argument[0].join(literal(part) for part in argument[1])
+    return "*"
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_action_is_granted_on_a_kind_of_resource_that_it_has(synth: Synth, name: str) -> None:
+    """IAM takes a grant on a resource that the action does not know, and it then allows nothing."""
+    pytest.importorskip("cfnlint", reason="the extra [dev] is not installed")
+    known = json.loads(resource_files("cfnlint.data.AdditionalSpecs").joinpath("Policies.json").read_text())
+    checked = 0
+    for statement in statements(synth.templates[name]):
+        arns = [literal(resource) for resource in listed(statement["Resource"])]
+        if any(arn == "*" for arn in arns):
+            continue
+        for action in listed(statement["Action"]):
+            service, _, verb = action.partition(":")
+            kinds = known[service]["Actions"][verb.lower()].get("Resources")
+            assert kinds is not None, f"{action} takes no resource: {arns}"
+            formats = [f for kind in kinds for f in known[service]["Resources"][kind]["ARNFormats"]]
+            if service == "s3":
+                continue
+            stems = [re.split(r"[/:]", f.split(":", 5)[5])[0] for f in formats]
+            found = [re.split(r"[/:]", arn.split(":", 5)[5])[0] for arn in arns]
+            assert any(stem in stems for stem in found), f"{action} is granted on {arns}, but knows {formats}"
+            checked += 1
+    assert checked > 50
 
 
 def test_roles_are_passed_to_sagemaker_alone(synth: Synth) -> None:

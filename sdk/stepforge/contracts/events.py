@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -25,6 +26,25 @@ class PackageStateChange(BaseModel):
     @property
     def event_id(self) -> str:
         """AWS may send several events for one change: they share this."""
-        return digest(
-            [self.ModelPackageArn, "ModelApprovalStatus", self.ModelApprovalStatus, str(self.LastModifiedTime)]
-        )
+        when = instant(self.LastModifiedTime)
+        return digest([self.ModelPackageArn, "ModelApprovalStatus", self.ModelApprovalStatus, when])
+
+
+def instant(value: Any) -> str:
+    """A moment to the second, in UTC, however it is written: events, boto3 and logs each write it otherwise.
+
+    Takes a datetime, ISO 8601, or a number of seconds or milliseconds since the epoch. What is none of these is taken
+    as it is: it still tells one change from another.
+    """
+    if isinstance(value, str):
+        try:
+            value = float(value) if value.replace(".", "", 1).isdigit() else datetime.fromisoformat(value)
+        except ValueError:
+            return value
+    if isinstance(value, datetime):
+        value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, int | float):
+        # Seconds have ten digits until the year 2286, milliseconds thirteen.
+        seconds = value / 1000 if value > 1e11 else value
+        return datetime.fromtimestamp(int(seconds), UTC).isoformat()
+    return str(value)

@@ -64,14 +64,16 @@ class Deployed:
         return self.aws.client("sagemaker").describe_model_package(ModelPackageName=arn)
 
     def approve(self, arn: str) -> dict[str, Any]:
-        """Approve a package, and return its promotion's end."""
+        """Approve a package, and return the end of its one promotion: the stamps that it leaves start no other."""
         before = {execution["executionArn"] for execution in self.executions("promote")}
         self.aws.client("sagemaker").update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Approved")
         deadline = time.monotonic() + 30
         while not (new := [e for e in self.executions("promote") if e["executionArn"] not in before]):
             assert time.monotonic() < deadline, "the approval started no promotion"
             time.sleep(0.05)
-        return self.ended(new[0]["executionArn"])
+        ended = self.ended(new[0]["executionArn"])
+        assert len(self.executions("promote")) == len(before) + 1
+        return ended
 
 
 @pytest.fixture(scope="session")

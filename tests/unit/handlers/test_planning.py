@@ -133,3 +133,27 @@ def test_a_gate_report_that_was_edited_is_refused(s3: Any) -> None:
     s3.put_object(Bucket=bucket, Key=prefix + "gate.json", Body=passed)
     with pytest.raises(IntegrityError, match=r"gate\.json has SHA-256"):
         read_gate(s3, check)
+
+
+def test_a_throttled_call_gets_a_name_that_the_machine_retries(
+    s3: Any, started: PipelineState, load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stepforge.errors import Throttled
+    from tests.fakes import refusal
+
+    module = load("plan_job")
+
+    def plan_under(code: str) -> None:
+        def raising(*_: Any, **__: Any) -> None:
+            raise refusal("PutObject", "slow down", code)
+
+        monkeypatch.setattr(module, "plan", raising)
+        module.handler({"state": started.model_dump(mode="json")}, None)
+
+    monkeypatch.setenv("BUCKET", BUCKET)
+    monkeypatch.setenv("KEY_ARN", KEY_ARN)
+    with pytest.raises(Throttled):
+        plan_under("ThrottlingException")
+    with pytest.raises(Exception, match="slow down") as caught:
+        plan_under("AccessDenied")
+    assert type(caught.value).__name__ == "ClientError"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
@@ -120,6 +121,16 @@ def test_the_sweep_heals_a_lost_event_once(
     (decision,) = sweep(sagemaker, states, machine_arn=machine_arn)
     assert (decision.action, decision.package_arn) == ("started", package)
     assert sweep(sagemaker, states, machine_arn=machine_arn) == []
+    assert len(executions(states, machine_arn)) == 1
+
+
+def test_an_event_that_was_only_late_adopts_what_the_sweep_started(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    sagemaker.packages[package]["LastModifiedTime"] = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+    (decision,) = sweep(sagemaker, states, machine_arn=machine_arn)
+    late = change(package, at=1_767_323_045_678)
+    assert on_event(sagemaker, states, late, machine_arn=machine_arn).execution == decision.execution
     assert len(executions(states, machine_arn)) == 1
 
 
