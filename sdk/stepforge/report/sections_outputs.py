@@ -68,8 +68,13 @@ def _unreadable(data: ReportData) -> Markup | None:
     if not total:
         return note(f"All {count(data.completions)} completions of the evaluation could be read.")
     ordered = sorted(data.unreadable.items(), key=lambda pair: -pair[1])
-    items = [el("li", reason, " ", el("span", f"× {count(number)}", class_="times")) for reason, number in ordered[:MOST_REASONS]]
-    more = [el("li", f"and {plural(len(ordered) - MOST_REASONS, 'other reason')}")] if len(ordered) > MOST_REASONS else []
+    items = [
+        el("li", reason, " ", el("span", f"× {count(number)}", class_="times"))
+        for reason, number in ordered[:MOST_REASONS]
+    ]
+    more = (
+        [el("li", f"and {plural(len(ordered) - MOST_REASONS, 'other reason')}")] if len(ordered) > MOST_REASONS else []
+    )
     share = percent(total / data.completions)
     return join(
         el("p", f"{count(total)} of {count(data.completions)} completions ({share}) could not be read:"),
