@@ -151,7 +151,7 @@ FRAME_STYLE = """
 :root{color-scheme:light dark;--ink:#1b2430;--page:#fff}
 @media (prefers-color-scheme:dark){:root{--ink:#e6eaf0;--page:#171c24}}
 html{background:var(--page);color:var(--ink);font:13px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-body{margin:8px;overflow-wrap:anywhere}svg,img,canvas,table{max-width:100%}svg,img{height:auto}pre{white-space:pre-wrap}
+body{margin:0;overflow-wrap:anywhere}table{max-width:100%}svg,img{width:auto;height:auto;max-width:100%;max-height:210px}pre{white-space:pre-wrap}
 """
 FRAME_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:"
 
