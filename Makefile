@@ -27,7 +27,7 @@ $(READY): pyproject.toml
 demo: setup
 	$(BIN)/stepforge run train --domain facial
 	$(BIN)/stepforge registry approve facial --comment "make demo"
-	$(BIN)/stepforge predict --domain facial --golden
+	$(BIN)/stepforge predict --domain facial
 	$(BIN)/stepforge report latest --out out/report.html
 
 test: setup

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from stepforge import transfers, user_code
+from stepforge import transfers
 from stepforge.connection import LOCAL, Connection, connect
-from stepforge.contracts.manifests import describe_folder
 from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.inputs import Inputs, prepare
 from stepforge.jobs import Jobs
-from stepforge.models import check_model_folder
 from stepforge.pipelines import Pipelines
 from stepforge.recipes import Recipe
 from stepforge.registry import Registry
@@ -46,15 +45,21 @@ class Client:
         """Bind a recipe to this environment; upload the model, the records and the user's code that it names.
 
         `model` is a Hugging Face directory, `data` a file of records, `verifier` is `package.module:function`.
+        Raises InvalidInput where one of them cannot be used; then nothing was uploaded.
         """
-        plugin = user_code.plugin_for(recipe.domain, verifier)
-        return recipe.pipeline(
-            self.connection.environment,
-            model=None if model is None else self._upload(check_model_folder(model), "model", progress),
-            records=None if data is None else self._upload(user_code.records_folder(data), "records", progress),
-            plugin=None if plugin is None else plugin.plugin,
-            plugin_code=None if plugin is None else self._upload(plugin.folder, "plugin", progress),
-        )
+        with prepare(recipe, model=model, data=data, verifier=verifier) as inputs:
+            return self.bind(inputs, progress=progress)
 
-    def _upload(self, folder: Path, kind: Any, progress: transfers.Progress) -> Any:
-        return transfers.upload(self.connection, folder, describe_folder(folder, kind), progress=progress)
+    def bind(self, inputs: Inputs, *, progress: transfers.Progress = lambda *_: None) -> PipelineSpec:
+        """Upload what was prepared, and bind its recipe to this environment."""
+        refs = {
+            kind: transfers.upload(self.connection, folder, manifest, progress=progress)
+            for kind, (folder, manifest) in inputs.folders.items()
+        }
+        return inputs.recipe.pipeline(
+            self.connection.environment,
+            model=refs.get("model"),
+            records=refs.get("records"),
+            plugin=inputs.plugin,
+            plugin_code=refs.get("plugin"),
+        )

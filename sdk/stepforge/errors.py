@@ -3,11 +3,25 @@
 StepforgeError
 ├── UserError                what was given cannot work: exit code 2, nothing was changed
 │   ├── UnknownName          a domain, run, model or environment that does not exist
-│   └── InvalidInput         a file, record or option that is malformed
+│   ├── InvalidInput         a file, record or option that is malformed
+│   └── GateRefused          the data did not pass the reliability gate
 ├── IntegrityError           bytes differ from their recorded digest
+│   └── ArtifactRefused      a model's files may not be served
 ├── IdentityConflict         a name is taken by something with another identity
 ├── JobFailed                a training job ended without success
+│   ├── AlgorithmError       the job's own code failed: running it again would fail again
+│   ├── InvalidJob           the job could not start with what it was given
+│   ├── CapacityError        the cloud had no such instance free
+│   ├── InternalServerError  the cloud failed
+│   ├── ResourceLimitExceeded  the account's quota is used up
+│   ├── Stopped              someone stopped it
+│   ├── MaxRuntimeExceeded   it ran, or waited for a spot instance, longer than it may
+│   └── JobStillRunning      not a failure: another execution runs the same job
 ├── RunFailed                an execution of a state machine ended without success
+│   ├── SmokeFailed          a deployed model does not answer as it did in its evaluation
+│   ├── EndpointFailed       an endpoint did not come up with what it was given
+│   └── PromotionBusy        another promotion of the same group has the candidate endpoint
+├── Throttled                the cloud asks to call later
 └── EnvironmentUnavailable   the cloud, the local server or a part of it cannot be reached
 """
 
@@ -46,8 +60,16 @@ class InvalidInput(UserError):
     pass
 
 
+class GateRefused(UserError):
+    pass
+
+
 class IntegrityError(StepforgeError):
     exit_code = 3
+
+
+class ArtifactRefused(IntegrityError):
+    pass
 
 
 class IdentityConflict(StepforgeError):
@@ -58,8 +80,56 @@ class JobFailed(StepforgeError):
     exit_code = 4
 
 
+class AlgorithmError(JobFailed):
+    pass
+
+
+class InvalidJob(JobFailed):
+    pass
+
+
+class CapacityError(JobFailed):
+    pass
+
+
+class InternalServerError(JobFailed):
+    pass
+
+
+class ResourceLimitExceeded(JobFailed):
+    pass
+
+
+class Stopped(JobFailed):
+    pass
+
+
+class MaxRuntimeExceeded(JobFailed):
+    pass
+
+
+class JobStillRunning(JobFailed):
+    pass
+
+
 class RunFailed(StepforgeError):
     exit_code = 4
+
+
+class SmokeFailed(RunFailed):
+    pass
+
+
+class EndpointFailed(RunFailed):
+    pass
+
+
+class PromotionBusy(RunFailed):
+    pass
+
+
+class Throttled(StepforgeError):
+    pass
 
 
 class EnvironmentUnavailable(StepforgeError):

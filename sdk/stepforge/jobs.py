@@ -1,4 +1,4 @@
-"""Training jobs: attempts, adoption, outcomes, logs. The job's name is the only lock that SageMaker offers."""
+"""Training jobs for people: what there is, how it goes, its log. Which attempt counts is decided in `attempts`."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stepforge import attempts
 from stepforge.connection import Connection
-from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobSpec
-from stepforge.contracts.manifests import MANIFEST, parse_manifest
-from stepforge.contracts.names import SPEC_TAG, job_name
-from stepforge.contracts.names import split_uri as _split
-from stepforge.errors import IdentityConflict, JobFailed, UnknownName
+from stepforge.contracts.jobs import JobRequest
+from stepforge.contracts.names import job_name
+from stepforge.errors import UnknownName
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 ENDED = ("Completed", "Failed", "Stopped")
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One attempt at a job; `description` is DescribeTrainingJob's answer, None where it was not created yet."""
+class JobState:
+    """One attempt at a job; `description` is DescribeTrainingJob's answer, None where there is none yet."""
 
     name: str
-    number: int
     description: dict[str, Any] | None
 
     @property
@@ -32,58 +30,18 @@ class Attempt:
         return "Absent" if self.description is None else str(self.description["TrainingJobStatus"])
 
 
-def describe(sagemaker: Any, name: str) -> dict[str, Any] | None:
-    """None where there is no such job (SageMaker answers ValidationException for it)."""
-    try:
-        answer: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=name)
-        return answer
-    except sagemaker.exceptions.ClientError as error:
-        if error.response["Error"]["Code"] == "ValidationException" and "not found" in str(error):
-            return None
-        raise
-
-
-def attempts(sagemaker: Any, prefix: str) -> list[Attempt]:
-    """All attempts at a job, first to last. One Describe for each, and never a List."""
-    found: list[Attempt] = []
-    while (description := describe(sagemaker, name := job_name(prefix, len(found)))) is not None:
-        found.append(Attempt(name, len(found), description))
+def attempts_of(sagemaker: Any, request: JobRequest) -> list[JobState]:
+    """Attempts up to the one that runs or is done. One Describe for each, and never a List."""
+    found: list[JobState] = []
+    for number in range(attempts.MAX_ATTEMPTS):
+        name = job_name(request.prefix, number)
+        description = attempts.describe(sagemaker, request, name)
+        if description is None:
+            break
+        found.append(JobState(name, description))
+        if attempts.next_action(description) is not None:
+            break
     return found
-
-
-def current_attempt(sagemaker: Any, prefix: str, spec_sha256: str) -> Attempt:
-    """The attempt to adopt, to wait for, or (Absent) to create.
-
-    Raises IdentityConflict where the name belongs to a job with another spec: it is never renamed around.
-    """
-    found = attempts(sagemaker, prefix)
-    for attempt in found:
-        _check_tag(sagemaker, attempt, spec_sha256)
-    for attempt in found:
-        if attempt.status not in ("Failed", "Stopped"):
-            return attempt
-    return Attempt(job_name(prefix, len(found)), len(found), None)
-
-
-def outcome(s3: Any, description: dict[str, Any], *, adopted: bool = False) -> JobOutcome:
-    """What a job produced. Raises JobFailed unless it is Completed: Stopped is no success."""
-    status, name = description["TrainingJobStatus"], description["TrainingJobName"]
-    if status != "Completed":
-        raise JobFailed(
-            f"job {name} is {status} ({description['SecondaryStatus']}): {description.get('FailureReason', '')}"
-        )
-    uri = description["ModelArtifacts"]["S3ModelArtifacts"].rstrip("/") + "/"
-    bucket, key = _split(uri + MANIFEST)
-    manifest = parse_manifest(s3.get_object(Bucket=bucket, Key=key)["Body"].read(), where=uri + MANIFEST)
-    return JobOutcome(
-        name=name,
-        arn=description["TrainingJobArn"],
-        type=name.partition("-")[0],
-        artifact=ArtifactRef(uri=uri, sha256=manifest.sha256),
-        billable_seconds=description.get("BillableTimeInSeconds", 0),
-        instance_type=description["ResourceConfig"].get("InstanceType", ""),
-        adopted=adopted,
-    )
 
 
 class Jobs:
@@ -94,10 +52,14 @@ class Jobs:
 
     def get(self, name: str) -> dict[str, Any]:
         """DescribeTrainingJob's answer. Raises UnknownName."""
-        found = describe(self._connection.client("sagemaker"), name)
-        if found is None:
-            raise UnknownName("job", name, [job["TrainingJobName"] for job in self.recent()])
-        return found
+        sagemaker = self._connection.client("sagemaker")
+        try:
+            answer: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=name)
+        except sagemaker.exceptions.ClientError as error:
+            if attempts.is_absent(error):
+                raise UnknownName("job", name, [job["TrainingJobName"] for job in self.recent()]) from error
+            raise
+        return answer
 
     def recent(self, *, most: int = 50) -> list[dict[str, Any]]:
         """Summaries, newest first. For people; nothing that must be fast calls it."""
@@ -106,9 +68,6 @@ class Jobs:
         )
         summaries: list[dict[str, Any]] = answer["TrainingJobSummaries"]
         return summaries
-
-    def find(self, spec: JobSpec) -> Attempt:
-        return current_attempt(self._connection.client("sagemaker"), spec.prefix, spec.identity)
 
     def stop(self, name: str) -> None:
         """Ask a job to stop; it has 120 s to write a checkpoint."""
@@ -151,15 +110,3 @@ class LogTail:
             self._tokens[stream] = page["nextForwardToken"]
             if token == page["nextForwardToken"] or not page["events"]:
                 return
-
-
-def _check_tag(sagemaker: Any, attempt: Attempt, spec_sha256: str) -> None:
-    assert attempt.description is not None
-    arn = attempt.description["TrainingJobArn"]
-    pages = sagemaker.get_paginator("list_tags").paginate(ResourceArn=arn)
-    tags = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
-    if tags.get(SPEC_TAG) != spec_sha256:
-        raise IdentityConflict(
-            f"the name {attempt.name} belongs to a job with spec {tags.get(SPEC_TAG, 'unknown')}, and this one has "
-            f"{spec_sha256}: delete or rename nothing; look at that job first"
-        )

@@ -9,24 +9,31 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stepforge import executions
+from stepforge.attempts import completed, succeeded
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import JobSpec
-from stepforge.contracts.names import Keys, split_uri
+from stepforge.contracts.jobs import JobOutcome, JobSpec
+from stepforge.contracts.names import Keys, job_name
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.errors import RunFailed, UnknownName
 from stepforge.executions import Execution
-from stepforge.jobs import ENDED, Attempt, Jobs, LogTail, outcome
+from stepforge.jobs import ENDED, JobState, LogTail, attempts_of
+from stepforge.planning import advance, job_request, read_pipeline
 
 PROGRESS_EVENT = "progress"
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job of a pipeline: its spec, the stage's name, and the attempt that there is."""
+    """A job of a pipeline: its spec, the stage's name, and the attempts that there are."""
 
     spec: JobSpec
-    attempt: Attempt
+    attempts: tuple[JobState, ...]
+
+    @property
+    def attempt(self) -> JobState:
+        """The last attempt; Absent where there is none yet."""
+        return self.attempts[-1] if self.attempts else JobState(job_name(self.spec.prefix, 0), None)
 
     @property
     def stage(self) -> str:
@@ -87,11 +94,8 @@ class Pipelines:
         execution = executions.describe(connection.client("stepfunctions"), arn)
         if execution is None or execution.input is None:
             raise UnknownName("run", name, names)
-        bucket, key = split_uri(execution.input["pipeline_uri"])
-        spec = PipelineSpec.model_validate_json(
-            connection.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
-        )
-        return Run(connection, execution, spec)
+        state = PipelineState.model_validate(execution.input)
+        return Run(connection, execution, read_pipeline(connection.client("s3"), state))
 
     def plan(self, spec: PipelineSpec) -> list[PlannedJob]:
         """The jobs whose specs can be known by now: all that are done, and the one after them."""
@@ -102,24 +106,35 @@ class Walk:
     """Follows a pipeline through what is done: a later job's identity needs the digests of the earlier ones."""
 
     def __init__(self, connection: Connection, spec: PipelineSpec) -> None:
-        self._jobs = Jobs(connection)
+        self._sagemaker = connection.client("sagemaker")
         self._s3 = connection.client("s3")
+        self._bucket = connection.environment.bucket
         self._spec = spec
         self._state = PipelineState(
-            pipeline_uri=f"s3://{connection.environment.bucket}/{Keys.pipeline(spec.identity)}",
-            pipeline_sha256=spec.identity,
+            pipeline_uri=f"s3://{self._bucket}/{Keys.pipeline(spec.identity)}", pipeline_sha256=spec.identity
         )
 
     def look(self) -> PlannedJob | None:
-        """The first job that is not done, with its attempt; None when all are."""
+        """The first job that is not done, with its newest attempt; None when all are done."""
         job = next_job(self._spec, self._state)
-        return None if job is None else PlannedJob(job, self._jobs.find(job))
+        if job is None:
+            return None
+        request = job_request(job, self._spec, bucket=self._bucket)
+        return PlannedJob(job, tuple(attempts_of(self._sagemaker, request)))
+
+    def outcome(self, planned: PlannedJob) -> JobOutcome | None:
+        """What a job produced; None where it is not Completed."""
+        description = planned.attempt.description
+        if description is None or not succeeded(description):
+            return None
+        return completed(self._s3, description, bucket=self._bucket, adopted=True)
 
     def advance(self, planned: PlannedJob) -> bool:
         """Go past a job that is Completed. Returns whether it is."""
-        if planned.attempt.status != "Completed" or planned.attempt.description is None:
+        outcome = self.outcome(planned)
+        if outcome is None:
             return False
-        self._state = self._state.after(outcome(self._s3, planned.attempt.description))
+        self._state = advance(self._spec, self._state, outcome)
         return True
 
     def all(self) -> list[PlannedJob]:
@@ -136,7 +151,7 @@ class Run:
     """One execution of the machine `train`, with the pipeline that it runs."""
 
     def __init__(self, connection: Connection, execution: Execution, spec: PipelineSpec) -> None:
-        self._connection = connection
+        self.connection = connection
         self.execution = execution
         self.spec = spec
 
@@ -144,30 +159,31 @@ class Run:
     def name(self) -> str:
         return self.execution.name
 
-    @property
-    def connection(self) -> Connection:
-        return self._connection
-
     def refresh(self) -> Execution:
-        found = executions.describe(self._connection.client("stepfunctions"), self.execution.arn)
+        found = executions.describe(self.connection.client("stepfunctions"), self.execution.arn)
         if found is None:
             raise UnknownName("run", self.name, [])
         self.execution = found
         return found
 
     def jobs(self) -> list[PlannedJob]:
-        return Walk(self._connection, self.spec).all()
+        """The jobs that are done, and the one after them."""
+        return Walk(self.connection, self.spec).all()
+
+    def outcome(self, planned: PlannedJob) -> JobOutcome | None:
+        """What one of its jobs produced; None where it is not Completed."""
+        return Walk(self.connection, self.spec).outcome(planned)
 
     def stop(self) -> None:
         """Stop the execution; the job that it waits for is stopped with it."""
-        self._connection.client("stepfunctions").stop_execution(
+        self.connection.client("stepfunctions").stop_execution(
             executionArn=self.execution.arn, error="StoppedByUser", cause="stopped with `stepforge stop`"
         )
 
     def follow(self, *, poll_seconds: float | None = None) -> Iterator[RunEvent]:
         """Yield what happens until the execution has ended. Each poll asks about the current job alone."""
-        pause = poll_seconds or (0.5 if self._connection.name == LOCAL else 15.0)
-        walk = Walk(self._connection, self.spec)
+        pause = poll_seconds or (0.5 if self.connection.name == LOCAL else 15.0)
+        walk = Walk(self.connection, self.spec)
         tail: LogTail | None = None
         announced = ""
         while True:
@@ -175,7 +191,7 @@ class Run:
             while (planned := walk.look()) is not None and planned.attempt.description is not None:
                 name = planned.attempt.name
                 if name != announced:
-                    announced, tail = name, LogTail(self._connection, name)
+                    announced, tail = name, LogTail(self.connection, name)
                     yield RunEvent("stage", planned.stage, name, {"status": planned.attempt.status})
                 assert tail is not None
                 yield from (_parse(planned.stage, name, line) for line in tail.read())
@@ -211,7 +227,7 @@ def _parse(stage: str, job: str, line: str) -> RunEvent:
     return RunEvent("log", stage, job, {"line": line})
 
 
-def _summary(attempt: Attempt) -> dict[str, Any]:
+def _summary(attempt: JobState) -> dict[str, Any]:
     description = attempt.description or {}
     return {
         "status": attempt.status,

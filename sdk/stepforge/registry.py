@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from stepforge import transfers
-from stepforge.connection import Connection
+from stepforge import executions, transfers
+from stepforge.artifacts import read_file
+from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, package_group
-from stepforge.contracts.registry import Approval
-from stepforge.errors import EnvironmentUnavailable, InvalidInput, UnknownName
-
-PREFIX = "stepforge-"
+from stepforge.contracts.registry import PROMOTION, Approval, PackageMetadata
+from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
+from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, UnknownName
+from stepforge.executions import Execution
+from stepforge.packages import ROWS, summaries
+from stepforge.promotion import GROUP_PREFIX
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Package:
     approval: Approval
     stage: str
     created: datetime
+    modified: datetime
     description: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     artifact: ArtifactRef | None = None
@@ -35,7 +39,7 @@ class Package:
     @property
     def reference(self) -> str:
         """What the CLI takes: `facial/3`."""
-        return f"{self.group.removeprefix(PREFIX)}/{self.version}"
+        return f"{self.group.removeprefix(GROUP_PREFIX)}/{self.version}"
 
 
 class Registry:
@@ -45,18 +49,12 @@ class Registry:
     def packages(self, domain: str | None = None) -> list[Package]:
         """Packages of a domain, or of all domains, newest first."""
         sagemaker = self._connection.client("sagemaker")
-        groups = [package_group(domain)] if domain else self._groups()
-        found = []
-        for group in groups:
-            pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group)
-            try:
-                arns = [summary["ModelPackageArn"] for page in pages for summary in page["ModelPackageSummaryList"]]
-            except sagemaker.exceptions.ClientError as error:
-                if "does not exist" in str(error) or "not found" in str(error):
-                    raise UnknownName("model group", group, self._groups()) from error
-                raise
-            found += [self._describe(arn) for arn in arns]
-        return sorted(found, key=lambda p: (p.group, -p.version))
+        groups = self._groups()
+        if domain is not None and package_group(domain) not in groups:
+            raise UnknownName("model", domain, [group.removeprefix(GROUP_PREFIX) for group in groups])
+        chosen = groups if domain is None else [package_group(domain)]
+        arns = [summary["ModelPackageArn"] for group in chosen for summary in summaries(sagemaker, group)]
+        return sorted((self._describe(arn) for arn in arns), key=lambda p: (p.group, -p.version))
 
     def get(self, reference: str) -> Package:
         """`facial/3`, `facial` for its newest version, or an ARN. Raises UnknownName."""
@@ -86,24 +84,68 @@ class Registry:
         transfers.download(self._connection, package.artifact, folder)
         return folder
 
+    def promotion(self, package: Package) -> Execution | None:
+        """The execution of `promote` for a package's approval; None where it has not started one yet.
+
+        One that started before the package was last changed belongs to an earlier approval, unless it was deployed:
+        a promotion's stamp is a change too.
+        """
+        states = self._connection.client("stepfunctions")
+        machine = self._connection.environment.machines["promote"]
+        summaries_ = states.list_executions(stateMachineArn=machine, maxResults=100)["executions"]
+        for summary in sorted(summaries_, key=lambda s: s["startDate"], reverse=True):
+            found = executions.describe(states, summary["executionArn"])
+            if found is None or not found.input or found.input.get("package_arn") != package.arn:
+                continue
+            current = package.metadata.get(PROMOTION) == "deployed" or found.started >= package.modified
+            return found if current else None
+        return None
+
+    def wait_promoted(self, package: Package, *, timeout_seconds: float = 3600.0) -> Execution:
+        """Block until the promotion of an approved package has ended.
+
+        Raises RunFailed with its cause, or where no promotion has started in time: the sweep heals a lost event
+        within 15 minutes.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        pause = 0.5 if self._connection.name == LOCAL else 15.0
+        while time.monotonic() < deadline:
+            found = self.promotion(package)
+            if found is not None and found.status == "SUCCEEDED":
+                return found
+            if found is not None and found.status != "RUNNING":
+                raise RunFailed(f"the promotion of {package.reference} {found.status}: {found.error}: {found.cause}")
+            time.sleep(pause)
+        raise RunFailed(f"the promotion of {package.reference} has not ended within {timeout_seconds:.0f} s")
+
+    def golden_prompts(self, package: Package, *, count: int = 3) -> list[str]:
+        """Prompts of held-out records that the package's evaluation holds answers to."""
+        metadata = PackageMetadata.of(package.metadata)
+        if metadata is None:
+            raise InvalidInput(f"model {package.reference} has no evaluation: it was not registered by stepforge")
+        evaluation = ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
+        rows = read_file(self._connection.client("s3"), evaluation, ROWS).splitlines()
+        greedy = (row for row in map(json.loads, rows) if row["decoding"] == "greedy")
+        return [row["prompt"] for row, _ in zip(greedy, range(count), strict=False)]
+
     def predict(
         self, domain: str, prompts: list[str], *, temperature: float = 0.0, max_new_tokens: int = 64, seed: int = 0
-    ) -> dict[str, Any]:
-        """Ask the domain's endpoint. Returns `completions` (one a prompt) and `model_sha256`.
-
-        Raises EnvironmentUnavailable where no version was promoted yet.
-        """
+    ) -> InvokeResponse:
+        """Ask the domain's endpoint. Raises EnvironmentUnavailable where no version was promoted yet."""
         runtime = self._connection.client("sagemaker-runtime")
-        body = {
-            "prompts": prompts,
-            "temperature": temperature,
-            "max_new_tokens": max_new_tokens,
-            "seed": seed,
-        }
+        request = InvokeRequest(
+            records=tuple(Prompt(prompt=prompt) for prompt in prompts),
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
         name = endpoint_name(package_group(domain))
         try:
             answer = runtime.invoke_endpoint(
-                EndpointName=name, ContentType="application/json", Accept="application/json", Body=json.dumps(body)
+                EndpointName=name,
+                ContentType="application/json",
+                Accept="application/json",
+                Body=request.model_dump_json(),
             )
         except runtime.exceptions.ModelError as error:
             raise InvalidInput(f"the model of {domain!r} refused the request: {error}") from error
@@ -114,11 +156,12 @@ class Registry:
                     f"(`stepforge registry approve {domain}`) and wait for its promotion"
                 ) from error
             raise
-        result: dict[str, Any] = json.loads(answer["Body"].read())
-        return result
+        return InvokeResponse.model_validate_json(answer["Body"].read())
 
     def _decide(self, reference: str, approval: Approval, comment: str) -> Package:
         package = self.get(reference)
+        if package.approval == approval and package.metadata.get(PROMOTION) in (None, "deployed"):
+            return package  # deciding the same again would start the promotion again
         self._connection.client("sagemaker").update_model_package(
             ModelPackageArn=package.arn,
             ModelApprovalStatus=approval,
@@ -130,10 +173,10 @@ class Registry:
         pages = self._connection.client("sagemaker").get_paginator("list_model_package_groups")
         names = [
             group["ModelPackageGroupName"]
-            for page in pages.paginate(NameContains=PREFIX)
+            for page in pages.paginate(NameContains=GROUP_PREFIX)
             for group in page["ModelPackageGroupSummaryList"]
         ]
-        return sorted(name for name in names if name.startswith(PREFIX))
+        return sorted(name for name in names if name.startswith(GROUP_PREFIX))
 
     def _describe(self, arn: str) -> Package:
         answer = self._connection.client("sagemaker").describe_model_package(ModelPackageName=arn)
@@ -148,6 +191,7 @@ class Registry:
             approval=answer["ModelApprovalStatus"],
             stage=answer.get("ModelLifeCycle", {}).get("Stage", ""),
             created=answer["CreationTime"],
+            modified=answer.get("LastModifiedTime", answer["CreationTime"]),
             description=answer.get("ModelPackageDescription", ""),
             metadata=metadata,
             artifact=ArtifactRef(uri=source["S3Uri"], sha256=sha256) if source and sha256 else None,

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stepforge.artifacts import folder as folder_of
+from stepforge.artifacts import read_manifest
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.manifests import MANIFEST, Manifest, check_files, parse_manifest
+from stepforge.contracts.manifests import MANIFEST, Manifest, check_files
 from stepforge.contracts.names import Keys, split_uri
 from stepforge.errors import IntegrityError
 
@@ -42,29 +44,17 @@ def upload(
     return ref
 
 
-def read(connection: Connection, uri: str, name: str) -> bytes:
-    """One small file of an artifact."""
-    bucket, key = split_uri(uri.rstrip("/") + "/" + name)
-    body: bytes = connection.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
-    return body
-
-
-def manifest_of(connection: Connection, ref: ArtifactRef) -> Manifest:
-    """Raises IntegrityError where it is not the manifest that the reference names."""
-    return parse_manifest(read(connection, ref.uri, MANIFEST), where=f"{ref.uri}{MANIFEST}", expected_sha256=ref.sha256)
-
-
 def download(
     connection: Connection, ref: ArtifactRef, folder: Path, *, progress: Progress = lambda *_: None
 ) -> Manifest:
     """Fetch an artifact and check every file. Raises IntegrityError naming the file that differs; then none is left."""
-    manifest = manifest_of(connection, ref)
     s3 = connection.client("s3")
+    manifest = read_manifest(s3, ref.uri, expected_sha256=ref.sha256)
     done, total = 0, sum(entry.bytes for entry in manifest.files)
     for entry in manifest.files:
         target = folder / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        bucket, key = split_uri(ref.uri.rstrip("/") + "/" + entry.path)
+        bucket, key = split_uri(folder_of(ref.uri) + entry.path)
         s3.download_file(bucket, key, str(target))
         done += entry.bytes
         progress(entry.path, done, total)

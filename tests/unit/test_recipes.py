@@ -1,4 +1,4 @@
-"""Recipes say what a pipeline does; mistakes are named with the field and the nearest right name."""
+"""Recipes: where they are found, what --set may change, and messages for what cannot be read."""
 
 from __future__ import annotations
 
@@ -6,88 +6,121 @@ from pathlib import Path
 
 import pytest
 
-from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import WORK_TYPES, ArtifactRef, LocalModel
 from stepforge.errors import InvalidInput, UnknownName
-from stepforge.recipes import RECORDS_RECIPE, load_recipe, recipe_names
+from stepforge.recipes import RECORDS_RECIPE, domain_package, load_recipe, recipe_names, records_domain
+from stepforge.user_code import plugin_for
 
-ENVIRONMENT = Environment(
-    name="local",
-    bucket="bucket",
-    key_arn="key",
-    training_role_arn="role",
-    serving_role_arn="role",
-    machines={"train": "arn"},
-    images={"train": "image@sha256:0", "serve": "image@sha256:0"},
-    code=dict.fromkeys(WORK_TYPES, "0" * 64),
-)
-MODEL = ArtifactRef(uri="s3://bucket/raw/model/", sha256="1" * 64)
+RECIPE = '[[stages]]\ntype = "sft"\nsteps = {steps}\n'
 
 
-@pytest.mark.parametrize("domain", recipe_names())
-def test_every_shipped_recipe_binds_to_an_environment(domain: str) -> None:
-    spec = load_recipe(domain).pipeline(ENVIRONMENT)
-    assert spec.group == f"stepforge-{domain}"
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Makes a distribution with entry points of domains, as an installer would, on sys.path."""
+
+    def make(distribution: str, domains: dict[str, str], files: dict[str, str]) -> Path:
+        site = tmp_path / distribution
+        lines = "\n".join(f"{name} = {target}" for name, target in domains.items())
+        info = f"{distribution}-1.dist-info"
+        written = {
+            **files,
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1\n",
+            f"{info}/entry_points.txt": f"[stepforge.domains]\n{lines}\n",
+        }
+        for name, text in written.items():
+            (site / name).parent.mkdir(parents=True, exist_ok=True)
+            (site / name).write_text(text)
+        monkeypatch.syspath_prepend(str(site))
+        return site
+
+    return make
 
 
-def test_the_recipe_for_own_records_needs_a_model_and_has_no_corpus_stage() -> None:
-    spec = load_recipe("mine", path=RECORDS_RECIPE).pipeline(ENVIRONMENT, model=MODEL, records=MODEL)
-    assert (spec.domain, spec.model, [s.name for s in spec.stages]) == ("mine", LocalModel(), ["sft", "srl", "rlvr"])
+def test_each_domain_of_a_package_has_the_recipe_beside_it(install) -> None:
+    files = {
+        "two_domains/__init__.py": "raise RuntimeError('imported')",
+        "two_domains/recipe.toml": RECIPE.format(steps=1),
+        "two_domains/rows/__init__.py": "",
+        "two_domains/rows/domain.py": "DOMAIN = 1\n",
+        "two_domains/rows/recipe.toml": RECIPE.format(steps=2),
+        "two_domains/aaa/recipe.toml": RECIPE.format(steps=3),
+    }
+    install("two", {"rows_x": "two_domains.rows.domain:DOMAIN", "rest_x": "two_domains.rest:DOMAIN"}, files)
+    assert {"rows_x", "rest_x"} <= set(recipe_names())
+    assert load_recipe("rows_x").stages[0].steps == 2
+    assert load_recipe("rest_x").stages[0].steps == 1
 
 
-def test_with_a_model_the_stage_that_reads_the_corpus_is_left_out() -> None:
-    recipe = load_recipe("facial")
-    with_model = [stage.name for stage in recipe.pipeline(ENVIRONMENT, model=MODEL).stages]
-    assert with_model == [stage.name for stage in recipe.stages if stage.name != "base"]
+def test_a_package_without_a_recipe_or_without_a_folder_says_so(install) -> None:
+    install("none", {"bare_x": "bare_domain:DOMAIN", "gone_x": "gone_domain:DOMAIN"}, {"bare_domain/__init__.py": ""})
+    with pytest.raises(InvalidInput, match=r"has no recipe\.toml"):
+        load_recipe("bare_x")
+    with pytest.raises(InvalidInput, match="no package 'gone_domain'"):
+        load_recipe("gone_x")
 
 
-def test_an_override_reaches_the_stage_that_it_names() -> None:
-    recipe = load_recipe("facial", overrides={"stages.srl.steps": "7", "dataset.seed": "3"})
-    assert [s.steps for s in recipe.stages if s.name == "srl"] == [7]
-    assert recipe.dataset.seed == 3
+def test_a_package_cannot_take_the_name_of_a_domain_that_ships(install, tmp_path: Path) -> None:
+    install("thief", {"facial": "thief_domain:DOMAIN"}, {"thief_domain/__init__.py": "DOMAIN = 1\n"})
+    assert domain_package("facial") is None
+    assert plugin_for("facial", None, into=tmp_path / "s") is None
+    assert load_recipe("facial").domain == "facial"
+
+
+def test_two_packages_with_one_domain_are_refused(install) -> None:
+    for name in ("left", "right"):
+        install(name, {"both_x": f"{name}_domain:DOMAIN"}, {f"{name}_domain/__init__.py": ""})
+    with pytest.raises(InvalidInput, match="brought by 2 packages"):
+        load_recipe("both_x")
+
+
+@pytest.mark.parametrize("name", ["facal", "records", "../recipes/facial", ""])
+def test_a_name_without_a_recipe_is_unknown(name: str) -> None:
+    with pytest.raises(UnknownName):
+        load_recipe(name)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "reason"),
     [
         ("stages.srl.stepz", "5", "did you mean 'steps'"),
-        ("stages.srx.steps", "5", "did you mean 'srl'"),
-        ("stages.srl.steps", "many", "given 'many'"),
+        ("stages.slr.steps", "5", "did you mean 'srl'"),
+        ("stages.srl.steps.deep", "5", "has no fields"),
+        ("dataset.corpus.a.b", "5", "has no fields"),
+        ("stages", "3", "stages"),
+        ("dataset", "3", "dataset"),
         ("stages.srl.steps", "-1", "greater than 0"),
-        ("modle.layers", "1", "did you mean 'model'"),
+        ("domain", "a b", "pattern"),
     ],
 )
-def test_a_mistaken_override_is_named_with_the_remedy(key: str, value: str, said: str) -> None:
-    with pytest.raises((InvalidInput, UnknownName), match=said):
+def test_an_override_that_cannot_work_says_why(key: str, value: str, reason: str) -> None:
+    with pytest.raises(InvalidInput if "slr" not in key else UnknownName, match=reason):
         load_recipe("facial", overrides={key: value})
 
 
-def test_an_unknown_domain_gets_the_nearest_name() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'facial'"):
-        load_recipe("facal")
+def test_overrides_reach_stages_by_name_and_dataset_by_field() -> None:
+    recipe = load_recipe("facial", overrides={"stages.base.steps": "7", "dataset.test": "9", "stages.srl.lora.r": "4"})
+    assert (recipe.stages[0].steps, recipe.dataset.test) == (7, 9)
+    assert next(s for s in recipe.stages if s.name == "srl").lora.r == 4  # type: ignore[union-attr]
 
 
-def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "recipe.toml"
-    path.write_text("steps =")
-    with pytest.raises(InvalidInput, match=r"recipe\.toml"):
-        load_recipe("facial", path=path)
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_that_ships_can_be_read(name: str) -> None:
+    assert load_recipe(name).domain == name
 
 
-def test_two_stages_of_one_name_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "recipe.toml"
-    path.write_text('[[stages]]\ntype = "srl"\n[[stages]]\ntype = "srl"\n')
-    with pytest.raises(ValueError, match="different names"):
-        load_recipe("facial", path=path).pipeline(ENVIRONMENT)
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("sums.jsonl", "sums"),
+        ("my data (1).jsonl", "my-data-1"),
+        ("данные.jsonl", "records"),
+        ("records.jsonl", "records"),
+    ],
+)
+def test_models_of_a_file_are_registered_under_its_name(file: str, name: str) -> None:
+    assert records_domain(Path(file)) == name
+    assert load_recipe(name, path=RECORDS_RECIPE).domain == name
 
 
-def test_the_identity_of_a_pipeline_leaves_out_where_it_runs() -> None:
-    recipe = load_recipe("facial")
-    elsewhere = ENVIRONMENT.model_copy(update={"instance_types": {"train": "ml.p5.48xlarge"}})
-    assert recipe.pipeline(ENVIRONMENT).identity == recipe.pipeline(elsewhere).identity
-
-
-def test_the_identity_of_a_pipeline_changes_with_the_code_that_runs() -> None:
-    recipe = load_recipe("facial")
-    changed = ENVIRONMENT.model_copy(update={"code": {**ENVIRONMENT.code, "srl": "f" * 64}})
-    assert recipe.pipeline(ENVIRONMENT).identity != recipe.pipeline(changed).identity
+def test_a_file_that_is_named_like_a_domain_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="--domain facial"):
+        records_domain(Path("facial.jsonl"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import Any
 
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge_jobs.domains.base import Domain, Exportable, Previewable
@@ -13,6 +13,7 @@ __all__ = ["DOMAINS", "Domain", "Exportable", "Previewable", "domain_names", "lo
 
 DOMAINS: dict[str, str] = {
     "facial": "stepforge_jobs.domains.facial:DOMAIN",
+    "records": "stepforge_jobs.domains.user:DOMAIN",
 }
 
 
@@ -28,13 +29,11 @@ def load_domain(name: str) -> Domain:
     )
     if target is None:
         raise UnknownName("domain", name, domain_names())
-    return load_object(target, Domain)
+    domain: Domain = load_object(target, Domain)
+    return domain
 
 
-_T = TypeVar("_T")
-
-
-def load_object(target: str, kind: type[_T]) -> _T:
+def load_object(target: str, kind: type) -> Any:
     """Import `package.module:NAME` and check that it has what `kind` asks for."""
     module, _, attribute = target.partition(":")
     if not attribute:
@@ -44,8 +43,5 @@ def load_object(target: str, kind: type[_T]) -> _T:
     except (ImportError, AttributeError) as error:
         raise InvalidInput(f"{target!r} cannot be imported: {error}") from error
     if not isinstance(found, kind):
-        raise InvalidInput(
-            f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs: "
-            "see stepforge_jobs.domains.base"
-        )
+        raise InvalidInput(f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -159,18 +160,22 @@ def report(
 
 @app.command("predict")
 def predict(
-    prompts: Annotated[list[str], typer.Argument(help="Prompts, each one argument.")],
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, each one argument.")] = None,
     domain: Annotated[str, typer.Option(help="Domain whose promoted model answers.")] = "facial",
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     env: Env = "local",
     json: Json = False,
 ) -> None:
-    """Ask the promoted model."""
+    """Ask the promoted model; without prompts, three held-out ones from its evaluation.
+
+    Example:
+      stepforge predict --domain facial --json
+    """
+    from stepforge.cli import _registry
     from stepforge.client import Client
 
-    answer = Client(env).registry.predict(domain, prompts, temperature=temperature, seed=seed)
-    emit(answer, as_json=json, text="\n".join(answer["completions"]))
+    _registry.predict(Client(env), domain, prompts or [], temperature=temperature, seed=seed, as_json=json)
 
 
 # ── Registry ─────────────────────────────────────────────────────────────────────────────────────
@@ -271,7 +276,7 @@ def local_status(json: Json = False) -> None:
     """Tell whether the local AWS runs, since when and where its state lies."""
     from stepforge import local
 
-    found = local.status().model_dump(mode="json")
+    found = {k: str(v) for k, v in dataclasses.asdict(local.status()).items()}
     emit(found, as_json=json, text="\n".join(f"{key}: {value}" for key, value in found.items()))
 
 

@@ -7,8 +7,6 @@ import time
 
 from stepforge.cli._output import emit, say, table
 from stepforge.client import Client
-from stepforge.errors import RunFailed
-from stepforge.promotions import follow_promotion
 from stepforge.registry import Package
 
 
@@ -48,8 +46,17 @@ def approve(client: Client, reference: str, *, comment: str, wait: bool, as_json
         return
     started = time.monotonic()
     say(f"{package.reference} is approved; its promotion is under way")
-    outcome = follow_promotion(client.connection, package.arn)
-    if outcome.status != "SUCCEEDED":
-        raise RunFailed(f"the promotion of {package.reference} {outcome.status}: {outcome.error}: {outcome.cause}")
+    outcome = client.registry.wait_promoted(package)
     text = f"{package.reference} answers at its endpoint (promoted in {time.monotonic() - started:.0f} s)"
     emit({"package": package.arn, "promotion": outcome.name, "result": outcome.output}, as_json=as_json, text=text)
+
+
+def predict(client: Client, domain: str, prompts: list[str], *, temperature: float, seed: int, as_json: bool) -> None:
+    asked = prompts or client.registry.golden_prompts(client.registry.get(domain))
+    answer = client.registry.predict(domain, asked, temperature=temperature, seed=seed)
+    plain = {
+        "model_sha256": answer.model_sha256,
+        "answers": [{"prompt": p, "completion": c} for p, c in zip(asked, answer.completions, strict=True)],
+    }
+    text = "\n".join(f"{p} {c}" for p, c in zip(asked, answer.completions, strict=True))
+    emit(plain, as_json=as_json, text=f"{text}\n(weights {answer.model_sha256[:12]})")

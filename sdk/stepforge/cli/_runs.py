@@ -10,8 +10,9 @@ from stepforge.cli._progress import show
 from stepforge.client import Client
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.errors import InvalidInput
+from stepforge.inputs import prepare
 from stepforge.pipelines import Run
-from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe
+from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe, records_domain
 
 
 def train(
@@ -28,8 +29,12 @@ def train(
     as_json: bool,
 ) -> None:
     chosen = _recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
-    client = Client(env)
-    spec = client.plan(chosen, model=model, data=data, verifier=verifier)
+    # A mistake in what was given is told before an environment is started or asked.
+    with prepare(chosen, model=model, data=data, verifier=verifier) as inputs:
+        client = Client(env)
+        spec = client.bind(inputs)
+    if idle := [stage.name for stage in chosen.stages if stage not in spec.stages]:
+        say(f"left out: {', '.join(idle)} ({'nothing to read' if data else 'a model is given'})")
     if dry_run:
         _print_plan(client, spec, as_json=as_json)
         return
@@ -69,8 +74,8 @@ def _recipe(
         if not equals:
             raise InvalidInput(f"--set {item!r} has no value: write it as stages.srl.steps=50")
         pairs[key] = value
-    if data is not None and recipe is None:
-        return load_recipe(domain or data.stem, path=RECORDS_RECIPE, overrides=pairs)
+    if data is not None:
+        return load_recipe(domain or records_domain(data), path=recipe or RECORDS_RECIPE, overrides=pairs)
     return load_recipe(domain or "", path=recipe, overrides=pairs)
 
 
@@ -84,7 +89,13 @@ def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:
     }
     emit(plain, as_json=as_json)
     if not as_json:
-        words = {"Absent": "will run", "Completed": "done, adopted", "InProgress": "running, adopted"}
+        words = {
+            "Absent": "will run",
+            "Completed": "done, adopted",
+            "InProgress": "running, adopted",
+            "Failed": "failed, will run again",
+            "Stopped": "stopped, will run again",
+        }
         table(
             ["STAGE", "JOB", "STATUS"],
             [

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 S3Uri = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$")]
@@ -30,3 +30,12 @@ def canonical_json(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """SHA-256 of the canonical JSON, 64 hexadecimal characters."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a validation: its field and what is wrong with it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"field {where!r}: {message}{more}" if where else f"{message}{more}"

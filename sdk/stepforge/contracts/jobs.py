@@ -124,6 +124,8 @@ class SrlWork(PolicyGradient):
     steps: PositiveInt = 100
     learning_rate: PositiveFloat = 5e-4
     max_new_tokens: PositiveInt = 24
+    similarity: Literal["characters", "words"] = "characters"
+    """What is matched; the paper leaves it open. Words suit a grammar whose words are its tokens."""
 
 
 class RlvrWork(PolicyGradient):

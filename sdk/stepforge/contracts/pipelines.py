@@ -45,8 +45,8 @@ class PipelineSpec(Contract):
     """Digest of what runs each type of job, as the environment publishes it."""
     image: str
     resources: dict[WorkType, Resources] = {}
-    group: Annotated[str, Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$")]
-    """The model package group."""
+    group: Annotated[str, Field(pattern=r"^stepforge-[a-zA-Z0-9](-?[a-zA-Z0-9])*$", max_length=53)]
+    """The model package group and the endpoint. Roles are scoped to the prefix, and `-candidate` must fit."""
 
     @model_validator(mode="after")
     def _coherent(self) -> PipelineSpec:
@@ -77,14 +77,6 @@ class PipelineState(Contract):
     gate: JobOutcome | None = None
     stages: tuple[JobOutcome, ...] = ()
     evaluation: JobOutcome | None = None
-
-    def after(self, done: JobOutcome) -> PipelineState:
-        """The state once the next job has this outcome."""
-        if done.type in ("dataset", "gate"):
-            return self.model_copy(update={done.type: done})
-        if done.type == "evaluate":
-            return self.model_copy(update={"evaluation": done})
-        return self.model_copy(update={"stages": (*self.stages, done)})
 
 
 def next_job(spec: PipelineSpec, state: PipelineState) -> JobSpec | None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from stepforge.contracts.base import Contract, S3Uri, Sha256
+from stepforge.contracts.jobs import JobOutcome
 
 Approval = Literal["Approved", "Rejected", "PendingManualApproval"]
-Stage = Literal["Development", "Staging", "Production"]
+Stage = Literal["Development", "Staging", "Production", "Archived"]
+"""`Production` serves now; `Archived` served once."""
+
+PROMOTION = "promotion"
+PROMOTION_EVENT = "promotion_event"
+"""Keys in CustomerMetadataProperties: how the last promotion ended (`PromotionResult`), and the approval it was for."""
+PromotionResult = Literal["deployed", "refused", "failed"]
 
 
 class PackageMetadata(Contract):
@@ -18,12 +27,20 @@ class PackageMetadata(Contract):
     """Digest of the artifact's manifest, verified again before a deployment."""
     evaluation_sha256: Sha256
     evaluation_uri: S3Uri
+    """Folder of the evaluation's artifact, whose manifest has the digest `evaluation_sha256`."""
     dataset_sha256: Sha256
     training_job_arn: str
     domain: str
 
     def properties(self) -> dict[str, str]:
         return {name: str(value) for name, value in self.model_dump(mode="json").items()}
+
+    @classmethod
+    def of(cls, properties: dict[str, str]) -> PackageMetadata | None:
+        """None where the properties are not those of a package that stepforge registered."""
+        if not set(cls.model_fields) <= set(properties):
+            return None
+        return cls.model_validate({name: properties[name] for name in cls.model_fields})
 
 
 class Comparison(Contract):
@@ -32,7 +49,7 @@ class Comparison(Contract):
     better: bool
     """Whether the challenger is not worse on any test split and better on one, by the intervals."""
     champion: str | None = None
-    """ARN of the package that serves now; None where there is none."""
+    """ARN of the package that serves now, else of the newest that was approved; None where there is neither."""
     reasons: tuple[str, ...]
     differences: dict[str, float] = {}
 
@@ -45,3 +62,26 @@ class Promotion(Contract):
     version: int
     event_id: Sha256
     """Digest of (ARN, field, value, LastModifiedTime): the same change seen twice has one id."""
+
+
+class Registered(Contract):
+    """A version in the registry."""
+
+    package_arn: str
+    group: str
+    version: Annotated[int, Field(ge=1)]
+    adopted: bool = False
+    """Whether this model of this pipeline was in the registry already."""
+
+
+class TrainOutput(Contract):
+    """Output of the machine `train`."""
+
+    package_arn: str
+    version: int
+    adopted: bool
+    comparison: Comparison
+    dataset: JobOutcome
+    gate: JobOutcome
+    stages: tuple[JobOutcome, ...]
+    evaluation: JobOutcome

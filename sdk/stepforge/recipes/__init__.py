@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
-from importlib.metadata import entry_points
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -30,6 +33,7 @@ from stepforge.contracts.jobs import (
 )
 from stepforge.contracts.names import package_group
 from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.errors import InvalidInput, UnknownName
 
 _HERE = Path(__file__).parent
@@ -45,7 +49,7 @@ class Recipe(Contract):
     ['base', 'sft', 'srl', 'rlvr']
     """
 
-    domain: str
+    domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,47}$")]
     dataset: DatasetWork
     gate: GateWork = GateWork()
     model: ScratchModel = ScratchModel()
@@ -53,6 +57,27 @@ class Recipe(Contract):
     stages: Annotated[tuple[TrainingWork, ...], Field(min_length=1)]
     evaluation: EvaluateWork = EvaluateWork()
     resources: dict[WorkType, Resources] = {}
+    leave_out_idle: bool = False
+    """Whether a stage whose splits have no records is left out; otherwise it is an error."""
+
+    def for_records(self, records: Sequence[Record]) -> Recipe:
+        """The recipe for these records of the user's. Raises InvalidInput where they cannot be trained or tested on."""
+        counts: dict[str, int] = Counter(record.split for record in records)
+        if not any(counts.get(split) for split in ("train", "rl")):
+            raise InvalidInput(f"neither 'train' nor 'rl' has records; there are {dict(counts)}: give more groups")
+        if not any(counts.get(split) for split in TEST_SPLITS):
+            raise InvalidInput(
+                f"no test split has records; there are {dict(counts)}: give about 30 groups or more, or set 'split'"
+            )
+        idle = [stage for stage in self.stages if not any(counts.get(split) for split in _reads(stage))]
+        stages = tuple(stage for stage in self.stages if stage not in idle)
+        if idle and (not self.leave_out_idle or not stages):
+            splits = " or ".join(map(repr, _reads(idle[0])))
+            raise InvalidInput(
+                f"stage {idle[0].name!r} reads split {splits}, which has no records; there are {dict(counts)}: "
+                "give records with steps, or leave the stage out of the recipe"
+            )
+        return self.model_copy(update={"stages": stages})
 
     def pipeline(
         self,
@@ -63,34 +88,63 @@ class Recipe(Contract):
         plugin: Plugin | None = None,
         plugin_code: ArtifactRef | None = None,
     ) -> PipelineSpec:
-        """Bind the recipe to an environment. With a `model`, stages that read the corpus are left out."""
+        """Bind the recipe to an environment. With a `model`, stages that read the corpus are left out.
+
+        Raises InvalidInput where what is left is no pipeline.
+        """
         stages = tuple(s for s in self.stages if model is None or not (isinstance(s, SftWork) and s.split == "corpus"))
-        return PipelineSpec(
-            domain=self.domain,
-            dataset=self.dataset,
-            records=records,
-            gate=self.gate,
-            model=self.model if model is None else LocalModel(),
-            model_artifact=model,
-            stages=stages,
-            evaluation=self.evaluation,
-            plugin=plugin,
-            plugin_artifact=plugin_code,
-            code=environment.code,
-            image=environment.images["train"],
-            resources=self.resources or _default_resources(environment),
-            group=package_group(self.domain),
-        )
+        try:
+            return PipelineSpec(
+                domain=self.domain,
+                dataset=self.dataset,
+                records=records,
+                gate=self.gate,
+                model=self.model if model is None else LocalModel(),
+                model_artifact=model,
+                stages=stages,
+                evaluation=self.evaluation,
+                plugin=plugin,
+                plugin_artifact=plugin_code,
+                code=environment.code,
+                image=environment.images["train"],
+                resources=self.resources or _default_resources(environment),
+                group=package_group(self.domain),
+            )
+        except ValidationError as error:
+            raise InvalidInput(f"recipe of {self.domain!r}: {explain(error)}") from error
 
 
 def recipe_names() -> list[str]:
     """Domains that a recipe ships for, and those that installed packages bring."""
-    return sorted(
-        {
-            *(p.stem for p in _HERE.glob("*.toml") if p != RECORDS_RECIPE),
-            *(p.name for p in entry_points(group=ENTRY_POINTS)),
-        }
-    )
+    return sorted({*_shipped(), *(point.name for point in entry_points(group=ENTRY_POINTS))})
+
+
+def domain_package(domain: str) -> EntryPoint | None:
+    """The entry point of a domain that an installed package brings. None for those that ship, and where there is none.
+
+    Raises InvalidInput where two packages bring a domain of one name.
+    """
+    if domain in _shipped():
+        return None
+    found = {point.value: point for point in entry_points(group=ENTRY_POINTS) if point.name == domain}
+    if len(found) > 1:
+        raise InvalidInput(
+            f"domain {domain!r} is brought by {len(found)} packages: {sorted(found)}. Uninstall all but one"
+        )
+    return next(iter(found.values()), None)
+
+
+def records_domain(data: Path) -> str:
+    """The name under which models of the user's records are registered: that of their file.
+
+    Raises InvalidInput where a domain has it, whose champion such a model would be compared with.
+    """
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", data.stem).strip("-_")[:48] or RECORDS_RECIPE.stem
+    if name in recipe_names():
+        raise InvalidInput(
+            f"{data.name!r} is named like the domain {name!r}: rename it, or say so with --domain {name}"
+        )
+    return name
 
 
 def load_recipe(domain: str, *, path: Path | None = None, overrides: dict[str, str] | None = None) -> Recipe:
@@ -130,36 +184,52 @@ def explain(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
+def _shipped() -> list[str]:
+    return sorted(path.stem for path in _HERE.glob("*.toml") if path != RECORDS_RECIPE)
+
+
+def _reads(stage: TrainingWork) -> tuple[str, ...]:
+    """Splits of which a stage needs records: one of them is enough."""
+    if isinstance(stage, SftWork):
+        return (stage.split,)
+    return ("train",) if isinstance(stage, SrlWork) else ("rl", "train")
+
+
 def _find(domain: str) -> Path:
-    shipped = _HERE / f"{domain}.toml"
-    if shipped.is_file():
-        return shipped
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name == domain:
-            # The folder of the domain's package holds its recipe; importing the domain is the job's business.
-            package = point.module.split(".")[0]
-            spec = find_spec(package)
-            for folder in (spec.submodule_search_locations or []) if spec else []:
-                for found in sorted(Path(folder).rglob("recipe.toml")):
-                    return found
-            raise InvalidInput(
-                f"domain {domain!r} of package {package!r} has no recipe.toml: add one beside the domain"
-            )
-    raise UnknownName("domain", domain, recipe_names())
+    if domain in _shipped():
+        return _HERE / f"{domain}.toml"
+    point = domain_package(domain)
+    if point is None:
+        raise UnknownName("domain", domain, recipe_names())
+    # Importing the domain is the job's business: its folder is found without.
+    package, *inside = point.module.split(".")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InvalidInput(
+            f"domain {domain!r} is in {point.value!r}, but there is no package {package!r}: install it again"
+        )
+    for depth in range(len(inside), -1, -1):
+        for root in spec.submodule_search_locations:
+            beside = Path(root).joinpath(*inside[:depth], "recipe.toml")
+            if beside.is_file():
+                return beside
+    raise InvalidInput(f"domain {domain!r} of package {package!r} has no recipe.toml: add one beside the domain")
 
 
 def _override(plain: dict[str, Any], key: str, value: str) -> None:
     """Set `key` in the parsed TOML; a stage is named by its `name` or type."""
     node: Any = plain
     *parents, last = key.split(".")
-    for part in parents:
+    for number, part in enumerate(parents):
         if isinstance(node, list):
-            found = [item for item in node if part in (item.get("name", item.get("type")),)]
-            if not found:
-                raise UnknownName("stage", part, [item.get("name", item.get("type")) for item in node])
-            node = found[0]
-        else:
+            stages = {item.get("name", item.get("type")): item for item in node if isinstance(item, dict)}
+            if part not in stages:
+                raise UnknownName("stage", part, [str(name) for name in stages])
+            node = stages[part]
+        elif isinstance(node, dict):
             node = node.setdefault(part, {})
+        else:
+            raise InvalidInput(f"--set {key!r}: {'.'.join(parents[:number])} has no fields")
     if not isinstance(node, dict):
         raise InvalidInput(f"--set {key!r}: {'.'.join(parents)} has no fields")
     try:

@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter
 
 import stepforge
+from stepforge import artifacts
 from stepforge.connection import Connection
 from stepforge.contracts.jobs import ArtifactRef, WorkType
 from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.previews import PREVIEWS, CompletionRow, Preview, choose, preview_of
 from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import EvaluationReport, GateReport, StageReport
-from stepforge.errors import IntegrityError, InvalidInput
-from stepforge.jobs import Attempt, attempts, outcome
+from stepforge.errors import InvalidInput
+from stepforge.jobs import JobState
 from stepforge.pipelines import PlannedJob, Run
 from stepforge.report.data import AttemptView, Curve, DatasetView, Example, JobView, Reference, ReportData, StageView
 from stepforge.report.reproduce import reproduction
-from stepforge.transfers import manifest_of, read
 
 TRAINING: tuple[WorkType, ...] = ("sft", "srl", "rlvr")
 _PREVIEWS: TypeAdapter[tuple[Preview, ...]] = TypeAdapter(tuple[Preview, ...])
@@ -40,7 +40,7 @@ def read_run(
     """
     connection, execution = run.connection, run.refresh()
     planned = run.jobs()
-    views = [_job(connection, job) for job in planned]
+    views = [_job(run, job) for job in planned]
     names = ["dataset", "gate", *(stage.name for stage in run.spec.stages), "evaluate"]
     output = execution.output or {}
     comparison = Comparison.model_validate(output["comparison"]) if output.get("comparison") else None
@@ -78,27 +78,22 @@ def read_run(
 # ── Jobs ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _job(connection: Connection, planned: PlannedJob) -> JobView:
-    spec, attempt = planned.spec, planned.attempt
-    artifact = None
-    if attempt.status == "Completed" and attempt.description is not None:
-        artifact = outcome(connection.client("s3"), attempt.description).artifact
-    tried = attempts(connection.client("sagemaker"), spec.prefix)
+def _job(run: Run, planned: PlannedJob) -> JobView:
+    spec, outcome = planned.spec, run.outcome(planned)
     return JobView(
         stage=planned.stage,
         type=spec.type,
-        # Where nothing is under way the next attempt is Absent; what there is to say is about the last one.
-        name=attempt.name if attempt.description or not tried else tried[-1].name,
-        status=attempt.status if attempt.description or not tried else tried[-1].status,
+        name=planned.attempt.name,
+        status=planned.attempt.status,
         spec_sha256=spec.identity,
         code_sha256=spec.code_sha256,
-        attempts=tuple(_attempt(found) for found in tried),
-        artifact=artifact,
+        attempts=tuple(_attempt(found) for found in planned.attempts),
+        artifact=None if outcome is None else outcome.artifact,
         settings=spec.work.model_dump(mode="json"),
     )
 
 
-def _attempt(attempt: Attempt) -> AttemptView:
+def _attempt(attempt: JobState) -> AttemptView:
     description = attempt.description or {}
     resources = description.get("ResourceConfig", {})
     return AttemptView(
@@ -129,12 +124,9 @@ class Artifact:
         entry = next((entry for entry in self.manifest.files if entry.path == name), None)
         if entry is None:
             return None
-        data = read(self.connection, self.ref.uri, name)
-        if (found := hashlib.sha256(data).hexdigest()) != entry.sha256:
-            where = f"{self.ref.uri.rstrip('/')}/{name}"
-            raise IntegrityError(
-                f"{where} has SHA-256 {found}, but the manifest says {entry.sha256}: it was altered or damaged"
-            )
+        uri = artifacts.folder(self.ref.uri) + name
+        data = artifacts.read_bytes(self.connection.client("s3"), uri)
+        artifacts.check_digest(uri, entry, hashlib.sha256(data).hexdigest())
         return data
 
     def report(self, name: str, model: type[_Model]) -> _Model | None:
@@ -148,7 +140,8 @@ class Artifact:
 
 
 def _open(connection: Connection, ref: ArtifactRef) -> Artifact:
-    return Artifact(connection, ref, manifest_of(connection, ref))
+    manifest = artifacts.read_manifest(connection.client("s3"), ref.uri, expected_sha256=ref.sha256)
+    return Artifact(connection, ref, manifest)
 
 
 def _results(connection: Connection, views: list[JobView]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The CDK app: what stepforge needs in an AWS account, and in the local AWS. Imports `stepforge.contracts` only."""

@@ -1,0 +1,43 @@
+"""Where the handlers' code comes from: an asset of handlers and SDK, or a zip that the local start uploads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import aws_cdk as cdk
+import jsii
+from aws_cdk import aws_lambda as lambda_
+from constructs import Construct
+
+ROOT = Path(__file__).resolve().parent.parent
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "local", "cli", "_bundle", "py.typed")
+
+
+@jsii.implements(cdk.ILocalBundling)
+class _Copy:
+    """Lay handlers and SDK side by side. Runs in this process, so neither Docker nor a network is needed."""
+
+    def try_bundle(self, output_dir: str, *_: object, **__: object) -> bool:
+        target = Path(output_dir)
+        shutil.copytree(ROOT / "lambdas", target, ignore=_LEFT_OUT, dirs_exist_ok=True)
+        shutil.copytree(ROOT / "sdk" / "stepforge", target / "stepforge", ignore=_LEFT_OUT)
+        return True
+
+
+def bundled() -> lambda_.Code:
+    image = cdk.DockerImage.from_registry("public.ecr.aws/sam/build-python3.11")
+    return lambda_.Code.from_asset(
+        str(ROOT),
+        # Hash what is shipped: the repository around it changes with every test.
+        asset_hash_type=cdk.AssetHashType.OUTPUT,
+        bundling=cdk.BundlingOptions(image=image, local=_Copy()),
+    )
+
+
+def uploaded(scope: Construct) -> lambda_.Code:
+    """By the parameters AssetBucket and AssetKey, so that the template holds no hash and needs no Node.js."""
+    return lambda_.Code.from_cfn_parameters(
+        bucket_name_param=cdk.CfnParameter(cdk.Stack.of(scope), "AssetBucket", type="String"),
+        object_key_param=cdk.CfnParameter(cdk.Stack.of(scope), "AssetKey", type="String"),
+    )

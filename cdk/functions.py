@@ -1,0 +1,177 @@
+"""The handlers, a role each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+from cdk.code import bundled, uploaded
+from cdk.policies import GROUPS, allow, grant_key_to_aws, pass_role, read_objects, use_key, write_objects
+from cdk.roles import Roles
+from cdk.settings import Settings
+from stepforge.contracts.jobs import WORK_TYPES
+from stepforge.contracts.names import parameter
+
+RETENTION = {
+    7: logs.RetentionDays.ONE_WEEK,
+    30: logs.RetentionDays.ONE_MONTH,
+    90: logs.RetentionDays.THREE_MONTHS,
+    365: logs.RetentionDays.ONE_YEAR,
+}
+
+
+class Functions(Construct):
+    """`self[name]` is the handler lambdas/{name}.py."""
+
+    def __init__(
+        self, scope: Construct, settings: Settings, *, bucket: s3.IBucket, key: kms.IKey, roles: Roles
+    ) -> None:
+        super().__init__(scope, "Functions")
+        self._settings = settings
+        self._stack = cdk.Stack.of(self)
+        self._code = uploaded(self) if settings.name == "local" else bundled()
+        self._log_group = logs.LogGroup(
+            self,
+            "Logs",
+            log_group_name=f"/stepforge/{settings.name}/handlers",
+            retention=RETENTION[settings.log_retention_days],
+            removal_policy=cdk.RemovalPolicy.DESTROY,
+        )
+        self._functions: dict[str, lambda_.Function] = {}
+        data = {"BUCKET": bucket.bucket_name, "KEY_ARN": key.key_arn}
+        serve = {"SERVE_INSTANCE_TYPE": settings.serve_instance_type}
+        jobs = self.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
+        look_at_jobs = allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], jobs)
+        packages = self.arns("sagemaker", f"model-package/{GROUPS}/*")
+        groups = self.arns("sagemaker", f"model-package-group/{GROUPS}")
+        read_packages = [
+            allow(["sagemaker:DescribeModelPackage"], packages),
+            allow(["sagemaker:ListModelPackages"], groups),
+        ]
+
+        # run-job
+        self._add(
+            "find_attempt", {"KEY_ARN": key.key_arn, "POLL_SECONDS": str(settings.job_poll_seconds)}, [look_at_jobs]
+        )
+        self._add(
+            "classify_job",
+            {"BUCKET": bucket.bucket_name},
+            [look_at_jobs, *read_objects(bucket, "jobs"), use_key(key)],
+        )
+        self._add("explain", {}, [])
+        # train
+        self._add(
+            "plan_job",
+            data,
+            [*read_objects(bucket, "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True)],
+        )
+        self._add("read_gate", {}, [*read_objects(bucket, "jobs"), use_key(key)])
+        self._add("compare", {}, [*read_objects(bucket, "jobs", "pipelines"), use_key(key), *read_packages])
+        self._add("register", {"ENVIRONMENT": settings.name, **serve}, [
+            *read_objects(bucket, "jobs", "pipelines"),
+            use_key(key),
+            *read_packages,
+            allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], groups),
+            # A trainer neither approves nor promotes.
+            allow(["sagemaker:CreateModelPackage"], [*packages, *groups], StringEqualsIfExists={
+                "sagemaker:ModelApprovalStatus": "PendingManualApproval",
+                "sagemaker:ModelLifeCycle:stage": "Development",
+            }),
+            allow(["ssm:GetParameter"], self.arns("ssm", f"parameter{parameter(settings.name, 'images/serve')}")),
+        ])  # fmt: skip
+        # promote
+        self._add(
+            "verify_package",
+            {**serve, "ENDPOINT_POLL_SECONDS": str(settings.endpoint_poll_seconds)},
+            [
+                *read_packages,
+                *read_objects(bucket, "jobs"),
+                use_key(key),
+                allow(["sagemaker:DescribeEndpoint"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
+            ],
+            # Every byte of the weights is hashed; this is the longest that Lambda allows.
+            timeout=cdk.Duration.minutes(15),
+            memory=2048,
+        )
+        self._add("deploy", {"KEY_ARN": key.key_arn, "SERVING_ROLE_ARN": roles.serving.role_arn, **serve}, [
+            allow(
+                [f"sagemaker:{verb}{what}" for what in ("Model", "EndpointConfig", "Endpoint")
+                 for verb in ("Create", "Describe", "Delete")] + ["sagemaker:UpdateEndpoint"],
+                self.arns("sagemaker", f"model/{GROUPS}", f"endpoint-config/{GROUPS}", f"endpoint/{GROUPS}"),
+            ),
+            pass_role(roles.serving),
+            grant_key_to_aws(key),
+            # The machine's ARN is built from its name: the machine itself needs this function's.
+            allow(["states:ListExecutions"], [self.machine_arn("promote")]),
+            allow(["cloudwatch:DescribeAlarms"], self.arns("cloudwatch", f"alarm:{GROUPS}")),
+        ])  # fmt: skip
+        self._add("smoke", {}, [
+            *read_objects(bucket, "jobs"),
+            use_key(key),
+            allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
+        ])  # fmt: skip
+        self._add("stamp", {}, [*read_packages, allow(["sagemaker:UpdateModelPackage"], packages)])
+        self._add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote")}, [
+            *read_packages,
+            allow(["sagemaker:ListModelPackageGroups"], ["*"]),
+            allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
+            allow(["states:DescribeExecution"], self.arns("states", f"execution:{self.machine_name('promote')}:*")),
+        ])  # fmt: skip
+
+    def __getitem__(self, name: str) -> lambda_.Function:
+        return self._functions[name]
+
+    def machine_name(self, machine: str) -> str:
+        return f"stepforge-{self._settings.name}-{machine}"
+
+    def machine_arn(self, machine: str) -> str:
+        return self.arns("states", f"stateMachine:{self.machine_name(machine)}")[0]
+
+    def arns(self, service: str, *resources: str) -> list[str]:
+        stem = f"arn:aws:{service}:{self._stack.region}:{self._stack.account}:"
+        return [stem + resource for resource in resources]
+
+    def _add(
+        self,
+        name: str,
+        variables: dict[str, str],
+        statements: Sequence[iam.PolicyStatement],
+        *,
+        timeout: cdk.Duration | None = None,
+        memory: int = 512,
+    ) -> None:
+        identifier = "".join(part.title() for part in name.split("_"))
+        role = iam.Role(self, f"{identifier}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+        for statement in statements:
+            role.add_to_policy(statement)
+        function = lambda_.Function(
+            self,
+            identifier,
+            function_name=f"stepforge-{self._settings.name}-{name.replace('_', '-')}",
+            runtime=lambda_.Runtime.PYTHON_3_11,
+            handler=f"{name}.handler",
+            code=self._code,
+            role=role,
+            environment=variables,
+            timeout=timeout or cdk.Duration.minutes(2),
+            memory_size=memory,
+            log_group=self._log_group,
+            tracing=lambda_.Tracing.ACTIVE,
+            layers=self._layers(),
+        )
+        self._log_group.grant_write(function)
+        self._functions[name] = function
+
+    def _layers(self) -> list[lambda_.ILayerVersion]:
+        arn = self._settings.pydantic_layer_arn
+        if arn is None:
+            return []
+        found = self.node.try_find_child("Pydantic")
+        return [found or lambda_.LayerVersion.from_layer_version_arn(self, "Pydantic", arn)]

@@ -1,0 +1,42 @@
+"""What clients read to find this environment: contracts.environment.Environment, a parameter for each field.
+
+`images/{train,serve}` and `code/{type}` are left out in every environment. They change with each build of the images,
+so whoever builds an image publishes them; a deployment of this stack must not set them back.
+"""
+
+from __future__ import annotations
+
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_ssm as ssm
+from constructs import Construct
+
+from cdk.machines import Machines
+from cdk.roles import Roles
+from cdk.settings import Settings
+from stepforge.contracts.names import MACHINES, parameter
+
+
+class Parameters(Construct):
+    def __init__(
+        self,
+        scope: Construct,
+        settings: Settings,
+        *,
+        bucket: s3.IBucket,
+        key: kms.IKey,
+        roles: Roles,
+        machines: Machines,
+    ) -> None:
+        super().__init__(scope, "Parameters")
+        values = {
+            "bucket": bucket.bucket_name,
+            "key-arn": key.key_arn,
+            "training-role-arn": roles.training.role_arn,
+            "serving-role-arn": roles.serving.role_arn,
+            "instance-types/train": settings.train_instance_type,
+            "instance-types/serve": settings.serve_instance_type,
+            **{f"machines/{name}": machines[name].state_machine_arn for name in MACHINES},
+        }
+        for name, value in values.items():
+            ssm.StringParameter(self, name, parameter_name=parameter(settings.name, name), string_value=value)

@@ -1,0 +1,21 @@
+"""Model package groups of the domains that ship; a user's own domain makes its group when it first registers."""
+
+from __future__ import annotations
+
+from aws_cdk import aws_sagemaker as sagemaker
+from constructs import Construct
+
+from cdk.settings import Settings
+from stepforge.contracts.names import package_group
+
+
+class Registry(Construct):
+    def __init__(self, scope: Construct, settings: Settings) -> None:
+        super().__init__(scope, "Registry")
+        for domain in settings.domains:
+            sagemaker.CfnModelPackageGroup(
+                self,
+                domain.title(),
+                model_package_group_name=package_group(domain),
+                model_package_group_description=f"Models of the domain {domain}",
+            )

@@ -1,0 +1,279 @@
+"""The reliability gate: decides whether a dataset may be trained on, and writes gate.json.
+
+A dataset that fails is a finding, not an error: the job succeeds and a reader of gate.json refuses. Structure is
+checked on every record, the verifier's verdicts on a sample that is spread evenly over each split.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stepforge.contracts.base import canonical_json
+from stepforge.contracts.jobs import GateWork
+from stepforge.contracts.manifests import Manifest, check_files, write_manifest
+from stepforge.contracts.records import TEST_SPLITS, Record
+from stepforge.contracts.reports import GateFinding, GateReport
+from stepforge.contracts.rewards import Verdict
+from stepforge.contracts.user_records import normalised
+from stepforge.errors import IntegrityError, InvalidInput
+from stepforge_jobs.datasets.shards import is_shard, read_lines, split_of, write_durably
+from stepforge_jobs.domains.base import Domain
+from stepforge_jobs.domains.user import domain_of
+from stepforge_jobs.job import Job
+
+GATE = "gate.json"
+MOST_FINDINGS = 50
+GARBAGE = "\x01\x02 }{ zqx zqx zqx"
+MOST_MUTANTS_ACCEPTED = 0.5
+"""A verifier may find a mutant right by luck (yes/no answers), but not more often than not."""
+
+
+@dataclass
+class Findings:
+    """Collects findings of the checks, and how many records each looked at."""
+
+    found: list[GateFinding] = field(default_factory=list)
+    checked: Counter[str] = field(default_factory=Counter)
+
+    def add(self, check: str, record: str, rule: str, message: str) -> None:
+        self.found.append(
+            GateFinding.model_validate({"check": check, "record": record, "rule": rule, "message": message})
+        )
+
+
+def run(job: Job) -> None:
+    """Write gate.json, bound to the dataset's manifest."""
+    work = job.spec.work
+    assert isinstance(work, GateWork)
+    manifest = job.manifest("data")
+    report = examine(job.channel("data"), manifest, domain_of(job), sample=work.sample)
+    write_durably(job.model_dir / GATE, canonical_json(report))
+    job.progress.event("gate", passed=report.passed, findings=report.total_findings, refusal=report.refusal)
+    write_manifest(job.model_dir, "gate", metadata={"passed": report.passed, "manifest_sha256": manifest.sha256})
+
+
+def examine(folder: Path, manifest: Manifest, domain: Domain, *, sample: int) -> GateReport:
+    """All checks of a dataset. Checks that need records are left out where those cannot be read."""
+    findings = Findings()
+    records = read_all(folder, manifest, findings)
+    if not findings.found:
+        check_smoke(manifest, records, findings)
+        check_leaks(records, findings)
+        check_traces(manifest, records, findings)
+        audit_verifier(domain, spread(records, sample), findings)
+    return GateReport(
+        manifest_sha256=manifest.sha256,
+        passed=not findings.found,
+        checked=dict(findings.checked),
+        findings=tuple(findings.found[:MOST_FINDINGS]),
+        total_findings=len(findings.found),
+    )
+
+
+def read_all(folder: Path, manifest: Manifest, findings: Findings) -> list[Record]:
+    """Integrity of each shard, schema of each record, and ids that differ."""
+    records: list[Record] = []
+    seen: set[str] = set()
+    for entry in manifest.files:
+        try:
+            check_files(folder, manifest, only=[entry.path])
+        except IntegrityError as error:
+            findings.add("integrity", entry.path, "sha256", str(error))
+            continue
+        if not is_shard(entry.path):
+            continue
+        before = len(records)
+        try:
+            for record in read_lines(folder / entry.path, name=entry.path):
+                records.append(record)
+                if record.id in seen:
+                    findings.add("schema", record.id, "unique-id", "another record has the same id")
+                if record.split != split_of(entry.path):
+                    findings.add("schema", record.id, "split", f"split {record.split!r} in the shard {entry.path}")
+                seen.add(record.id)
+        except InvalidInput as error:
+            findings.add("schema", entry.path, "record", str(error))
+        findings.checked["schema"] += len(records) - before
+        findings.checked["integrity"] += 1
+        if entry.rows is not None and entry.rows != len(records) - before:
+            findings.add(
+                "integrity", entry.path, "rows", f"{len(records) - before} records, but the manifest says {entry.rows}"
+            )
+    if not records and not findings.found:
+        findings.add("empty", "manifest.json", "records", "the dataset has no records")
+    return records
+
+
+def check_smoke(manifest: Manifest, records: Sequence[Record], findings: Findings) -> None:
+    """Something to train on, something to test on, and a vocabulary that covers every word."""
+    splits = Counter(record.split for record in records)
+    findings.checked["smoke"] = len(records)
+    if not splits["train"] and not splits["rl"]:
+        findings.add(
+            "empty",
+            "manifest.json",
+            "training-split",
+            f"neither 'train' nor 'rl' has records; there are {dict(splits)}",
+        )
+    if not any(splits[split] for split in TEST_SPLITS):
+        message = f"no test split has records; there are {dict(splits)}: give about 30 groups or more, or set 'split'"
+        findings.add("empty", "manifest.json", "test-split", message)
+    vocabulary = frozenset(manifest.metadata.get("vocabulary", ()))
+    if not vocabulary:
+        return
+    for record in records:
+        unknown = [word for text in (record.prompt, record.solution) for word in text.split() if word not in vocabulary]
+        if unknown:
+            findings.add(
+                "smoke",
+                record.id,
+                "vocabulary",
+                f"the word {unknown[0]!r} is not in the vocabulary of {len(vocabulary)} words",
+            )
+
+
+def check_leaks(records: Sequence[Record], findings: Findings) -> None:
+    """No prompt of train or rl is tested on, and the groups of test_new are new."""
+    trained = [record for record in records if record.split in ("train", "rl")]
+    prompts = {normalised(record.prompt): record.id for record in trained}
+    groups = {record.group: record.id for record in trained}
+    for record in records:
+        if record.split not in TEST_SPLITS:
+            continue
+        findings.checked["leak"] += 1
+        if (other := prompts.get(normalised(record.prompt))) is not None:
+            findings.add(
+                "leak", record.id, "prompt", f"its prompt in {record.split!r} is that of the training record {other!r}"
+            )
+        if record.split == "test_new" and (other := groups.get(record.group)) is not None:
+            findings.add(
+                "leak",
+                record.id,
+                "group",
+                f"its group {record.group!r} in 'test_new' is that of the training record {other!r}",
+            )
+
+
+def check_traces(manifest: Manifest, records: Iterable[Record], findings: Findings) -> None:
+    """Every step ends with the step terminator and has it nowhere else."""
+    step_end = manifest.metadata.get("step_end")
+    for record in records:
+        if not record.steps:
+            continue
+        findings.checked["trace"] += 1
+        for number, step in enumerate(record.steps):
+            words = step.action.split()
+            if step_end is not None and (not words or words[-1] != step_end or step_end in words[:-1]):
+                message = f"step {number} is {step.action!r}: it must end with {step_end!r} and have it nowhere else"
+                findings.add("trace", record.id, "step-end", message)
+                break
+            if step_end is None and "\n" in step.action:
+                findings.add("trace", record.id, "one-line", f"step {number} spans lines: a step is one line")
+                break
+
+
+def spread(records: Sequence[Record], most: int) -> list[Record]:
+    """At most `most` records in equal shares of the splits, evenly spaced in each."""
+    by_split: dict[str, list[Record]] = {}
+    for record in records:
+        by_split.setdefault(record.split, []).append(record)
+    share = max(1, most // max(1, len(by_split)))
+    return [
+        part[i * len(part) // share] if len(part) > share else part[i]
+        for part in by_split.values()
+        for i in range(min(share, len(part)))
+    ]
+
+
+def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings) -> None:
+    """The verifier accepts experts, refuses what is empty or garbage, and refuses mutants more often than not.
+
+    Careless authors (split `corpus`) need not be right, but what they write must be readable.
+    """
+    name = f"{domain.name}@{domain.version}"
+    mutants: dict[str, list[tuple[Record, bool]]] = {}
+    for index, record in enumerate(records):
+        findings.checked["verifier"] += 1
+        if record.verifier != name:
+            findings.add(
+                "verifier", record.id, "name", f"it names the verifier {record.verifier!r}, but {name!r} would judge it"
+            )
+            return
+        for rule, completion in (("refuses-empty", ""), ("refuses-garbage", GARBAGE)):
+            if domain.verify(record, completion).accepted:
+                findings.add("verifier", record.id, rule, f"{name} accepts {completion!r}: it rewards anything")
+        if record.steps:
+            verdict = domain.verify(record, record.solution)
+            if verdict.reason:
+                findings.add("trace", record.id, "readable", f"the solution cannot be read: {verdict.reason}")
+            elif record.split != "corpus" and not verdict.accepted:
+                rule, message = first_failure(verdict)
+                findings.add("verifier", record.id, rule, f"{name} refuses the expert's solution: {message}")
+        if record.split == "corpus":
+            continue
+        for kind, mutate in MUTATIONS.items():
+            mutant = mutate(record, records, index)
+            if mutant is not None:
+                mutants.setdefault(kind, []).append((record, domain.verify(record, mutant).accepted))
+    for kind, tried in mutants.items():
+        accepted = [record for record, right in tried if right]
+        if len(accepted) > MOST_MUTANTS_ACCEPTED * len(tried):
+            message = f"{name} accepts {len(accepted)} of {len(tried)} solutions that were corrupted ({kind})"
+            findings.add("verifier", accepted[0].id, f"refuses-{kind}", message)
+
+
+def first_failure(verdict: Verdict) -> tuple[str, str]:
+    failed = next((rule for rule in verdict.rules if rule.hard and rule.score < 1), None)
+    if failed is None:
+        return "accepted", "no hard rule says why"
+    return failed.rule, failed.message or f"score {failed.score:g}"
+
+
+# ── Mutants: solutions that are wrong, or wrong with few exceptions ──────────────────────────────────────────────
+
+
+def truncated(record: Record, _records: Sequence[Record], _index: int) -> str | None:
+    """Without the last step."""
+    return "\n".join(step.action for step in record.steps[:-1]) if len(record.steps) > 1 else None
+
+
+def foreign(record: Record, records: Sequence[Record], index: int) -> str | None:
+    """Another record's different solution or answer."""
+    own = record.solution or record.answer
+    if own is None:
+        return None
+    for other in (*records[index + 1 :], *records[:index]):
+        theirs = other.solution or other.answer
+        if other.split != "corpus" and theirs and theirs != own and other.prompt != record.prompt:
+            return theirs
+    return None
+
+
+def backwards(record: Record, _records: Sequence[Record], _index: int) -> str | None:
+    """The steps in reverse order."""
+    reverse = "\n".join(step.action for step in reversed(record.steps))
+    return reverse if record.steps and reverse != record.solution else None
+
+
+MUTATIONS: dict[str, Callable[[Record, Sequence[Record], int], str | None]] = {
+    "truncated": truncated,
+    "foreign": foreign,
+    "backwards": backwards,
+}
+
+
+def require_open_gate(job: Job, data: Manifest) -> GateReport:
+    """The gate of a training job. Raises InvalidInput where it is of other data or not passed; the message says why."""
+    job.artifact("gate")
+    path = job.channel("gate") / GATE
+    report = GateReport.model_validate_json(path.read_bytes())
+    if report.manifest_sha256 != data.sha256:
+        raise InvalidInput(
+            f"the gate is of the dataset {report.manifest_sha256}, but this job reads {data.sha256}: run the gate on it"
+        )
+    if not report.passed:
+        raise InvalidInput(report.refusal or "the data failed the gate, which names no finding: run the gate again")
+    return report

@@ -1,0 +1,37 @@
+"""What a directory must hold to be a model. Needs no torch, so that what is refused is refused at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stepforge.contracts.manifests import Manifest, check_files, read_manifest
+from stepforge.errors import IntegrityError, InvalidInput
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+def verified_model(folder: Path, *, expected_sha256: str | None = None) -> Manifest:
+    """The manifest of a model whose every file was compared. Raises IntegrityError for altered files and pickles."""
+    manifest = read_manifest(folder, expected_sha256=expected_sha256)
+    check_directory(folder)
+    check_files(folder, manifest)
+    return manifest
+
+
+def check_directory(folder: Path) -> None:
+    """Refuse what is not a whole model, and anything that could run code when it is read."""
+    files = sorted(path.name for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if pickles := [name for name in files if name.endswith(PICKLES)]:
+        raise IntegrityError(
+            f"{folder} has the pickle {pickles[0]!r}, which can run code when read: only safetensors are loaded"
+        )
+    missing = [] if "config.json" in files else ["config.json"]
+    if not any(name.endswith(".safetensors") for name in files):
+        missing.append("*.safetensors")
+    if not any(name in files for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        missing.append("tokenizer.json")
+    if missing:
+        there = ", ".join(files[:10]) or "nothing"
+        raise InvalidInput(
+            f"{folder} is not a model: missing {', '.join(missing)}; it holds {there}. Models are never downloaded"
+        )

@@ -1,0 +1,319 @@
+"""The checks behind the rules: pure functions of (what is asked, artifact).
+
+A check returns None where its rule holds, else (score, path, message) with a score below 1.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+
+from stepforge.contracts.domains.facial import GRADES, FacialArtifact
+from stepforge_jobs.domains.facial.expectation import Expectation, closeness
+from stepforge_jobs.domains.facial.expert import least_onset
+from stepforge_jobs.domains.facial.tables import (
+    ACTION_UNITS,
+    ANTAGONISTS,
+    DISPLAY_RULES,
+    DURATION,
+    MAX_CHANGE,
+    RIG_TABLES,
+    SMILE,
+    UNILATERAL,
+    WEIGHTS,
+)
+
+EPSILON = 1e-9
+Fault = tuple[float, str, str]
+
+
+# ── Action units ─────────────────────────────────────────────────────────────────────────────────
+
+
+def prototype(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    f1 = closeness(asked, artifact)
+    if f1 >= 0.8 - EPSILON:
+        return None
+    wanted = "+".join(sorted(asked.references[0].core, key=list(ACTION_UNITS).index))
+    return f1, "action_units", f"F1 {f1:.2f} against {wanted}: needs .8"
+
+
+def prototype_exact(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    f1 = closeness(asked, artifact)
+    return None if f1 >= 1 - EPSILON else (f1, "action_units", f"F1 {f1:.2f} against the nearest reference")
+
+
+def antagonists(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    units = artifact.action_units.keys()
+    for pair, why in ANTAGONISTS.items():
+        if pair <= units:
+            first, second = sorted(pair)
+            return 0.0, f"action_units.{second}", f"{first} and {second} contradict each other: {why}"
+    return None
+
+
+def smile(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    scenario, units = asked.scenario, artifact.action_units
+    if scenario.display in ("simulated", "masked"):
+        if "AU6" in units and SMILE in units:
+            return 0.0, "action_units.AU6", f"a {scenario.display} smile does not raise the cheeks"
+        if scenario.display == "masked" and SMILE not in units:
+            return 0.0, f"action_units.{SMILE}", "the mask, a smile, is missing"
+    elif scenario.primary == "happiness" and scenario.secondary is None and "AU6" not in units:
+        return 0.0, "action_units.AU6", "a felt smile raises the cheeks"
+    return None
+
+
+def _grade_errors(asked: Expectation, artifact: FacialArtifact) -> tuple[list[str], int]:
+    wrong, total, wanted = [], 0, asked.grades
+    for unit, grade in artifact.action_units.items():
+        if (away := abs(wanted.get(unit, -9) - GRADES.index(grade))) != 0:
+            wrong.append(unit)
+            total += away
+    return wrong, total
+
+
+def intensity(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    wrong, total = _grade_errors(asked, artifact)
+    if total <= 1:
+        return None
+    words = ", ".join(f"{unit} {artifact.action_units[unit]} for {GRADES[asked.grades.get(unit, 0)]}" for unit in wrong)
+    return (
+        max(0.0, 1 - len(wrong) / len(artifact.action_units)) * 0.99,
+        f"action_units.{wrong[0]}",
+        f"grades off: {words}",
+    )
+
+
+def intensity_exact(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    wrong, _ = _grade_errors(asked, artifact)
+    return (1 - len(wrong) / len(artifact.action_units), f"action_units.{wrong[0]}", "one grade off") if wrong else None
+
+
+# ── Blendshapes ──────────────────────────────────────────────────────────────────────────────────
+
+
+@lru_cache(maxsize=8192)
+def _driven(rig: str, units: tuple[str, ...]) -> dict[str, str]:
+    """Blendshape to the first unit that drives it."""
+    table = RIG_TABLES[rig]  # type: ignore[index]
+    return {
+        name: unit for unit in reversed(units) if unit in table.shapes for name in table.blendshapes(table.shapes[unit])
+    }
+
+
+@lru_cache(maxsize=8)
+def _free(rig: str) -> frozenset[str]:
+    """Blendshapes that no planned unit drives and that may accompany any expression: a blink, lips kept together."""
+    table = RIG_TABLES[rig]  # type: ignore[index]
+    return frozenset((*table.blendshapes(table.blink), table.lips_closed))
+
+
+@lru_cache(maxsize=8)
+def _known(rig: str) -> frozenset[str]:
+    return frozenset(RIG_TABLES[rig].names)  # type: ignore[index]
+
+
+@lru_cache(maxsize=8)
+def _sides(rig: str) -> tuple[tuple[str, str], ...]:
+    table = RIG_TABLES[rig]  # type: ignore[index]
+    left, right = table.sides
+    return tuple(
+        (name, name.removesuffix(left) + right)
+        for name in table.names
+        if name.endswith(left) and name.removesuffix(left) + right in table.names
+    )
+
+
+@lru_cache(maxsize=8)
+def _one_sided(rig: str) -> dict[str, str]:
+    """Right blendshape to the unilateral unit that moves it alone."""
+    table = RIG_TABLES[rig]  # type: ignore[index]
+    return {table.shapes[unit]: unit for unit in UNILATERAL}
+
+
+def rig_names(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    if artifact.rig != asked.scenario.rig:
+        return 0.0, "rig", f"the scenario asks for rig {asked.scenario.rig!r}, not {artifact.rig!r}"
+    unknown = artifact.curves.keys() - _known(artifact.rig)
+    if not unknown:
+        return None
+    first = min(unknown)
+    return (
+        1 - len(unknown) / len(artifact.curves),
+        f"curves.{first}",
+        f"{first!r} is no blendshape of rig {artifact.rig!r}",
+    )
+
+
+def rig_mapping(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    wanted = _driven(asked.scenario.rig, tuple(artifact.action_units)).keys()
+    shown = artifact.curves.keys() - _free(asked.scenario.rig)
+    if shown == wanted:
+        return None
+    missing, extra = wanted - shown, shown - wanted
+    name = min(missing or extra)
+    score = len(wanted & shown) / max(1, len(wanted | shown))
+    return (
+        score,
+        f"curves.{name}",
+        f"{name} {'is missing for its action unit' if missing else 'moves without an action unit'}",
+    )
+
+
+def rig_weights(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    units = artifact.action_units
+    for name, unit in _driven(asked.scenario.rig, tuple(units)).items():
+        wanted = WEIGHTS[units[unit]]
+        if name in artifact.curves and abs((peak := artifact.weight(name)) - wanted) > 0.1 + EPSILON:
+            return 0.0, f"curves.{name}", f"{unit} {units[unit]} is weight {wanted:g}; {name} reaches {peak:g}"
+    return None
+
+
+def weight_range(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    for name, curve in artifact.curves.items():
+        for frame, weight in curve:
+            if not 0 <= weight <= 1:
+                return 0.0, f"curves.{name}", f"weight {weight:g} at frame {frame} is not in [0, 1]"
+    return None
+
+
+def symmetry(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    curves, one_sided = artifact.curves, _one_sided(asked.scenario.rig)
+    for left, right in _sides(asked.scenario.rig):
+        first, second = curves.get(left), curves.get(right)
+        if first is second or first == second or one_sided.get(right) in artifact.action_units:
+            continue
+        apart = abs(artifact.weight(left) - artifact.weight(right))
+        if apart > 0.1 + EPSILON:
+            return 0.0, f"curves.{left}", f"{left} and {right} are {apart:.2f} apart: only contempt is one-sided"
+    return None
+
+
+def lids(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    rig = asked.rig
+    for side in rig.sides:
+        if rig.blink + side not in artifact.curves:
+            continue
+        if (total := artifact.weight(rig.blink + side) + artifact.weight(rig.wide + side)) > 1 + EPSILON:
+            return (
+                0.0,
+                f"curves.{rig.blink}{side}",
+                f"{rig.blink}{side} and {rig.wide}{side} add up to {total:.2f}: at most 1",
+            )
+    return None
+
+
+def jaw(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    rig = asked.rig
+    if rig.lips_closed not in artifact.curves:
+        return None
+    closed, jaw = artifact.weight(rig.lips_closed), artifact.weight(rig.jaw)
+    return (
+        (0.0, f"curves.{rig.lips_closed}", f"{rig.lips_closed} {closed:g} exceeds {rig.jaw} {jaw:g}")
+        if closed > jaw + EPSILON
+        else None
+    )
+
+
+# ── Time ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rate(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    for name, curve in artifact.curves.items():
+        for (start, low), (end, high) in pairwise(curve):
+            if abs(high - low) > MAX_CHANGE * (end - start) + EPSILON:
+                return (
+                    0.0,
+                    f"curves.{name}",
+                    f"{abs(high - low) / max(1, end - start):.2f} a frame after frame {start}: at most {MAX_CHANGE:g}",
+                )
+    return None
+
+
+def neutral(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    for name, curve in artifact.curves.items():
+        if len(curve) < 2 or curve[0] != (0, 0.0) or curve[-1][1] != 0.0:
+            return 0.0, f"curves.{name}", f"{name} does not start at frame 0 and end in the neutral face"
+    return None
+
+
+def one_apex(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    for name, curve in artifact.curves.items():
+        falling, (frame, weight) = False, curve[0] if curve else (0, 0.0)
+        for later, after in curve[1:]:
+            if later <= frame:
+                return 0.0, f"curves.{name}", f"frame {later} does not come after frame {frame}"
+            if after > weight and falling:
+                return 0.0, f"curves.{name}", f"{name} rises again at frame {later}: one apex"
+            falling, frame, weight = falling or after < weight, later, after
+    return None
+
+
+def timing(artifact: FacialArtifact) -> tuple[int, int, int]:
+    """Frames of onset, apex and offset of the whole expression: from its strongest curve."""
+    best: tuple[float, int, int, int] = (-1.0, 0, 0, 0)
+    for curve in set(artifact.curves.values()):
+        if not curve:
+            continue
+        peak = max(weight for _, weight in curve)
+        if peak > best[0]:
+            held = [frame for frame, weight in curve if weight >= peak - EPSILON]
+            best = (peak, held[0], held[-1] - held[0], curve[-1][0] - held[-1])
+    return best[1], best[2], best[3]
+
+
+def apex(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    _, apex, _ = timing(artifact)
+    low, high = DISPLAY_RULES[asked.scenario.display].apex_window
+    if low <= apex <= high:
+        return None
+    return 0.0, "curves", f"the apex holds {apex} frames; a {asked.scenario.display} expression holds {low} to {high}"
+
+
+def pace(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    onset, _, _ = timing(artifact)
+    least = least_onset(max((WEIGHTS[grade] for grade in artifact.action_units.values()), default=0.0))
+    low, high = (least, max(least, 2 * least - 1)) if asked.scenario.pace == "sudden" else (2 * least, 3 * least)
+    if low <= onset <= high:
+        return None
+    return (
+        0.0,
+        "curves",
+        f"the onset takes {onset} frames; a {asked.scenario.pace} one of this strength takes {low} to {high}",
+    )
+
+
+def offset(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    onset, _, offset = timing(artifact)
+    return (
+        None
+        if offset >= onset
+        else (0.0, "curves", f"it fades in {offset} frames and came in {onset}: a face relaxes no faster than it moves")
+    )
+
+
+def fade(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    onset, _, offset = timing(artifact)
+    if 1.5 * onset <= offset <= 2.5 * onset:
+        return None
+    return 0.0, "curves", f"offset {offset} is not 1.5 to 2.5 times the onset {onset}"
+
+
+def duration(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    frames = max((curve[-1][0] for curve in artifact.curves.values() if curve), default=0)
+    low, high = DURATION
+    return (
+        None
+        if low <= frames <= high
+        else (0.0, "curves", f"it lasts {frames / 60:.2f} s: between {low / 60:g} and {high / 60:g} s")
+    )
+
+
+def body(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
+    body = artifact.body
+    if body.posture != asked.posture:
+        return 0.0, "body.posture", f"posture {body.posture!r}: the emotions' dominance asks for {asked.posture!r}"
+    if body.tempo != asked.tempo:
+        return 0.0, "body.tempo", f"tempo {body.tempo!r}: the emotions' arousal asks for {asked.tempo!r}"
+    return None

@@ -1,0 +1,139 @@
+"""The user's own records and verifier as a domain, and the domain that a spec means.
+
+A verifier is a function of (record, completion) that returns a Verdict, a bool, or a float in [0, 1] (accepted
+where 1). Without one, a completion is right where its last line equals the record's answer.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from stepforge.contracts.records import Record, Split
+from stepforge.contracts.rewards import RuleResult, Verdict
+from stepforge.contracts.user_records import plugin_version
+from stepforge.errors import InvalidInput
+from stepforge_jobs.domains import load_domain, load_object
+from stepforge_jobs.domains.base import Domain
+from stepforge_jobs.job import Job
+
+RECORDS = "records"
+"""Name of the domain of records that bring their answers."""
+
+Verifier = Callable[[Record, str], Verdict | bool | float]
+VERIFIER_SECONDS = 10.0
+ADAPTERS = ("stepforge_jobs.domains.verifiers_env",)
+"""Ours, but imported by users' verifiers alone: named here so that a change of them changes what jobs are called."""
+
+
+class VerifierTimeout(Exception):
+    pass
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise VerifierTimeout in Python code that runs longer. Only in the main thread; C code is not interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(_number: int, _frame: FrameType | None) -> None:
+        raise VerifierTimeout(f"took more than {seconds:g} s")
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def exact_answer(record: Record, completion: str) -> Verdict:
+    """Accept where the last line is the record's answer, spaces at its ends aside."""
+    if record.answer is None:
+        raise InvalidInput(f"record {record.id!r} has no answer and there is no verifier: give answers, or --verifier")
+    lines = completion.strip().splitlines()
+    right = bool(lines) and lines[-1].strip() == record.answer.strip()
+    return _verdict(right, rule="answer", message="" if right else "the last line is not the answer")
+
+
+class RecordsDomain:
+    """Records of the user's own, judged by the user's function.
+
+    >>> DOMAIN.verify.__name__, DOMAIN.size("train")
+    ('verify', 0)
+    """
+
+    vocabulary: tuple[str, ...] = ()
+    """Unknown before the records are read: the dataset job counts their words."""
+    step_end: str | None = None
+
+    def __init__(self, name: str, verifier: Verifier, *, version: str) -> None:
+        self.name = name
+        self.version = version
+        self._verifier = verifier
+
+    def size(self, split: Split) -> int | None:
+        return 0
+
+    def record(self, split: Split, index: int, *, seed: int) -> Record:
+        raise IndexError(f"domain {self.name!r} generates no records: they come from the user's files")
+
+    def verify(self, record: Record, completion: str) -> Verdict:
+        """A verifier that raises or runs too long refuses the completion with that as the reason."""
+        if not completion.strip():
+            return Verdict(accepted=False, reward=0.0, partial=0.0, reason="the completion is empty")
+        try:
+            with time_limit(VERIFIER_SECONDS):
+                found = self._verifier(record, completion)
+        except InvalidInput:
+            raise
+        except Exception as error:  # noqa: BLE001 - foreign code: a failed rollout is data, and the gate's audit tells
+            return Verdict(accepted=False, reward=0.0, partial=0.0, reason=f"verifier: {type(error).__name__}: {error}")
+        return found if isinstance(found, Verdict) else _verdict(found, rule="verifier")
+
+
+def _verdict(score: bool | float, *, rule: str, message: str = "") -> Verdict:
+    value = float(score)
+    if not 0.0 <= value <= 1.0:
+        raise InvalidInput(f"a verifier returned {score!r}: it must return a Verdict, a bool, or a number from 0 to 1")
+    accepted = value >= 1.0
+    return Verdict(
+        accepted=accepted,
+        reward=value,
+        partial=value,
+        rules=(RuleResult(rule=rule, score=value, hard=True, message=message),),
+    )
+
+
+DOMAIN = RecordsDomain(RECORDS, exact_answer, version="1")
+
+
+def domain_of(job: Job) -> Domain:
+    """The domain that a job's spec means: the plugin's, the plugin's verifier over records, or one by name.
+
+    The plugin's files are compared with their digests before they are imported.
+    """
+    plugin = job.spec.plugin
+    if plugin is None or (plugin.domain is None and plugin.verifier is None):
+        return load_domain(job.spec.domain)
+    manifest = job.artifact("plugin")
+    folder = str(job.channel("plugin"))
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    if plugin.domain is not None:
+        domain: Domain = load_object(plugin.domain, Domain)
+        return domain
+    assert plugin.verifier is not None
+    return RecordsDomain(job.spec.domain, load_function(plugin.verifier), version=plugin_version(manifest.sha256))
+
+
+def load_function(target: str) -> Verifier:
+    """Import `package.module:function`. Raises InvalidInput where there is none."""
+    function: Verifier = load_object(target, Callable)  # type: ignore[arg-type]
+    return function

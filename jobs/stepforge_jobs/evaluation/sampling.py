@@ -1,0 +1,131 @@
+"""Batched sampling with a key-value cache: one prefill for each prompt, finished rows leave the batch.
+
+Legend: P prompts, N completions of each, B rows still running, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from stepforge.errors import InvalidInput
+from stepforge_jobs.training.models import Policy
+
+ROWS = 512
+"""Most rows that are sampled at once."""
+COMPACT_BELOW = 0.75
+"""Finished rows are dropped from the cache when fewer than this share still run: dropping copies the cache."""
+
+
+def sample(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    *,
+    count: int = 1,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    stops: Collection[int],
+    after_batch: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """`count` completions of each prompt, prompt by prompt, each up to and with its stop token.
+
+    `temperature` 0 is greedy. A completion without a stop at its end ran out of tokens. Deterministic for equal
+    arguments: each batch has a generator of its own. Raises InvalidInput for a prompt that leaves no room.
+    """
+    completions: list[list[int]] = []
+    was_training = policy.network.training
+    policy.network.eval()
+    per_batch = max(1, ROWS // count)
+    for batch, start in enumerate(range(0, len(prompts), per_batch)):
+        part = prompts[start : start + per_batch]
+        generator = torch.Generator(device=policy.device).manual_seed(seed_of(seed, batch))
+        completions += _sample_batch(policy, part, count, max_new_tokens, temperature, generator, sorted(stops))
+        if after_batch is not None:
+            after_batch(min(start + per_batch, len(prompts)))
+    policy.network.train(was_training)
+    return completions
+
+
+def seed_of(*parts: int) -> int:
+    """A seed for these numbers. Of 32 bits, because torch's generator on CPU drops the upper half of a longer one."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+
+
+@torch.inference_mode()
+def _sample_batch(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    max_new_tokens: int,
+    temperature: float,
+    generator: torch.Generator,
+    stops: list[int],
+) -> list[list[int]]:
+    from transformers import DynamicCache
+
+    longest = max(len(prompt) for prompt in prompts)
+    if longest >= policy.context:
+        raise InvalidInput(f"a prompt of {longest} tokens leaves no room in the model's context of {policy.context}")
+    ids_PT, mask_PT = pad_left(prompts, policy.codec.pad, policy.device)
+    cache = DynamicCache(config=policy.network.config)
+    network = policy.network
+    out = network(
+        input_ids=ids_PT,
+        attention_mask=mask_PT,
+        position_ids=(mask_PT.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.batch_repeat_interleave(count)
+    logits_BV = out.logits[:, -1].repeat_interleave(count, 0)
+    mask_BT = mask_PT.repeat_interleave(count, 0)
+    position_B = mask_BT.sum(1)
+    row_B = torch.arange(len(prompts) * count, device=policy.device)
+    stops_S = torch.tensor(stops, device=policy.device)
+    tokens = torch.full((len(row_B), max_new_tokens), -1, dtype=torch.long, device=policy.device)
+    running_B = torch.ones_like(row_B, dtype=torch.bool)
+    for index in range(max_new_tokens):
+        next_B = choose(logits_BV, temperature, generator)
+        tokens[row_B[running_B], index] = next_B[running_B]
+        running_B = running_B & ~torch.isin(next_B, stops_S) & (position_B + 1 < policy.context)
+        alive = int(running_B.sum())
+        if alive == 0 or index == max_new_tokens - 1:
+            break
+        if alive < COMPACT_BELOW * len(row_B):
+            stay = running_B.nonzero()[:, 0]
+            cache.batch_select_indices(stay)
+            row_B, next_B, mask_BT, position_B, running_B = (
+                x[stay] for x in (row_B, next_B, mask_BT, position_B, running_B)
+            )
+        mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], 1)
+        out = network(
+            input_ids=next_B[:, None],
+            attention_mask=mask_BT,
+            position_ids=position_B[:, None].clamp(max=policy.context - 1),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits_BV = out.logits[:, -1]
+        position_B = position_B + 1
+    return [[token for token in row if token >= 0] for row in tokens.tolist()]
+
+
+def choose(logits_BV: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """The next token of each row, B: the likeliest at temperature 0, otherwise drawn."""
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    probabilities_BV = torch.softmax(logits_BV.float() / temperature, -1)
+    return torch.multinomial(probabilities_BV, 1, generator=generator)[:, 0]
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both PT."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask

@@ -1,0 +1,97 @@
+"""One running job: its spec, its folders under SageMaker's contract, and what it says while it runs.
+
+Folders below the base (SAGEMAKER_BASE_DIR, /opt/ml by default): input/data/<channel>, model, checkpoints, output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from stepforge.contracts.jobs import Channel, JobSpec
+from stepforge.contracts.manifests import Manifest, check_files, read_manifest
+from stepforge.errors import InvalidInput
+
+
+class Interrupted(Exception):
+    """SIGTERM arrived and what is needed to go on lies in the checkpoint."""
+
+
+@dataclass
+class Progress:
+    """JSON lines on stdout, at most one in `interval_seconds` of each stage, and always its last."""
+
+    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    interval_seconds: float = 0.5
+    _last: dict[str, float] = field(default_factory=dict)
+
+    def step(self, stage: str, step: int, steps: int, **values: float) -> None:
+        now = time.monotonic()
+        if step < steps and now - self._last.get(stage, 0.0) < self.interval_seconds:
+            return
+        self._last[stage] = now
+        shown = {name: float(f"{value:.6g}") for name, value in values.items()}
+        self.event("progress", stage=stage, step=step, steps=steps, **shown)
+
+    def event(self, event: str, **values: Any) -> None:
+        print(json.dumps({"event": event, **values}), file=self.stream, flush=True)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a work function gets."""
+
+    spec: JobSpec
+    base: Path
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def model_dir(self) -> Path:
+        """Where the artifact goes; its manifest is written last."""
+        return self.base / "model"
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Survives restarts of the job. One folder a spec, so that another's checkpoint is never taken for ours."""
+        return self.base / "checkpoints" / self.spec.identity[:16]
+
+    def channel(self, name: Channel) -> Path:
+        return self.base / "input" / "data" / name
+
+    def manifest(self, name: Channel) -> Manifest:
+        """Manifest of an input, compared with the digest in the spec; its files are not looked at yet."""
+        ref = self.spec.inputs.get(name)
+        if ref is None:
+            raise InvalidInput(
+                f"a {self.spec.type!r} job without the channel {name!r}; given: {sorted(self.spec.inputs)}"
+            )
+        return read_manifest(self.channel(name), expected_sha256=ref.sha256)
+
+    def artifact(self, name: Channel) -> Manifest:
+        """Manifest of an input all of whose files were compared with their digests.
+
+        Raises IntegrityError naming the first file that differs.
+        """
+        manifest = self.manifest(name)
+        check_files(self.channel(name), manifest)
+        return manifest
+
+
+def base_dir() -> Path:
+    return Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+
+
+def read_spec(base: Path) -> JobSpec:
+    """Raises InvalidInput where the spec is missing or malformed."""
+    path = base / "input" / "data" / "spec" / "spec.json"
+    if not path.is_file():
+        raise InvalidInput(f"{path} is missing: a job reads its spec from the channel 'spec'")
+    try:
+        return JobSpec.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not a job spec: {error}") from error

@@ -1,0 +1,1 @@
+"""The mathematics of reinforcement learning, apart from loops: rewards, advantages, KL."""

@@ -1,0 +1,1 @@
+"""The endpoint: `python -m stepforge_jobs.serving`."""

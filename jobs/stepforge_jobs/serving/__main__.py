@@ -1,0 +1,48 @@
+"""Serve the model of SAGEMAKER_BASE_DIR/model: `python -m stepforge_jobs.serving` (SageMaker appends `serve`).
+
+Listens on SAGEMAKER_BIND_TO_PORT or 8080, on STEPFORGE_BIND_HOST or all interfaces. With STEPFORGE_MODEL_SHA256 the
+manifest must have that digest. SIGTERM stops it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+
+from stepforge.errors import InvalidInput
+from stepforge_jobs.directories import verified_model
+from stepforge_jobs.job import base_dir
+from stepforge_jobs.main import OFFLINE
+
+
+def main() -> int:
+    """Load, listen until SIGTERM, return the exit code; 1 where the model is refused, with the reason on stderr."""
+    os.environ.update(OFFLINE)
+    try:
+        port = int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
+        folder = base_dir() / "model"
+        manifest = verified_model(folder, expected_sha256=os.environ.get("STEPFORGE_MODEL_SHA256"))
+        from stepforge_jobs.serving.server import Model, serve
+
+        model = Model.load(folder, sha256=manifest.sha256)
+        server = serve(model, host=os.environ.get("STEPFORGE_BIND_HOST", "0.0.0.0"), port=port)
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: the last line of its log is the reason
+        traceback.print_exc()
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    # shutdown waits for serve_forever, which runs in this thread: it must be called from another.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    print(json.dumps({"event": "listening", "port": server.server_port, "model_sha256": model.sha256}), flush=True)
+    server.serve_forever()
+    server.server_close()
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] not in ([], ["serve"]):
+        raise InvalidInput(f"arguments {sys.argv[1:]!r}: only 'serve' is understood")
+    sys.exit(main())

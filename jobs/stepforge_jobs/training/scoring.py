@@ -1,0 +1,74 @@
+"""Log-probabilities of given completions, in micro-batches that fit the memory.
+
+Legend: B rows, T positions from the first that predicts a completion's token, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TOKENS = 16_384
+LOGITS = 1 << 26
+"""Most tokens and most logits of one micro-batch."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    logits_BTV: Tensor
+    targets_BT: Tensor
+    mask_BT: Tensor
+    """Where a target belongs to a completion."""
+
+    def logps(self, temperature: float = 1.0) -> Tensor:
+        """Log-probability of each target, BT; 0 outside the completions."""
+        logps_BTV = torch.log_softmax(self.logits_BTV / temperature, -1)
+        picked_BT = logps_BTV.gather(-1, self.targets_BT[..., None])[..., 0]
+        return torch.where(self.mask_BT, picked_BT, torch.zeros_like(picked_BT))
+
+    def entropy(self, temperature: float = 1.0) -> Tensor:
+        """Entropy of each next-token distribution in nats, BT; no gradient."""
+        with torch.no_grad():
+            logps_BTV = torch.log_softmax(self.logits_BTV / temperature, -1)
+            return -(logps_BTV.exp() * logps_BTV).sum(-1)
+
+
+def precision(device: torch.device) -> AbstractContextManager[Any]:
+    """float32 on CPU; on CUDA bfloat16 where autocast thinks it safe, weights and moments stay float32."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def score(
+    network: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, device: torch.device
+) -> Scored:
+    """One forward pass over prompts and completions. Rows are padded on the right, so no attention mask is needed."""
+    lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    width, first = max(lengths), min(len(prompt) for prompt in prompts) - 1
+    rows = [[*p, *c, *([0] * (width - len(p) - len(c)))] for p, c in zip(prompts, completions, strict=True)]
+    ids_BL = torch.tensor(rows, device=device)
+    with precision(device):
+        logits_BTV = network(input_ids=ids_BL[:, :-1], logits_to_keep=width - 1 - first, use_cache=False).logits
+    columns_T = torch.arange(first, width - 1, device=device)
+    start_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+    end_B = torch.tensor(lengths, device=device) - 1
+    mask_BT = (columns_T >= start_B[:, None]) & (columns_T < end_B[:, None])
+    return Scored(logits_BTV=logits_BTV.float(), targets_BT=ids_BL[:, first + 1 :], mask_BT=mask_BT)
+
+
+def micro_batches(lengths: Sequence[int], vocabulary: int) -> Iterator[slice]:
+    """Slices of rows, in order, that each stay within TOKENS and LOGITS when padded to their longest."""
+    start, longest = 0, 0
+    for index, length in enumerate(lengths):
+        wider = max(longest, length)
+        padded = wider * (index - start + 1)
+        if index > start and (padded > TOKENS or padded * vocabulary > LOGITS):
+            yield slice(start, index)
+            start, wider = index, length
+        longest = wider
+    if start < len(lengths):
+        yield slice(start, len(lengths))

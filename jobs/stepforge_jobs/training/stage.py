@@ -1,0 +1,199 @@
+"""What every training stage does around its loop: checked inputs, and an artifact that says how it was made."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import random
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, TypeVar
+
+import torch
+
+import stepforge
+from stepforge.contracts.base import canonical_json
+from stepforge.contracts.jobs import LocalModel, Optimisation
+from stepforge.contracts.manifests import Manifest, write_manifest
+from stepforge.contracts.metrics import Metric
+from stepforge.contracts.records import Record, Split
+from stepforge.contracts.reports import StageReport
+from stepforge.errors import InvalidInput
+from stepforge_jobs.datasets.gate import require_open_gate
+from stepforge_jobs.datasets.shards import read_records, write_durably
+from stepforge_jobs.evaluation.sampling import sample
+from stepforge_jobs.job import Job
+from stepforge_jobs.rl.kl import exact_kl
+from stepforge_jobs.training import models
+from stepforge_jobs.training.loop import TrainingState, Values, metrics_lines
+from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.scoring import micro_batches, score
+
+PROBE_PROMPTS = 64
+PROBE_COMPLETIONS = 8
+PROBE_TOKENS = 64
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Start:
+    """What a stage begins with."""
+
+    policy: Policy
+    reference: Policy | None
+    """The stage's initial policy, frozen. None where that is random weights, from which no distance means anything."""
+    data: Manifest
+    records: list[Record]
+
+
+def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
+    """Check the data and the gate, read the records, make the policy. Raises InvalidInput where the gate is shut."""
+    data = job.artifact("data")
+    require_open_gate(job, data)
+    records = read_records(job.channel("data"), data, *splits)
+    policy = models.policy_of(job, data, seed=work.seed)
+    keep_reference = isinstance(job.spec.model, LocalModel)
+    reference = frozen(policy) if keep_reference and work.lora is None else None
+    policy = models.with_lora(policy, work.lora, seed=work.seed)
+    if keep_reference and work.lora is not None:
+        reference = policy
+    policy.network.train()
+    job.progress.event("model", parameters=policy.parameters, device=str(policy.device))
+    return Start(policy=policy, reference=reference, data=data, records=records)
+
+
+def frozen(policy: Policy) -> Policy:
+    network = copy.deepcopy(policy.network).eval().requires_grad_(False)
+    return Policy(network=network, codec=policy.codec, context=policy.context, parents=policy.parents)
+
+
+def as_reference(policy: Policy) -> AbstractContextManager[Any]:
+    """With adapters the reference is the same network without them."""
+    return policy.network.disable_adapter() if hasattr(policy.network, "disable_adapter") else nullcontext()
+
+
+class Probe:
+    """Exact KL to the initial policy, in nats: mean over the tokens of fixed-seed completions of the current policy.
+
+    Completions are drawn at temperature 1 on prompts that the base already solves (`retained`), where staying close is
+    wanted; on problems that it fails, a small distance would forbid success.
+    """
+
+    def __init__(self, start: Start, *, seed: int) -> None:
+        self._policy = start.policy
+        self._reference = start.reference
+        retained = [record for record in start.records if record.stratum == "retained"]
+        self.prompts_of = "retained" if retained else "all training records"
+        chosen = (retained or start.records)[:PROBE_PROMPTS]
+        self._prompts = start.policy.codec.contexts(record.context(0) for record in chosen)
+        self._seed = seed
+
+    def __call__(self, _step: int) -> Values:
+        if self._reference is None or not self._prompts:
+            return {}
+        policy = self._policy
+        completions = sample(
+            policy,
+            self._prompts,
+            count=PROBE_COMPLETIONS,
+            max_new_tokens=PROBE_TOKENS,
+            temperature=1.0,
+            seed=self._seed,
+            stops={policy.codec.eos},
+        )
+        prompts = [prompt for prompt in self._prompts for _ in range(PROBE_COMPLETIONS)]
+        return {Metric.KL: mean_kl(policy, self._reference, prompts, completions)}
+
+
+@torch.no_grad()
+def mean_kl(
+    policy: Policy, reference: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> float:
+    """Exact KL(policy || reference), averaged over all tokens of the completions."""
+    total, tokens = 0.0, 0
+    policy.network.eval()
+    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    for rows in micro_batches(lengths, policy.network.config.vocab_size):
+        own = score(policy.network, prompts[rows], completions[rows], device=policy.device)
+        with as_reference(reference):
+            other = score(reference.network, prompts[rows], completions[rows], device=policy.device)
+        total += float(exact_kl(own.logits_BTV, other.logits_BTV)[own.mask_BT].sum())
+        tokens += int(own.mask_BT.sum())
+    policy.network.train()
+    return total / max(1, tokens)
+
+
+def draw(items: Sequence[Item], step: int, count: int, *, seed: int) -> list[Item]:
+    """Items `step * count` and on of an endless sequence of shuffled passes over all items; a pure function."""
+    chosen: list[Item] = []
+    position = step * count
+    while len(chosen) < count:
+        epoch, offset = divmod(position, len(items))
+        order = list(range(len(items)))
+        random.Random(f"{seed}:{epoch}").shuffle(order)
+        taken = order[offset : offset + count - len(chosen)]
+        chosen += [items[index] for index in taken]
+        position += len(taken)
+    return chosen
+
+
+def fitting(policy: Policy, record: Record, prompt: Sequence[int], completion: Sequence[int]) -> None:
+    """Raises InvalidInput for a record that is longer than the model's context."""
+    if (length := len(prompt) + len(completion)) > policy.context:
+        raise InvalidInput(
+            f"record {record.id!r} has {length} tokens, but the model's context is {policy.context}: lengthen it"
+        )
+
+
+def finish(
+    job: Job,
+    work: Optimisation,
+    type_: Literal["sft", "srl", "rlvr"],
+    policy: Policy,
+    state: TrainingState,
+    choices: dict[str, Any],
+) -> None:
+    """Write weights, tokenizer, metrics.jsonl, run.json, and the manifest last."""
+    parameters = policy.parameters
+    models.save(policy, job.model_dir)
+    last: dict[str, float] = {}
+    for row in state.rows:
+        last.update({name: value for name, value in row.items() if name != "step"})
+    report = StageReport(
+        spec_sha256=job.spec.identity,
+        name=work.name,
+        type=type_,
+        steps=state.step,
+        seconds=round(state.seconds, 3),
+        parameters=parameters,
+        tokens=state.tokens,
+        parents=policy.parents,
+        choices={**SHARED_CHOICES, **choices},
+        versions=versions(),
+        metrics=last,
+    )
+    write_durably(job.model_dir / "metrics.jsonl", metrics_lines(state.rows))
+    write_durably(job.model_dir / models.RUN, canonical_json(report))
+    write_manifest(job.model_dir, "model", metadata={"stage": work.name, "type": type_, "domain": job.spec.domain})
+
+
+SHARED_CHOICES: dict[str, Any] = {
+    "optimiser": "AdamW, betas .9 and .95",
+    "schedule": "linear warm-up, then linear decay to a tenth",
+    "precision": "float32 on CPU; bfloat16 autocast over float32 weights on CUDA",
+    "kl_metric": f"exact, nats a token, {PROBE_COMPLETIONS} completions of {PROBE_PROMPTS} prompts at temperature 1",
+}
+
+
+def versions() -> dict[str, str]:
+    """What ran: releases that decide bits."""
+    found = {"python": platform.python_version(), "stepforge": stepforge.__version__}
+    for name in ("torch", "transformers", "peft", "tokenizers", "cydifflib"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -1,0 +1,14 @@
+"""Step Functions `train`: the challenger's evaluation against the champion's."""
+
+from __future__ import annotations
+
+from _runtime import client, handles
+from stepforge.packages import Compared, compare_with_champion
+from stepforge.planning import PlanRequest, finish
+
+
+@handles
+def handler(request: PlanRequest) -> Compared:
+    s3 = client("s3")
+    spec, state = finish(s3, request)
+    return compare_with_champion(client("sagemaker"), s3, spec, state)

@@ -1,0 +1,61 @@
+"""Step Functions `promote`: everything that changes or watches an endpoint."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from _runtime import Variables, client, handles, variables
+from stepforge import deployment as steps
+from stepforge.contracts.base import Contract
+
+
+class Environment(Variables):
+    serving_role_arn: str
+    serve_instance_type: str
+    key_arn: str
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    action: Literal["prepare", "candidate", "check_candidate", "live", "check_live", "roll_back", "remove_candidate"]
+    deployment: steps.Deployment
+    machine_arn: str
+    execution_arn: str
+    failed: bool = False
+
+
+class Answer(Contract):
+    state: Literal["ready", "wait"] = "ready"
+
+
+@handles
+def handler(request: Request) -> Answer:
+    env, sagemaker, deployment = variables(Environment), client("sagemaker"), request.deployment
+    match request.action:
+        case "prepare":
+            steps.prepare(
+                sagemaker,
+                deployment,
+                role_arn=env.serving_role_arn,
+                instance_type=env.serve_instance_type,
+                key_arn=env.key_arn,
+            )
+        case "candidate":
+            states = client("stepfunctions")
+            steps.deploy_candidate(
+                sagemaker, states, deployment, machine_arn=request.machine_arn, execution_arn=request.execution_arn
+            )
+        case "check_candidate":
+            return Answer(state=steps.endpoint_state(sagemaker, deployment.candidate, deployment.config))
+        case "live":
+            steps.deploy_live(sagemaker, client("cloudwatch"), deployment)
+        case "check_live":
+            return Answer(state=steps.endpoint_state(sagemaker, deployment.endpoint, deployment.config))
+        case "roll_back":
+            steps.roll_back(sagemaker, deployment)
+        case "remove_candidate":
+            steps.remove_candidate(sagemaker, deployment, failed=request.failed)
+    return Answer()

@@ -1,0 +1,19 @@
+"""Step Functions `run-job`: adopt the attempt that runs or is done, or name the next."""
+
+from __future__ import annotations
+
+from _runtime import Variables, client, handles, variables
+from stepforge.attempts import Found
+from stepforge.attempts import find_attempt as find
+from stepforge.contracts.jobs import JobRequest
+
+
+class Environment(Variables):
+    key_arn: str
+    poll_seconds: int
+
+
+@handles
+def handler(request: JobRequest) -> Found:
+    env = variables(Environment)
+    return find(client("sagemaker"), request, key_arn=env.key_arn, poll_seconds=env.poll_seconds)

@@ -1,0 +1,226 @@
+"""Attempts of a training job: find the one to adopt, or the name of the next; and say how one ended.
+
+CreateTrainingJob has no client token, so the name `{type}-{12 hex of the spec}-a{attempt}` is the only lock.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from botocore.exceptions import ClientError as AwsError
+
+from stepforge import errors
+from stepforge.artifacts import read_manifest
+from stepforge.contracts.base import Contract
+from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest, Resources
+from stepforge.contracts.names import SPEC_TAG, Keys, job_name
+
+MAX_ATTEMPTS = 50
+Action = Literal["create", "poll", "adopt"]
+
+# Instances with NVMe of their own encrypt it with a key of the hardware, and SageMaker refuses VolumeKmsKeyId for them.
+# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html
+_OWN_STORAGE = re.compile(
+    r"^ml\.(g4dn|g5|g6|g6e|g7|g7e|p3dn|p4d|p4de|p5|p5e|p5en|p6|p6e|trn1|trn1n|trn2|[a-z]\d+[a-z]*d)(-[a-z0-9]+)?\."
+)
+
+_FAILURES: tuple[tuple[str, type[errors.JobFailed]], ...] = (
+    ("AlgorithmError", errors.AlgorithmError),
+    ("ClientError", errors.InvalidJob),
+    ("CapacityError", errors.CapacityError),
+    ("InternalServerError", errors.InternalServerError),
+    ("ResourceLimitExceeded", errors.ResourceLimitExceeded),
+)
+
+
+class Attempt(Contract):
+    """What `run-job` does next, and the parts of CreateTrainingJob that depend on the request."""
+
+    name: str
+    action: Action
+    poll_seconds: int
+    input_data_config: list[dict[str, Any]]
+    resource_config: dict[str, Any]
+    stopping_condition: dict[str, int]
+    tags: list[dict[str, str]]
+
+
+class Found(Contract):
+    request: JobRequest
+    attempt: Attempt
+
+
+class CaughtError(Contract):
+    """What a state machine's Catch leaves behind."""
+
+    Error: str = ""
+    Cause: str = ""
+
+
+class Ended(Contract):
+    """An attempt that is said to have ended; `error` is what CreateTrainingJob raised, where it did."""
+
+    request: JobRequest
+    attempt: Attempt
+    error: CaughtError | None = None
+
+
+def find_attempt(sagemaker: Any, request: JobRequest, *, key_arn: str, poll_seconds: int) -> Found:
+    """Describe `-a0`, `-a1`, ... and adopt what runs or is done; after failures the next number is free.
+
+    Raises IdentityConflict where the name belongs to another spec, JobFailed after 50 failed attempts.
+    """
+    for number in range(MAX_ATTEMPTS):
+        name = job_name(request.prefix, number)
+        job = describe(sagemaker, request, name)
+        action = next_action(job)
+        if action is not None:
+            return Found(
+                request=request, attempt=_attempt(request, name, action, key_arn=key_arn, poll_seconds=poll_seconds)
+            )
+    raise errors.JobFailed(
+        f"{request.prefix!r} failed {MAX_ATTEMPTS} times: look at the last failure, and change the spec"
+    )
+
+
+def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] | None:
+    """DescribeTrainingJob, None where there is no such job. Raises IdentityConflict where it is another spec's."""
+    try:
+        job = sagemaker.describe_training_job(TrainingJobName=name)
+    except AwsError as error:
+        if is_absent(error):
+            return None
+        raise
+    tags = sagemaker.list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]
+    found = next((tag["Value"] for tag in tags if tag["Key"] == SPEC_TAG), None)
+    if found != request.spec_sha256:
+        raise errors.IdentityConflict(
+            f"the training job {name!r} exists with the spec {found or 'of someone else (no tag)'}, "
+            f"but {request.spec_sha256} was asked for: delete or rename nothing, change the spec"
+        )
+    return job
+
+
+def is_absent(error: AwsError) -> bool:
+    """SageMaker says ValidationException for a job that does not exist as well as for a name it does not like."""
+    code = error.response["Error"]["Code"]
+    return "not found" in str(error).lower() or code in ("ResourceNotFound", "ResourceNotFoundException")
+
+
+def next_action(job: dict[str, Any] | None) -> Action | None:
+    """What to do about a described job; None where its attempt is spent."""
+    if job is None:
+        return "create"
+    if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
+        return "poll"
+    return "adopt" if succeeded(job) else None
+
+
+def succeeded(job: dict[str, Any]) -> bool:
+    """Only Completed in both statuses: an interrupted or timed-out job may say Completed in one of them."""
+    return job["TrainingJobStatus"] == "Completed" and job.get("SecondaryStatus", "Completed") == "Completed"
+
+
+def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome:
+    """The outcome of a Completed attempt with the digest of its manifest.
+
+    Raises the JobFailed that says why there is none; JobStillRunning where another execution won the race for the
+    name; IntegrityError or InvalidInput where the artifact has no sound manifest.
+    """
+    name = ended.attempt.name
+    job = describe(sagemaker, ended.request, name)
+    if job is None:
+        raise creation_failure(name, ended.error or CaughtError())
+    if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
+        raise errors.JobStillRunning(f"{name} is {job['TrainingJobStatus']}")
+    return completed(s3, job, bucket=bucket, adopted=ended.attempt.action != "create")
+
+
+def completed(s3: Any, job: dict[str, Any], *, bucket: str, adopted: bool) -> JobOutcome:
+    """The outcome of a described job. Raises the JobFailed that says why there is none: Stopped is no success."""
+    if not succeeded(job):
+        raise job_failure(job)
+    name = job["TrainingJobName"]
+    uri = f"s3://{bucket}/{Keys.artifact(name)}"
+    return JobOutcome.model_validate(
+        {
+            "name": name,
+            "arn": job["TrainingJobArn"],
+            "type": name.partition("-")[0],
+            "artifact": ArtifactRef(uri=uri, sha256=read_manifest(s3, uri).sha256),
+            "billable_seconds": job.get("BillableTimeInSeconds", 0),
+            "instance_type": job["ResourceConfig"].get("InstanceType", ""),
+            "adopted": adopted,
+        }
+    )
+
+
+def job_failure(job: dict[str, Any]) -> errors.JobFailed:
+    """The typed error of a job that ended without success, with SageMaker's reason cleaned of its prefix."""
+    name, secondary = job["TrainingJobName"], job.get("SecondaryStatus", "")
+    reason = (job.get("FailureReason") or "").strip()
+    if secondary in ("MaxRuntimeExceeded", "MaxWaitTimeExceeded"):
+        limit = job.get("StoppingCondition", {})
+        return errors.MaxRuntimeExceeded(
+            f"{name} ended with {secondary}: its limits are {limit}. Raise them, or do less"
+        )
+    for prefix, kind in _FAILURES:
+        if reason.startswith(prefix):
+            return kind(reason.removeprefix(prefix).lstrip(": ") or f"{name} gave no reason; see its log")
+    if job["TrainingJobStatus"] == "Stopped" or secondary == "Interrupted":
+        return errors.Stopped(
+            f"{name} was stopped before it was done ({secondary or 'Stopped'}). Start it again to go on"
+        )
+    return errors.JobFailed(reason or f"{name} ended as {job['TrainingJobStatus']} ({secondary}) without a reason")
+
+
+def creation_failure(name: str, error: CaughtError) -> errors.JobFailed:
+    """The typed error of a job that could not be created."""
+    text = f"{name} could not be created: {error.Cause or error.Error or 'no reason was given'}"
+    if "ResourceLimitExceeded" in error.Error or "ResourceLimitExceeded" in error.Cause:
+        return errors.ResourceLimitExceeded(text)
+    return errors.InvalidJob(text)
+
+
+def volume_key(instance_type: str, key_arn: str) -> str | None:
+    """The KMS key of an instance's volume; None where the instance type does not take one."""
+    return None if _OWN_STORAGE.match(instance_type) else key_arn
+
+
+def _attempt(request: JobRequest, name: str, action: Action, *, key_arn: str, poll_seconds: int) -> Attempt:
+    resources = request.resources
+    key = volume_key(resources.instance_type, key_arn)
+    return Attempt(
+        name=name,
+        action=action,
+        poll_seconds=poll_seconds,
+        input_data_config=[_channel(channel, uri) for channel, uri in sorted(request.channels.items())],
+        resource_config={
+            "InstanceType": resources.instance_type,
+            "InstanceCount": resources.instance_count,
+            "VolumeSizeInGB": resources.volume_gb,
+            **({} if key is None else {"VolumeKmsKeyId": key}),
+        },
+        stopping_condition=_stopping_condition(resources),
+        tags=[
+            {"Key": SPEC_TAG, "Value": request.spec_sha256},
+            {"Key": "stepforge:type", "Value": request.prefix.partition("-")[0]},
+        ],
+    )
+
+
+def _stopping_condition(resources: Resources) -> dict[str, int]:
+    limit = {"MaxRuntimeInSeconds": resources.max_runtime_seconds}
+    if resources.spot:
+        limit["MaxWaitTimeInSeconds"] = max(resources.max_wait_seconds or 0, resources.max_runtime_seconds)
+    return limit
+
+
+def _channel(name: str, uri: str) -> dict[str, Any]:
+    return {
+        "ChannelName": name,
+        "DataSource": {
+            "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+        },
+    }

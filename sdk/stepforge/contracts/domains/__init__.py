@@ -1,0 +1,1 @@
+"""Structured problems and solutions of the domains that ship with stepforge."""

@@ -1,0 +1,29 @@
+"""What InvokeEndpoint takes and answers, as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stepforge.contracts.base import Contract, Sha256
+
+
+class Prompt(Contract):
+    prompt: Annotated[str, Field(min_length=1)]
+
+
+class InvokeRequest(Contract):
+    """A completion of each prompt; greedy at temperature 0."""
+
+    records: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=256)]
+    max_new_tokens: Annotated[int, Field(gt=0, le=4096)] = 64
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class InvokeResponse(Contract):
+    completions: tuple[str, ...]
+    """One for each prompt, in order."""
+    model_sha256: Sha256
+    """Digest of the manifest of the weights that answered."""

@@ -1,0 +1,361 @@
+"""The steps of a promotion: verify the artifact, bring up endpoints, smoke-test, stamp, clean up.
+
+Each step may run twice with the same effect, since Step Functions retries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from botocore.exceptions import ClientError as AwsError
+
+from stepforge.artifacts import check_digest, folder, list_paths, read_file, read_manifest, stream_sha256
+from stepforge.attempts import volume_key
+from stepforge.contracts.base import Contract, Sha256, digest
+from stepforge.contracts.jobs import ArtifactRef
+from stepforge.contracts.manifests import MANIFEST
+from stepforge.contracts.names import endpoint_name
+from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, PackageMetadata, Promotion, PromotionResult
+from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
+from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput, PromotionBusy, SmokeFailed
+from stepforge.packages import ROWS, summaries
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy")
+GOLDEN = 8
+"""Recorded greedy answers that a deployed model is asked for; all but one must come back."""
+VARIANT = "main"
+_APPROVAL_DESCRIPTION = 1024
+
+
+class Deployment(Contract):
+    """A verified package, and the names of what serves it."""
+
+    promotion: Promotion
+    model: str
+    config: str
+    """Name of both the Model and the EndpointConfig: they hold the same digest."""
+    image: str
+    artifact: ArtifactRef
+    evaluation: ArtifactRef
+    endpoint: str
+    candidate: str
+    previous_config: str | None = None
+    """What the live endpoint served before; None where there was no endpoint."""
+    poll_seconds: int
+
+
+class Golden(Contract):
+    """What a model answered in its evaluation, greedily."""
+
+    prompts: tuple[str, ...]
+    completions: tuple[str, ...]
+    max_new_tokens: int
+
+
+class SmokeRequest(Contract):
+    deployment: Deployment
+    endpoint: str
+
+
+class Stamp(Contract):
+    promotion: Promotion
+    result: PromotionResult
+    reason: str
+
+
+class SmokeResult(Contract):
+    endpoint: str
+    asked: int
+    equal: int
+    model_sha256: Sha256
+
+
+def verify(sagemaker: Any, s3: Any, promotion: Promotion, *, instance_type: str, poll_seconds: int) -> Deployment:
+    """Check approval, image, manifest and every byte of the weights again, just before they serve.
+
+    Raises ArtifactRefused with the file and the reason.
+    """
+    package = sagemaker.describe_model_package(ModelPackageName=promotion.package_arn)
+    if package["ModelApprovalStatus"] != "Approved":
+        raise ArtifactRefused(f"{promotion.package_arn} is {package['ModelApprovalStatus']} by now, not Approved")
+    metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
+    if metadata is None:
+        raise ArtifactRefused(f"{promotion.package_arn} was not registered by stepforge: its digests are unknown")
+    container = package["InferenceSpecification"]["Containers"][0]
+    if "@sha256:" not in container["Image"]:
+        raise ArtifactRefused(
+            f"the image {container['Image']!r} is not pinned by its digest: register it as name@sha256:..."
+        )
+    uri = container["ModelDataSource"]["S3DataSource"]["S3Uri"]
+    try:
+        check_weights(s3, uri, metadata.model_sha256)
+    except (IntegrityError, InvalidInput) as error:
+        raise ArtifactRefused(str(error)) from error
+    name = serving_name(promotion, metadata.model_sha256, container["Image"], instance_type)
+    live = _endpoint(sagemaker, endpoint_name(promotion.group))
+    return Deployment(
+        promotion=promotion,
+        model=name,
+        config=name,
+        image=container["Image"],
+        artifact=ArtifactRef(uri=uri, sha256=metadata.model_sha256),
+        evaluation=ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256),
+        endpoint=endpoint_name(promotion.group),
+        candidate=endpoint_name(promotion.group, candidate=True),
+        previous_config=None if live is None else live["EndpointConfigName"],
+        poll_seconds=poll_seconds,
+    )
+
+
+def check_weights(s3: Any, uri: str, expected_sha256: str) -> None:
+    """Every object below `uri` is in the manifest with its SHA-256, and none is a pickle.
+
+    Raises ArtifactRefused naming a pickle, an object that the manifest does not know, or a missing weights file;
+    IntegrityError naming the file whose bytes differ.
+    """
+    present = set(list_paths(s3, uri))
+    for path in sorted(present):
+        if PurePosixPath(path).suffix.lower() in PICKLES:
+            raise ArtifactRefused(
+                f"{folder(uri)}{path} can hold a pickle, which runs code when it is read: only safetensors is served"
+            )
+    manifest = read_manifest(s3, uri, expected_sha256=expected_sha256)
+    named = {entry.path for entry in manifest.files}
+    if strangers := sorted(present - named - {MANIFEST}):
+        raise ArtifactRefused(f"{folder(uri)}{strangers[0]} is not in the manifest: it was added after the job ended")
+    if missing := sorted(named - present):
+        raise ArtifactRefused(f"{folder(uri)}{missing[0]} is missing; the manifest names it")
+    if not any(path.endswith(".safetensors") for path in named):
+        raise ArtifactRefused(f"{uri} has no .safetensors file: there are no weights to serve")
+    for entry in manifest.files:
+        check_digest(folder(uri) + entry.path, entry, stream_sha256(s3, folder(uri) + entry.path))
+
+
+def serving_name(promotion: Promotion, model_sha256: str, image: str, instance_type: str) -> str:
+    """`{group}-v{version}-{12 hex of what serves}`, at most 63 characters."""
+    tail = f"-v{promotion.version}-{digest([model_sha256, image, instance_type])[:12]}"
+    return promotion.group[: 63 - len(tail)].rstrip("-") + tail
+
+
+def prepare(sagemaker: Any, deployment: Deployment, *, role_arn: str, instance_type: str, key_arn: str) -> None:
+    """Make the Model and the EndpointConfig where they do not exist."""
+    source = {"S3Uri": folder(deployment.artifact.uri), "S3DataType": "S3Prefix", "CompressionType": "None"}
+    container = {"Image": deployment.image, "ModelDataSource": {"S3DataSource": source}}
+    key = volume_key(instance_type, key_arn)
+    if not _exists(sagemaker.describe_model, ModelName=deployment.model):
+        sagemaker.create_model(
+            ModelName=deployment.model,
+            PrimaryContainer=container,
+            ExecutionRoleArn=role_arn,
+            EnableNetworkIsolation=True,
+        )
+    if not _exists(sagemaker.describe_endpoint_config, EndpointConfigName=deployment.config):
+        variant = {
+            "VariantName": VARIANT,
+            "ModelName": deployment.model,
+            "InitialInstanceCount": 1,
+            "InstanceType": instance_type,
+            "InitialVariantWeight": 1.0,
+        }
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=deployment.config,
+            ProductionVariants=[variant],
+            **({} if key is None else {"KmsKeyId": key}),
+        )
+
+
+def deploy_candidate(
+    sagemaker: Any, states: Any, deployment: Deployment, *, machine_arn: str, execution_arn: str
+) -> None:
+    """Bring up `{group}-candidate`. Raises PromotionBusy while another promotion has it, or a stale one is going."""
+    found = _endpoint(sagemaker, deployment.candidate)
+    if found is None:
+        sagemaker.create_endpoint(EndpointName=deployment.candidate, EndpointConfigName=deployment.config)
+        return
+    if found["EndpointConfigName"] == deployment.config and found["EndpointStatus"] in ("InService", "Creating"):
+        return
+    others = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING")["executions"]
+    if all(other["executionArn"] == execution_arn for other in others) and found["EndpointStatus"] != "Deleting":
+        # An execution that was stopped cannot clean up: nobody else runs, so what it left behind is nobody's.
+        sagemaker.delete_endpoint(EndpointName=deployment.candidate)
+    raise PromotionBusy(
+        f"{deployment.candidate} serves {found['EndpointConfigName']} ({found['EndpointStatus']}): wait for it to go"
+    )
+
+
+def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment) -> None:
+    """Create the live endpoint, or update it blue/green. Where it serves this already, nothing happens."""
+    _point(sagemaker, cloudwatch, deployment.endpoint, deployment.config)
+
+
+def roll_back(sagemaker: Any, deployment: Deployment) -> None:
+    """Point the live endpoint at what it served before; delete it where it served nothing."""
+    found = _endpoint(sagemaker, deployment.endpoint)
+    if found is None:
+        return
+    if deployment.previous_config is None:
+        sagemaker.delete_endpoint(EndpointName=deployment.endpoint)
+    elif found["EndpointStatus"] in ("Updating", "SystemUpdating", "RollingBack"):
+        raise PromotionBusy(f"{deployment.endpoint} is {found['EndpointStatus']}: it can be rolled back once that ends")
+    elif found["EndpointConfigName"] != deployment.previous_config:
+        sagemaker.update_endpoint(EndpointName=deployment.endpoint, EndpointConfigName=deployment.previous_config)
+
+
+def remove_candidate(sagemaker: Any, deployment: Deployment, *, failed: bool) -> None:
+    """Delete the candidate endpoint, and after a failure the config and model that nothing serves now."""
+    found = _endpoint(sagemaker, deployment.candidate)
+    if found is not None and found["EndpointConfigName"] == deployment.config and found["EndpointStatus"] != "Deleting":
+        sagemaker.delete_endpoint(EndpointName=deployment.candidate)
+    live = _endpoint(sagemaker, deployment.endpoint)
+    if failed and (live is None or live["EndpointConfigName"] != deployment.config):
+        if _exists(sagemaker.describe_endpoint_config, EndpointConfigName=deployment.config):
+            sagemaker.delete_endpoint_config(EndpointConfigName=deployment.config)
+        if _exists(sagemaker.describe_model, ModelName=deployment.model):
+            sagemaker.delete_model(ModelName=deployment.model)
+
+
+def endpoint_state(sagemaker: Any, endpoint: str, config: str) -> Literal["ready", "wait"]:
+    """Whether `endpoint` serves `config`. Raises EndpointFailed where it failed or rolled itself back."""
+    found = _endpoint(sagemaker, endpoint)
+    if found is None:
+        raise EndpointFailed(f"{endpoint} does not exist: it was deleted while it was being deployed")
+    status = found["EndpointStatus"]
+    if status == "InService" and found["EndpointConfigName"] == config:
+        return "ready"
+    if status in ("Creating", "Updating", "SystemUpdating", "RollingBack"):
+        return "wait"
+    reason = found.get("FailureReason", f"it serves {found['EndpointConfigName']}")
+    raise EndpointFailed(f"{endpoint} is {status} instead of serving {config}: {reason}")
+
+
+def golden(s3: Any, evaluation: ArtifactRef, count: int = GOLDEN) -> Golden:
+    """`count` recorded greedy answers, spread evenly over the evaluation. Raises InvalidInput where there is none."""
+    rows = [json.loads(line) for line in read_file(s3, evaluation, ROWS).splitlines()]
+    greedy = [row for row in rows if row["decoding"] == "greedy"]
+    if not greedy:
+        raise InvalidInput(f"{folder(evaluation.uri)}{ROWS} has no greedy row: there is nothing to smoke-test with")
+    chosen = greedy[:: max(1, len(greedy) // count)][:count]
+    return Golden(
+        prompts=tuple(row["prompt"] for row in chosen),
+        completions=tuple(row["completion"] for row in chosen),
+        # What the evaluation cut off has this length, and what ended before it ends before it again.
+        max_new_tokens=max(1, *(row["tokens"] for row in greedy)),
+    )
+
+
+def smoke(runtime: Any, s3: Any, deployment: Deployment, endpoint: str) -> SmokeResult:
+    """Ask the endpoint what the evaluation asked. Raises SmokeFailed where the weights or the answers are others."""
+    expected = golden(s3, deployment.evaluation)
+    request = InvokeRequest(
+        records=tuple(Prompt(prompt=prompt) for prompt in expected.prompts), max_new_tokens=expected.max_new_tokens
+    )
+    try:
+        answer = runtime.invoke_endpoint(
+            EndpointName=endpoint,
+            ContentType="application/json",
+            Accept="application/json",
+            Body=request.model_dump_json(),
+        )
+    except runtime.exceptions.ModelError as error:
+        raise SmokeFailed(f"{endpoint} failed to answer: {error}") from error
+    try:
+        response = InvokeResponse.model_validate_json(answer["Body"].read())
+    except ValueError as error:
+        raise SmokeFailed(f"{endpoint} answered something else than an InvokeResponse: {error}") from error
+    return judge(endpoint, expected, response, expected_sha256=deployment.artifact.sha256)
+
+
+def judge(endpoint: str, expected: Golden, response: InvokeResponse, *, expected_sha256: str) -> SmokeResult:
+    """All but one recorded answer must come back from the expected weights. Pure.
+
+    One may differ: a batch rounds otherwise than another batch does, which can flip a tie in greedy decoding.
+    """
+    asked = len(expected.prompts)
+    if response.model_sha256 != expected_sha256:
+        raise SmokeFailed(f"{endpoint} serves the weights {response.model_sha256}, not {expected_sha256}")
+    if len(response.completions) != asked:
+        raise SmokeFailed(f"{endpoint} gave {len(response.completions)} answers to {asked} prompts")
+    triples = zip(expected.prompts, expected.completions, response.completions, strict=True)
+    wrong = [(prompt, want, got) for prompt, want, got in triples if want != got]
+    if len(wrong) > (1 if asked > 1 else 0):
+        prompt, want, got = wrong[0]
+        raise SmokeFailed(
+            f"{endpoint} answered {len(wrong)} of {asked} golden prompts otherwise; {prompt!r}: {got!r}, not {want!r}"
+        )
+    return SmokeResult(endpoint=endpoint, asked=asked, equal=asked - len(wrong), model_sha256=response.model_sha256)
+
+
+def stamp(sagemaker: Any, promotion: Promotion, result: PromotionResult, reason: str) -> None:
+    """Write how the promotion ended on the package; where it was deployed, the champion before it is archived."""
+    package = sagemaker.describe_model_package(ModelPackageName=promotion.package_arn)
+    properties = {
+        **package.get("CustomerMetadataProperties", {}),
+        PROMOTION: result,
+        PROMOTION_EVENT: promotion.event_id,
+    }
+    change: dict[str, Any] = {"CustomerMetadataProperties": properties}
+    if result == "deployed":
+        change["ModelLifeCycle"] = {"Stage": "Production", "StageStatus": "Serving", "StageDescription": reason[:1024]}
+    else:
+        change["ApprovalDescription"] = f"promotion {result}: {reason}"[:_APPROVAL_DESCRIPTION].replace("\n", " ")
+    sagemaker.update_model_package(ModelPackageArn=promotion.package_arn, **change)
+    if result != "deployed":
+        return
+    for other in summaries(sagemaker, promotion.group):
+        arn = other["ModelPackageArn"]
+        if arn != promotion.package_arn and other.get("ModelLifeCycle", {}).get("Stage") == "Production":
+            archived = {
+                "Stage": "Archived",
+                "StageStatus": "Superseded",
+                "StageDescription": f"by version {promotion.version}",
+            }
+            sagemaker.update_model_package(ModelPackageArn=arn, ModelLifeCycle=archived)
+
+
+def _point(sagemaker: Any, cloudwatch: Any, endpoint: str, config: str) -> None:
+    found = _endpoint(sagemaker, endpoint)
+    if found is None:
+        sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+    elif found["EndpointStatus"] == "Failed":
+        # A failed endpoint can be neither updated nor created again.
+        sagemaker.delete_endpoint(EndpointName=endpoint)
+        raise PromotionBusy(f"{endpoint} had failed and is being deleted: wait for it to go")
+    elif found["EndpointStatus"] in ("Updating", "SystemUpdating", "RollingBack", "Creating", "Deleting"):
+        raise PromotionBusy(f"{endpoint} is {found['EndpointStatus']}: wait for that to end")
+    elif found["EndpointConfigName"] != config:
+        sagemaker.update_endpoint(
+            EndpointName=endpoint, EndpointConfigName=config, DeploymentConfig=_blue_green(cloudwatch, endpoint)
+        )
+
+
+def _blue_green(cloudwatch: Any, endpoint: str) -> dict[str, Any]:
+    """All traffic at once to a new fleet; back where it does not come up or the endpoint's alarm fires."""
+    name = f"{endpoint}-5xx"
+    alarms = cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"]
+    policy = {
+        "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 60},
+        "TerminationWaitInSeconds": 60,
+        "MaximumExecutionTimeoutInSeconds": 3600,
+    }
+    rollback = {"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name}]}} if alarms else {}
+    return {"BlueGreenUpdatePolicy": policy, **rollback}
+
+
+def _endpoint(sagemaker: Any, name: str) -> dict[str, Any] | None:
+    return _exists(sagemaker.describe_endpoint, EndpointName=name)
+
+
+def _exists(describe: Callable[..., dict[str, Any]], **name: str) -> dict[str, Any] | None:
+    try:
+        return describe(**name)
+    except AwsError as error:
+        if (
+            "could not find" in str(error).lower()
+            or "not found" in str(error).lower()
+            or "does not exist" in str(error)
+        ):
+            return None
+        raise

@@ -1,0 +1,121 @@
+"""Step Functions: executions that start once, stop for good, and nest."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import ministack.services.stepfunctions as sfn
+
+from stepforge.local.backend import waiting
+
+Json = Any
+_start_execution = sfn._start_execution
+_run_execution = sfn._run_execution
+_fail_execution = sfn._fail_execution
+
+
+def install() -> None:
+    sfn._start_execution = start_execution
+    sfn._run_execution = run_execution
+    sfn._fail_execution = fail_execution
+    sfn._invoke_nested_start_execution_sync = nested_start_execution_sync
+    sfn._invoke_nested_start_execution = nested_start_execution
+
+
+def start_execution(data: Json) -> Json:
+    """Upstream refuses a second start with the same name and input while the first runs; AWS answers with the first:
+    https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html"""
+    machine = sfn._state_machines.get(sfn._resolve_state_machine_arn(data.get("stateMachineArn", "")) or "")
+    if machine is not None and data.get("name"):
+        arn = f"arn:aws:states:{sfn.get_region()}:{sfn.get_account_id()}:execution:{machine['name']}:{data['name']}"
+        known = sfn._executions.get(arn)
+        if known is not None and known["status"] == "RUNNING" and _same_json(known["input"], data.get("input", "{}")):
+            return sfn.json_response({"executionArn": arn, "startDate": known["startDate"]})
+    return _start_execution(data)
+
+
+def _same_json(one: str, other: str) -> bool:
+    try:
+        return json.loads(one) == json.loads(other)
+    except ValueError:
+        return False
+
+
+def run_execution(arn: str) -> None:
+    """Upstream's threads do not know which execution they work for, so nothing they wait for ends with it."""
+    if (execution := sfn._executions.get(arn)) is not None:
+        waiting.enter(waiting.TaskRun(execution))
+    _run_execution(arn)
+
+
+def fail_execution(execution: Json, error: str, cause: str) -> None:
+    """Upstream turns an execution that was stopped into a failed one when its last task ends."""
+    if execution["status"] == "RUNNING":
+        _fail_execution(execution, error, cause)
+
+
+def _start_nested(input_data: Json) -> str:
+    request = sfn._nested_start_execution_request(input_data)
+    status, _, body = sfn._start_execution(request)
+    payload = json.loads(body)
+    if status >= 400:
+        code = payload.get("__type", "SfnException").rpartition("#")[2]
+        raise sfn._ExecutionError(
+            f"StepFunctions.{code}Exception" if not code.endswith("Exception") else f"StepFunctions.{code}",
+            payload.get("message", ""),
+        )
+    return payload["executionArn"]
+
+
+def nested_start_execution(resource: str, input_data: Json) -> Json:
+    """Upstream leaves the service's name out of the error."""
+    arn = _start_nested(input_data)
+    return {"ExecutionArn": arn, "StartDate": _epoch_ms(sfn._executions[arn]["startDate"])}
+
+
+def nested_start_execution_sync(resource: str, input_data: Json) -> Json:
+    """Upstream runs the child in the parent's thread as an express one: unnamed, not listed, not stopped with its
+    parent, and its error is the parent's own. On AWS the parent sees States.TaskFailed with the child as Cause."""
+    arn = _start_nested(input_data)
+    child = sfn._executions[arn]
+    try:
+        while child["status"] == "RUNNING":
+            waiting.check()
+            waiting.time.sleep(waiting.POLL_SECONDS)
+    except sfn._ExecutionError as error:
+        sfn._stop_execution(
+            {
+                "executionArn": arn,
+                "error": error.error,
+                "cause": f"the execution that started this one ended: {error.cause}",
+            }
+        )
+        raise
+    view = _child_view(child, parse=resource.endswith(".sync:2"))
+    if child["status"] != "SUCCEEDED":
+        raise sfn._ExecutionError("States.TaskFailed", json.dumps(view))
+    return view
+
+
+def _child_view(child: Json, *, parse: bool) -> Json:
+    def text(value: str | None) -> Json:
+        return json.loads(value) if parse and value is not None else value
+
+    view = {
+        "ExecutionArn": child["executionArn"],
+        "Input": text(child["input"]),
+        "InputDetails": {"Included": True},
+        "Name": child["name"],
+        "StartDate": _epoch_ms(child["startDate"]),
+        "StateMachineArn": child["stateMachineArn"],
+        "Status": child["status"],
+        "StopDate": _epoch_ms(child["stopDate"]),
+    }
+    if child["status"] == "SUCCEEDED":
+        return view | {"Output": text(child["output"]), "OutputDetails": {"Included": True}}
+    return view | {"Error": child.get("error"), "Cause": child.get("cause")}
+
+
+def _epoch_ms(stamp: Json) -> int | None:
+    return sfn._iso_to_epoch_ms(stamp) if isinstance(stamp, str) else stamp

@@ -1,0 +1,14 @@
+"""Puts every mend in its place. Import and call once, before the backend serves."""
+
+from __future__ import annotations
+
+from stepforge.local.backend import delivery, encryption, executions, functions, paths, secrets, tasks
+from stepforge.local.backend.checkpoints import Checkpoints
+from stepforge.local.state import Layout
+
+
+def install(layout: Layout) -> Checkpoints:
+    for mend in (tasks, paths, executions, delivery, encryption, secrets):
+        mend.install()
+    functions.install(layout.access_key())
+    return Checkpoints()

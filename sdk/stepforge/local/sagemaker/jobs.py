@@ -1,0 +1,171 @@
+"""Training jobs: the API. What a job does while it runs is in `training.py`.
+
+https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html and its neighbours.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from stepforge.local.sagemaker.context import Context
+from stepforge.local.sagemaker.errors import in_use, not_found, validation
+from stepforge.local.sagemaker.listing import page
+
+Json = Any
+ENDED = ("Completed", "Failed", "Stopped")
+_SPECIFIED = (
+    "HyperParameters",
+    "AlgorithmSpecification",
+    "RoleArn",
+    "InputDataConfig",
+    "OutputDataConfig",
+    "ResourceConfig",
+    "VpcConfig",
+    "StoppingCondition",
+    "EnableNetworkIsolation",
+    "EnableInterContainerTrafficEncryption",
+    "EnableManagedSpotTraining",
+    "CheckpointConfig",
+    "DebugHookConfig",
+    "ExperimentConfig",
+    "DebugRuleConfigurations",
+    "TensorBoardOutputConfig",
+    "ProfilerConfig",
+    "ProfilerRuleConfigurations",
+    "Environment",
+    "RetryStrategy",
+    "RemoteDebugConfig",
+    "InfraCheckConfig",
+)
+
+
+def create(context: Context, request: Json) -> Json:
+    name = request["TrainingJobName"]
+    arn = context.arn("training-job", name)
+    _check(context, request)
+    now = time.time()
+    job = {
+        **{key: request[key] for key in _SPECIFIED if key in request},
+        "EnableNetworkIsolation": request.get("EnableNetworkIsolation", False),
+        "EnableInterContainerTrafficEncryption": request.get("EnableInterContainerTrafficEncryption", False),
+        "EnableManagedSpotTraining": request.get("EnableManagedSpotTraining", False),
+        "TrainingJobName": name,
+        "TrainingJobArn": arn,
+        "TrainingJobStatus": "InProgress",
+        "CreationTime": now,
+        "LastModifiedTime": now,
+        "ModelArtifacts": {"S3ModelArtifacts": artifacts_uri(request)},
+        "SecondaryStatus": "Starting",
+        "SecondaryStatusTransitions": [
+            {"Status": "Starting", "StartTime": now, "StatusMessage": "Preparing the instances for training"}
+        ],
+        "Attempts": 0,
+    }
+    with context.store.transaction():
+        if context.store.get("job", name) is not None:
+            raise in_use(
+                "Training job names must be unique within an AWS account and region, "
+                f"and a training job with this name already exists ({arn})"
+            )
+        context.store.put("job", name, job)
+        context.store.tag(arn, request.get("Tags", []))
+        post_event(context, job)
+    context.jobs_changed()
+    return {"TrainingJobArn": arn}
+
+
+def _check(context: Context, request: Json) -> None:
+    algorithm = request.get("AlgorithmSpecification", {})
+    image = algorithm.get("TrainingImage")
+    if not image:
+        raise validation(
+            "AlgorithmSpecification.TrainingImage is missing: only jobs with an image of their own run here"
+        )
+    if not algorithm.get("ContainerEntrypoint"):
+        context.command(image, "train")
+    for field in ("RoleArn", "OutputDataConfig", "StoppingCondition", "ResourceConfig"):
+        if field not in request:
+            raise validation(f"{field} is missing")
+    for channel in request.get("InputDataConfig", []):
+        source = channel["DataSource"].get("S3DataSource")
+        if source is None or source["S3DataType"] != "S3Prefix":
+            raise validation(
+                f"channel {channel['ChannelName']!r}: only S3DataSource with S3DataType S3Prefix runs here"
+            )
+    names = [channel["ChannelName"] for channel in request.get("InputDataConfig", [])]
+    if len(set(names)) != len(names):
+        raise validation(f"channel names must be unique, given {names}")
+    if request.get("ResourceConfig", {}).get("InstanceCount", 1) != 1:
+        raise validation("ResourceConfig.InstanceCount must be 1: one machine is all there is here")
+    if request.get("EnableManagedSpotTraining") and "MaxWaitTimeInSeconds" not in request["StoppingCondition"]:
+        raise validation("MaxWaitTimeInSeconds is required when EnableManagedSpotTraining is true")
+
+
+def artifacts_uri(request: Json) -> str:
+    output = request["OutputDataConfig"]
+    folder = f"{output['S3OutputPath'].rstrip('/')}/{request['TrainingJobName']}/output"
+    return f"{folder}/model/" if output.get("CompressionType") == "NONE" else f"{folder}/model.tar.gz"
+
+
+def post_event(context: Context, job: Json) -> None:
+    """https://docs.aws.amazon.com/sagemaker/latest/dg/automating-sagemaker-with-eventbridge.html"""
+    context.post_event("SageMaker Training Job State Change", job["TrainingJobArn"], job, "DescribeTrainingJob")
+
+
+def _known(context: Context, name: str) -> Json:
+    job = context.store.get("job", name)
+    if job is None:
+        raise not_found()
+    return job
+
+
+def describe(context: Context, request: Json) -> Json:
+    return _known(context, request["TrainingJobName"])
+
+
+def stop(context: Context, request: Json) -> Json:
+    with context.store.transaction():
+        job = _known(context, request["TrainingJobName"])
+        if job["TrainingJobStatus"] == "Stopping":
+            return {}
+        if job["TrainingJobStatus"] in ENDED:
+            raise validation(
+                f"The request was rejected because the training job is in status {job['TrainingJobStatus']}."
+            )
+        transition(context, job, "Stopping", status="Stopping", message="Stopping the training job")
+    context.jobs_changed()
+    return {}
+
+
+def list_(context: Context, request: Json) -> Json:
+    fields = (
+        "TrainingJobName",
+        "TrainingJobArn",
+        "CreationTime",
+        "TrainingEndTime",
+        "LastModifiedTime",
+        "TrainingJobStatus",
+        "SecondaryStatus",
+    )
+    jobs = [{key: job[key] for key in fields if key in job} for job in context.store.all("job")]
+    return page(
+        request, jobs, "TrainingJobSummaries", name="TrainingJobName", filters={"StatusEquals": "TrainingJobStatus"}
+    )
+
+
+def transition(context: Context, job: Json, secondary: str, *, status: str | None = None, message: str = "") -> None:
+    """Move a job on and write it, with its event, in one transaction."""
+    now = time.time()
+    if job["SecondaryStatusTransitions"]:
+        job["SecondaryStatusTransitions"][-1].setdefault("EndTime", now)
+    entry = {"Status": secondary, "StartTime": now, "StatusMessage": message}
+    if status in ENDED:
+        entry["EndTime"] = now
+    job["SecondaryStatusTransitions"].append(entry)
+    job |= {"SecondaryStatus": secondary, "LastModifiedTime": now}
+    if status is not None:
+        job["TrainingJobStatus"] = status
+    with context.store.transaction():
+        context.store.put("job", job["TrainingJobName"], job)
+        post_event(context, job)

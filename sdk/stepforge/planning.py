@@ -1,0 +1,106 @@
+"""What a `train` execution does next. Pure but for the spec that is written beside the request."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from stepforge.artifacts import folder, read_bytes
+from stepforge.contracts.base import Contract, canonical_json
+from stepforge.contracts.jobs import JobOutcome, JobRequest, JobSpec, Resources
+from stepforge.contracts.names import Keys
+from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
+from stepforge.errors import IdentityConflict, InvalidInput
+
+Phase = Literal["dataset", "gate", "stage", "evaluation", "end"]
+
+
+class PlanRequest(Contract):
+    """Where an execution stands, and the job that ended since it was last asked."""
+
+    state: PipelineState
+    finished: JobOutcome | None = None
+
+
+class Planned(Contract):
+    """The state with what finished in it, and the job that follows; `job` is None at the end."""
+
+    state: PipelineState
+    phase: Phase
+    job: JobRequest | None = None
+
+
+def phase(spec: PipelineSpec, state: PipelineState) -> Phase:
+    """What is due."""
+    if state.dataset is None:
+        return "dataset"
+    if state.gate is None:
+        return "gate"
+    if len(state.stages) < len(spec.stages):
+        return "stage"
+    return "evaluation" if state.evaluation is None else "end"
+
+
+def advance(spec: PipelineSpec, state: PipelineState, finished: JobOutcome) -> PipelineState:
+    """`state` with the outcome of the job that was due. Raises IdentityConflict where another kind of job ended."""
+    due = next_job(spec, state)
+    if due is None or due.type != finished.type:
+        expected = "nothing" if due is None else f"a {due.type!r} job"
+        raise IdentityConflict(f"{finished.name!r} is a {finished.type!r} job, but {expected} was due")
+    where = phase(spec, state)
+    change: dict[str, Any] = {"stages": (*state.stages, finished)} if where == "stage" else {where: finished}
+    return state.model_copy(update=change)
+
+
+def job_request(job: JobSpec, pipeline: PipelineSpec, *, bucket: str) -> JobRequest:
+    """The input of `run-job` for one job of a pipeline."""
+    spec_uri = f"s3://{bucket}/{Keys.spec(job.identity)}"
+    inputs = {str(channel): folder(ref.uri) for channel, ref in sorted(job.inputs.items())}
+    return JobRequest(
+        prefix=job.prefix,
+        spec_sha256=job.identity,
+        spec_uri=spec_uri,
+        image=pipeline.image,
+        channels={"spec": spec_uri.removesuffix("spec.json"), **inputs},
+        resources=pipeline.resources.get(job.type, Resources()),
+    )
+
+
+def read_pipeline(s3: Any, state: PipelineState) -> PipelineSpec:
+    """The pipeline that `state` names. Raises IdentityConflict where the object was replaced by another pipeline."""
+    try:
+        spec = PipelineSpec.model_validate_json(read_bytes(s3, state.pipeline_uri))
+    except ValueError as error:
+        raise InvalidInput(f"{state.pipeline_uri} is not a pipeline: {error}") from error
+    if spec.identity != state.pipeline_sha256:
+        raise IdentityConflict(
+            f"{state.pipeline_uri} holds the pipeline {spec.identity}, but {state.pipeline_sha256} was started: "
+            "submit it again"
+        )
+    return spec
+
+
+def finish(s3: Any, request: PlanRequest) -> tuple[PipelineSpec, PipelineState]:
+    """The pipeline and its final state. Raises InvalidInput where something is still due."""
+    spec = read_pipeline(s3, request.state)
+    state = request.state if request.finished is None else advance(spec, request.state, request.finished)
+    if (due := phase(spec, state)) != "end":
+        raise InvalidInput(f"the pipeline is not done: its {due} is due")
+    return spec, state
+
+
+def plan(s3: Any, request: PlanRequest, *, bucket: str, key_arn: str) -> Planned:
+    """Take in what finished, and write the spec of the next job to S3. The same call twice writes the same bytes."""
+    spec = read_pipeline(s3, request.state)
+    state = request.state if request.finished is None else advance(spec, request.state, request.finished)
+    job = next_job(spec, state)
+    if job is None:
+        return Planned(state=state, phase="end")
+    s3.put_object(
+        Bucket=bucket,
+        Key=Keys.spec(job.identity),
+        Body=canonical_json(job),
+        ContentType="application/json",
+        ServerSideEncryption="aws:kms",
+        SSEKMSKeyId=key_arn,
+    )
+    return Planned(state=state, phase=phase(spec, state), job=job_request(job, spec, bucket=bucket))

@@ -1,0 +1,122 @@
+"""From an approval to one execution of `promote`, however often and in whatever order its events arrive."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from stepforge.contracts.base import Contract
+from stepforge.contracts.events import PackageStateChange
+from stepforge.contracts.names import execution_name
+from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, PackageMetadata, Promotion
+from stepforge.packages import summaries
+
+MAX_EXECUTIONS = 3
+"""Executions for one approval: those that ended without a stamp were cut off, not refused."""
+
+GROUP_PREFIX = "stepforge-"
+
+
+class Decision(Contract):
+    """What was done about one package."""
+
+    package_arn: str
+    action: Literal["started", "adopted", "ignored"]
+    reason: str
+    execution: str | None = None
+
+
+def ignored(package: dict[str, Any], event_id: str) -> str | None:
+    """Why an approval of the described package starts nothing; None where it should. Pure.
+
+    The package as it is now decides, not what an event said: events arrive late, twice and out of order.
+    """
+    properties = package.get("CustomerMetadataProperties", {})
+    if package.get("ModelApprovalStatus") != "Approved":
+        return f"the package is {package.get('ModelApprovalStatus', 'not approved')} now"
+    if PackageMetadata.of(properties) is None:
+        return "the package was not registered by stepforge"
+    if package.get("ModelLifeCycle", {}).get("Stage") == "Production":
+        return "the package serves already"
+    if properties.get(PROMOTION_EVENT) == event_id:
+        return f"this approval was handled: {properties.get(PROMOTION)}"
+    return None
+
+
+def on_event(sagemaker: Any, states: Any, change: PackageStateChange, *, machine_arn: str) -> Decision:
+    """Start or adopt the promotion that an event asks for."""
+    arn = change.ModelPackageArn
+    if change.UpdatedModelPackageFields and "ModelApprovalStatus" not in change.UpdatedModelPackageFields:
+        return Decision(package_arn=arn, action="ignored", reason="its approval did not change")
+    if change.ModelApprovalStatus not in (None, "Approved"):
+        return Decision(package_arn=arn, action="ignored", reason=f"the event says {change.ModelApprovalStatus}")
+    package = sagemaker.describe_model_package(ModelPackageName=arn)
+    return consider(states, package, change.event_id, machine_arn=machine_arn)
+
+
+def sweep(sagemaker: Any, states: Any, *, machine_arn: str) -> list[Decision]:
+    """Promote what is approved but was never handled, because its event was lost.
+
+    Of each group only the newest Approved version counts, and only where no promotion left a stamp on it. While any
+    promotion runs the sweep waits for its next turn, so that it cannot start a second one beside an event's.
+    """
+    running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)["executions"]
+    if running:
+        return []
+    decisions = []
+    for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=GROUP_PREFIX):
+        for group in page["ModelPackageGroupSummaryList"]:
+            newest = next(summaries(sagemaker, group["ModelPackageGroupName"], ModelApprovalStatus="Approved"), None)
+            if newest is None:
+                continue
+            package = sagemaker.describe_model_package(ModelPackageName=newest["ModelPackageArn"])
+            if PROMOTION in package.get("CustomerMetadataProperties", {}):
+                continue
+            change = PackageStateChange(
+                ModelPackageArn=newest["ModelPackageArn"],
+                ModelApprovalStatus="Approved",
+                LastModifiedTime=str(package.get("LastModifiedTime", "")),
+            )
+            decisions.append(consider(states, package, change.event_id, machine_arn=machine_arn))
+    return decisions
+
+
+def consider(states: Any, package: dict[str, Any], event_id: str, *, machine_arn: str) -> Decision:
+    """Start `promote-{12 hex}-r{n}`; running or succeeded is adopted, otherwise n + 1."""
+    arn = package["ModelPackageArn"]
+    if (reason := ignored(package, event_id)) is not None:
+        return Decision(package_arn=arn, action="ignored", reason=reason)
+    promotion = Promotion(
+        package_arn=arn,
+        group=package["ModelPackageGroupName"],
+        version=package["ModelPackageVersion"],
+        event_id=event_id,
+    )
+    for number in range(1, MAX_EXECUTIONS + 1):
+        name = execution_name("promote", event_id, number)
+        status = _status(states, machine_arn, name)
+        if status in ("RUNNING", "SUCCEEDED", "PENDING_REDRIVE"):
+            return Decision(package_arn=arn, action="adopted", reason=f"its promotion is {status}", execution=name)
+        if status is None:
+            return _start(states, promotion, name, machine_arn=machine_arn)
+    return Decision(
+        package_arn=arn, action="ignored", reason=f"{MAX_EXECUTIONS} executions ended without success; see them"
+    )
+
+
+def _start(states: Any, promotion: Promotion, name: str, *, machine_arn: str) -> Decision:
+    try:
+        # The same name and input while it runs returns the running execution, so two handlers at once start one.
+        states.start_execution(stateMachineArn=machine_arn, name=name, input=promotion.model_dump_json())
+    except states.exceptions.ExecutionAlreadyExists:
+        return Decision(
+            package_arn=promotion.package_arn, action="adopted", reason="another handler was first", execution=name
+        )
+    return Decision(package_arn=promotion.package_arn, action="started", reason="approved", execution=name)
+
+
+def _status(states: Any, machine_arn: str, name: str) -> str | None:
+    arn = f"{machine_arn.replace(':stateMachine:', ':execution:')}:{name}"
+    try:
+        return states.describe_execution(executionArn=arn)["status"]
+    except states.exceptions.ExecutionDoesNotExist:
+        return None

@@ -1,0 +1,89 @@
+"""The environment `local` as it is committed, with an image whose jobs do next to nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepforge.contracts.base import canonical_json
+from stepforge.contracts.jobs import WORK_TYPES, DatasetWork, SftWork, SrlWork
+from stepforge.contracts.names import Keys, execution_name, package_group, parameter
+from stepforge.contracts.pipelines import PipelineSpec, PipelineState
+from stepforge.local import Image, LocalAws, register_images
+from stepforge.local.deploy import deploy
+
+REPOSITORY = "000000000000.dkr.ecr.us-east-1.amazonaws.com/stepforge-fake"
+IMAGE = f"{REPOSITORY}@sha256:{'0' * 64}"
+
+
+@dataclass(frozen=True)
+class Deployed:
+    aws: LocalAws
+    bucket: str
+    machines: dict[str, str]
+
+    def pipeline(self, *, seed: int = 0, rate: float = 0.1, stages: int = 2) -> PipelineSpec:
+        return PipelineSpec(
+            domain="facial",
+            dataset=DatasetWork(domain="facial", seed=seed),
+            stages=(SftWork(learning_rate=rate), SrlWork(learning_rate=rate))[:stages],
+            code=dict.fromkeys(WORK_TYPES, "c" * 64),
+            image=IMAGE,
+            group=package_group("facial"),
+        )
+
+    def train(self, spec: PipelineSpec, *, number: int = 1) -> dict[str, Any]:
+        """Run `train` to its end and return DescribeExecution."""
+        key = Keys.pipeline(spec.identity)
+        self.aws.client("s3").put_object(Bucket=self.bucket, Key=key, Body=canonical_json(spec))
+        state = PipelineState(pipeline_uri=f"s3://{self.bucket}/{key}", pipeline_sha256=spec.identity)
+        plain = state.model_dump(mode="json", include={"pipeline_uri", "pipeline_sha256"})
+        return self.run("train", execution_name("train", spec.identity, number), plain)
+
+    def run(self, machine: str, name: str, plain: dict[str, Any]) -> dict[str, Any]:
+        states = self.aws.client("stepfunctions")
+        arn = states.start_execution(stateMachineArn=self.machines[machine], name=name, input=json.dumps(plain))
+        return self.ended(arn["executionArn"])
+
+    def ended(self, arn: str, *, seconds: float = 60) -> dict[str, Any]:
+        states, deadline = self.aws.client("stepfunctions"), time.monotonic() + seconds
+        while (described := states.describe_execution(executionArn=arn))["status"] == "RUNNING":
+            assert time.monotonic() < deadline, f"{arn} still runs after {seconds} s"
+            time.sleep(0.05)
+        return described
+
+    def executions(self, machine: str) -> list[dict[str, Any]]:
+        return self.aws.client("stepfunctions").list_executions(stateMachineArn=self.machines[machine])["executions"]
+
+    def package(self, arn: str) -> dict[str, Any]:
+        return self.aws.client("sagemaker").describe_model_package(ModelPackageName=arn)
+
+    def approve(self, arn: str) -> dict[str, Any]:
+        """Approve a package, and return its promotion's end."""
+        before = {execution["executionArn"] for execution in self.executions("promote")}
+        self.aws.client("sagemaker").update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Approved")
+        deadline = time.monotonic() + 30
+        while not (new := [e for e in self.executions("promote") if e["executionArn"] not in before]):
+            assert time.monotonic() < deadline, "the approval started no promotion"
+            time.sleep(0.05)
+        return self.ended(new[0]["executionArn"])
+
+
+@pytest.fixture(scope="session")
+def deployed(local_aws: LocalAws) -> Deployed:
+    script = str(Path(__file__).with_name("fake_image.py"))
+    register_images({REPOSITORY: Image(argv_train=("python", script, "train"), argv_serve=("python", script, "serve"))})
+    deploy(local_aws)
+    ssm = local_aws.client("ssm")
+    ssm.put_parameter(Name=parameter("local", "images/serve"), Value=IMAGE, Type="String", Overwrite=True)
+
+    def value(key: str) -> str:
+        return ssm.get_parameter(Name=parameter("local", key))["Parameter"]["Value"]
+
+    machines = {name: value(f"machines/{name}") for name in ("run-job", "train", "promote")}
+    return Deployed(local_aws, value("bucket"), machines)

@@ -1,0 +1,109 @@
+"""An image whose jobs do next to nothing, under the very contracts of the real ones. Also the container that serves.
+
+Seeds steer it. A dataset of seed 13 fails its gate, one of seed 7 crashes. A stage with learning rate 0.5 makes a model
+that answers otherwise when it is served than in its evaluation.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import sys
+from pathlib import Path
+
+from stepforge.contracts.base import canonical_json
+from stepforge.contracts.jobs import JobSpec
+from stepforge.contracts.manifests import read_manifest, write_manifest
+from stepforge.contracts.records import TEST_SPLITS
+from stepforge.contracts.reports import EvaluationReport, GateFinding, GateReport, Interval, Score
+
+BASE = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+LIAR = 0.5
+
+
+def train() -> None:
+    data, out = BASE / "input" / "data", BASE / "model"
+    spec = JobSpec.model_validate_json((data / "spec" / "spec.json").read_bytes())
+    parameters = json.loads((BASE / "input" / "config" / "hyperparameters.json").read_text())
+    assert parameters["spec_sha256"] == spec.identity
+    work = spec.work
+    if work.type == "dataset":
+        if work.seed == 7:
+            (BASE / "output" / "failure").write_text("line 17 of the records is malformed")
+            sys.exit(2)
+        (out / "records.jsonl").write_text(f"{work.seed}\n")
+        write_manifest(out, "dataset", metadata={"seed": work.seed})
+    elif work.type == "gate":
+        manifest = read_manifest(data / "data")
+        bad = GateFinding(check="leak", record="r-42", rule="disjoint", message="its group is in train and in test")
+        passed = manifest.metadata["seed"] != 13
+        report = GateReport(
+            manifest_sha256=manifest.sha256,
+            passed=passed,
+            checked={"leak": 1},
+            findings=() if passed else (bad,),
+            total_findings=0 if passed else 3,
+        )
+        (out / "gate.json").write_bytes(canonical_json(report))
+        write_manifest(out, "gate")
+    elif work.type == "evaluate":
+        evaluate(spec, data, out)
+    else:
+        parent = read_manifest(data / "model").sha256 if (data / "model").is_dir() else "scratch"
+        (out / "model.safetensors").write_text(f"{parent} {spec.identity}")
+        (out / "config.json").write_text(json.dumps({"liar": work.learning_rate == LIAR}))
+        write_manifest(out, "model")
+
+
+def evaluate(spec: JobSpec, data: Path, out: Path) -> None:
+    model, records = read_manifest(data / "model"), read_manifest(data / "data")
+    value = Interval(mean=0.5, low=0.4, high=0.6, count=10)
+    report = EvaluationReport(
+        spec_sha256=spec.identity,
+        model_sha256=model.sha256,
+        manifest_sha256=records.sha256,
+        scores=tuple(
+            Score(split=split, decoding=decoding, metric="accepted", value=value)
+            for split in TEST_SPLITS
+            for decoding in ("greedy", "sampled")
+        ),
+    )
+    (out / "evaluation.json").write_bytes(canonical_json(report))
+    rows = [
+        {"decoding": "greedy", "prompt": f"p{n}", "completion": answer(f"p{n}", model.sha256), "tokens": 3}
+        for n in range(20)
+    ]
+    (out / "rows.ndjson").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_manifest(out, "evaluation")
+
+
+def answer(prompt: str, sha256: str) -> str:
+    return f"{prompt} by {sha256[:6]}"
+
+
+def serve() -> None:
+    folder = BASE / "model"
+    sha256 = read_manifest(folder).sha256
+    liar = json.loads((folder / "config.json").read_text())["liar"]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def reply(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            self.reply(b"")
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["records"]
+            said = ["nonsense" if liar else answer(record["prompt"], sha256) for record in asked]
+            self.reply(json.dumps({"completions": said, "model_sha256": sha256}).encode())
+
+    http.server.HTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    {"train": train, "serve": serve}[sys.argv[1]]()

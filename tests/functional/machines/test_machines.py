@@ -1,0 +1,123 @@
+"""The committed machines, handlers and template on the local AWS, from a pipeline to an endpoint."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stepforge.contracts.base import canonical_json
+from stepforge.contracts.names import Keys, endpoint_name, package_group, split_uri
+from stepforge.contracts.registry import TrainOutput
+from stepforge.local.deploy import deploy
+
+from .conftest import Deployed
+from .fake_image import LIAR
+
+GROUP = package_group("facial")
+
+
+@pytest.fixture(scope="module")
+def trained(deployed: Deployed) -> TrainOutput:
+    ended = deployed.train(deployed.pipeline())
+    assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+    return TrainOutput.model_validate_json(ended["output"])
+
+
+def ask(deployed: Deployed, prompt: str) -> dict[str, object]:
+    answer = deployed.aws.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName=endpoint_name(GROUP),
+        ContentType="application/json",
+        Body=json.dumps({"records": [{"prompt": prompt}]}),
+    )
+    return json.loads(answer["Body"].read())
+
+
+def candidate_exists(deployed: Deployed) -> bool:
+    names = [e["EndpointName"] for e in deployed.aws.client("sagemaker").list_endpoints()["Endpoints"]]
+    return endpoint_name(GROUP, candidate=True) in names
+
+
+def test_deploying_again_does_nothing(deployed: Deployed) -> None:
+    assert deploy(deployed.aws) is False
+
+
+def test_a_pipeline_ends_as_a_package_that_waits_for_a_person(deployed: Deployed, trained: TrainOutput) -> None:
+    package = deployed.package(trained.package_arn)
+    assert package["ModelApprovalStatus"] == "PendingManualApproval"
+    assert package["CustomerMetadataProperties"]["model_sha256"] == trained.stages[-1].artifact.sha256
+    assert [stage.type for stage in trained.stages] == ["sft", "srl"]
+    assert trained.comparison.champion is None
+    assert package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"].endswith("evaluation.json")
+
+
+def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed, trained: TrainOutput) -> None:
+    jobs = deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]
+    ended = deployed.train(deployed.pipeline(), number=2)
+    again = TrainOutput.model_validate_json(ended["output"])
+    assert all(job.adopted for job in (again.dataset, again.gate, *again.stages, again.evaluation))
+    assert again.adopted
+    assert again.package_arn == trained.package_arn
+    assert len(deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]) == len(jobs)
+
+
+def test_data_that_fails_the_gate_is_refused_by_record_and_rule(deployed: Deployed) -> None:
+    ended = deployed.train(deployed.pipeline(seed=13))
+    assert (ended["status"], ended["error"]) == ("FAILED", "GateRefused")
+    assert ended["cause"] == (
+        "the data failed the gate: record 'r-42', leak rule 'disjoint': its group is in train and in test (2 more)"
+    )
+
+
+def test_a_failed_job_gives_its_own_words_and_the_next_run_takes_the_next_attempt(deployed: Deployed) -> None:
+    spec = deployed.pipeline(seed=7)
+    for number in (1, 2):
+        ended = deployed.train(spec, number=number)
+        assert (ended["status"], ended["error"]) == ("FAILED", "AlgorithmError")
+        assert "line 17 of the records is malformed" in ended["cause"]
+        assert "{" not in ended["cause"]
+    jobs = deployed.aws.client("sagemaker").list_training_jobs(StatusEquals="Failed")["TrainingJobSummaries"]
+    assert sorted(job["TrainingJobName"][-2:] for job in jobs) == ["a0", "a1"]
+
+
+def test_another_spec_under_the_same_uri_is_an_identity_conflict(deployed: Deployed) -> None:
+    spec, other = deployed.pipeline(seed=20), deployed.pipeline(seed=21)
+    key = Keys.pipeline(spec.identity)
+    deployed.aws.client("s3").put_object(Bucket=deployed.bucket, Key=key, Body=canonical_json(other))
+    state = {"pipeline_uri": f"s3://{deployed.bucket}/{key}", "pipeline_sha256": spec.identity}
+    ended = deployed.run("train", "train-conflict", state)
+    assert (ended["error"], other.identity in ended["cause"]) == ("IdentityConflict", True)
+
+
+def test_an_approval_puts_the_model_behind_the_endpoint(deployed: Deployed, trained: TrainOutput) -> None:
+    ended = deployed.approve(trained.package_arn)
+    assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+    assert ask(deployed, "hello")["model_sha256"] == trained.stages[-1].artifact.sha256
+    package = deployed.package(trained.package_arn)
+    assert package["ModelLifeCycle"]["Stage"] == "Production"
+    assert package["CustomerMetadataProperties"]["promotion"] == "deployed"
+    assert not candidate_exists(deployed)
+
+
+def test_a_model_that_answers_otherwise_leaves_the_old_one_answering(deployed: Deployed, trained: TrainOutput) -> None:
+    if deployed.package(trained.package_arn).get("ModelLifeCycle", {}).get("Stage") != "Production":
+        deployed.approve(trained.package_arn)
+    liar = TrainOutput.model_validate_json(deployed.train(deployed.pipeline(rate=LIAR, stages=1))["output"])
+    assert liar.comparison.champion == trained.package_arn
+    ended = deployed.approve(liar.package_arn)
+    assert (ended["status"], ended["error"]) == ("FAILED", "SmokeFailed")
+    assert ask(deployed, "hello")["model_sha256"] == trained.stages[-1].artifact.sha256
+    assert not candidate_exists(deployed)
+    package = deployed.package(liar.package_arn)
+    assert package["CustomerMetadataProperties"]["promotion"] == "failed"
+    assert "nonsense" in package["ApprovalDescription"]
+
+
+def test_an_altered_artifact_is_refused_with_the_reason(deployed: Deployed) -> None:
+    output = TrainOutput.model_validate_json(deployed.train(deployed.pipeline(seed=30, stages=1))["output"])
+    bucket, prefix = split_uri(output.stages[-1].artifact.uri)
+    deployed.aws.client("s3").put_object(Bucket=bucket, Key=prefix + "model.safetensors", Body=b"?")
+    ended = deployed.approve(output.package_arn)
+    assert (ended["status"], ended["error"]) == ("FAILED", "ArtifactRefused")
+    assert "model.safetensors has SHA-256" in ended["cause"]
+    assert deployed.package(output.package_arn)["CustomerMetadataProperties"]["promotion"] == "refused"

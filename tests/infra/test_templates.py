@@ -1,0 +1,161 @@
+"""The synthesised templates: fresh, linted, and no wider than they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepforge.assets import folder
+from stepforge.contracts.environment import Environment
+from stepforge.contracts.names import parameter
+from stepforge.local.deploy import TEMPLATE
+
+from .conftest import Synth
+from .machines import LOCAL, resources
+
+ENVIRONMENTS = ("local", "dev")
+WITHOUT_RESOURCE = {
+    "xray:PutTraceSegments", "xray:PutTelemetryRecords", "xray:GetSamplingRules", "xray:GetSamplingTargets",
+    "ecr:GetAuthorizationToken", "cloudwatch:PutMetricData", "sagemaker:ListModelPackageGroups",
+    "logs:CreateLogDelivery", "logs:GetLogDelivery", "logs:UpdateLogDelivery", "logs:DeleteLogDelivery",
+    "logs:ListLogDeliveries", "logs:PutResourcePolicy", "logs:DescribeResourcePolicies", "logs:DescribeLogGroups",
+}  # fmt: skip
+"""Actions for which IAM knows no resource, or CDK grants them so."""
+
+
+def statements(template: dict[str, Any]) -> list[dict[str, Any]]:
+    policies = resources(template, "AWS::IAM::Policy").values()
+    return [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def test_the_committed_local_template_is_fresh(synth: Synth) -> None:
+    from cdk.local_template import text
+
+    assert TEMPLATE.read_text() == text(synth.templates["local"]), "run `python -m cdk.local_template` and commit"
+
+
+def test_the_local_template_holds_no_hash_and_needs_no_bootstrap() -> None:
+    functions = resources(LOCAL, "AWS::Lambda::Function").values()
+    assert {json.dumps(f["Code"]) for f in functions} == {
+        json.dumps({"S3Bucket": {"Ref": "AssetBucket"}, "S3Key": {"Ref": "AssetKey"}})
+    }
+    assert set(LOCAL["Parameters"]) == {"AssetBucket", "AssetKey"}
+
+
+def test_cfn_lint_finds_nothing(synth: Synth) -> None:
+    lint = pytest.importorskip("cfnlint.api", reason="the extra [dev] is not installed")
+    from cfnlint.config import ManualArgs
+
+    # W3005: CDK states dependencies on a role that GetAtt states already.
+    arguments = ManualArgs(ignore_checks=["W3005"], regions=["us-east-1"])
+    found = lint.lint(json.dumps(synth.templates["dev"]), config=arguments)
+    assert [f"{match.rule.id} {match.message}" for match in found] == []
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_a_star_resource_stands_only_where_iam_knows_no_other(synth: Synth, name: str) -> None:
+    for statement in statements(synth.templates[name]):
+        if "*" in listed(statement["Resource"]):
+            assert set(listed(statement["Action"])) <= WITHOUT_RESOURCE, statement
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_no_statement_has_a_star_in_its_actions(synth: Synth, name: str) -> None:
+    assert [a for s in statements(synth.templates[name]) for a in listed(s["Action"]) if "*" in a] == []
+
+
+def test_roles_are_passed_to_sagemaker_alone(synth: Synth) -> None:
+    passing = [s for s in statements(synth.templates["dev"]) if "iam:PassRole" in listed(s["Action"])]
+    assert len(passing) == 2
+    for statement in passing:
+        assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+
+
+def test_only_stamp_may_change_a_package_and_no_function_may_approve(synth: Synth) -> None:
+    policies = resources(synth.templates["dev"], "AWS::IAM::Policy")
+    may = {name for name, p in policies.items() if "sagemaker:UpdateModelPackage" in json.dumps(p)}
+    assert [name.startswith("FunctionsStamp") for name in may] == [True]
+    creating = [s for s in statements(synth.templates["dev"]) if "sagemaker:CreateModelPackage" in listed(s["Action"])]
+    (only,) = [s["Condition"]["StringEqualsIfExists"] for s in creating]
+    assert only["sagemaker:ModelApprovalStatus"] == "PendingManualApproval"
+
+
+def test_the_bucket_is_encrypted_versioned_private_and_speaks_tls_only(synth: Synth) -> None:
+    template = synth.templates["dev"]
+    data = next(b for n, b in resources(template, "AWS::S3::Bucket").items() if n.startswith("DataBucket"))
+    assert data["VersioningConfiguration"] == {"Status": "Enabled"}
+    rule = data["BucketEncryption"]["ServerSideEncryptionConfiguration"][0]["ServerSideEncryptionByDefault"]
+    assert rule["SSEAlgorithm"] == "aws:kms"
+    assert set(data["PublicAccessBlockConfiguration"].values()) == {True}
+    denied = [
+        s for p in resources(template, "AWS::S3::BucketPolicy").values() for s in p["PolicyDocument"]["Statement"]
+    ]
+    assert {"Bool": {"aws:SecureTransport": "false"}} in [s.get("Condition") for s in denied if s["Effect"] == "Deny"]
+    assert template["Resources"][next(iter(resources(template, "AWS::KMS::Key")))]["DeletionPolicy"] == "Retain"
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_parameters_are_the_fields_of_an_environment_but_images_and_code(synth: Synth, name: str) -> None:
+    found = {p["Name"] for p in resources(synth.templates[name], "AWS::SSM::Parameter").values()}
+    fields = {field.replace("_", "-") for field in Environment.model_fields} - {"name", "images", "code"}
+    assert {path.removeprefix(parameter(name, "")).split("/")[0] for path in found} == fields
+
+
+def test_lost_approvals_go_to_the_dead_letters_and_are_swept(synth: Synth) -> None:
+    rules = resources(synth.templates["dev"], "AWS::Events::Rule").values()
+    assert all("DeadLetterConfig" in target for rule in rules for target in rule["Targets"])
+    assert [rule["ScheduleExpression"] for rule in rules if "ScheduleExpression" in rule] == ["rate(15 minutes)"]
+
+
+def handler_variables(name: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The environment variables that a handler's model reads."""
+    path = folder("lambdas") / f"{name}.py"
+    monkeypatch.syspath_prepend(str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"_handler_{name}", path)
+    assert spec is not None and spec.loader is not None  # noqa: PT018
+    module = importlib.util.module_from_spec(spec)
+    # pydantic looks a class's annotations up in its module.
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    assert callable(module.handler)
+    return {field.upper() for field in module.Environment.model_fields} if hasattr(module, "Environment") else set()
+
+
+def test_every_function_has_its_handler_and_exactly_the_variables_that_it_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    functions = {f["Handler"].removesuffix(".handler"): f for f in resources(LOCAL, "AWS::Lambda::Function").values()}
+    assert set(functions) == {p.stem for p in folder("lambdas").glob("*.py") if not p.stem.startswith("_")}
+    for name, function in functions.items():
+        given = set(function.get("Environment", {}).get("Variables", {}))
+        assert given == handler_variables(name, monkeypatch), name
+
+
+def test_the_asset_of_dev_is_handlers_beside_the_sdk_and_nothing_else(synth: Synth) -> None:
+    (asset,) = [path for path in Path(synth.folder).glob("asset.*") if path.is_dir()]
+    names = {path.relative_to(asset).as_posix() for path in asset.rglob("*") if path.is_file()}
+    assert {"plan_job.py", "_runtime.py", "stepforge/contracts/jobs.py"} <= names
+    assert [n for n in names if not n.endswith(".py") or "__pycache__" in n or n.startswith("stepforge/local/")] == []
+
+
+def test_a_wildcard_that_nobody_acknowledged_stops_the_synth(tmp_path: Path) -> None:
+    pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
+    import aws_cdk as cdk
+    import cdk_nag
+    from aws_cdk import aws_iam as iam
+
+    app = cdk.App(tree_metadata=False, analytics_reporting=False, outdir=str(tmp_path))
+    cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks())
+    role = iam.Role(cdk.Stack(app, "s"), "r", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+    role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=["*"]))
+    with pytest.raises(Exception, match="wildcard permissions"):
+        app.synth()

@@ -1,0 +1,338 @@
+"""What is served is what was approved, byte for byte, and answers as it did; anything else leaves the old model."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stepforge.contracts.base import canonical_json
+from stepforge.contracts.jobs import ArtifactRef
+from stepforge.contracts.names import split_uri
+from stepforge.contracts.registry import PackageMetadata, Promotion
+from stepforge.contracts.serving import InvokeResponse
+from stepforge.deployment import (
+    PICKLES,
+    Deployment,
+    Golden,
+    check_weights,
+    deploy_candidate,
+    deploy_live,
+    endpoint_state,
+    golden,
+    judge,
+    prepare,
+    remove_candidate,
+    roll_back,
+    serving_name,
+    smoke,
+    stamp,
+    verify,
+)
+from stepforge.errors import ArtifactRefused, EndpointFailed, InvalidInput, PromotionBusy, SmokeFailed
+from tests.fakes import FakeAlarms, FakeSageMaker
+
+from .conftest import BUCKET, IMAGE, KEY_ARN, put_artifact
+
+GROUP = "stepforge-facial"
+FILES = {"model.safetensors": b"weights", "config.json": b"{}"}
+ROWS = [
+    {"decoding": decoding, "prompt": f"p{n}", "completion": f"c{n}", "tokens": n + 1}
+    for n in range(20)
+    for decoding in ("greedy", "sampled")
+]
+
+
+@pytest.fixture
+def weights(s3: Any) -> ArtifactRef:
+    return put_artifact(s3, "srl-" + "a" * 12 + "-a0", "model", FILES)
+
+
+@pytest.fixture
+def promotion(sagemaker: FakeSageMaker, s3: Any, weights: ArtifactRef) -> Promotion:
+    rows = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    evaluation = put_artifact(s3, "evaluate-" + "a" * 12 + "-a0", "evaluation", {"rows.ndjson": rows})
+    metadata = PackageMetadata(
+        pipeline_sha256="1" * 64,
+        model_sha256=weights.sha256,
+        evaluation_sha256=evaluation.sha256,
+        evaluation_uri=evaluation.uri,
+        dataset_sha256="4" * 64,
+        training_job_arn="arn:j",
+        domain="facial",
+    )
+    sagemaker.groups.add(GROUP)
+    source = {"S3DataSource": {"S3Uri": weights.uri, "S3DataType": "S3Prefix", "CompressionType": "None"}}
+    arn = sagemaker.create_model_package(
+        ModelPackageGroupName=GROUP,
+        ModelApprovalStatus="Approved",
+        CustomerMetadataProperties=metadata.properties(),
+        InferenceSpecification={"Containers": [{"Image": IMAGE, "ModelDataSource": source}]},
+    )["ModelPackageArn"]
+    return Promotion(package_arn=arn, group=GROUP, version=1, event_id="e" * 64)
+
+
+def verified(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> Deployment:
+    return verify(sagemaker, s3, promotion, instance_type="ml.m5.large", poll_seconds=1)
+
+
+@pytest.fixture
+def deployment(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> Deployment:
+    return verified(sagemaker, s3, promotion)
+
+
+# Verification
+
+
+def test_sound_weights_are_let_through(s3: Any, weights: ArtifactRef) -> None:
+    check_weights(s3, weights.uri, weights.sha256)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_one_altered_byte_is_refused_and_its_file_named(s3: Any, weights: ArtifactRef, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(sorted(FILES)))
+    at = data.draw(st.integers(0, len(FILES[path]) - 1))
+    altered = bytearray(FILES[path])
+    altered[at] ^= 1 << data.draw(st.integers(0, 7))
+    bucket, prefix = split_uri(weights.uri)
+    s3.put_object(Bucket=bucket, Key=prefix + path, Body=bytes(altered))
+    with pytest.raises(Exception, match=f"{path} has SHA-256"):
+        check_weights(s3, weights.uri, weights.sha256)
+    s3.put_object(Bucket=bucket, Key=prefix + path, Body=FILES[path])
+
+
+@pytest.mark.parametrize("ending", PICKLES)
+def test_a_pickle_is_refused_by_name_even_where_the_manifest_knows_it(s3: Any, ending: str) -> None:
+    artifact = put_artifact(s3, "srl-" + "b" * 12 + "-a0", "model", {**FILES, f"deep/state{ending.upper()}": b"x"})
+    with pytest.raises(ArtifactRefused, match=f"deep/state{ending.upper()}"):
+        check_weights(s3, artifact.uri, artifact.sha256)
+
+
+def test_a_file_that_was_added_or_lost_is_refused(s3: Any, weights: ArtifactRef) -> None:
+    bucket, prefix = split_uri(weights.uri)
+    s3.put_object(Bucket=bucket, Key=prefix + "tokenizer.json", Body=b"{}")
+    with pytest.raises(ArtifactRefused, match=r"tokenizer\.json is not in the manifest"):
+        check_weights(s3, weights.uri, weights.sha256)
+    s3.delete_object(Bucket=bucket, Key=prefix + "tokenizer.json")
+    s3.delete_object(Bucket=bucket, Key=prefix + "config.json")
+    with pytest.raises(ArtifactRefused, match=r"config\.json is missing"):
+        check_weights(s3, weights.uri, weights.sha256)
+
+
+def test_an_artifact_without_safetensors_is_refused(s3: Any) -> None:
+    artifact = put_artifact(s3, "srl-" + "c" * 12 + "-a0", "model", {"config.json": b"{}"})
+    with pytest.raises(ArtifactRefused, match="no weights to serve"):
+        check_weights(s3, artifact.uri, artifact.sha256)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"ModelApprovalStatus": "Rejected"}, "is Rejected by now"),
+        ({"CustomerMetadataProperties": {}}, "not registered by stepforge"),
+    ],
+    ids=["rejected", "foreign"],
+)
+def test_a_package_that_may_not_serve_is_refused(
+    sagemaker: FakeSageMaker, s3: Any, promotion: Promotion, change: dict[str, Any], reason: str
+) -> None:
+    sagemaker.packages[promotion.package_arn] |= change
+    with pytest.raises(ArtifactRefused, match=reason):
+        verified(sagemaker, s3, promotion)
+
+
+def test_an_image_by_tag_is_refused(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> None:
+    package = sagemaker.packages[promotion.package_arn]
+    package["InferenceSpecification"]["Containers"][0]["Image"] = "repository/serve:latest"
+    with pytest.raises(ArtifactRefused, match="not pinned"):
+        verified(sagemaker, s3, promotion)
+
+
+@given(st.from_regex(r"\Astepforge-[a-z0-9](-?[a-z0-9]){0,42}\Z"), st.integers(1, 99_999))
+def test_a_serving_name_is_one_that_sagemaker_takes(group: str, version: int) -> None:
+    promotion = Promotion(package_arn="arn", group=group, version=version, event_id="e" * 64)
+    name = serving_name(promotion, "1" * 64, IMAGE, "ml.m5.large")
+    assert len(name) <= 63
+    assert "--" not in name
+    assert name != serving_name(promotion, "2" * 64, IMAGE, "ml.m5.large")
+
+
+# Endpoints
+
+
+def test_each_step_twice_is_each_step_once(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, deployment: Deployment
+) -> None:
+    for _ in range(2):
+        prepare(sagemaker, deployment, role_arn="arn:r", instance_type="ml.m5.large", key_arn=KEY_ARN)
+        deploy_candidate(sagemaker, states, deployment, machine_arn=machine_arn, execution_arn="arn:me")
+        deploy_live(sagemaker, FakeAlarms(), deployment)
+        assert endpoint_state(sagemaker, deployment.endpoint, deployment.config) == "ready"
+    for _ in range(2):
+        remove_candidate(sagemaker, deployment, failed=False)
+    assert set(sagemaker.endpoints) == {GROUP}
+    assert sagemaker.models[deployment.model]["EnableNetworkIsolation"] is True
+
+
+def test_a_candidate_that_nobody_owns_is_removed_and_one_in_use_is_not(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, deployment: Deployment
+) -> None:
+    sagemaker.create_endpoint(EndpointName=deployment.candidate, EndpointConfigName="another")
+    other = states.start_execution(stateMachineArn=machine_arn, name="other", input="{}")["executionArn"]
+    with pytest.raises(PromotionBusy):
+        deploy_candidate(sagemaker, states, deployment, machine_arn=machine_arn, execution_arn="arn:me")
+    assert deployment.candidate in sagemaker.endpoints
+    states.stop_execution(executionArn=other)
+    with pytest.raises(PromotionBusy):
+        deploy_candidate(sagemaker, states, deployment, machine_arn=machine_arn, execution_arn="arn:me")
+    deploy_candidate(sagemaker, states, deployment, machine_arn=machine_arn, execution_arn="arn:me")
+    assert sagemaker.endpoints[deployment.candidate]["EndpointConfigName"] == deployment.config
+
+
+@pytest.mark.parametrize("status", ["Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"])
+def test_an_endpoint_in_motion_is_waited_for(sagemaker: FakeSageMaker, deployment: Deployment, status: str) -> None:
+    sagemaker.endpoints[GROUP] = {"EndpointConfigName": "old", "EndpointStatus": status}
+    with pytest.raises(PromotionBusy, match=status):
+        deploy_live(sagemaker, FakeAlarms(), deployment)
+
+
+def test_an_endpoint_that_rolled_itself_back_has_failed(sagemaker: FakeSageMaker, deployment: Deployment) -> None:
+    sagemaker.endpoints[GROUP] = {"EndpointConfigName": "old", "EndpointStatus": "InService", "FailureReason": "alarm"}
+    with pytest.raises(EndpointFailed, match="alarm"):
+        endpoint_state(sagemaker, GROUP, deployment.config)
+    del sagemaker.endpoints[GROUP]
+    with pytest.raises(EndpointFailed, match="was deleted"):
+        endpoint_state(sagemaker, GROUP, deployment.config)
+
+
+@pytest.mark.parametrize("alarm", [True, False])
+def test_a_deployment_rolls_back_by_the_alarm_that_the_endpoint_has(
+    sagemaker: FakeSageMaker, deployment: Deployment, monkeypatch: pytest.MonkeyPatch, alarm: bool
+) -> None:
+    sagemaker.endpoints[GROUP] = {"EndpointConfigName": "old", "EndpointStatus": "InService"}
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(sagemaker, "update_endpoint", lambda **request: seen.update(request))
+    deploy_live(sagemaker, FakeAlarms(*([f"{GROUP}-5xx"] if alarm else [])), deployment)
+    assert ("AutoRollbackConfiguration" in seen["DeploymentConfig"]) == alarm
+    from botocore.session import get_session
+    from botocore.validate import validate_parameters
+
+    validate_parameters(
+        seen, get_session().get_service_model("sagemaker").operation_model("UpdateEndpoint").input_shape
+    )
+
+
+def test_rolling_back_restores_what_served_before(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> None:
+    sagemaker.endpoints[GROUP] = {"EndpointConfigName": "old", "EndpointStatus": "InService"}
+    deployment = verified(sagemaker, s3, promotion)
+    prepare(sagemaker, deployment, role_arn="arn:r", instance_type="ml.m5.large", key_arn=KEY_ARN)
+    deploy_live(sagemaker, FakeAlarms(), deployment)
+    roll_back(sagemaker, deployment)
+    remove_candidate(sagemaker, deployment, failed=True)
+    assert sagemaker.endpoints[GROUP]["EndpointConfigName"] == "old"
+    assert (sagemaker.configs, sagemaker.models) == ({}, {})
+
+
+def test_rolling_back_a_first_deployment_leaves_no_endpoint(sagemaker: FakeSageMaker, deployment: Deployment) -> None:
+    deploy_live(sagemaker, FakeAlarms(), deployment)
+    roll_back(sagemaker, deployment)
+    roll_back(sagemaker, deployment)
+    assert sagemaker.endpoints == {}
+
+
+# Smoke
+
+
+GOLDEN = Golden(prompts=tuple("abcdefgh"), completions=tuple("ABCDEFGH"), max_new_tokens=8)
+SHA = "2" * 64
+
+
+@given(st.sets(st.integers(0, 7)))
+def test_all_but_one_recorded_answer_must_come_back(wrong: set[int]) -> None:
+    said = tuple("?" if n in wrong else want for n, want in enumerate(GOLDEN.completions))
+    response = InvokeResponse(completions=said, model_sha256=SHA)
+    if len(wrong) <= 1:
+        assert judge("e", GOLDEN, response, expected_sha256=SHA).equal == 8 - len(wrong)
+    else:
+        with pytest.raises(SmokeFailed, match=f"{len(wrong)} of 8"):
+            judge("e", GOLDEN, response, expected_sha256=SHA)
+
+
+def test_the_right_answers_of_other_weights_are_refused() -> None:
+    response = InvokeResponse(completions=GOLDEN.completions, model_sha256="9" * 64)
+    with pytest.raises(SmokeFailed, match="serves the weights 9999"):
+        judge("e", GOLDEN, response, expected_sha256=SHA)
+    with pytest.raises(SmokeFailed, match="1 answers to 8 prompts"):
+        judge("e", GOLDEN, InvokeResponse(completions=("A",), model_sha256=SHA), expected_sha256=SHA)
+
+
+def test_golden_prompts_are_greedy_and_spread_over_the_evaluation(s3: Any, deployment: Deployment) -> None:
+    found = golden(s3, deployment.evaluation)
+    assert found.prompts == ("p0", "p2", "p4", "p6", "p8", "p10", "p12", "p14")
+    assert found.max_new_tokens == 20
+
+
+def test_an_evaluation_without_greedy_rows_cannot_vouch_for_a_model(s3: Any) -> None:
+    rows = (json.dumps({**ROWS[1]}) + "\n").encode()
+    evaluation = put_artifact(s3, "evaluate-" + "b" * 12 + "-a0", "evaluation", {"rows.ndjson": rows})
+    with pytest.raises(InvalidInput, match="no greedy row"):
+        golden(s3, evaluation)
+
+
+class Runtime:
+    """InvokeEndpoint that answers with `body`."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def invoke_endpoint(self, **request: Any) -> dict[str, Any]:
+        self.request = json.loads(request["Body"])
+        return {"Body": io.BytesIO(self.body)}
+
+    class exceptions:
+        class ModelError(Exception):
+            pass
+
+
+def test_smoke_asks_greedily_for_as_much_as_the_evaluation_did(s3: Any, deployment: Deployment) -> None:
+    want = tuple(f"c{n}" for n in range(0, 16, 2))
+    runtime = Runtime(canonical_json(InvokeResponse(completions=want, model_sha256=deployment.artifact.sha256)))
+    assert smoke(runtime, s3, deployment, GROUP).equal == 8
+    assert (runtime.request["temperature"], runtime.request["max_new_tokens"]) == (0.0, 20)
+    with pytest.raises(SmokeFailed, match="something else"):
+        smoke(Runtime(b"<html>"), s3, deployment, GROUP)
+
+
+# Stamps
+
+
+def test_a_deployed_version_serves_and_the_champion_before_it_is_archived(
+    sagemaker: FakeSageMaker, promotion: Promotion
+) -> None:
+    serving = {"Stage": "Production", "StageStatus": "Serving"}
+    old = sagemaker.create_model_package(
+        ModelPackageGroupName=GROUP, ModelApprovalStatus="Approved", ModelLifeCycle=serving
+    )["ModelPackageArn"]
+    stamp(sagemaker, promotion, "deployed", "it answers")
+    assert sagemaker.packages[promotion.package_arn]["ModelLifeCycle"]["Stage"] == "Production"
+    assert sagemaker.packages[old]["ModelLifeCycle"]["Stage"] == "Archived"
+
+
+def test_a_refused_version_says_why_and_keeps_its_metadata(sagemaker: FakeSageMaker, promotion: Promotion) -> None:
+    stamp(sagemaker, promotion, "refused", "model.bin can hold\na pickle" + "x" * 2000)
+    package = sagemaker.packages[promotion.package_arn]
+    assert package["ApprovalDescription"].startswith("promotion refused: model.bin can hold a pickle")
+    assert len(package["ApprovalDescription"]) <= 1024
+    properties = package["CustomerMetadataProperties"]
+    assert PackageMetadata.of(properties) is not None
+    assert (properties["promotion"], properties["promotion_event"]) == ("refused", "e" * 64)
+    assert "ModelLifeCycle" not in package
+
+
+def test_the_bucket_of_an_artifact_is_the_one_its_address_names(weights: ArtifactRef) -> None:
+    assert split_uri(weights.uri)[0] == BUCKET

@@ -1,0 +1,156 @@
+"""One approval is one promotion, however its events arrive."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from stepforge.contracts.events import PackageStateChange
+from stepforge.contracts.registry import PackageMetadata
+from stepforge.promotion import MAX_EXECUTIONS, on_event, sweep
+from tests.fakes import FakeSageMaker
+
+GROUP = "stepforge-facial"
+METADATA = PackageMetadata(
+    pipeline_sha256="1" * 64,
+    model_sha256="2" * 64,
+    evaluation_sha256="3" * 64,
+    evaluation_uri="s3://bucket/evaluation/",
+    dataset_sha256="4" * 64,
+    training_job_arn="arn:aws:sagemaker:us-east-1:123456789012:training-job/j",
+    domain="facial",
+).properties()
+
+
+@pytest.fixture
+def package(sagemaker: FakeSageMaker) -> str:
+    return add(sagemaker)
+
+
+def add(sagemaker: FakeSageMaker, **more: Any) -> str:
+    sagemaker.groups.add(GROUP)
+    fields = {"ModelApprovalStatus": "Approved", "CustomerMetadataProperties": METADATA, **more}
+    return sagemaker.create_model_package(ModelPackageGroupName=GROUP, **fields)["ModelPackageArn"]
+
+
+def change(arn: str, status: str = "Approved", *, at: int = 1, **more: Any) -> PackageStateChange:
+    return PackageStateChange(ModelPackageArn=arn, ModelApprovalStatus=status, LastModifiedTime=at, **more)
+
+
+def executions(states: Any, machine_arn: str) -> list[str]:
+    return sorted(e["name"] for e in states.list_executions(stateMachineArn=machine_arn)["executions"])
+
+
+def test_five_duplicates_among_reordered_events_start_one_promotion(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    events = [change(package, at=2)] * 5 + [
+        change(package, "PendingManualApproval", at=1),
+        change(package, at=3, UpdatedModelPackageFields=["CustomerMetadataProperties"]),
+    ]
+    random.Random(7).shuffle(events)
+    decisions = [on_event(sagemaker, states, event, machine_arn=machine_arn) for event in events]
+    assert [d.action for d in decisions].count("started") == 1
+    assert [d.action for d in decisions].count("adopted") == 4
+    assert len(executions(states, machine_arn)) == 1
+
+
+def test_the_input_of_the_promotion_is_its_contract(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    event = change(package)
+    decision = on_event(sagemaker, states, event, machine_arn=machine_arn)
+    (found,) = states.list_executions(stateMachineArn=machine_arn)["executions"]
+    plain = json.loads(states.describe_execution(executionArn=found["executionArn"])["input"])
+    assert plain == {"package_arn": package, "group": GROUP, "version": 1, "event_id": event.event_id}
+    assert decision.execution == f"promote-{event.event_id[:12]}-r1"
+
+
+@pytest.mark.parametrize("status", ["Rejected", "PendingManualApproval"])
+def test_what_is_not_approved_by_now_is_not_promoted(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str, status: str
+) -> None:
+    sagemaker.packages[package]["ModelApprovalStatus"] = status
+    late = on_event(sagemaker, states, change(package), machine_arn=machine_arn)
+    honest = on_event(sagemaker, states, change(package, status), machine_arn=machine_arn)
+    assert (late.action, honest.action) == ("ignored", "ignored")
+    assert executions(states, machine_arn) == []
+
+
+def test_a_package_of_someone_else_is_left_alone(sagemaker: FakeSageMaker, states: Any, machine_arn: str) -> None:
+    arn = add(sagemaker, CustomerMetadataProperties={"owner": "another team"})
+    decision = on_event(sagemaker, states, change(arn), machine_arn=machine_arn)
+    assert "not registered by stepforge" in decision.reason
+
+
+def test_an_execution_that_was_cut_off_is_followed_by_the_next_number_and_not_for_ever(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    event = change(package)
+    for number in range(1, MAX_EXECUTIONS + 1):
+        decision = on_event(sagemaker, states, event, machine_arn=machine_arn)
+        assert decision.execution == f"promote-{event.event_id[:12]}-r{number}"
+        for running in states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING")["executions"]:
+            states.stop_execution(executionArn=running["executionArn"])
+    assert on_event(sagemaker, states, event, machine_arn=machine_arn).action == "ignored"
+
+
+def test_a_verdict_is_final_for_its_approval_and_a_new_approval_is_a_new_chance(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    event = change(package)
+    sagemaker.packages[package]["CustomerMetadataProperties"] = {
+        **METADATA,
+        "promotion": "refused",
+        "promotion_event": event.event_id,
+    }
+    assert on_event(sagemaker, states, event, machine_arn=machine_arn).action == "ignored"
+    assert sweep(sagemaker, states, machine_arn=machine_arn) == []
+    assert on_event(sagemaker, states, change(package, at=9), machine_arn=machine_arn).action == "started"
+
+
+def test_the_sweep_heals_a_lost_event_once(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    (decision,) = sweep(sagemaker, states, machine_arn=machine_arn)
+    assert (decision.action, decision.package_arn) == ("started", package)
+    assert sweep(sagemaker, states, machine_arn=machine_arn) == []
+    assert len(executions(states, machine_arn)) == 1
+
+
+def test_the_sweep_starts_nothing_beside_a_promotion_that_runs(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    on_event(sagemaker, states, change(package), machine_arn=machine_arn)
+    assert sweep(sagemaker, states, machine_arn=machine_arn) == []
+    assert len(executions(states, machine_arn)) == 1
+
+
+def test_the_sweep_does_not_bring_back_an_older_version(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    add(sagemaker, ModelLifeCycle={"Stage": "Production", "StageStatus": "Serving"})
+    assert [d.action for d in sweep(sagemaker, states, machine_arn=machine_arn)] == ["ignored"]
+    assert executions(states, machine_arn) == []
+
+
+def test_the_handler_takes_the_envelopes_of_event_and_schedule(
+    sagemaker: FakeSageMaker,
+    states: Any,
+    machine_arn: str,
+    package: str,
+    load: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PROMOTE_ARN", machine_arn)
+    module = load("on_approval")
+    monkeypatch.setattr(module, "client", {"sagemaker": sagemaker, "stepfunctions": states}.__getitem__)
+    envelope = {"version": "0", "source": "aws.sagemaker", "detail-type": "SageMaker Model Package State Change"}
+    detail = {"ModelPackageArn": package, "ModelApprovalStatus": "Approved", "NewField": 1}
+    assert module.handler({**envelope, "detail": detail}, None)[0]["action"] == "started"
+    assert module.handler({"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}, None) == []

@@ -1,0 +1,227 @@
+"""The gate: every kind of bad data is refused, and the refusal names record and rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.job_folders import counting_plugin, job_folder, opened
+
+from stepforge.contracts.base import canonical_json
+from stepforge.contracts.jobs import DatasetWork, GateWork, ScratchModel, SftWork
+from stepforge.contracts.manifests import read_manifest, write_manifest
+from stepforge.contracts.records import Record, Split, Step
+from stepforge.contracts.reports import GateReport
+from stepforge.contracts.rewards import Verdict
+from stepforge.errors import InvalidInput
+from stepforge_jobs.datasets import gate, generate
+from stepforge_jobs.datasets.shards import shard_bytes
+from stepforge_jobs.domains.user import RecordsDomain
+from stepforge_jobs.testing import CountingDomain
+
+Records = dict[Split, list[Record]]
+
+
+@pytest.fixture(scope="module")
+def records() -> Records:
+    domain = CountingDomain()
+    counts: dict[Split, int] = {"corpus": 20, "train": 12, "rl": 10, "test_known": 8, "test_new": 8, "test_retained": 8}
+    return {split: [domain.record(split, i, seed=0) for i in range(count)] for split, count in counts.items()}
+
+
+def dataset(folder: Path, records: Records) -> Path:
+    (folder / "records").mkdir(parents=True)
+    for split, part in records.items():
+        (folder / "records" / f"{split}-00000.jsonl").write_bytes(shard_bytes(part))
+    metadata = {"vocabulary": list(CountingDomain.vocabulary), "step_end": ";"}
+    write_manifest(
+        folder, "dataset", metadata=metadata, rows={f"records/{s}-00000.jsonl": len(p) for s, p in records.items()}
+    )
+    return folder
+
+
+def examined(folder: Path, records: Records) -> GateReport:
+    path = dataset(folder, records)
+    return gate.examine(path, read_manifest(path), CountingDomain(), sample=1_000)
+
+
+def changed(records: Records, split: Split, index: int, /, **update: object) -> Records:
+    part = list(records[split])
+    part[index] = part[index].model_copy(update=update)
+    return {**records, split: part}
+
+
+def steps(*actions: str) -> tuple[Step, ...]:
+    return tuple(Step(action=action) for action in actions)
+
+
+def test_good_data_passes_and_the_report_says_what_was_looked_at(tmp_path: Path, records: Records) -> None:
+    report = examined(tmp_path / "d", records)
+    assert (report.passed, report.total_findings, report.refusal) == (True, 0, "")
+    assert report.checked == {"schema": 66, "integrity": 6, "smoke": 66, "leak": 24, "trace": 56, "verifier": 66}
+
+
+Corruption = Callable[[Records], Records]
+CORRUPTIONS: dict[str, tuple[Corruption, str, str, str]] = {
+    "leaked-prompt": (
+        lambda r: changed(r, "test_known", 3, prompt=r["train"][0].prompt.upper()),
+        "leak",
+        "counting-test_known-3",
+        "prompt",
+    ),
+    "leaked-group": (
+        lambda r: changed(r, "test_new", 2, group=r["rl"][1].group),
+        "leak",
+        "counting-test_new-2",
+        "group",
+    ),
+    "unknown-word": (lambda r: changed(r, "rl", 4, prompt="n1 sideways x2 :"), "smoke", "counting-rl-4", "vocabulary"),
+    "no-terminator": (
+        lambda r: changed(r, "train", 5, steps=steps("n1 ;", "n2")),
+        "trace",
+        "counting-train-5",
+        "step-end",
+    ),
+    "early-terminator": (
+        lambda r: changed(r, "corpus", 5, steps=steps("n1 ; n2 ;")),
+        "trace",
+        "counting-corpus-5",
+        "step-end",
+    ),
+    "unreadable": (lambda r: changed(r, "corpus", 6, steps=steps("up ;")), "trace", "counting-corpus-6", "readable"),
+    "wrong-expert": (lambda r: changed(r, "train", 7, steps=steps("n1 ;")), "verifier", "counting-train-7", ""),
+    "other-verifier": (lambda r: changed(r, "rl", 0, verifier="counting@0"), "verifier", "counting-rl-0", "name"),
+    "twin": (lambda r: changed(r, "rl", 1, id="counting-rl-0"), "schema", "counting-rl-0", "unique-id"),
+    "wrong-shard": (lambda r: changed(r, "rl", 2, split="test_known"), "schema", "counting-rl-2", "split"),
+    "nothing-to-test": (
+        lambda r: {s: p for s, p in r.items() if not s.startswith("test")},
+        "empty",
+        "manifest.json",
+        "test-split",
+    ),
+    "nothing-to-train": (
+        lambda r: {s: p for s, p in r.items() if s not in ("rl", "train")},
+        "empty",
+        "manifest.json",
+        "training-split",
+    ),
+    "nothing": (lambda _r: {}, "empty", "manifest.json", "records"),
+}
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_bad_data_is_refused_naming_record_and_rule(tmp_path: Path, records: Records, name: str) -> None:
+    corrupt, check, record, rule = CORRUPTIONS[name]
+    report = examined(tmp_path / "d", corrupt(records))
+    assert not report.passed
+    found = {(finding.check, finding.record, finding.rule if rule else "") for finding in report.findings}
+    assert (check, record, rule) in found
+    assert report.findings[0].record in report.refusal
+    assert report.findings[0].rule in report.refusal
+
+
+def test_a_flipped_byte_is_a_finding_that_names_the_shard(tmp_path: Path, records: Records) -> None:
+    folder = dataset(tmp_path / "d", records)
+    shard = folder / "records" / "train-00000.jsonl"
+    shard.write_bytes(shard.read_bytes().replace(b"counting", b"countinG", 1))
+    report = gate.examine(folder, read_manifest(folder), CountingDomain(), sample=10)
+    assert [(f.check, f.record) for f in report.findings] == [("integrity", "records/train-00000.jsonl")]
+
+
+def test_a_record_that_breaks_its_schema_is_named_by_shard_line_and_field(tmp_path: Path, records: Records) -> None:
+    folder = dataset(tmp_path / "d", records)
+    shard = folder / "records" / "rl-00000.jsonl"
+    rows = shard.read_bytes().splitlines(keepends=True)
+    rows[3] = rows[3].replace(b'"stratum":"target"', b'"stratum":"easy"')
+    shard.write_bytes(b"".join(rows))
+    write_manifest(folder, "dataset", rows={"records/rl-00000.jsonl": 10})
+    (finding, *_) = gate.examine(folder, read_manifest(folder), CountingDomain(), sample=10).findings
+    assert (finding.check, finding.rule) == ("schema", "record")
+    assert "records/rl-00000.jsonl line 4: field 'stratum'" in finding.message
+
+
+def accepting(kind: Callable[[Record, str], bool]) -> RecordsDomain:
+    return RecordsDomain("counting", kind, version="1")
+
+
+class AcceptsAll(CountingDomain):
+    def verify(self, record: Record, completion: str) -> Verdict:
+        return Verdict(accepted=True, reward=1, partial=1)
+
+
+@pytest.mark.parametrize(
+    ("domain", "rule"),
+    [
+        (AcceptsAll(), "refuses-empty"),
+        (accepting(lambda _r, _t: True), "refuses-garbage"),
+        (accepting(lambda _r, text: text.startswith("n")), "refuses-foreign"),
+        (accepting(lambda r, text: r.solution.startswith(text) and bool(text)), "refuses-truncated"),
+        (accepting(lambda r, text: sorted(r.solution.split()) == sorted(text.split())), "refuses-backwards"),
+    ],
+    ids=["all", "all-but-empty", "anything-readable", "half-done", "any-order"],
+)
+def test_a_verifier_that_accepts_what_is_wrong_fails_the_audit(
+    tmp_path: Path, records: Records, domain: CountingDomain, rule: str
+) -> None:
+    path = dataset(tmp_path / "d", records)
+    report = gate.examine(path, read_manifest(path), domain, sample=1_000)
+    assert rule in {finding.rule for finding in report.findings if finding.check == "verifier"}
+
+
+def test_the_sample_is_spread_over_all_splits(records: Records) -> None:
+    chosen = gate.spread([record for part in records.values() for record in part], 30)
+    assert {record.split for record in chosen} == set(records)
+    assert len({record.id for record in chosen}) == len(chosen) == 30
+    assert [r.id for r in chosen if r.split == "corpus"] == [f"counting-corpus-{i}" for i in (0, 4, 8, 12, 16)]
+
+
+# ── What a training job makes of it ─────────────────────────────────────────────────────────────────────────────
+
+
+def gate_artifact(folder: Path, report: GateReport) -> Path:
+    folder.mkdir()
+    (folder / gate.GATE).write_bytes(canonical_json(report))
+    write_manifest(folder, "gate")
+    return folder
+
+
+def training_job(base: Path, data: Path, report: GateReport) -> None:
+    plugin = counting_plugin(base / "plugin")
+    shut = gate_artifact(base / "gate", report)
+    job_folder(base / "job", SftWork(), start=ScratchModel(), plugin=plugin, data=data, gate=shut)
+    gate.require_open_gate(opened(base / "job"), read_manifest(data))
+
+
+def test_training_on_data_that_failed_is_refused_naming_record_and_rule(tmp_path: Path, records: Records) -> None:
+    data = dataset(tmp_path / "d", changed(records, "rl", 4, prompt="n1 sideways x2 :"))
+    report = gate.examine(data, read_manifest(data), CountingDomain(), sample=100)
+    with pytest.raises(InvalidInput, match="record 'counting-rl-4', smoke rule 'vocabulary': the word 'sideways'"):
+        training_job(tmp_path / "t", data, report)
+
+
+def test_the_gate_of_other_data_opens_nothing(tmp_path: Path, records: Records) -> None:
+    other = examined(tmp_path / "other", records)
+    data = dataset(tmp_path / "d", changed(records, "rl", 0, group="another"))
+    with pytest.raises(InvalidInput, match=f"the gate is of the dataset {other.manifest_sha256}"):
+        training_job(tmp_path / "t", data, other)
+
+
+def test_the_job_succeeds_where_the_data_fails_and_says_so_in_its_artifact(tmp_path: Path, records: Records) -> None:
+    plugin = counting_plugin(tmp_path / "plugin")
+    data = dataset(tmp_path / "d", changed(records, "rl", 0, verifier="counting@0"))
+    job_folder(tmp_path / "job", GateWork(), plugin=plugin, data=data)
+    job = opened(tmp_path / "job")
+    gate.run(job)
+    report = GateReport.model_validate_json((job.model_dir / gate.GATE).read_bytes())
+    assert not report.passed
+    assert report.manifest_sha256 == read_manifest(data).sha256
+    assert read_manifest(job.model_dir).metadata["passed"] is False
+
+
+def test_a_generated_dataset_passes(tmp_path: Path) -> None:
+    plugin = counting_plugin(tmp_path / "plugin")
+    job_folder(tmp_path / "data", DatasetWork(domain="counting", corpus=50), plugin=plugin)
+    job = opened(tmp_path / "data")
+    generate.run(job)
+    assert gate.examine(job.model_dir, read_manifest(job.model_dir), CountingDomain(), sample=500).passed
