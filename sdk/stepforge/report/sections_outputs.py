@@ -40,7 +40,9 @@ def _bars(evaluation: EvaluationReport) -> Markup:
         ]
         columns: list[object] = ["Rule", *(SPLIT_NAMES[split] for split in splits)]
         which = evaluation.metadata.get("rule_failures")
-        caption = "Completions that fail a rule, of those it was applied to" + (f" ({which})" if which else "")
+        caption = "Completions that fall short of a rule, hard or soft, of those it was applied to" + (
+            f" ({which})" if which else ""
+        )
         parts.append(table(columns, rows, caption=caption, class_="bars"))
     if len(failing) > MOST_RULES:
         parts.append(note(f"{plural(len(failing) - MOST_RULES, 'rule')} with fewer failures left out."))
@@ -122,7 +124,9 @@ def _card(example: Example, index: int) -> Markup:
     if preview.reason:
         why = [el("p", "Could not be read: ", preview.reason, class_="why")]
     elif preview.failed_rules:
-        why = [el("p", "Failed ", join_codes(preview.failed_rules), class_="why")]
+        # A soft rule below 1 lowers the reward and refuses nothing.
+        said = "Accepted, yet short of " if preview.accepted else "Falls short of "
+        why = [el("p", said, join_codes(preview.failed_rules), class_="short" if preview.accepted else "why")]
     return el(
         "article",
         el(

@@ -28,6 +28,7 @@ BUCKET = "stepforge-dev"
 class FakeS3:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.exceptions = SimpleNamespace(NoSuchKey=KeyError)
 
     def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
         return {"Body": BytesIO(self.objects[f"{Bucket}/{Key}"])}
@@ -61,11 +62,8 @@ class FakeSageMaker:
             raise _error(f"ModelPackage {ModelPackageName} does not exist.")
         return self.packages[ModelPackageName]
 
-    def get_paginator(self, name: str) -> Any:
-        assert name == "list_tags"
-        return SimpleNamespace(
-            paginate=lambda ResourceArn: [{"Tags": [{"Key": SPEC_TAG, "Value": self.tags[ResourceArn]}]}]
-        )
+    def list_tags(self, *, ResourceArn: str) -> dict[str, Any]:
+        return {"Tags": [{"Key": SPEC_TAG, "Value": self.tags[ResourceArn]}]}
 
 
 def _error(message: str) -> ClientError:
@@ -101,8 +99,8 @@ class Cloud:
     def end(self, status: str = "Completed", *, files: dict[str, bytes] | None = None, **metadata: Any) -> PlannedJob:
         """Let the next job run and end. Returns it as it was planned."""
         planned = self.next()
-        spec, number = planned.spec, planned.attempt.number
-        name = job_name(spec.prefix, number)
+        spec = planned.spec
+        name = job_name(spec.prefix, len(planned.attempts))
         arn = f"{ACCOUNT}:training-job/{name}"
         uri = f"s3://{BUCKET}/jobs/{name}/output/model/"
         kind = {"dataset": "dataset", "gate": "gate", "evaluate": "evaluation"}.get(spec.type, "model")
