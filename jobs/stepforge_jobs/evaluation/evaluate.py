@@ -1,6 +1,7 @@
 """The evaluation job: greedy and sampled completions on every test split, judged by the domain's verifier.
 
-Writes rows.ndjson (a completion a line), summary.csv and evaluation.json. The same inputs give the same bytes.
+Writes rows.ndjson (a completion a line), summary.csv, evaluation.json, and previews of good and bad outputs. The same
+inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from stepforge_jobs.datasets.shards import read_records, write_durably
 from stepforge_jobs.domains.base import Domain
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.evaluation.bootstrap import interval, pass_at_k
+from stepforge_jobs.evaluation.previews import write_previews
 from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.evaluation.verdicts import verdict_of
 from stepforge_jobs.job import Job
@@ -95,10 +97,12 @@ def run(job: Job) -> None:
             "rule_failures": "greedy decoding",
         },
     )
-    lines = "".join(json.dumps(row.line(), ensure_ascii=False) + "\n" for row in rows)
+    listed = [row.line() for row in rows]
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in listed)
     write_durably(job.model_dir / "rows.ndjson", lines.encode())
     write_durably(job.model_dir / "summary.csv", summary(report).encode())
     write_durably(job.model_dir / "evaluation.json", canonical_json(report))
+    write_previews(domain, {row.record.id: row.record for row in rows}, listed, job.model_dir, seed=work.seed)
     write_manifest(job.model_dir, "evaluation", metadata={"model_sha256": model.sha256, "manifest_sha256": data.sha256})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from stepforge.contracts.previews import PREVIEW_FOLDER, PREVIEWS, CompletionRow, Preview, choose, preview_of
 from stepforge.contracts.records import Record
 from stepforge.errors import InvalidInput
+from stepforge_jobs.datasets.shards import write_durably
 from stepforge_jobs.domains.base import Domain, Previewable
 
 
@@ -37,8 +38,8 @@ def write_previews(
             file = f"{PREVIEW_FOLDER}/{index}.html"
             path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(domain.preview(records_by_id[row.record], row.completion), encoding="utf-8")
+            write_durably(path, domain.preview(records_by_id[row.record], row.completion).encode())
         previews.append(preview_of(row, file=file))
     lines = [preview.model_dump(mode="json") for preview in previews]
-    (folder / PREVIEWS).write_text(json.dumps(lines, indent=1), encoding="utf-8")
+    write_durably(folder / PREVIEWS, json.dumps(lines, indent=1).encode())
     return previews

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ReportData", "collect", "render", "write_report"]
 
 
-def collect(
-    run: Run, *, prices: Mapping[str, float] | None = None, base: EvaluationReport | None = None
-) -> ReportData:
+def collect(run: Run, *, prices: Mapping[str, float] | None = None, base: EvaluationReport | None = None) -> ReportData:
     """Read what a report shows: see `stepforge.report.reading.read_run`."""
     from stepforge.report.reading import read_run
 

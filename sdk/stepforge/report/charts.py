@@ -49,7 +49,7 @@ class Frame:
 
 
 def frame(segments: Sequence[Segment], *, bounds: tuple[float | None, float | None] = (None, None)) -> Frame:
-    """Scales for these segments. `bounds` are values that the vertical axis has to reach, such as 0 and 1 for shares."""
+    """Scales for these segments. `bounds` are values that the vertical axis has to reach, such as 0 and 1."""
     values = [y for segment in segments for _, y in finite(segment.points)]
     values += [bound for bound in bounds if bound is not None]
     y_ticks = ticks(min(values), max(values), most=5)
@@ -91,7 +91,14 @@ def curves(
     parts = [_panel(segment, x, where) for segment, x in zip(segments, where.x, strict=True)]
     step = where.y_ticks[1] - where.y_ticks[0]
     labels = [
-        el("text", tick_label(value, step), x=_px(where.left - 6), y=_px(where.y(value) + 4), text_anchor="end", class_="tick")
+        el(
+            "text",
+            tick_label(value, step),
+            x=_px(where.left - 6),
+            y=_px(where.y(value) + 4),
+            text_anchor="end",
+            class_="tick",
+        )
         for value in where.y_ticks
     ]
     middle = (where.y.start + where.y.end) / 2

@@ -14,7 +14,9 @@ from stepforge.report.sections_training import kl, training
 from stepforge.report.words import duration, moment
 
 STYLE = Path(__file__).with_name("style.css")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; base-uri 'none'; form-action 'none'"
+)
 """Nothing is fetched and nothing runs, whatever a model wrote; frames made with srcdoc inherit it."""
 
 CONTENTS = (

@@ -30,7 +30,9 @@ _PREVIEWS: TypeAdapter[tuple[Preview, ...]] = TypeAdapter(tuple[Preview, ...])
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def read_run(run: Run, *, prices: Mapping[str, float] | None = None, base: EvaluationReport | None = None) -> ReportData:
+def read_run(
+    run: Run, *, prices: Mapping[str, float] | None = None, base: EvaluationReport | None = None
+) -> ReportData:
     """Walk the run's jobs and read what the finished ones wrote; a run that is under way gives what there is so far.
 
     `prices` maps an instance type to US dollars an hour; `base` is an evaluation of the model that training started
@@ -216,4 +218,3 @@ def _champion(connection: Connection, comparison: Comparison | None) -> tuple[Re
     if evaluation is None:
         return None, (f"The evaluation of the champion {arn} holds no evaluation.json.",)
     return Reference(role="champion", name=arn.rpartition("/")[2], evaluation=evaluation), ()
-

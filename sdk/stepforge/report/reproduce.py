@@ -13,6 +13,8 @@ from stepforge.errors import UserError
 from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe
 
 RECIPE_FILE = "recipe.toml"
+PARTS = {"domain", "dataset", "gate", "stages", "evaluation"}
+"""What a recipe and its pipeline have in common, the model apart."""
 MOST_OVERRIDES = 12
 """More `--set` than this are easier to read as a recipe."""
 
@@ -41,8 +43,7 @@ def reproduction(spec: PipelineSpec, environment: str) -> tuple[str, str | None]
 
 def _plain(spec: PipelineSpec) -> dict[str, Any]:
     """The pipeline's recipe: what it does, without addresses and digests."""
-    parts = {"domain", "dataset", "gate", "stages", "evaluation"}
-    plain = spec.model_dump(mode="json", include=parts)
+    plain = spec.model_dump(mode="json", include=PARTS)
     if isinstance(spec.model, ScratchModel):
         plain["model"] = spec.model.model_dump(mode="json")
     return plain
@@ -72,7 +73,7 @@ def _overrides(spec: PipelineSpec) -> dict[str, str] | None:
 
 def _kept(recipe: Recipe, spec: PipelineSpec) -> dict[str, Any]:
     """What of a recipe is left once it is bound like `spec`: with a model, stages that read the corpus are not."""
-    plain = recipe.model_dump(mode="json", exclude={"resources"})
+    plain = recipe.model_dump(mode="json", include={*PARTS, "model"})
     if spec.model_artifact is not None:
         plain["stages"] = [stage for stage in plain["stages"] if stage.get("split") != "corpus"]
         del plain["model"]

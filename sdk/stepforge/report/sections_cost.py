@@ -52,7 +52,9 @@ def _row(job: JobView, data: ReportData, *, local: bool) -> list[object]:
     ]
     if not local:
         hourly = (data.prices or {}).get(last.instance_type)
-        row.append(el("td", UNKNOWN if hourly is None else price(hourly), class_="missing" if hourly is None else "num"))
+        row.append(
+            el("td", UNKNOWN if hourly is None else price(hourly), class_="missing" if hourly is None else "num")
+        )
         row.append(el("td", usd_text(found), class_="num" if found.known else "missing"))
     return row
 
@@ -89,8 +91,8 @@ def _notes(data: ReportData, whole: Cost, *, local: bool) -> Markup | None:
         return None
     parts: list[object] = [
         note(
-            "Billable seconds × instances × the price an hour that was given, attempts that failed included. Not covered: "
-            "storage, state transitions, endpoints, taxes, discounts."
+            "Billable seconds × instances × the price an hour that was given, attempts that failed included. "
+            "Not covered: storage, state transitions, endpoints, taxes, discounts."
         )
     ]
     if whole.unpriced:

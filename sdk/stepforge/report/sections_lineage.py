@@ -31,7 +31,10 @@ def _dataset(data: ReportData) -> Markup:
     ]
     verifier = join(" Judged by ", el("code", found.verifier), ".") if found.verifier else None
     total = sum(found.counts.values())
-    return join(el("p", f"{plural(total, 'record')} in {plural(len(splits), 'split')}.", verifier), el("dl", items, class_="counts"))
+    return join(
+        el("p", f"{plural(total, 'record')} in {plural(len(splits), 'split')}.", verifier),
+        el("dl", items, class_="counts"),
+    )
 
 
 def _gate(data: ReportData) -> Markup:
@@ -63,7 +66,12 @@ def lineage(data: ReportData) -> Markup:
     if data.package_arn:
         steps.append(_step("registry", "registered", el("code", data.package_arn.rpartition("model-package/")[2])))
     checks = [
-        el("li", el("span", "✓" if check.holds else "✕", class_="good" if check.holds else "bad", aria_hidden="true"), " ", _check(check))
+        el(
+            "li",
+            el("span", "✓" if check.holds else "✕", class_="good" if check.holds else "bad", aria_hidden="true"),
+            " ",
+            _check(check),
+        )
         for check in lineage_checks(data)
     ]
     return section(
@@ -182,10 +190,17 @@ def _value(value: Any) -> str:
 def reproduce(data: ReportData) -> Markup:
     parts: list[object] = []
     if data.recipe is not None:
-        parts += [el("p", "Save this as ", el("code", "recipe.toml"), ":"), el("pre", el("code", data.recipe), class_="command")]
+        parts += [
+            el("p", "Save this as ", el("code", "recipe.toml"), ":"),
+            el("pre", el("code", data.recipe), class_="command"),
+        ]
     parts.append(el("pre", el("code", data.command), class_="command"))
     if "records.jsonl" in data.command or "./model" in data.command:
-        parts.append(note("Put your own files in place of records.jsonl and ./model; the digests above say whether they are the same."))
+        parts.append(
+            note(
+                "Put your own files in place of records.jsonl and ./model; their digests say whether they are the same."
+            )
+        )
     rows = [
         ("Pipeline", el("code", data.pipeline_sha256)),
         ("Image", el("code", data.image)),
@@ -195,8 +210,8 @@ def reproduce(data: ReportData) -> Markup:
     ]
     parts += [
         note(
-            "With the same code and image the command finds this pipeline by its digest and adopts every job that is done; "
-            "with other code, the jobs that depend on what changed run again."
+            "With the same code and image the command finds this pipeline by its digest and adopts the jobs that are "
+            "done; with other code, the jobs that depend on what changed run again."
         ),
         el("dl", [el("div", el("dt", name), el("dd", value)) for name, value in rows], class_="facts"),
     ]

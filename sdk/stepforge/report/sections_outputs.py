@@ -40,7 +40,9 @@ def _bars(evaluation: EvaluationReport) -> Markup:
         ]
         columns: list[object] = ["Rule", *(SPLIT_NAMES[split] for split in splits)]
         which = evaluation.metadata.get("rule_failures")
-        caption = "Completions that fail a rule, of those it was applied to" + (f" ({which})" if which else "")
+        caption = "Completions that fall short of a rule, hard or soft, of those it was applied to" + (
+            f" ({which})" if which else ""
+        )
         parts.append(table(columns, rows, caption=caption, class_="bars"))
     if len(failing) > MOST_RULES:
         parts.append(note(f"{plural(len(failing) - MOST_RULES, 'rule')} with fewer failures left out."))
@@ -68,8 +70,13 @@ def _unreadable(data: ReportData) -> Markup | None:
     if not total:
         return note(f"All {count(data.completions)} completions of the evaluation could be read.")
     ordered = sorted(data.unreadable.items(), key=lambda pair: -pair[1])
-    items = [el("li", reason, " ", el("span", f"× {count(number)}", class_="times")) for reason, number in ordered[:MOST_REASONS]]
-    more = [el("li", f"and {plural(len(ordered) - MOST_REASONS, 'other reason')}")] if len(ordered) > MOST_REASONS else []
+    items = [
+        el("li", reason, " ", el("span", f"× {count(number)}", class_="times"))
+        for reason, number in ordered[:MOST_REASONS]
+    ]
+    more = (
+        [el("li", f"and {plural(len(ordered) - MOST_REASONS, 'other reason')}")] if len(ordered) > MOST_REASONS else []
+    )
     share = percent(total / data.completions)
     return join(
         el("p", f"{count(total)} of {count(data.completions)} completions ({share}) could not be read:"),
@@ -117,7 +124,9 @@ def _card(example: Example, index: int) -> Markup:
     if preview.reason:
         why = [el("p", "Could not be read: ", preview.reason, class_="why")]
     elif preview.failed_rules:
-        why = [el("p", "Failed ", join_codes(preview.failed_rules), class_="why")]
+        # A soft rule below 1 lowers the reward and refuses nothing.
+        said = "Accepted, yet short of " if preview.accepted else "Falls short of "
+        why = [el("p", said, join_codes(preview.failed_rules), class_="short" if preview.accepted else "why")]
     return el(
         "article",
         el(
@@ -146,7 +155,7 @@ FRAME_STYLE = """
 :root{color-scheme:light dark;--ink:#1b2430;--page:#fff}
 @media (prefers-color-scheme:dark){:root{--ink:#e6eaf0;--page:#171c24}}
 html{background:var(--page);color:var(--ink);font:13px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-body{margin:8px;overflow-wrap:anywhere}svg,img,canvas,table{max-width:100%}svg,img{height:auto}pre{white-space:pre-wrap}
+body{margin:0;overflow-wrap:anywhere}table{max-width:100%}svg,img{width:auto;height:auto;max-width:100%;max-height:210px}pre{white-space:pre-wrap}
 """
 FRAME_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:"
 

@@ -22,7 +22,11 @@ from stepforge.report.words import (
 )
 
 MARKS = {"good": "✓", "caution": "!", "bad": "✕", "neutral": "•"}
-DIFFERENCE_MARKS = {"higher": "▲ ours is higher", "lower": "▼ ours is lower", "no difference supported": "≈ too close to call"}
+DIFFERENCE_MARKS = {
+    "higher": "▲ ours is higher",
+    "lower": "▼ ours is lower",
+    "no difference supported": "≈ too close to call",
+}
 METRIC_NAMES = {"exact_match": "exact match", "partial": "partial credit"}
 
 
@@ -59,7 +63,11 @@ def _tiles(data: ReportData) -> Markup | None:
                 "div",
                 el("h3", SPLIT_NAMES[split]),
                 el("p", percent(first.mean), class_="big"),
-                el("p", f"accepted, {'greedy' if greedy else 'sampled'}; 95 %: {interval_text(first)}", class_="tile-note"),
+                el(
+                    "p",
+                    f"accepted, {'greedy' if greedy else 'sampled'}; 95 %: {interval_text(first)}",
+                    class_="tile-note",
+                ),
                 lines,
                 class_="tile",
             )
@@ -156,15 +164,20 @@ def _other_cell(ours: Interval, theirs: Interval | None) -> Markup:
 
 def _how_to_read(data: ReportData) -> Markup:
     key = [el("span", charts.mark_key("ours"), "this model")]
-    key += [el("span", charts.mark_key(r.role), r.role, f" ({r.name})" if r.name != r.role else "") for r in data.references]
+    key += [
+        el("span", charts.mark_key(r.role), r.role, f" ({r.name})" if r.name != r.role else "") for r in data.references
+    ]
     seeds = (
         "Intervals are 95 % bootstrap intervals over held-out records of one training run: they cover the choice of "
-        "records, not of the seed. Two scores are called different where their intervals do not touch; otherwise they are too close to call."
+        "records, not of the seed. Two scores are called different where their intervals do not touch; "
+        "otherwise they are too close to call."
     )
     parts: list[object] = [el("p", key, class_="legend"), note(seeds)]
     roles = {reference.role for reference in data.references}
     if "champion" not in roles:
-        parts.append(missing("No champion's scores are shown: none is registered in this group, or none could be read."))
+        parts.append(
+            missing("No champion's scores are shown: none is registered in this group, or none could be read.")
+        )
     if "base" not in roles:
         parts.append(missing("The base model was not evaluated in this run, so there is no column for it."))
     return join(parts)

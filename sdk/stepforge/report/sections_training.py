@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from stepforge.contracts.metrics import Metric
@@ -36,8 +35,8 @@ CURVES = (
         Metric.REWARD,
         "Reward",
         "mean reward",
-        "Mean over all rollouts of a step. In SRL it is the similarity to the expert's step (−1 where the format fails), "
-        "in RLVR the verifier's word on the whole answer.",
+        "Mean over all rollouts of a step. In SRL it is the similarity to the expert's step (−1 where the format "
+        "fails), in RLVR the verifier's word on the whole answer.",
         types=RL,
         bounds=(0.0, None),
     ),
@@ -64,7 +63,7 @@ CURVES = (
         Metric.LOSS,
         "Loss of policy-gradient stages",
         "loss",
-        "Near 0 by construction: advantages within a group add up to 0. A drift or a spike matters, the level does not.",
+        "Near 0 by construction: advantages within a group add up to 0. A drift or a spike matters, not the level.",
         types=RL,
         bounds=(0.0, None),
     ),
@@ -109,12 +108,14 @@ def training(data: ReportData) -> Markup:
 
 
 def _smoothing_words(data: ReportData) -> str:
-    text = "Stages stand in the order in which they ran, each with its own axis of optimiser steps over one shared scale."
+    text = (
+        "Stages stand in the order in which they ran, each with its own axis of optimiser steps over one shared scale."
+    )
     windows = {smoothing(len(curve)) for stage in data.stages for curve in stage.curves.values()} - {1}
     if windows:
         text += (
-            f" Where a stage has {SMOOTH_FROM} points or more, the thin line is every step and the bold one the mean of "
-            f"the {min(windows)}{f' to {max(windows)}' if len(windows) > 1 else ''} around it."
+            f" Where a stage has {SMOOTH_FROM} points or more, the thin line is every step and the bold one the mean "
+            f"of the {min(windows)}{f' to {max(windows)}' if len(windows) > 1 else ''} around it."
         )
     return text
 
@@ -158,7 +159,9 @@ def kl(data: ReportData) -> Markup:
     title = "Distance from the starting policy"
     chart = _chart(KL, data)
     if chart is None:
-        words = "No stage of this run reports KL." if data.stages else "No training stage is done, so there is no KL yet."
+        words = (
+            "No stage of this run reports KL." if data.stages else "No training stage is done, so there is no KL yet."
+        )
         return section("kl", title, missing(f"{words} How far the model moved from where it began is not known."))
     rows: list[list[object]] = []
     for stage in data.stages:
@@ -176,9 +179,20 @@ def kl(data: ReportData) -> Markup:
     return section(
         "kl",
         title,
-        el("div", chart, el("div", table(columns, rows, caption="KL, nats a token"), note(how) if how else None), class_="charts"),
-        note("Small is close to where the stage started. A stage that starts from random weights has no such distance."),
+        el(
+            "div",
+            chart,
+            el("div", table(columns, rows, caption="KL, nats a token"), note(how) if how else None),
+            class_="charts",
+        ),
+        note(
+            "Small is close to where the stage started. A stage that starts from random weights has no such distance."
+        ),
     )
+
+
+def _count_cell(value: int) -> Markup:
+    return el("td", count(value), class_="num")
 
 
 def _summary(data: ReportData) -> Markup:
@@ -186,17 +200,16 @@ def _summary(data: ReportData) -> Markup:
     rows: list[list[object]] = []
     for stage in data.stages:
         report = stage.report
-        shown: Callable[[int], Markup] = lambda value: el("td", count(value), class_="num")  # noqa: E731
         wanted = (Metric.REWARD, Metric.LOSS, Metric.ENTROPY)
         last = ", ".join(f"{name} {number(report.metrics[name])}" for name in wanted if name in report.metrics)
         rows.append(
             [
                 stage.stage,
                 report.type.upper(),
-                shown(report.steps),
-                shown(report.tokens),
+                _count_cell(report.steps),
+                _count_cell(report.tokens),
                 el("td", duration(report.seconds), class_="num"),
-                shown(report.parameters),
+                _count_cell(report.parameters),
                 el("td", last or "–", class_="wide"),
             ]
         )

@@ -102,7 +102,9 @@ def verdict(data: ReportData) -> Verdict:
         return Verdict("bad", "The gate refused the data: there is no model to approve", (_refusal(data),))
     if broken := [check.text for check in lineage_checks(data) if not check.holds]:
         return Verdict(
-            "bad", "Do not approve: the lineage does not hold", tuple(f"It does not hold that {text}." for text in broken)
+            "bad",
+            "Do not approve: the lineage does not hold",
+            tuple(f"It does not hold that {text}." for text in broken),
         )
     failed = [job for job in data.jobs if job.status in ("Failed", "Stopped")]
     if failed or data.status in ("FAILED", "TIMED_OUT", "ABORTED"):
@@ -162,7 +164,10 @@ def _compared(data: ReportData, evaluation: EvaluationReport) -> Verdict:
         tone: Tone = "bad"
         headline = f"Worse than the champion on {counts['lower']} of {len(found)} held-out scores"
     elif counts["higher"] and not missing:
-        tone, headline = "good", f"Better than the champion on {counts['higher']} of {len(found)} held-out scores, worse on none"
+        tone, headline = (
+            "good",
+            f"Better than the champion on {counts['higher']} of {len(found)} held-out scores, worse on none",
+        )
     elif missing:
         tone, headline = "caution", "Not comparable with the champion on every held-out score"
     else:
@@ -176,7 +181,11 @@ def _against(evaluation: EvaluationReport, reference: Reference) -> str:
     if not found:
         return f"It shares no held-out score with {who}."
     words = []
-    for word, said in (("higher", "higher on"), ("lower", "lower on"), ("no difference supported", "too close to call on")):
+    for word, said in (
+        ("higher", "higher on"),
+        ("lower", "lower on"),
+        ("no difference supported", "too close to call on"),
+    ):
         of_split: dict[Split, list[Decoding]] = {}
         for (split, decoding), value in found.items():
             if value == word:

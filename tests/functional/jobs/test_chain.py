@@ -22,6 +22,7 @@ from stepforge.contracts.jobs import (
     SrlWork,
 )
 from stepforge.contracts.manifests import read_manifest, write_manifest
+from stepforge.contracts.previews import PREVIEWS, Preview
 from stepforge.contracts.reports import EvaluationReport, GateReport, StageReport
 
 EVALUATION = EvaluateWork(samples=4, max_new_tokens=12, bootstrap=200)
@@ -94,6 +95,15 @@ def test_the_evaluation_agrees_with_its_rows(world: World, stages: dict[str, Pat
     summary = list(csv.DictReader((stages["of-srl"] / "summary.csv").open()))
     assert len(summary) == len(found.scores)
     assert float(summary[0]["mean"]) == pytest.approx(found.scores[0].value.mean, abs=1e-6)
+
+
+def test_the_evaluation_keeps_good_and_bad_outputs_of_its_rows(stages: dict[str, Path]) -> None:
+    kept = [Preview.model_validate(entry) for entry in json.loads((stages["of-srl"] / PREVIEWS).read_text())]
+    rows = [json.loads(line) for line in (stages["of-srl"] / "rows.ndjson").read_text().splitlines()]
+    known = {(row["record"], row["decoding"], row["completion"]): row["accepted"] for row in rows}
+    assert {known[preview.record, preview.decoding, preview.completion] for preview in kept} == {True, False}
+    assert all(known[p.record, p.decoding, p.completion] == p.accepted for p in kept)
+    assert PREVIEWS in [entry.path for entry in read_manifest(stages["of-srl"]).files]
 
 
 def test_an_evaluation_that_is_run_again_has_the_same_digest(

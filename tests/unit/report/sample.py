@@ -28,7 +28,15 @@ ACCOUNT = "arn:aws:sagemaker:eu-central-1:123456789012"
 STAGES = ("base", "sft", "srl", "rlvr")
 TYPES = {"base": "sft", "sft": "sft", "srl": "srl", "rlvr": "rlvr"}
 SPLITS = ("test_known", "test_new", "test_retained")
-RULES = ("prototype_f1", "onset_before_apex", "display_rule", "left_right_symmetry", "key_in_rig", "blink_wide", "range")
+RULES = (
+    "prototype_f1",
+    "onset_before_apex",
+    "display_rule",
+    "left_right_symmetry",
+    "key_in_rig",
+    "blink_wide",
+    "range",
+)
 
 
 def sha(name: str) -> str:
@@ -55,14 +63,20 @@ def curve(steps: int, start: float, end: float, *, noise: float, seed: int, ever
 
 
 CURVES: dict[str, tuple[int, dict[str, Curve]]] = {
-    "base": (700, {"loss": curve(700, 4.6, 0.92, noise=0.04, seed=1), "gradient_norm": curve(700, 3, 0.6, noise=0.1, seed=2)}),
-    "sft": (10, {"loss": curve(10, 1.4, 1.02, noise=0.02, seed=3), "kl": curve(10, 0.02, 0.06, noise=0, seed=4, every=10)}),
+    "base": (700, {"loss": curve(700, 4.6, 0.92, noise=0.04, seed=1)}),
+    "sft": (
+        10,
+        {
+            "loss": curve(10, 1.4, 1.02, noise=0.02, seed=3),
+            "kl": curve(10, 0.02, 0.06, noise=0, seed=4, every=10),
+        },
+    ),
     "srl": (
         100,
         {
             "reward": curve(100, 0.31, 0.83, noise=0.03, seed=5, top=1),
             "zero_spread": curve(100, 0.05, 0.38, noise=0.05, seed=6, top=1),
-            "loss": curve(100, 0.01, 0.0, noise=0.012, seed=7) and tuple((float(s), random.Random(s).gauss(0, 0.012)) for s in range(1, 101)),
+            "loss": tuple((float(s), random.Random(s).gauss(0, 0.012)) for s in range(1, 101)),
             "format_failures": curve(100, 0.34, 0.01, noise=0.015, seed=8, top=1),
             "kl": curve(100, 0.02, 0.24, noise=0.004, seed=9, every=20),
             "entropy": curve(100, 1.1, 0.42, noise=0.02, seed=10),
@@ -89,7 +103,10 @@ SHARED = {
 CHOICES: dict[str, dict[str, Any]] = {
     "base": {},
     "sft": {},
-    "srl": {"similarity": "SequenceMatcher(autojunk=False) over tokens, (generated, expert)", "dynamic_sampling": "none"},
+    "srl": {
+        "similarity": "SequenceMatcher(autojunk=False) over tokens, (generated, expert)",
+        "dynamic_sampling": "none",
+    },
     "rlvr": {"reward": "1 where every hard rule holds, else 0", "dynamic_sampling": "none"},
 }
 
@@ -163,12 +180,16 @@ def face(smile: float, brow: float) -> str:
         "<svg viewBox='0 0 200 190' width='200' style='display:block;margin:auto'>"
         "<ellipse class='f' cx='100' cy='95' rx='62' ry='80'/>"
         "<ellipse class='f' cx='76' cy='82' rx='10' ry='6'/><ellipse class='f' cx='124' cy='82' rx='10' ry='6'/>"
-        f"<path class='f' d='M62 {62 - brow} q14 -9 28 {brow / 2}'/><path class='f' d='M110 {62 - brow / 2} q14 -9 28 {brow / 2}'/>"
+        f"<path class='f' d='M62 {62 - brow} q14 -9 28 {brow / 2}'/>"
+        f"<path class='f' d='M110 {62 - brow / 2} q14 -9 28 {brow / 2}'/>"
         f"<path class='f' d='M72 130 q28 {smile} 56 0'/></svg>"
         "<p style='text-align:center;margin:6px 0 0'>rig 2, apex at frame 8</p>"
     )
 
 
+COMPLETION = (
+    "AU 1 2 5 26\nAU1:4 AU2:3 AU5:4 AU26:5\nbrowInnerUp .8 browOuterUp .6 eyeWide .8 jawOpen 1.0\non5 apex8 off10"
+)
 PROMPTS = (
     "P:surprise S:anger lv4 suppressed rig2 :",
     "P:joy S:contempt lv2 open rig1 :",
@@ -185,7 +206,7 @@ def example(index: int, *, accepted: bool, drawn: bool = True) -> Example:
         decoding="greedy" if index % 2 else "sampled",
         accepted=accepted,
         prompt=PROMPTS[index % 4],
-        completion="AU 1 2 5 26\nAU1:4 AU2:3 AU5:4 AU26:5\nbrowInnerUp .8 browOuterUp .6 eyeWide .8 jawOpen 1.0\non5 apex8 off10",
+        completion=COMPLETION,
         failed_rules=() if accepted or index == 2 else (RULES[index % 5], RULES[(index + 2) % 5])[: 1 + index % 2],
         reason="step 3 names the key 'browDownL', which rig2 has not" if not accepted and index == 2 else "",
         file=f"previews/{index}.html" if drawn else None,
@@ -199,7 +220,9 @@ INSTANCES = {"dataset": "ml.m5.large", "gate": "ml.m5.large", "evaluate": "ml.g5
 BILLABLE = {"dataset": 74, "gate": 61, "base": 412, "sft": 96, "srl": 388, "rlvr": 1210, "evaluate": 233}
 
 
-def attempt(stage_name: str, kind: str, number: int, *, local: bool, status: str = "Completed", failure: str = "") -> AttemptView:
+def attempt(
+    stage_name: str, kind: str, number: int, *, local: bool, status: str = "Completed", failure: str = ""
+) -> AttemptView:
     name = f"{kind}-{sha(f'spec {stage_name}')[:12]}-a{number}"
     return AttemptView(
         name=name,
@@ -275,7 +298,8 @@ def report_data(**changes: Any) -> ReportData:
         "comparison": Comparison(
             better=True, champion=f"{ACCOUNT}:model-package/stepforge-facial/6", reasons=("better on test_new/greedy",)
         ),
-        "examples": tuple(example(i, accepted=True) for i in range(4)) + tuple(example(i, accepted=False) for i in range(4)),
+        "examples": tuple(example(i, accepted=True) for i in range(4))
+        + tuple(example(i, accepted=False) for i in range(4)),
         "completions": 3000,
         "unreadable": {"no apex in the last step": 18, "step 3 names a key that rig2 has not": 11, "did not end": 4},
         "prices": {"ml.m5.large": 0.138, "ml.g5.xlarge": 1.758},

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from tests.unit.report.sample import STAGES, report_data
 
 from stepforge.contracts.previews import Preview
 from stepforge.report import render
 from stepforge.report.data import Example, ReportData
 from stepforge.report.html import Markup, clean, el, join
-from tests.unit.report.sample import STAGES, report_data
 
-HOSTILE = "</pre></style></title>'\"><script>alert(1)</script><img src=//evil.example onerror=alert(1)><svg onload=alert(1)>"
+HOSTILE = (
+    "</pre></style></title>'\"><script>alert(1)</script><img src=//evil.example onerror=alert(1)><svg onload=alert(1)>"
+)
 VOID = {"meta", "br", "hr", "img", "link", "input", "col"}
 
 
@@ -57,7 +60,12 @@ def page() -> Page:
 def hostile_data() -> ReportData:
     data = report_data()
     preview = Preview(
-        record=HOSTILE[:100], split="test_new", accepted=False, prompt=HOSTILE, completion=HOSTILE, failed_rules=(HOSTILE,)
+        record=HOSTILE[:100],
+        split="test_new",
+        accepted=False,
+        prompt=HOSTILE,
+        completion=HOSTILE,
+        failed_rules=(HOSTILE,),
     )
     spoilt = data.evaluation.model_copy(  # type: ignore[union-attr]
         update={
@@ -157,11 +165,13 @@ def test_headings_do_not_skip_a_level(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(later - earlier <= 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
 
 
 def luminance(colour: str) -> float:
-    parts = [int(c * 2, 16) for c in colour[1:]] if len(colour) == 4 else [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    parts = (
+        [int(c * 2, 16) for c in colour[1:]] if len(colour) == 4 else [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    )
     linear = [c / 255 / 12.92 if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -226,7 +236,10 @@ def without(**changes: Any) -> str:
         ({"stages": ()}, "No training stage is done, so there is no curve yet."),
         ({"examples": ()}, "The evaluation kept no completions"),
         ({"examples": tuple(e for e in report_data().examples if e.preview.accepted)}, "No completion was refused"),
-        ({"examples": tuple(e for e in report_data().examples if not e.preview.accepted)}, "No completion was accepted"),
+        (
+            {"examples": tuple(e for e in report_data().examples if not e.preview.accepted)},
+            "No completion was accepted",
+        ),
         ({"gate": None}, "The gate has not given its word yet."),
         ({"dataset": None}, "The dataset is not made yet."),
         ({"package_arn": ""}, "No version of this run is in the registry"),
@@ -258,7 +271,9 @@ def test_stages_without_kl_say_so() -> None:
 def test_values_that_are_not_finite_are_counted_in_words() -> None:
     stages = report_data().stages
     broken = stages[3].model_copy(update={"curves": {"reward": ((1.0, 0.5), (2.0, float("nan")), (3.0, 0.6))}})
-    assert "1 value is not finite" in Page(render(report_data().model_copy(update={"stages": (*stages[:3], broken)}))).text
+    assert (
+        "1 value is not finite" in Page(render(report_data().model_copy(update={"stages": (*stages[:3], broken)}))).text
+    )
 
 
 def test_an_unknown_price_is_never_zero() -> None:

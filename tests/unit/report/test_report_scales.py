@@ -50,7 +50,14 @@ def test_a_scale_that_runs_downwards_puts_the_low_end_at_the_bottom() -> None:
 
 @pytest.mark.parametrize(
     ("value", "step", "text"),
-    [(0.25, 0.05, "0.25"), (3, 1, "3"), (-0.5, 0.5, "−0.5"), (15000, 5000, "15k"), (0, 5000, "0"), (2e-6, 1e-6, "2e-06")],
+    [
+        (0.25, 0.05, "0.25"),
+        (3, 1, "3"),
+        (-0.5, 0.5, "−0.5"),
+        (15000, 5000, "15k"),
+        (0, 5000, "0"),
+        (2e-6, 1e-6, "2e-06"),
+    ],
 )
 def test_a_label_has_the_decimals_of_its_step(value: float, step: float, text: str) -> None:
     assert tick_label(value, step) == text

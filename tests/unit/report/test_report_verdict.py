@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.unit.report.sample import BASE, CHAMPION, OURS, evaluation, report_data, sha
 
 from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import GateFinding, GateReport, Interval
 from stepforge.report.data import AttemptView, Reference, ReportData
 from stepforge.report.verdict import difference, lineage_checks, verdict
-from tests.unit.report.sample import BASE, CHAMPION, OURS, evaluation, report_data, sha
 
 
 def champion(scores: dict[str, tuple[float, float]]) -> tuple[Reference, ...]:
@@ -93,7 +93,9 @@ def test_a_stage_with_other_parents_breaks_the_lineage() -> None:
     data = report_data()
     last = data.stages[-1]
     orphan = last.model_copy(update={"report": last.report.model_copy(update={"parents": (sha("x"),) * 3})})
-    broken = [c.text for c in lineage_checks(data.model_copy(update={"stages": (*data.stages[:-1], orphan)})) if not c.holds]
+    broken = [
+        c.text for c in lineage_checks(data.model_copy(update={"stages": (*data.stages[:-1], orphan)})) if not c.holds
+    ]
     assert broken == ["the last stage descends from the stages before it"]
 
 
@@ -106,7 +108,11 @@ def test_a_whole_lineage_holds() -> None:
 def unfinished(status: str, **attempt: Any) -> ReportData:
     data = report_data(evaluation=None, later=("evaluate",), status="RUNNING" if status == "InProgress" else "FAILED")
     job = data.jobs[5].model_copy(
-        update={"status": status, "artifact": None, "attempts": (AttemptView(name="j", arn="a", status=status, **attempt),)}
+        update={
+            "status": status,
+            "artifact": None,
+            "attempts": (AttemptView(name="j", arn="a", status=status, **attempt),),
+        }
     )
     return data.model_copy(update={"jobs": (*data.jobs[:5], job), "stages": data.stages[:3]})
 
