@@ -47,11 +47,14 @@ bench: setup
 
 verify: setup
 	$(BIN)/python -m pytest -m slow
-	$(BIN)/python tests/benchmarks/held_out/table.py --check
+	$(BIN)/python -m tests.benchmarks.held_out.table --check
 
 lock: setup
 	$(BIN)/python containers/lock.py train > containers/train/requirements.lock
 	$(BIN)/python containers/lock.py train > containers/serve/requirements.lock
+
+template: setup
+	$(BIN)/python -m cdk.local_template
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -11,7 +11,8 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 ROOT = Path(__file__).resolve().parent.parent
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "local", "cli", "_bundle", "py.typed")
+_FOR_PEOPLE = ("local", "cli", "report", "scaffold", "recipes", "_bundle", "py.typed")
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", *_FOR_PEOPLE)
 
 
 @jsii.implements(cdk.ILocalBundling)

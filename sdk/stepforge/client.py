@@ -50,12 +50,16 @@ class Client:
         with prepare(recipe, model=model, data=data, verifier=verifier) as inputs:
             return self.bind(inputs, progress=progress)
 
-    def bind(self, inputs: Inputs, *, progress: transfers.Progress = lambda *_: None) -> PipelineSpec:
-        """Upload what was prepared, and bind its recipe to this environment."""
-        refs = {
-            kind: transfers.upload(self.connection, folder, manifest, progress=progress)
-            for kind, (folder, manifest) in inputs.folders.items()
-        }
+    def bind(
+        self, inputs: Inputs, *, dry_run: bool = False, progress: transfers.Progress = lambda *_: None
+    ) -> PipelineSpec:
+        """Upload what was prepared, and bind its recipe to this environment. A dry run uploads nothing."""
+        refs = {}
+        for kind, (folder, manifest) in inputs.folders.items():
+            if dry_run:
+                refs[kind] = transfers.destination(self.connection, manifest)
+            else:
+                refs[kind] = transfers.upload(self.connection, folder, manifest, progress=progress)
         return inputs.recipe.pipeline(
             self.connection.environment,
             model=refs.get("model"),

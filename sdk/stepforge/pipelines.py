@@ -185,7 +185,7 @@ class Run:
         pause = poll_seconds or (0.5 if self.connection.name == LOCAL else 15.0)
         walk = Walk(self.connection, self.spec)
         tail: LogTail | None = None
-        announced = ""
+        announced = ended_job = ""
         while True:
             ended = self.refresh().status != "RUNNING"
             while (planned := walk.look()) is not None and planned.attempt.description is not None:
@@ -195,7 +195,8 @@ class Run:
                     yield RunEvent("stage", planned.stage, name, {"status": planned.attempt.status})
                 assert tail is not None
                 yield from (_parse(planned.stage, name, line) for line in tail.read())
-                if planned.attempt.status in ENDED:
+                if planned.attempt.status in ENDED and name != ended_job:
+                    ended_job = name
                     yield RunEvent("done", planned.stage, name, _summary(planned.attempt))
                 if not walk.advance(planned):
                     break

@@ -19,6 +19,12 @@ Progress = Callable[[str, int, int], None]
 """Called with a file's name, bytes done and bytes in all."""
 
 
+def destination(connection: Connection, manifest: Manifest) -> ArtifactRef:
+    """Where a folder with this manifest lies once it is uploaded."""
+    key = Keys.upload(manifest.kind, manifest.sha256)
+    return ArtifactRef(uri=f"s3://{connection.environment.bucket}/{key}", sha256=manifest.sha256)
+
+
 def upload(
     connection: Connection, folder: Path, manifest: Manifest, *, progress: Progress = lambda *_: None
 ) -> ArtifactRef:
@@ -27,9 +33,9 @@ def upload(
     An upload that was cut off goes on where it stopped, and nobody reads the artifact before its manifest is there.
     """
     environment, s3 = connection.environment, connection.client("s3")
+    ref = destination(connection, manifest)
     prefix = Keys.upload(manifest.kind, manifest.sha256)
     encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": environment.key_arn}
-    ref = ArtifactRef(uri=f"s3://{environment.bucket}/{prefix}", sha256=manifest.sha256)
     if _head(s3, environment.bucket, prefix + MANIFEST) is not None:
         return ref
     done, total = 0, sum(entry.bytes for entry in manifest.files)

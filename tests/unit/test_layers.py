@@ -71,7 +71,9 @@ def test_handlers_import_stepforge_but_not_its_local_part() -> None:
 
 def test_the_cloud_definition_imports_contracts_alone() -> None:
     found = [line for line in offenders(ROOT / "cdk", ("stepforge",)) if " imports stepforge.contracts" not in line]
-    assert [line for line in found if not line.endswith((" imports stepforge.errors", " imports stepforge.assets"))] == []
+    assert [
+        line for line in found if not line.endswith((" imports stepforge.errors", " imports stepforge.assets"))
+    ] == []
 
 
 def test_an_algorithm_never_names_a_domain() -> None:
@@ -80,7 +82,9 @@ def test_an_algorithm_never_names_a_domain() -> None:
 
 
 def test_a_domain_never_names_an_algorithm() -> None:
-    assert offenders(JOBS / "stepforge_jobs" / "domains", ("stepforge_jobs.training", "stepforge_jobs.rl", "torch")) == []
+    assert (
+        offenders(JOBS / "stepforge_jobs" / "domains", ("stepforge_jobs.training", "stepforge_jobs.rl", "torch")) == []
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def train(
     # A mistake in what was given is told before an environment is started or asked.
     with prepare(chosen, model=model, data=data, verifier=verifier) as inputs:
         client = Client(env)
-        spec = client.bind(inputs)
+        spec = client.bind(inputs, dry_run=dry_run)
     if idle := [stage.name for stage in chosen.stages if stage not in spec.stages]:
         say(f"left out: {', '.join(idle)} ({'nothing to read' if data else 'a model is given'})")
     if dry_run:

@@ -9,17 +9,16 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
-from stepforge.local.deploy import deploy
-from stepforge.local.images import Image, entrypoint, register_images
-from stepforge.local.lifecycle import LocalAws, ensure_up, status
-from stepforge.local.state import locked
-
 import stepforge
 from stepforge import assets
 from stepforge.code_digest import PACKAGES, code_digests
 from stepforge.contracts.base import digest
 from stepforge.contracts.names import parameter
 from stepforge.errors import EnvironmentUnavailable
+from stepforge.local.deploy import deploy
+from stepforge.local.images import Image, entrypoint, register_images
+from stepforge.local.lifecycle import LocalAws, ensure_up, status
+from stepforge.local.state import locked
 
 NAME = "local"
 REPOSITORIES = {"train": "stepforge/train", "serve": "stepforge/serve"}

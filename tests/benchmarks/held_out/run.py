@@ -1,8 +1,8 @@
 """Run the held-out experiment: the shipped jobs, arm by arm and seed by seed, and write their rows.
 
-python tests/benchmarks/held_out/run.py --domain facial --seeds 0 1 2 3 4 --work /tmp/held-out
+python -m tests.benchmarks.held_out.run --seeds 0 1 2 3 4 --work out/held-out
 
-What is done is kept in the work folder and adopted, so a run that was cut off goes on. Two seeds at a time on two cores.
+What is done is kept in the work folder and adopted, so a run that was cut off goes on. One seed a core at a time.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[3] / folder) for folder in ("sdk", "jobs", ".")]
 
 from stepforge.code_digest import code_digests
 from stepforge.contracts.base import canonical_json
@@ -39,7 +37,9 @@ class Runner:
         roots = {"stepforge": ROOT / "sdk" / "stepforge", "stepforge_jobs": ROOT / "jobs" / "stepforge_jobs"}
         self.code = code_digests(roots, ROOT / "containers" / "train" / "requirements.lock")
 
-    def run(self, work: Any, inputs: dict[str, Path], model: ScratchModel | LocalModel | None = None) -> tuple[JobSpec, Path]:
+    def run(
+        self, work: Any, inputs: dict[str, Path], model: ScratchModel | LocalModel | None = None
+    ) -> tuple[JobSpec, Path]:
         """The spec of a job and the folder of its artifact; runs it unless that is there already."""
         refs = {
             channel: ArtifactRef(uri=f"s3://held-out/{channel}/", sha256=read_manifest(folder).sha256)

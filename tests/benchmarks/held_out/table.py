@@ -1,7 +1,7 @@
 """Build docs/held-out.md from the committed rows: means with intervals, and which differences they support.
 
-python tests/benchmarks/held_out/table.py            # write the page
-python tests/benchmarks/held_out/table.py --check    # fail where the page differs from the rows
+python -m tests.benchmarks.held_out.table            # write the page
+python -m tests.benchmarks.held_out.table --check    # fail where the page differs from the rows
 
 Intervals: bootstrap over seeds and, within a seed, over records; differences are paired by seed and record.
 """
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[3] / folder) for folder in ("sdk", "jobs", ".")]
 
 from tests.benchmarks.held_out.arms import ARMS, LABELS
 
@@ -55,10 +53,7 @@ def interval(cell: Cell, baseline: Cell | None = None, *, seed: int = 0) -> tupl
     generator = np.random.Generator(np.random.PCG64(seed))
     # Means of resampled records for each seed; then a resample of seeds picks one of them each time it is drawn.
     inner = np.stack(
-        [
-            values[s][generator.integers(0, len(values[s]), size=(RESAMPLES, len(values[s])))].mean(axis=1)
-            for s in seeds
-        ]
+        [values[s][generator.integers(0, len(values[s]), size=(RESAMPLES, len(values[s])))].mean(axis=1) for s in seeds]
     )
     drawn = generator.integers(0, len(seeds), size=(RESAMPLES, len(seeds)))
     rows = generator.integers(0, RESAMPLES, size=(RESAMPLES, len(seeds)))
@@ -78,7 +73,7 @@ def page(rows: list[dict[str, Any]], cells: dict[tuple[str, str, str], Cell]) ->
     lines = [
         "# Held-out results: facial",
         "",
-        f"Built from `{ROWS.relative_to(ROOT)}` by `python tests/benchmarks/held_out/table.py`; the rows name the "
+        f"Built from `{ROWS.relative_to(ROOT)}` by `python -m tests.benchmarks.held_out.table`; the rows name the "
         "identities of the job specs that made them. "
         f"Seeds {', '.join(map(str, seeds))}; share of answers that pass every hard rule, mean over seeds with a 95 % "
         "interval (bootstrap over seeds and over records within them). Sampled means temperature 1, "
@@ -86,7 +81,12 @@ def page(rows: list[dict[str, Any]], cells: dict[tuple[str, str, str], Cell]) ->
         "",
     ]
     for decoding in ("greedy", "sampled"):
-        lines += [f"## {decoding.capitalize()}", "", "| arm | " + " | ".join(SPLITS.values()) + " |", "|---|---|---|---|"]
+        lines += [
+            f"## {decoding.capitalize()}",
+            "",
+            "| arm | " + " | ".join(SPLITS.values()) + " |",
+            "|---|---|---|---|",
+        ]
         for arm in ARMS:
             scores = [show(interval(cells[arm, split, decoding])) for split in SPLITS]
             lines.append(f"| {LABELS[arm]} | " + " | ".join(scores) + " |")
@@ -96,7 +96,13 @@ def page(rows: list[dict[str, Any]], cells: dict[tuple[str, str, str], Cell]) ->
     for arm, other, question in QUESTIONS:
         found = [interval(cells[arm, s, "sampled"], cells[other, s, "sampled"]) for s in SPLITS]
         lines.append(f"| {question} | " + " | ".join(f"{show(f, signed=True)}: {verdict(f)}" for f in found) + " |")
-    lines += ["", "## Budgets", "", "| arm | optimiser steps | optimiser tokens | seconds (one thread) |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "## Budgets",
+        "",
+        "| arm | optimiser steps | optimiser tokens | seconds (one thread) |",
+        "|---|---|---|---|",
+    ]
     for arm in ARMS:
         mine = {row["seed"]: row for row in rows if row["arm"] == arm}.values()
         mean = {key: np.mean([row[key] for row in mine]) for key in ("steps", "tokens", "seconds")}

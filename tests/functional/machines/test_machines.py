@@ -76,8 +76,11 @@ def test_a_failed_job_gives_its_own_words_and_the_next_run_takes_the_next_attemp
         assert (ended["status"], ended["error"]) == ("FAILED", "AlgorithmError")
         assert "line 17 of the records is malformed" in ended["cause"]
         assert "{" not in ended["cause"]
-    jobs = deployed.aws.client("sagemaker").list_training_jobs(StatusEquals="Failed")["TrainingJobSummaries"]
-    assert sorted(job["TrainingJobName"][-2:] for job in jobs) == ["a0", "a1"]
+    state = PipelineState(pipeline_uri=f"s3://{deployed.bucket}/any", pipeline_sha256=spec.identity)
+    dataset = next_job(spec, state)
+    assert dataset is not None
+    jobs = deployed.aws.client("sagemaker").list_training_jobs(NameContains=dataset.prefix)["TrainingJobSummaries"]
+    assert sorted(job["TrainingJobName"] for job in jobs) == [f"{dataset.prefix}-a0", f"{dataset.prefix}-a1"]
 
 
 def test_another_spec_under_the_same_uri_is_an_identity_conflict(deployed: Deployed) -> None:
