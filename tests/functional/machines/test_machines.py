@@ -8,6 +8,7 @@ import pytest
 
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Keys, endpoint_name, package_group, split_uri
+from stepforge.contracts.pipelines import PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
 from stepforge.local.deploy import deploy
 
