@@ -69,7 +69,9 @@ def tick_label(value: float, step: float) -> str:
     if step >= 1000 and size >= 1000:
         return f"{sign}{size / 1000:g}k"
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    if decimals > 4:
+    if not size:
+        decimals = min(decimals, 1)
+    elif decimals > 4:
         return f"{sign}{size:.0e}"
     return f"{sign}{size:.{decimals}f}"
 

@@ -177,4 +177,4 @@ def _drawing(example: Example, title: str) -> Markup | None:
         raw(example.fragment),
     )
     # str: as an attribute the whole document is escaped.
-    return el("iframe", srcdoc=str(document), sandbox="", title=title, loading="lazy", referrerpolicy="no-referrer")
+    return el("iframe", srcdoc=str(document), sandbox="", title=title, referrerpolicy="no-referrer")

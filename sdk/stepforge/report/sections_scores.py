@@ -111,7 +111,7 @@ def scores(data: ReportData) -> Markup:
     if not cells(data.evaluation):
         body: list[object] = [missing("The evaluation holds no score of accepted completions on a test split.")]
     else:
-        body = [_main_table(data, data.evaluation), _how_to_read(data)]
+        body = [_main_table(data, data.evaluation), _how_to_read(data, data.evaluation)]
     return section("scores", "Held-out scores", body, _all_metrics(data.evaluation))
 
 
@@ -162,7 +162,7 @@ def _other_cell(ours: Interval, theirs: Interval | None) -> Markup:
     return el("td", percent(theirs.mean), " ", mark, el("small", interval_text(theirs)), class_="num")
 
 
-def _how_to_read(data: ReportData) -> Markup:
+def _how_to_read(data: ReportData, evaluation: EvaluationReport) -> Markup:
     key = [el("span", charts.mark_key("ours"), "this model")]
     key += [
         el("span", charts.mark_key(r.role), r.role, f" ({r.name})" if r.name != r.role else "") for r in data.references
@@ -173,6 +173,16 @@ def _how_to_read(data: ReportData) -> Markup:
         "otherwise they are too close to call."
     )
     parts: list[object] = [el("p", key, class_="legend"), note(seeds)]
+    agreed = [value.count for _, _, value in cells(evaluation) if value.low == value.high]
+    if agreed:
+        # The rule of three: with no failure in n trials, the 95 % upper bound on its rate is about 3 / n.
+        room = percent(min(1.0, 3 / min(agreed)))
+        parts.append(
+            note(
+                "An interval without width means that all records agree, not that there is no doubt: "
+                f"{min(agreed)} of a kind leave room for about {room} of the other."
+            )
+        )
     roles = {reference.role for reference in data.references}
     if "champion" not in roles:
         parts.append(

@@ -24,6 +24,8 @@ class CurveKind:
     explanation: str
     types: tuple[str, ...] = ("sft", "srl", "rlvr")
     bounds: tuple[float | None, float | None] = (None, None)
+    rounding: float = 0.0
+    """Values that never exceed this are rounding errors of zero: a chart of them would show nothing but noise."""
 
 
 COLOURS = 6
@@ -66,6 +68,7 @@ CURVES = (
         "Near 0 by construction: advantages within a group add up to 0. A drift or a spike matters, not the level.",
         types=RL,
         bounds=(0.0, None),
+        rounding=1e-5,
     ),
     CurveKind(
         "format-failures",
@@ -133,6 +136,13 @@ def _chart(kind: CurveKind, data: ReportData) -> Markup | None:
     ]
     if not segments:
         return None
+    largest = max(abs(value) for segment in segments for _, value in finite(segment.points))
+    if largest <= kind.rounding:
+        words = (
+            f"{kind.explanation} Here it is 0 but for rounding (at most {number(largest)}): every update is made on "
+            "the weights that sampled, so the gradient carries what there is to learn and the value nothing."
+        )
+        return el("figure", el("figcaption", el("strong", kind.title), " ", el("span", words)))
     description = "; ".join(_segment_words(segment) for segment in segments)
     svg = charts.curves(
         segments,

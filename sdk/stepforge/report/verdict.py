@@ -153,6 +153,10 @@ def _compared(data: ReportData, evaluation: EvaluationReport) -> Verdict:
                 (*data.comparison.reasons, *reasons),
             )
         reasons.insert(0, "No champion serves in its group yet: its scores stand alone.")
+        if unsolved := [f"{SPLIT_NAMES[s].lower()} ({d})" for s, d, value in cells(evaluation) if value.mean == 0]:
+            reasons.insert(1, f"No completion was accepted on {', '.join(unsolved)}.")
+            headline = f"First of its group, and without success on {len(unsolved)} of {len(cells(evaluation))} scores"
+            return Verdict("caution", headline, tuple(reasons))
         return Verdict("neutral", "First of its group: judge it by its own scores", tuple(reasons))
     found = differences(evaluation, champion)
     missing = [key for key in ((s, d) for s, d, _ in cells(champion.evaluation)) if key not in found]

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.unit.report.sample import STAGES, report_data
+from tests.unit.report.sample import STAGES, evaluation, report_data
 
 from stepforge.contracts.previews import Preview
 from stepforge.report import render
@@ -274,6 +274,20 @@ def test_values_that_are_not_finite_are_counted_in_words() -> None:
     assert (
         "1 value is not finite" in Page(render(report_data().model_copy(update={"stages": (*stages[:3], broken)}))).text
     )
+
+
+def test_rounding_errors_are_no_curve() -> None:
+    stages = report_data().stages
+    noise = tuple((float(step), 4e-8 * (-1) ** step) for step in range(1, 101))
+    quiet = tuple(s.model_copy(update={"curves": s.curves | {"loss": noise}}) for s in stages[2:])
+    page = Page(render(report_data().model_copy(update={"stages": (*stages[:2], *quiet)})))
+    assert "Here it is 0 but for rounding (at most 4.00e-08)" in page.text
+    assert "curve-loss-rl-title" not in [attributes.get("id") for attributes in page.all("title")]
+
+
+def test_an_interval_without_width_is_explained() -> None:
+    nothing = evaluation("rlvr", {"test_new": (0.0, 0.0)})
+    assert "200 of a kind leave room for about 1.5 % of the other" in without(evaluation=nothing)
 
 
 def test_an_unknown_price_is_never_zero() -> None:

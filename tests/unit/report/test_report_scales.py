@@ -57,6 +57,7 @@ def test_a_scale_that_runs_downwards_puts_the_low_end_at_the_bottom() -> None:
         (15000, 5000, "15k"),
         (0, 5000, "0"),
         (2e-6, 1e-6, "2e-06"),
+        (0.0, 1e-6, "0.0"),
     ],
 )
 def test_a_label_has_the_decimals_of_its_step(value: float, step: float, text: str) -> None:

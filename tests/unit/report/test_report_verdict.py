@@ -53,6 +53,13 @@ def test_without_a_champion_the_scores_stand_alone() -> None:
     assert (said.tone, said.headline) == ("neutral", "First of its group: judge it by its own scores")
 
 
+def test_a_first_model_that_solves_nothing_somewhere_is_no_neutral_matter() -> None:
+    data = report_data(evaluation=evaluation("rlvr", OURS | {"test_new": (0.0, 0.0)}), references=(), comparison=None)
+    said = verdict(data)
+    assert (said.tone, said.headline) == ("caution", "First of its group, and without success on 2 of 6 scores")
+    assert "No completion was accepted on new kinds (greedy), new kinds (sampled)." in said.reasons
+
+
 def test_a_champion_whose_scores_are_gone_leaves_the_gates_own_word() -> None:
     said = verdict(report_data(references=()))
     assert said.tone == "caution"
