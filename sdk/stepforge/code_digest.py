@@ -85,7 +85,15 @@ def _references(name: str, roots: dict[str, Path]) -> tuple[set[str], set[str]]:
             return
         into.update(".".join(parts[:n]) for n in range(1, len(parts) + 1))
 
-    for node in ast.walk(ast.parse(path.read_text())):
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
+            continue  # a package's lazy exports: whoever wants one names its module
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             for alias in node.names:
                 add(imported, alias.name)
@@ -99,4 +107,5 @@ def _references(name: str, roots: dict[str, Path]) -> tuple[set[str], set[str]]:
                 add(imported, f"{base}.{alias.name}")
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _NAMED_MODULE.match(node.value):
             add(named, node.value.partition(":")[0])
-    return imported, named
+    # The dispatcher names every job: following it would make all of them one.
+    return imported, set() if name == DISPATCHER else named

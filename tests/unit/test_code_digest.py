@@ -64,3 +64,24 @@ def test_a_type_without_an_entry_is_an_error(roots: dict[str, Path]) -> None:
     (roots["stepforge_jobs"] / "main.py").write_text("WORK = {}\n")
     with pytest.raises(InvalidInput, match="no entry"):
         code_digests(roots, roots["stepforge"].parent / "lock")
+
+
+def test_lazy_exports_and_imports_for_types_alone_do_not_count(roots: dict[str, Path]) -> None:
+    (roots["stepforge"] / "__init__.py").write_text(
+        "if TYPE_CHECKING:\n    from stepforge.client import X\n"
+        "def __getattr__(name):\n    from stepforge.client import X\n"
+    )
+    (roots["stepforge"] / "client.py").write_text("X = 1\n")
+    assert changed_by(roots, roots["stepforge"] / "client.py", "X = 2\n") == set()
+
+
+def test_who_names_the_dispatcher_does_not_depend_on_every_job(roots: dict[str, Path]) -> None:
+    (roots["stepforge_jobs"] / "srl.py").write_text('PARENT = "stepforge_jobs.main"\n')
+    assert changed_by(roots, roots["stepforge_jobs"] / "rlvr.py", "def run(job): return 1\n") == {"rlvr"}
+
+
+def test_the_real_jobs_differ_in_what_they_depend_on() -> None:
+    root = Path(__file__).resolve().parents[2]
+    roots = {"stepforge": root / "sdk" / "stepforge", "stepforge_jobs": root / "jobs" / "stepforge_jobs"}
+    codes = code_digests(roots, root / "containers" / "train" / "requirements.lock")
+    assert len(set(codes.values())) == len(WORK_TYPES)

@@ -19,12 +19,12 @@ from stepforge.contracts.reports import GateFinding, GateReport
 from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.user_records import normalised
 from stepforge.errors import IntegrityError, InvalidInput
+from stepforge_jobs.datasets.open_gate import GATE
 from stepforge_jobs.datasets.shards import is_shard, read_lines, split_of, write_durably
 from stepforge_jobs.domains.base import Domain
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.job import Job
 
-GATE = "gate.json"
 MOST_FINDINGS = 50
 GARBAGE = "\x01\x02 }{ zqx zqx zqx"
 MOST_MUTANTS_ACCEPTED = 0.5
@@ -274,17 +274,3 @@ MUTATIONS: dict[str, Callable[[Record, Sequence[Record], int], str | None]] = {
     "foreign": foreign,
     "backwards": backwards,
 }
-
-
-def require_open_gate(job: Job, data: Manifest) -> GateReport:
-    """The gate of a training job. Raises InvalidInput where it is of other data or not passed; the message says why."""
-    job.artifact("gate")
-    path = job.channel("gate") / GATE
-    report = GateReport.model_validate_json(path.read_bytes())
-    if report.manifest_sha256 != data.sha256:
-        raise InvalidInput(
-            f"the gate is of the dataset {report.manifest_sha256}, but this job reads {data.sha256}: run the gate on it"
-        )
-    if not report.passed:
-        raise InvalidInput(report.refusal or "the data failed the gate, which names no finding: run the gate again")
-    return report

@@ -21,7 +21,7 @@ from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Record, Split
 from stepforge.contracts.reports import StageReport
 from stepforge.errors import InvalidInput
-from stepforge_jobs.datasets.gate import require_open_gate
+from stepforge_jobs.datasets.open_gate import require_open_gate
 from stepforge_jobs.datasets.shards import read_records, write_durably
 from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.job import Job
