@@ -56,5 +56,8 @@ lock: setup
 template: setup
 	$(BIN)/python -m cdk.local_template
 
+schemas: setup
+	$(BIN)/python -c 'from pathlib import Path; from stepforge.contracts.schemas import write_schemas; write_schemas(Path("docs/schemas"))'
+
 clean:
 	rm -rf $(VENV) out build dist
