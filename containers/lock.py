@@ -1,6 +1,8 @@
 """Write an image's requirements.lock: everything that an extra of stepforge needs, at the versions installed here.
 
 python containers/lock.py train > containers/train/requirements.lock
+
+Not covered: hashes. The CPU build that a laptop installs and the build that an image gets differ in theirs.
 """
 
 from __future__ import annotations
