@@ -1,0 +1,61 @@
+"""An environment is found through SSM; what is missing is named, with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from stepforge.connection import Connection, connect, parse_environment
+from stepforge.contracts.jobs import WORK_TYPES
+from stepforge.errors import EnvironmentUnavailable, InvalidInput
+
+VALUES = {
+    "bucket": "bucket",
+    "key-arn": "key",
+    "training-role-arn": "role",
+    "serving-role-arn": "role",
+    "machines/train": "arn:train",
+    "images/train": "image",
+    **{f"code/{work}": "0" * 64 for work in WORK_TYPES},
+}
+
+
+@pytest.fixture
+def session() -> Iterator[boto3.Session]:
+    with mock_aws():
+        yield boto3.Session("key", "secret", region_name="eu-west-1")
+
+
+def test_parameters_become_the_environment() -> None:
+    found = parse_environment("dev", VALUES | {"something-newer": "x"})
+    assert (found.key_arn, found.machines["train"], found.code["srl"]) == ("key", "arn:train", "0" * 64)
+
+
+def test_what_is_missing_is_named() -> None:
+    values = {key: value for key, value in VALUES.items() if key != "key-arn"}
+    with pytest.raises(EnvironmentUnavailable, match="key-arn"):
+        parse_environment("dev", values)
+
+
+def test_an_environment_is_read_in_the_callers_own_region(session: boto3.Session) -> None:
+    ssm = session.client("ssm")
+    for key, value in VALUES.items():
+        ssm.put_parameter(Name=f"/stepforge/dev/{key}", Value=value, Type="String")
+    assert connect("dev", session=session).environment.bucket == "bucket"
+    elsewhere = boto3.Session("key", "secret", region_name="us-east-1")
+    with pytest.raises(InvalidInput, match="does not exist in this account and region"):
+        _ = connect("dev", session=elsewhere).environment
+
+
+def test_every_client_uses_the_callers_session(session: boto3.Session) -> None:
+    connection = Connection("dev", session)
+    for service in ("s3", "sagemaker", "stepfunctions", "logs", "sagemaker-runtime"):
+        assert connection.client(service).meta.region_name == "eu-west-1"
+
+
+def test_the_local_environment_takes_no_session(session: boto3.Session) -> None:
+    with pytest.raises(InvalidInput, match="its own credentials"):
+        connect("local", session=session)
