@@ -134,15 +134,26 @@ class Registry:
         return [row["prompt"] for row, _ in zip(greedy, range(count), strict=False)]
 
     def predict(
-        self, domain: str, prompts: list[str], *, temperature: float = 0.0, max_new_tokens: int = 64, seed: int = 0
+        self,
+        domain: str,
+        prompts: list[str],
+        *,
+        temperature: float = 0.0,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+        export: str | None = None,
     ) -> InvokeResponse:
-        """Ask the domain's endpoint. Raises EnvironmentUnavailable where no version was promoted yet."""
+        """Ask the domain's endpoint; `export` names a format of the domain, such as `arkit-json`.
+
+        Raises EnvironmentUnavailable where no version was promoted yet, InvalidInput where the model refuses.
+        """
         runtime = self._connection.client("sagemaker-runtime")
         request = InvokeRequest(
             records=tuple(Prompt(prompt=prompt) for prompt in prompts),
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            export=export,
         )
         name = endpoint_name(package_group(domain))
         try:

@@ -28,7 +28,7 @@ def main() -> int:
         manifest = verified_model(folder, expected_sha256=os.environ.get("STEPFORGE_MODEL_SHA256"))
         from stepforge_jobs.serving.server import Model, serve
 
-        model = Model.load(folder, sha256=manifest.sha256)
+        model = Model.load(folder, manifest)
         host = "127.0.0.1" if "SAGEMAKER_BASE_DIR" in os.environ else "0.0.0.0"
         server = serve(model, host=host, port=port)
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the last line of its log is the reason

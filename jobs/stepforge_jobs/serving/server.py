@@ -1,7 +1,7 @@
 """HTTP under SageMaker's hosting contract: GET /ping and POST /invocations, JSON in and out.
 
-A request is `{"prompt": ...}` or `{"records": [{"prompt": ...}, ...]}`, optionally with max_new_tokens, temperature and
-seed. Requests are read in parallel; the model generates for one of them at a time.
+A request and its answer are `contracts.serving.InvokeRequest` and `InvokeResponse`. Requests are read in parallel; the
+model generates for one of them at a time.
 """
 
 from __future__ import annotations
@@ -10,77 +10,86 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from stepforge.contracts.base import first_problem
-from stepforge.errors import InvalidInput
+from stepforge.contracts.manifests import Manifest
+from stepforge.contracts.records import Provenance, Record
+from stepforge.contracts.serving import Exported, InvokeRequest, InvokeResponse
+from stepforge.errors import InvalidInput, UnknownName
+from stepforge_jobs.domains import Exportable, domain_names, load_domain
 from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.training.models import Policy, from_directory, use_threads
 
 MOST_BYTES = 1 << 20
-MOST_PROMPTS = 256
-MOST_TOKENS = 4_096
-
-
-class Problem(BaseModel):
-    """What a completion is asked for. Other fields of a record are let through unread."""
-
-    model_config = ConfigDict(extra="ignore")
-    prompt: Annotated[str, Field(min_length=1)]
-
-
-class Invocation(BaseModel):
-    """Body of POST /invocations."""
-
-    model_config = ConfigDict(extra="forbid")
-    prompt: Annotated[str, Field(min_length=1)] | None = None
-    records: Annotated[list[Problem], Field(min_length=1, max_length=MOST_PROMPTS)] | None = None
-    max_new_tokens: Annotated[int, Field(gt=0, le=MOST_TOKENS)] = 64
-    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Invocation:
-        if (self.prompt is None) == (self.records is None):
-            raise ValueError("give either 'prompt' or 'records'")
-        return self
-
-    @property
-    def prompts(self) -> list[str]:
-        return [self.prompt] if self.prompt is not None else [record.prompt for record in self.records or []]
 
 
 class Model:
     """Verified weights that answer one request at a time."""
 
-    def __init__(self, policy: Policy, *, sha256: str) -> None:
+    def __init__(self, policy: Policy, *, sha256: str, domain: str = "") -> None:
         self.sha256 = sha256
         self._policy = policy
+        self._domain = domain
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, folder: Path, *, sha256: str) -> Model:
-        """Load a model that was verified; `sha256` is its manifest's digest."""
+    def load(cls, folder: Path, manifest: Manifest) -> Model:
+        """Load a model that was verified against its manifest."""
         policy = from_directory(folder, step_end=None)
         use_threads(policy.parameters)
-        return cls(policy, sha256=sha256)
+        return cls(policy, sha256=manifest.sha256, domain=str(manifest.metadata.get("domain", "")))
 
-    def complete(self, invocation: Invocation) -> list[str]:
-        """A completion of each prompt, up to the end of the text. Raises InvalidInput for words it does not know."""
+    def answer(self, request: InvokeRequest) -> InvokeResponse:
+        """A completion of each prompt, up to the end of the text, exported where a format was asked for.
+
+        Raises InvalidInput for words that the model does not know and formats that its domain does not have.
+        """
+        domain = None if request.export is None else self._exportable(request.export)
         codec = self._policy.codec
-        prompts = codec.contexts(f"{prompt}\n" for prompt in invocation.prompts)
+        prompts = codec.contexts(f"{record.prompt}\n" for record in request.records)
         with self._lock:
-            completions = sample(
+            tokens = sample(
                 self._policy,
                 prompts,
-                max_new_tokens=invocation.max_new_tokens,
-                temperature=invocation.temperature,
-                seed=invocation.seed,
+                max_new_tokens=request.max_new_tokens,
+                temperature=request.temperature,
+                seed=request.seed,
                 stops={codec.eos},
             )
-        return [codec.decode(completion) for completion in completions]
+        completions = tuple(codec.decode(completion) for completion in tokens)
+        exports = []
+        if domain is not None and request.export is not None:
+            for asked, completion in zip(request.records, completions, strict=True):
+                exports.append(_export(domain, self._domain, asked.prompt, completion, format=request.export))
+        return InvokeResponse(model_sha256=self.sha256, completions=completions, exports=tuple(exports))
+
+    def _exportable(self, format: str) -> Exportable:
+        domain = load_domain(self._domain) if self._domain in domain_names() else None
+        if not isinstance(domain, Exportable):
+            raise InvalidInput(f"this model's domain {self._domain!r} exports nothing: leave 'export' out")
+        if format not in domain.export_formats:
+            raise UnknownName("export format", format, domain.export_formats)
+        return domain
+
+
+def _export(domain: Exportable, name: str, prompt: str, completion: str, *, format: str) -> Exported:
+    record = Record(
+        id="request",
+        domain=name,
+        source="user",
+        split="rl",
+        group="request",
+        prompt=prompt,
+        verifier=f"{name}@served",
+        provenance=Provenance(generator="request"),
+    )
+    try:
+        return Exported(content=domain.export(record, completion, format=format))
+    except ValueError as refused:
+        return Exported(refusal=str(refused))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -111,13 +120,13 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": f"{self.path} does not exist; there are GET /ping and POST /invocations"})
             return
         try:
-            completions = self.model.complete(Invocation.model_validate_json(body))
+            answer = self.model.answer(InvokeRequest.model_validate_json(body))
         except ValidationError as error:
             self._answer(400, {"error": first_problem(error)})
         except InvalidInput as error:
             self._answer(400, {"error": str(error)})
         else:
-            self._answer(200, {"completions": completions, "model_sha256": self.model.sha256})
+            self._answer(200, answer.model_dump(mode="json"))
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body, ensure_ascii=False).encode()

@@ -164,18 +164,23 @@ def predict(
     domain: Annotated[str, typer.Option(help="Domain whose promoted model answers.")] = "facial",
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    export: Annotated[str | None, typer.Option(help="Format for a game engine: arkit-json, livelink-csv, openxr-json.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for what is exported.")] = Path("out"),
     env: Env = "local",
     json: Json = False,
 ) -> None:
     """Ask the promoted model; without prompts, three held-out ones from its evaluation.
 
-    Example:
+    Examples:
       stepforge predict --domain facial --json
+      stepforge predict --domain facial --export arkit-json --out faces
     """
     from stepforge.cli import _registry
     from stepforge.client import Client
 
-    _registry.predict(Client(env), domain, prompts or [], temperature=temperature, seed=seed, as_json=json)
+    _registry.predict(
+        Client(env), domain, prompts or [], temperature=temperature, seed=seed, export=export, out=out, as_json=json
+    )
 
 
 # ── Registry ─────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
+from typing import Any
 
 from stepforge.cli._output import emit, say, table
 from stepforge.client import Client
@@ -51,12 +53,33 @@ def approve(client: Client, reference: str, *, comment: str, wait: bool, as_json
     emit({"package": package.arn, "promotion": outcome.name, "result": outcome.output}, as_json=as_json, text=text)
 
 
-def predict(client: Client, domain: str, prompts: list[str], *, temperature: float, seed: int, as_json: bool) -> None:
+def predict(
+    client: Client,
+    domain: str,
+    prompts: list[str],
+    *,
+    temperature: float,
+    seed: int,
+    export: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
     asked = prompts or client.registry.golden_prompts(client.registry.get(domain))
-    answer = client.registry.predict(domain, asked, temperature=temperature, seed=seed)
-    plain = {
+    answer = client.registry.predict(domain, asked, temperature=temperature, seed=seed, export=export)
+    pairs = list(zip(asked, answer.completions, strict=True))
+    plain: dict[str, Any] = {
         "model_sha256": answer.model_sha256,
-        "answers": [{"prompt": p, "completion": c} for p, c in zip(asked, answer.completions, strict=True)],
+        "answers": [{"prompt": prompt, "completion": completion} for prompt, completion in pairs],
     }
-    text = "\n".join(f"{p} {c}" for p, c in zip(asked, answer.completions, strict=True))
-    emit(plain, as_json=as_json, text=f"{text}\n(weights {answer.model_sha256[:12]})")
+    lines = [f"{prompt} {completion}" for prompt, completion in pairs]
+    for number, (exported, listed) in enumerate(zip(answer.exports, plain["answers"], strict=False)):
+        if exported.content is None:
+            listed["refusal"] = exported.refusal
+            lines.append(f"not exported: {exported.refusal}")
+            continue
+        path = out / f"{domain}-{number}.{str(export).rpartition('-')[2]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(exported.content)
+        listed["file"] = str(path)
+        lines.append(f"exported: {path}")
+    emit(plain, as_json=as_json, text="\n".join([*lines, f"(weights {answer.model_sha256[:12]})"]))

@@ -19,11 +19,22 @@ class InvokeRequest(Contract):
     records: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=256)]
     max_new_tokens: Annotated[int, Field(gt=0, le=4096)] = 64
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
+    export: str | None = None
+    """Format in which answers that pass the domain's rules come back as well, such as `arkit-json`."""
+
+
+class Exported(Contract):
+    """A completion in the format that was asked for, or why the rules refuse it."""
+
+    content: str | None = None
+    refusal: str = ""
 
 
 class InvokeResponse(Contract):
-    completions: tuple[str, ...]
-    """One for each prompt, in order."""
     model_sha256: Sha256
     """Digest of the manifest of the weights that answered."""
+    completions: tuple[str, ...]
+    """One for each prompt, in order."""
+    exports: tuple[Exported, ...] = ()
+    """One for each completion where a format was asked for."""

@@ -59,14 +59,16 @@ def test_ping_answers_with_the_digest_of_the_model(world: World, endpoint: int) 
 def test_invocations_complete_each_record_and_what_the_base_knows_is_right(endpoint: int) -> None:
     domain = CountingDomain()
     records = [domain.record("test_retained", i, seed=0) for i in range(20)]
-    status, answer = ask(endpoint, "POST", "/invocations", {"records": [r.model_dump(mode="json") for r in records]})
+    status, answer = ask(endpoint, "POST", "/invocations", {"records": [{"prompt": r.prompt} for r in records]})
     assert status == 200
     right = [domain.verify(r, text).accepted for r, text in zip(records, answer["completions"], strict=True)]
     assert sum(right) >= 16
 
 
 def test_requests_in_parallel_get_the_answers_that_they_get_alone(endpoint: int) -> None:
-    bodies = [{"prompt": f"n{i} up x3 :", "temperature": 1.0, "seed": i, "max_new_tokens": 9} for i in range(8)]
+    bodies = [
+        {"records": [{"prompt": f"n{i} up x3 :"}], "temperature": 1.0, "seed": i, "max_new_tokens": 9} for i in range(8)
+    ]
     alone = [ask(endpoint, "POST", "/invocations", body) for body in bodies]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda body: ask(endpoint, "POST", "/invocations", body), bodies)) == alone
@@ -76,14 +78,24 @@ def test_requests_in_parallel_get_the_answers_that_they_get_alone(endpoint: int)
     ("body", "reason"),
     [
         (b"{", "Invalid JSON"),
-        ({}, "give either 'prompt' or 'records'"),
-        ({"prompt": "n1 sideways :"}, "the word 'sideways' is not among"),
-        ({"prompt": "n1 up x1 :", "max_new_tokens": 0}, "field 'max_new_tokens'"),
-        ({"prompt": "n1 up x1 :", "top_p": 1}, "field 'top_p'"),
+        ({}, "field 'records'"),
+        ({"records": [{"prompt": "n1 sideways :"}]}, "the word 'sideways' is not among"),
+        ({"records": [{"prompt": "n1 up x1 :"}], "max_new_tokens": 0}, "field 'max_new_tokens'"),
+        ({"records": [{"prompt": "n1 up x1 :"}], "top_p": 1}, "field 'top_p'"),
+        ({"records": [{"prompt": "n1 up x1 :"}], "export": "arkit-json"}, "exports nothing"),
         ({"records": [{"prompt": ""}]}, "field 'records.0.prompt'"),
-        ({"prompt": "n1 " * 40}, "leaves no room in the model's context of 32"),
+        ({"records": [{"prompt": "n1 " * 40}]}, "leaves no room in the model's context of 32"),
     ],
-    ids=["no-json", "no-prompt", "unknown-word", "no-tokens", "unknown-option", "empty-prompt", "too-long"],
+    ids=[
+        "no-json",
+        "no-prompt",
+        "unknown-word",
+        "no-tokens",
+        "unknown-option",
+        "no-export",
+        "empty-prompt",
+        "too-long",
+    ],
 )
 def test_a_bad_request_is_answered_with_its_reason(endpoint: int, body: object, reason: str) -> None:
     status, answer = ask(endpoint, "POST", "/invocations", body)
