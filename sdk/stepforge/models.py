@@ -11,7 +11,7 @@ from stepforge.errors import InvalidInput
 def check_model_folder(folder: Path) -> Path:
     """A Hugging Face directory with safetensors and no pickle. Raises InvalidInput naming the path and what is wrong.
 
-    A pickle beside safetensors, such as the Trainer's training_args.bin, is refused here: the job would refuse it later.
+    A pickle beside safetensors, such as the Trainer's training_args.bin, is refused here: the job would refuse it.
     """
     if not folder.is_dir():
         raise InvalidInput(
