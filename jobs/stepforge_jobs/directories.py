@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stepforge.contracts.manifests import Manifest, check_files, read_manifest
+from stepforge.contracts.manifests import PICKLES, Manifest, check_files, read_manifest
 from stepforge.errors import IntegrityError, InvalidInput
-
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def verified_model(folder: Path, *, expected_sha256: str | None = None) -> Manifest:
@@ -21,7 +19,7 @@ def verified_model(folder: Path, *, expected_sha256: str | None = None) -> Manif
 def check_directory(folder: Path) -> None:
     """Refuse what is not a whole model, and anything that could run code when it is read."""
     files = sorted(path.name for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    if pickles := [name for name in files if name.endswith(PICKLES)]:
+    if pickles := [name for name in files if name.lower().endswith(PICKLES)]:
         raise IntegrityError(
             f"{folder} has the pickle {pickles[0]!r}, which can run code when read: only safetensors are loaded"
         )

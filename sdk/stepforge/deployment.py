@@ -16,14 +16,13 @@ from stepforge.artifacts import check_digest, folder, list_paths, read_file, rea
 from stepforge.attempts import volume_key
 from stepforge.contracts.base import Contract, Sha256, digest
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.manifests import MANIFEST
+from stepforge.contracts.manifests import MANIFEST, PICKLES
 from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, PackageMetadata, Promotion, PromotionResult
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput, PromotionBusy, SmokeFailed
 from stepforge.packages import ROWS, summaries
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy")
 GOLDEN = 8
 """Recorded greedy answers that a deployed model is asked for; all but one must come back."""
 VARIANT = "main"

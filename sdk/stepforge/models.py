@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stepforge.contracts.manifests import PICKLES
 from stepforge.errors import InvalidInput
-
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-"""Endings of formats that run code when they are loaded."""
 
 
 def check_model_folder(folder: Path) -> Path:
-    """A Hugging Face directory with safetensors. Raises InvalidInput naming the path and what is missing."""
+    """A Hugging Face directory with safetensors and no pickle. Raises InvalidInput naming the path and what is wrong.
+
+    A pickle beside safetensors, such as the Trainer's training_args.bin, is refused here: the job would refuse it.
+    """
     if not folder.is_dir():
         raise InvalidInput(
             f"model {str(folder)!r} is not a directory: give a local Hugging Face directory; nothing is downloaded"
         )
     missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
+    pickled = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in PICKLES)
     if not any(folder.glob("*.safetensors")):
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
         missing.append("*.safetensors" + (f" (pickled weights are refused: {', '.join(pickled)})" if pickled else ""))
     if missing:
         raise InvalidInput(f"model {str(folder)!r} lacks {', '.join(missing)}: save it with save_pretrained()")
+    if pickled:
+        raise InvalidInput(
+            f"model {str(folder)!r} has {', '.join(pickled)}, which can run code when read: give a folder without it"
+        )
     return folder

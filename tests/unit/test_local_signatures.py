@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
@@ -79,3 +80,11 @@ def test_another_secret_is_refused(request_: Request) -> None:
     with pytest.raises(Refused) as caught:
         verify(request_, AccessKey(KEY.id, "another"))
     assert caught.value.code == "SignatureDoesNotMatch"
+
+
+@pytest.mark.parametrize(("name", "value"), [("X-Amz-Expires", "%C2%B2"), ("X-Amz-Signature", "%C3%A9")])
+def test_a_presigned_address_with_strange_digits_is_refused_not_an_error(name: str, value: str) -> None:
+    request = signed(S3SigV4QueryAuth, "s3", "GET", "http://localhost:1/bucket/key")
+    query = re.sub(f"{name}=[^&]*", f"{name}={value}", request.query)
+    with pytest.raises(Refused):
+        verify(replace(request, query=query), KEY)

@@ -30,13 +30,20 @@ ADAPTERS = ("stepforge_jobs.domains.verifiers_env",)
 """Ours, but imported by users' verifiers alone: named here so that a change of them changes what jobs are called."""
 
 
-class VerifierTimeout(Exception):
-    pass
+AGAIN_SECONDS = 0.1
+"""Between reminders to code that swallows what ends it."""
+
+
+class VerifierTimeout(BaseException):
+    """No Exception, so that a verifier's own `except Exception` lets it pass."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise VerifierTimeout in Python code that runs longer. Only in the main thread; C code is not interrupted."""
+    """Raise VerifierTimeout in Python code that runs longer, and again where it is swallowed.
+
+    Only in the main thread; C code is not interrupted.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -45,7 +52,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise VerifierTimeout(f"took more than {seconds:g} s")
 
     previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
     try:
         yield
     finally:
@@ -85,7 +92,10 @@ class RecordsDomain:
         raise IndexError(f"domain {self.name!r} generates no records: they come from the user's files")
 
     def verify(self, record: Record, completion: str) -> Verdict:
-        """A verifier that raises or runs too long refuses the completion with that as the reason."""
+        """A verifier that raises, exits or runs too long refuses the completion with that as the reason.
+
+        Raises InvalidInput where what it returns is no verdict.
+        """
         if not completion.strip():
             return Verdict(accepted=False, reward=0.0, partial=0.0, reason="the completion is empty")
         try:
@@ -93,13 +103,17 @@ class RecordsDomain:
                 found = self._verifier(record, completion)
         except InvalidInput:
             raise
-        except Exception as error:  # noqa: BLE001 - foreign code: a failed rollout is data, and the gate's audit tells
+        except (Exception, SystemExit, VerifierTimeout) as error:  # noqa: BLE001 - foreign code: a failed rollout is data
             return Verdict(accepted=False, reward=0.0, partial=0.0, reason=f"verifier: {type(error).__name__}: {error}")
         return found if isinstance(found, Verdict) else _verdict(found, rule="verifier")
 
 
 def _verdict(score: bool | float, *, rule: str, message: str = "") -> Verdict:
-    value = float(score)
+    try:
+        # float() would take text too, and what a person meant by "0.5" or "no" is not ours to guess.
+        value = float("nan") if isinstance(score, str | bytes) else float(score)
+    except (TypeError, ValueError):
+        value = float("nan")
     if not 0.0 <= value <= 1.0:
         raise InvalidInput(f"a verifier returned {score!r}: it must return a Verdict, a bool, or a number from 0 to 1")
     accepted = value >= 1.0
@@ -123,6 +137,8 @@ def domain_of(job: Job) -> Domain:
     if plugin is None or (plugin.domain is None and plugin.verifier is None):
         return load_domain(job.spec.domain)
     manifest = job.artifact("plugin")
+    # Compiled files would lie among those that the manifest vouches for, which a second look refuses.
+    sys.dont_write_bytecode = True
     folder = str(job.channel("plugin"))
     if folder not in sys.path:
         sys.path.insert(0, folder)

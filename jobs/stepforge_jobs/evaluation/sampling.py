@@ -17,6 +17,8 @@ from stepforge_jobs.training.scoring import precision
 
 ROWS = 512
 """Most rows that are sampled at once."""
+COLDEST = torch.finfo(torch.float32).tiny
+"""Below this a temperature is 0 in the numbers that are divided by it."""
 COMPACT_BELOW = 0.75
 """Finished rows are dropped from the cache when fewer than this share still run: dropping copies the cache."""
 
@@ -119,9 +121,11 @@ def _sample_batch(
 
 def choose(logits_BV: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """The next token of each row, B: the likeliest at temperature 0, otherwise drawn."""
-    if temperature == 0:
+    if temperature < COLDEST:
         return logits_BV.argmax(-1)
-    probabilities_BV = torch.softmax(logits_BV.float() / temperature, -1)
+    # The largest becomes 0 first: divided by a tiny temperature it would be infinite, and no number any more.
+    logits_BV = logits_BV.float()
+    probabilities_BV = torch.softmax((logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature, -1)
     return torch.multinomial(probabilities_BV, 1, generator=generator)[:, 0]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -13,12 +13,14 @@ from stepforge.contracts.base import Contract, Sha256, canonical_json
 from stepforge.errors import IntegrityError, InvalidInput
 
 MANIFEST = "manifest.json"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy")
+"""Endings, in lower case, of formats that can run code when they are read."""
 ArtifactKind = Literal["dataset", "gate", "model", "evaluation", "plugin", "records"]
 
 
 class FileEntry(Contract):
     path: str
-    """Relative, with forward slashes."""
+    """Relative, with forward slashes, and the only way to write it."""
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
     rows: Annotated[int, Field(ge=0)] | None = None
@@ -30,6 +32,8 @@ class FileEntry(Contract):
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts or path in ("", ".", MANIFEST):
             raise ValueError(f"path {path!r} must be relative, without '..', and not {MANIFEST!r} itself")
+        if str(pure) != path or "\0" in path:
+            raise ValueError(f"path {path!r} must be written as {str(pure)!r}, without zero bytes")
         return path
 
 
@@ -40,6 +44,14 @@ class Manifest(Contract):
     kind: ArtifactKind
     files: tuple[FileEntry, ...]
     metadata: dict[str, Any] = {}
+
+    @field_validator("files")
+    @classmethod
+    def _differ(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        paths = [entry.path for entry in files]
+        if len(set(paths)) != len(paths):
+            raise ValueError(f"a file is named twice: {sorted({p for p in paths if paths.count(p) > 1})}")
+        return files
 
     @property
     def sha256(self) -> str:
@@ -59,14 +71,19 @@ def describe_folder(
     `rows` maps a shard's relative path to its number of records.
     """
     counts = rows or {}
-    entries = []
+    entries = tuple(
+        FileEntry(path=name, sha256=sha256_of(path), bytes=path.stat().st_size, rows=counts.get(name))
+        for name, path in _described(folder)
+    )
+    return Manifest(kind=kind, files=entries, metadata=metadata or {})
+
+
+def _described(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Relative path and file of what a manifest of `folder` names."""
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
         if name != MANIFEST and not any(part.startswith(".") for part in name.split("/")):
-            entries.append(
-                FileEntry(path=name, sha256=sha256_of(path), bytes=path.stat().st_size, rows=counts.get(name))
-            )
-    return Manifest(kind=kind, files=tuple(entries), metadata=metadata or {})
+            yield name, path
 
 
 def write_manifest(
@@ -106,8 +123,14 @@ def read_manifest(folder: Path, *, expected_sha256: str | None = None) -> Manife
 
 
 def check_files(folder: Path, manifest: Manifest, *, only: Iterable[str] | None = None) -> None:
-    """Compare every file with its entry. Raises IntegrityError naming the first file that differs."""
+    """Compare every file with its entry, or `only` those at these paths.
+
+    Raises IntegrityError naming the first file that differs, or one that no entry vouches for.
+    """
     wanted = None if only is None else set(only)
+    named = {entry.path for entry in manifest.files}
+    if wanted is None and (strangers := [name for name, _ in _described(folder) if name not in named]):
+        raise IntegrityError(f"{folder / strangers[0]} is not in the manifest: it was added after that was written")
     for entry in manifest.files:
         if wanted is not None and entry.path not in wanted:
             continue

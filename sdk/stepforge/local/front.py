@@ -12,10 +12,11 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from typing import Any, Protocol
 from xml.sax.saxutils import escape
 
-from stepforge.local.signatures import Refused, Request, claimed_scope, verify
+from stepforge.local.signatures import Refused, Request, check_key, claimed_scope, verify
 from stepforge.local.state import AccessKey
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,14 @@ class Front:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
-        request = await _read(scope, receive)
-        if request is None:
-            return
+        request = _head(scope)
         try:
             check_origin(request)
+            check_key(request, self._key)
+            body = await _body(receive)
+            if body is None:
+                return
+            request = replace(request, body=body)
             signed = verify(request, self._key)
         except Refused as refusal:
             status = 400 if refusal.code in ("XAmzContentSHA256Mismatch", "InvalidArgument") else 403
@@ -96,7 +100,18 @@ def refusal_response(request: Request, refusal: Refused) -> tuple[dict[str, str]
     return {"content-type": "application/xml"}, f"<Error>{inner}</Error>".encode()
 
 
-async def _read(scope: Message, receive: Receive) -> Request | None:
+def _head(scope: Message) -> Request:
+    """A request without its body, which only those who name the key get read."""
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1").lower(), _text(value)
+        headers[key] = f"{headers[key]},{text}" if key in headers else text
+    raw_path = scope.get("raw_path") or scope["path"].encode()
+    return Request(scope["method"], raw_path.decode("latin-1"), scope["query_string"].decode("latin-1"), headers, b"")
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None where the client went away."""
     body = bytearray()
     while True:
         message = await receive()
@@ -104,15 +119,7 @@ async def _read(scope: Message, receive: Receive) -> Request | None:
             return None
         body += message.get("body", b"")
         if not message.get("more_body"):
-            break
-    headers: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        key, text = name.decode("latin-1").lower(), _text(value)
-        headers[key] = f"{headers[key]},{text}" if key in headers else text
-    raw_path = scope.get("raw_path") or scope["path"].encode()
-    return Request(
-        scope["method"], raw_path.decode("latin-1"), scope["query_string"].decode("latin-1"), headers, bytes(body)
-    )
+            return bytes(body)
 
 
 def _text(value: bytes) -> str:

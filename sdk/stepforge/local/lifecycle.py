@@ -69,14 +69,24 @@ def ensure_up() -> LocalAws:
     """The local AWS of `$STEPFORGE_HOME`, started where it does not run. Costs well under a millisecond where it does.
 
     Of several processes that call at once, one starts it and the others wait.
-    Raises EnvironmentUnavailable with the end of the server's log where it does not come up.
+    Raises EnvironmentUnavailable with the end of the server's log where it does not come up, and where it runs the code
+    of another checkout or environment: its jobs would not be what their digests say.
     """
-    base = home()
-    layout = Layout.of(base)
-    if (up := _reach(layout)) is not None:
-        return up
-    layout.create()
+    layout = Layout.of(home())
+    up = _reach(layout) or _start(layout)
+    theirs = (layout.server() or {}).get("runs", [])
+    if theirs != (ours := code_folders()):
+        raise EnvironmentUnavailable(
+            f"the local AWS in {layout.root} runs the code of {', '.join(theirs) or 'an older stepforge'}, and this is "
+            f"{', '.join(ours)}: stop it with `stepforge local down`, or set STEPFORGE_HOME to a folder of its own"
+        )
+    return up
+
+
+def _start(layout: Layout) -> LocalAws:
+    layout.root.parent.mkdir(parents=True, exist_ok=True)
     with locked(layout.start_lock):
+        layout.create()
         if (up := _wait(layout, seconds=_START_SECONDS if layout.alive() else 0)) is not None:
             return up
         layout.access_key()
@@ -189,15 +199,24 @@ def _spawn(layout: Layout) -> subprocess.Popen[bytes]:
         )
 
 
+@functools.cache
+def code_folders() -> list[str]:
+    """What a server and its jobs run: the environment of Python, and where stepforge and its jobs are imported from."""
+    return [sys.prefix, *dict.fromkeys(str(folder.resolve()) for folder in _own_folders())]
+
+
+def _own_folders() -> list[Path]:
+    jobs = importlib.util.find_spec("stepforge_jobs")
+    found = list(jobs.submodule_search_locations or []) if jobs is not None else []
+    return [Path(stepforge.__file__).parent.parent, *(Path(folder).parent for folder in found[:1])]
+
+
 def python_path() -> list[str]:
     """The folders that jobs, handlers and the server need to import this very stepforge and its jobs.
 
     Installed packages are left out: an entry for site-packages would come before the standard library.
     """
-    folders = [Path(stepforge.__file__).parent.parent]
-    jobs = importlib.util.find_spec("stepforge_jobs")
-    if jobs is not None and jobs.submodule_search_locations:
-        folders.append(Path(next(iter(jobs.submodule_search_locations))).parent)
+    folders = _own_folders()
     folders += [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     installed = {Path(folder).resolve() for folder in [*site.getsitepackages(), site.getusersitepackages()]}
     return list(dict.fromkeys(str(folder.absolute()) for folder in folders if folder.resolve() not in installed))

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import stepforge
+from stepforge.local.lifecycle import code_folders
 from stepforge.local.state import ACCOUNT_ID, REGION, Layout, home, write_private
 
 logger = logging.getLogger("stepforge.local")
@@ -143,7 +144,13 @@ async def _serve(layout: Layout, listener: socket.socket, port: int) -> None:
     sagemaker.start()
     write_private(
         layout.server_file,
-        {"pid": os.getpid(), "port": port, "started": time.time(), "version": stepforge.__version__},
+        {
+            "pid": os.getpid(),
+            "port": port,
+            "started": time.time(),
+            "version": stepforge.__version__,
+            "runs": code_folders(),
+        },
     )
     logger.info("ready on port %d", port)
     await stop.wait()

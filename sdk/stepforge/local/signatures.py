@@ -50,19 +50,32 @@ class Scope:
 
 def claimed_scope(request: Request) -> Scope | None:
     """Which service a request says that it is signed for; not verified."""
-    credential = _presigned(request).get("X-Amz-Credential")
-    if credential is None:
-        found = _HEADER.match(request.headers.get("authorization", ""))
-        credential = found.group(1) if found else ""
-    parts = credential.split("/")
+    parts = (_credential(request) or "").split("/")
     return Scope(parts[-3], parts[-2]) if len(parts) >= 5 else None
+
+
+def check_key(request: Request, key: AccessKey) -> None:
+    """Refuse who does not even name the key. Looks at the head alone, so that a stranger's body need not be read."""
+    if "AWSAccessKeyId=" in request.query:
+        raise Refused("InvalidRequest", "presigned with Signature Version 2: use Config(signature_version='s3v4')")
+    credential = _credential(request)
+    if credential is None:
+        raise Refused("MissingAuthenticationToken", "Request is missing Authentication Token")
+    if not hmac.compare_digest(credential.partition("/")[0].encode(), key.id.encode()):
+        raise Refused("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")
+
+
+def _credential(request: Request) -> str | None:
+    if query := _presigned(request):
+        return query.get("X-Amz-Credential", "")
+    found = _HEADER.match(request.headers.get("authorization", ""))
+    return found.group(1) if found else None
 
 
 def verify(request: Request, key: AccessKey, *, now: datetime | None = None) -> Scope:
     """The scope that the request was signed for. Raises Refused."""
     now = now or datetime.now(UTC)
-    if "AWSAccessKeyId=" in request.query:
-        raise Refused("InvalidRequest", "presigned with Signature Version 2: use Config(signature_version='s3v4')")
+    check_key(request, key)
     query = _presigned(request)
     if query:
         credential, signed, signature = (
@@ -70,7 +83,7 @@ def verify(request: Request, key: AccessKey, *, now: datetime | None = None) -> 
         )
         stamp, algorithm = query.get("X-Amz-Date", ""), query.get("X-Amz-Algorithm", "")
         lifetime = query.get("X-Amz-Expires", "")
-        if algorithm != _ALGORITHM or not lifetime.isdigit():
+        if algorithm != _ALGORITHM or not re.fullmatch(r"[0-9]{1,9}", lifetime):
             raise Refused(
                 "AuthorizationQueryParametersError",
                 f"X-Amz-Algorithm must be {_ALGORITHM} and X-Amz-Expires a number of seconds",
@@ -81,9 +94,7 @@ def verify(request: Request, key: AccessKey, *, now: datetime | None = None) -> 
             raise Refused("MissingAuthenticationToken", "Request is missing Authentication Token")
         credential, signed, signature = found.groups()
         stamp, lifetime = request.headers.get("x-amz-date", ""), ""
-    identifier, _, scope = credential.partition("/")
-    if not hmac.compare_digest(identifier.encode(), key.id.encode()):
-        raise Refused("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")
+    scope = credential.partition("/")[2]
     date, region, service = _scope(scope)
     _check_time(stamp, date, lifetime, now)
     if "host" not in signed.split(";"):
@@ -100,7 +111,7 @@ def verify(request: Request, key: AccessKey, *, now: datetime | None = None) -> 
         ]
     )
     text = "\n".join([_ALGORITHM, stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
-    if not hmac.compare_digest(_sign(key.secret, date, region, service, text), signature):
+    if not hmac.compare_digest(_sign(key.secret, date, region, service, text).encode(), signature.encode()):
         raise Refused(
             "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided."
         )

@@ -61,7 +61,8 @@ class Layout:
 
     @property
     def start_lock(self) -> Path:
-        return self.root / "start.lock"
+        """Beside the folder: who waits for it must not wait for a file that a reset has removed."""
+        return self.root.with_name("local.lock")
 
     @property
     def alive_lock(self) -> Path:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ import psutil
 import pytest
 
 from stepforge.local import LocalAws, down, ensure_up, status
+from stepforge.local.state import Layout, locked
 from tests.functional.local_aws.helpers import (
     ROLE,
     bucket,
@@ -27,6 +31,7 @@ from tests.functional.local_aws.helpers import (
 )
 
 Json = Any
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -159,3 +164,33 @@ def test_down_ends_everything_quickly_and_up_brings_it_back(own_aws: LocalAws) -
     ensure_up()
     assert own_aws.client("s3").list_objects_v2(Bucket="artifacts")["KeyCount"] == 1
     assert os.path.exists(own_aws.home / "local/server.json")
+
+
+def test_a_start_that_waited_for_a_reset_comes_up(own_aws: LocalAws) -> None:
+    layout = Layout.of(own_aws.home)
+    call = "from stepforge.local import ensure_up; print(ensure_up().access_key_id)"
+    down()
+    with locked(layout.start_lock):
+        start = subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True, env=environment())
+        time.sleep(1)
+        assert start.poll() is None
+        shutil.rmtree(layout.root)
+    key = start.communicate(timeout=60)[0].strip()
+    assert key == ensure_up().access_key_id != own_aws.access_key_id
+
+
+def test_a_server_of_another_checkout_is_not_used(own_aws: LocalAws, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "jobs" / "stepforge_jobs", tmp_path / "stepforge_jobs")
+    call = subprocess.run(
+        [sys.executable, "-c", "from stepforge.local import ensure_up; ensure_up()"],
+        env={**environment(), "PYTHONPATH": os.pathsep.join([str(ROOT / "sdk"), str(tmp_path)])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"runs the code of {sys.prefix}, {ROOT / 'sdk'}, {ROOT / 'jobs'}, and this is" in call.stderr
+    assert status().pid is not None
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "sdk"), str(ROOT / "jobs")])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -72,6 +73,16 @@ def test_nothing_answers_without_a_signature(local_aws: LocalAws, path: str, met
     code, answered, _ = raw(local_aws, method=method, path=path)
     assert code == 403
     assert not [name for name in answered if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {}], ids=str)
+def test_a_strangers_body_is_not_read(local_aws: LocalAws, headers: dict[str, str]) -> None:
+    port = urlsplit(local_aws.endpoint_url).port
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        head = {"Host": f"localhost:{port}", "Content-Length": str(1 << 34), **headers}
+        lines = ["POST / HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        assert connection.recv(64).startswith(b"HTTP/1.1 403")
 
 
 def test_another_key_or_a_wrong_secret_is_refused(local_aws: LocalAws) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -203,6 +206,37 @@ def test_a_users_verifier_may_return_a_bool_a_number_or_fail(tmp_path: Path) -> 
     assert verdict(lambda _record, _text: {}["x"]) == (False, 0.0, "verifier: KeyError: 'x'")
     with pytest.raises(InvalidInput, match="a verifier returned 7"):
         verdict(lambda _record, _text: 7)
+
+
+@pytest.mark.parametrize("returned", [None, "yes", "0.5", [1.0], float("nan")], ids=repr)
+def test_what_is_no_verdict_is_named(returned: object) -> None:
+    record = CountingDomain().record("train", 0, seed=0)
+    domain = RecordsDomain("mine", lambda _record, _text: returned, version="1")  # type: ignore[arg-type,return-value]
+    with pytest.raises(InvalidInput, match=f"a verifier returned {re.escape(repr(returned))}: it must return"):
+        domain.verify(record, "text")
+
+
+def test_a_verifier_that_exits_refuses_and_the_job_goes_on() -> None:
+    record = CountingDomain().record("train", 0, seed=0)
+    domain = RecordsDomain("mine", lambda _record, _text: sys.exit(0), version="1")
+    assert domain.verify(record, "text").reason == "verifier: SystemExit: 0"
+
+
+def test_a_verifier_that_swallows_every_error_is_cut_off_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepforge_jobs.domains.user.VERIFIER_SECONDS", 0.05)
+    swallowed: list[str] = []
+
+    def stubborn(_record: Record, _text: str) -> bool:
+        while True:
+            try:
+                time.sleep(0.02)
+            except BaseException as error:
+                if swallowed:
+                    raise
+                swallowed.append(type(error).__name__)
+
+    found = RecordsDomain("mine", stubborn, version="1").verify(CountingDomain().record("train", 0, seed=0), "text")
+    assert found.reason == "verifier: VerifierTimeout: took more than 0.05 s"
 
 
 def test_a_verifier_that_hangs_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

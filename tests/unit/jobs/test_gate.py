@@ -16,6 +16,7 @@ from stepforge.contracts.reports import GateReport
 from stepforge.contracts.rewards import Verdict
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets import gate, generate
+from stepforge_jobs.datasets.open_gate import require_open_gate
 from stepforge_jobs.datasets.shards import shard_bytes
 from stepforge_jobs.domains.user import RecordsDomain
 from stepforge_jobs.testing import CountingDomain
@@ -191,7 +192,7 @@ def training_job(base: Path, data: Path, report: GateReport) -> None:
     plugin = counting_plugin(base / "plugin")
     shut = gate_artifact(base / "gate", report)
     job_folder(base / "job", SftWork(), start=ScratchModel(), plugin=plugin, data=data, gate=shut)
-    gate.require_open_gate(opened(base / "job"), read_manifest(data))
+    require_open_gate(opened(base / "job"), read_manifest(data))
 
 
 def test_training_on_data_that_failed_is_refused_naming_record_and_rule(tmp_path: Path, records: Records) -> None:

@@ -54,6 +54,14 @@ def test_sampled_tokens_have_the_models_probabilities(policy: Policy, prompts: l
     assert (found - wanted).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 5e-324], ids=str)
+def test_towards_temperature_0_sampling_becomes_greedy(
+    policy: Policy, prompts: list[list[int]], temperature: float
+) -> None:
+    drawn = sample(policy, prompts, max_new_tokens=4, temperature=temperature, seed=0, stops=[1])
+    assert drawn == sample(policy, prompts, max_new_tokens=4, temperature=0, seed=0, stops=[1])
+
+
 def test_equal_seeds_give_equal_samples_and_every_completion_stops_once(
     policy: Policy, prompts: list[list[int]]
 ) -> None:
