@@ -110,7 +110,9 @@ class _Tasks:
         request = {key: properties[key] for key in known if key in properties}
         owner = {"Key": _STACK_TAG, "Value": stack}
         try:
-            answer = self._service.call("CreateModelPackageGroup", request | {"Tags": [*request.get("Tags", []), owner]})
+            answer = self._service.call(
+                "CreateModelPackageGroup", request | {"Tags": [*request.get("Tags", []), owner]}
+            )
         except ServiceError:
             # Groups are on disk at once, stacks a moment later: after a kill the group may be there before its stack.
             name = {"ModelPackageGroupName": properties["ModelPackageGroupName"]}
