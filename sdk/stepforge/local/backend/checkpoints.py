@@ -15,6 +15,8 @@ import ministack.app as app
 import ministack.core.persistence as persistence
 import ministack.services.stepfunctions as sfn
 
+from stepforge.local.backend import stacks
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,23 +59,31 @@ class Checkpoints:
     def _save_all(self, until: float) -> None:
         with self._lock:
             self._changed.clear()
-            for name, get_state in app._build_persistence_save_dict().items():
-                if self._due.get(name, 0) > until:
+            services = app._build_persistence_save_dict()
+            get_stacks = services.pop(stacks.SERVICE, None)
+            # Read before the others and written after them: what a stack on disk has made is on disk too.
+            record = None if get_stacks is None else _encoded(get_stacks)
+            news = record is not None and not self._is_saved(stacks.SERVICE, record)
+            if get_stacks is not None and record is None:
+                self._changed.set()
+            for name, get_state in services.items():
+                if not news and self._due.get(name, 0) > until:
                     self._changed.set()
                     continue
                 start = time.monotonic()
-                self._save(name, get_state)
+                if (plain := _encoded(get_state)) is not None:
+                    self._save(name, plain)
                 end = time.monotonic()
                 self._due[name] = end + (end - start) / _COST_SHARE
+            if record is not None:
+                self._save(stacks.SERVICE, record)
 
-    def _save(self, name: str, get_state: Callable[[], Any]) -> None:
+    def _is_saved(self, name: str, plain: str) -> bool:
+        return self._saved.get(name) == hashlib.sha256(plain.encode()).hexdigest()
+
+    def _save(self, name: str, plain: str) -> None:
         """In the form that `persistence.load_state` reads, by rename."""
-        state = _snapshot(get_state)
-        if state is None:
-            return
-        plain = _snapshot(lambda: json.dumps(state, default=persistence._json_default))
-        digest = hashlib.sha256(plain.encode()).hexdigest()
-        if self._saved.get(name) == digest:
+        if self._is_saved(name, plain):
             return
         path = Path(persistence.STATE_DIR) / f"{name}.json"
         temporary = path.with_suffix(".json.tmp")
@@ -81,7 +91,13 @@ class Checkpoints:
             f'{{"__ministack_format__": {persistence._state_format_version(name)}, "payload": {plain}}}'
         )
         temporary.replace(path)
-        self._saved[name] = digest
+        self._saved[name] = hashlib.sha256(plain.encode()).hexdigest()
+
+
+def _encoded(get_state: Callable[[], Any]) -> str | None:
+    """A service's state as JSON; None where it has none to keep."""
+    state = _snapshot(get_state)
+    return None if state is None else _snapshot(lambda: json.dumps(state, default=persistence._json_default))
 
 
 def _snapshot(read: Callable[[], Any]) -> Any:

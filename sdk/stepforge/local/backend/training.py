@@ -20,6 +20,7 @@ Json = Any
 _invoke_aws_sdk_integration = sfn._invoke_aws_sdk_integration
 _OPTIMISED = "arn:aws:states:::sagemaker:"
 _SDK = "arn:aws:states:::aws-sdk:sagemaker:"
+_STACK_TAG = "aws:cloudformation:stack-name"
 _ENDED = ("Completed", "Failed", "Stopped")
 
 
@@ -106,9 +107,18 @@ class _Tasks:
 
     def create_group(self, logical_id: str, properties: Json, stack: str) -> tuple[str, Json]:
         known = ("ModelPackageGroupName", "ModelPackageGroupDescription", "Tags")
-        answer = self._service.call(
-            "CreateModelPackageGroup", {key: properties[key] for key in known if key in properties}
-        )
+        request = {key: properties[key] for key in known if key in properties}
+        owner = {"Key": _STACK_TAG, "Value": stack}
+        try:
+            answer = self._service.call(
+                "CreateModelPackageGroup", request | {"Tags": [*request.get("Tags", []), owner]}
+            )
+        except ServiceError:
+            # Groups are on disk at once, stacks a moment later: after a kill the group may be there before its stack.
+            name = {"ModelPackageGroupName": properties["ModelPackageGroupName"]}
+            answer = self._service.call("DescribeModelPackageGroup", name)
+            if owner not in self._service.call("ListTags", {"ResourceArn": answer["ModelPackageGroupArn"]})["Tags"]:
+                raise
         arn = answer["ModelPackageGroupArn"]
         return arn, {"ModelPackageGroupArn": arn, "ModelPackageGroupStatus": "Completed"}
 
