@@ -164,7 +164,9 @@ def predict(
     domain: Annotated[str, typer.Option(help="Domain whose promoted model answers.")] = "facial",
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    export: Annotated[str | None, typer.Option(help="Format for a game engine: arkit-json, livelink-csv, openxr-json.")] = None,
+    export: Annotated[
+        str | None, typer.Option(help="Format for a game engine: arkit-json, livelink-csv, openxr-json.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for what is exported.")] = Path("out"),
     env: Env = "local",
     json: Json = False,
