@@ -87,6 +87,10 @@ CASES = {
     "no function named": (("run", "train", *WITH_DATA, "--verifier", "rules"), "write it as package.module:function"),
     "missing recipe": ((*FACIAL, "--recipe", "nowhere.toml"), "recipe nowhere.toml cannot be read"),
     "recipe that is none": ((*FACIAL, "--recipe", "good.jsonl"), "recipe good.jsonl cannot be read"),
+    "unknown option": ((*FACIAL, "--stepz", "1"), "No such option: --stepz"),
+    "option of the wrong type": (("predict", "--temperature", "hot"), "'--temperature'"),
+    "unknown command": (("run", "trian"), "No such command 'trian'"),
+    "missing argument": (("registry", "show"), "Missing argument 'reference' (see `stepforge registry show --help`)"),
     "name of a new domain": (("new", "domain", "4castles"), "name '4castles' cannot be a domain's"),
 }
 
