@@ -15,13 +15,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stepforge.contracts.base import first_problem
+from stepforge.contracts.serving import MOST_PROMPTS, Sampling
 from stepforge.errors import InvalidInput
 from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.training.models import Policy, from_directory, use_threads
 
 MOST_BYTES = 1 << 20
-MOST_PROMPTS = 256
-MOST_TOKENS = 4_096
 
 
 class Problem(BaseModel):
@@ -31,15 +30,11 @@ class Problem(BaseModel):
     prompt: Annotated[str, Field(min_length=1)]
 
 
-class Invocation(BaseModel):
-    """Body of POST /invocations."""
+class Invocation(Sampling):
+    """Body of POST /invocations: an `InvokeRequest`, or one prompt alone."""
 
-    model_config = ConfigDict(extra="forbid")
     prompt: Annotated[str, Field(min_length=1)] | None = None
     records: Annotated[list[Problem], Field(min_length=1, max_length=MOST_PROMPTS)] | None = None
-    max_new_tokens: Annotated[int, Field(gt=0, le=MOST_TOKENS)] = 64
-    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Invocation:
