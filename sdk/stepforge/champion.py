@@ -35,10 +35,10 @@ def compare(
     worse = better = False
     for key in sorted(set(ours) & set(theirs)):
         a, b = ours[key], theirs[key]
-        if a.high < b.low:
+        if b.above(a):
             worse = True
             reasons.append(f"worse on {key}: {_show(a)} against {_show(b)}")
-        elif a.low > b.high:
+        elif a.above(b):
             better = True
             reasons.append(f"better on {key}: {_show(a)} against {_show(b)}")
     if not worse and not better:

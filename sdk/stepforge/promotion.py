@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from stepforge import executions
 from stepforge.contracts.base import Contract
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.names import execution_name
@@ -94,11 +95,12 @@ def consider(states: Any, package: dict[str, Any], event_id: str, *, machine_arn
     )
     for number in range(1, MAX_EXECUTIONS + 1):
         name = execution_name("promote", event_id, number)
-        status = _status(states, machine_arn, name)
-        if status in ("RUNNING", "SUCCEEDED", "PENDING_REDRIVE"):
-            return Decision(package_arn=arn, action="adopted", reason=f"its promotion is {status}", execution=name)
-        if status is None:
+        found = executions.describe(states, executions.execution_arn(machine_arn, name))
+        if found is None:
             return _start(states, promotion, name, machine_arn=machine_arn)
+        if found.status in executions.ADOPTED:
+            reason = f"its promotion is {found.status}"
+            return Decision(package_arn=arn, action="adopted", reason=reason, execution=name)
     return Decision(
         package_arn=arn, action="ignored", reason=f"{MAX_EXECUTIONS} executions ended without success; see them"
     )
@@ -113,11 +115,3 @@ def _start(states: Any, promotion: Promotion, name: str, *, machine_arn: str) ->
             package_arn=promotion.package_arn, action="adopted", reason="another handler was first", execution=name
         )
     return Decision(package_arn=promotion.package_arn, action="started", reason="approved", execution=name)
-
-
-def _status(states: Any, machine_arn: str, name: str) -> str | None:
-    arn = f"{machine_arn.replace(':stateMachine:', ':execution:')}:{name}"
-    try:
-        return states.describe_execution(executionArn=arn)["status"]
-    except states.exceptions.ExecutionDoesNotExist:
-        return None

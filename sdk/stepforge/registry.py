@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from stepforge import executions, transfers
 from stepforge.artifacts import read_file
 from stepforge.connection import LOCAL, Connection
+from stepforge.contracts.base import first_problem
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, package_group
 from stepforge.contracts.registry import PROMOTION, Approval, PackageMetadata
@@ -143,6 +146,7 @@ class Registry:
         seed: int = 0,
         export: str | None = None,
     ) -> InvokeResponse:
+<<<<<<< HEAD
         """Ask the domain's endpoint; `export` names a format of the domain, such as `arkit-json`.
 
         Raises EnvironmentUnavailable where no version was promoted yet, InvalidInput where the model refuses.
@@ -155,6 +159,22 @@ class Registry:
             seed=seed,
             export=export,
         )
+=======
+        """Ask the domain's endpoint.
+
+        Raises InvalidInput for what no endpoint answers, EnvironmentUnavailable where no version was promoted yet.
+        """
+        try:
+            request = InvokeRequest(
+                records=tuple(Prompt(prompt=prompt) for prompt in prompts),
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+            )
+        except ValidationError as error:
+            raise InvalidInput(f"this cannot be asked: {first_problem(error)}") from error
+        runtime = self._connection.client("sagemaker-runtime")
+>>>>>>> attack
         name = endpoint_name(package_group(domain))
         try:
             answer = runtime.invoke_endpoint(
