@@ -146,23 +146,10 @@ class Registry:
         seed: int = 0,
         export: str | None = None,
     ) -> InvokeResponse:
-<<<<<<< HEAD
         """Ask the domain's endpoint; `export` names a format of the domain, such as `arkit-json`.
 
-        Raises EnvironmentUnavailable where no version was promoted yet, InvalidInput where the model refuses.
-        """
-        runtime = self._connection.client("sagemaker-runtime")
-        request = InvokeRequest(
-            records=tuple(Prompt(prompt=prompt) for prompt in prompts),
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            export=export,
-        )
-=======
-        """Ask the domain's endpoint.
-
-        Raises InvalidInput for what no endpoint answers, EnvironmentUnavailable where no version was promoted yet.
+        Raises InvalidInput for what no endpoint answers and where the model refuses, EnvironmentUnavailable where no
+        version was promoted yet.
         """
         try:
             request = InvokeRequest(
@@ -170,11 +157,11 @@ class Registry:
                 temperature=temperature,
                 max_new_tokens=max_new_tokens,
                 seed=seed,
+                export=export,
             )
         except ValidationError as error:
             raise InvalidInput(f"this cannot be asked: {first_problem(error)}") from error
         runtime = self._connection.client("sagemaker-runtime")
->>>>>>> attack
         name = endpoint_name(package_group(domain))
         try:
             answer = runtime.invoke_endpoint(

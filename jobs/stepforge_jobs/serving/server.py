@@ -15,47 +15,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from stepforge.contracts.base import first_problem
-<<<<<<< HEAD
 from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.records import Provenance, Record
 from stepforge.contracts.serving import Exported, InvokeRequest, InvokeResponse
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge_jobs.domains import Exportable, domain_names, load_domain
-=======
-from stepforge.contracts.serving import MOST_PROMPTS, Sampling
-from stepforge.errors import InvalidInput
->>>>>>> attack
 from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.training.models import Policy, from_directory, use_threads
 
 MOST_BYTES = 1 << 20
-<<<<<<< HEAD
-=======
-
-
-class Problem(BaseModel):
-    """What a completion is asked for. Other fields of a record are let through unread."""
-
-    model_config = ConfigDict(extra="ignore")
-    prompt: Annotated[str, Field(min_length=1)]
-
-
-class Invocation(Sampling):
-    """Body of POST /invocations: an `InvokeRequest`, or one prompt alone."""
-
-    prompt: Annotated[str, Field(min_length=1)] | None = None
-    records: Annotated[list[Problem], Field(min_length=1, max_length=MOST_PROMPTS)] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Invocation:
-        if (self.prompt is None) == (self.records is None):
-            raise ValueError("give either 'prompt' or 'records'")
-        return self
-
-    @property
-    def prompts(self) -> list[str]:
-        return [self.prompt] if self.prompt is not None else [record.prompt for record in self.records or []]
->>>>>>> attack
 
 
 class Model:

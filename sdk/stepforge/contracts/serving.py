@@ -8,20 +8,18 @@ from pydantic import Field
 
 from stepforge.contracts.base import Contract, Sha256
 
-MOST_PROMPTS = 256
-
 
 class Prompt(Contract):
     prompt: Annotated[str, Field(min_length=1)]
 
 
-class Sampling(Contract):
-    """How completions are drawn; greedily at temperature 0."""
+class InvokeRequest(Contract):
+    """A completion of each prompt; greedy at temperature 0."""
 
+    records: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=256)]
     max_new_tokens: Annotated[int, Field(gt=0, le=4096)] = 64
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**40)] = 0
-<<<<<<< HEAD
     export: str | None = None
     """Format in which answers that pass the domain's rules come back as well, such as `arkit-json`."""
 
@@ -31,14 +29,6 @@ class Exported(Contract):
 
     content: str | None = None
     refusal: str = ""
-=======
-
-
-class InvokeRequest(Sampling):
-    """A completion of each prompt."""
-
-    records: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=MOST_PROMPTS)]
->>>>>>> attack
 
 
 class InvokeResponse(Contract):
