@@ -18,7 +18,14 @@ from stepforge.contracts.base import Contract, Sha256, digest
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.manifests import MANIFEST, PICKLES
 from stepforge.contracts.names import endpoint_name
-from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, PackageMetadata, Promotion, PromotionResult
+from stepforge.contracts.registry import (
+    PROMOTION,
+    PROMOTION_EVENT,
+    STAMPED,
+    PackageMetadata,
+    Promotion,
+    PromotionResult,
+)
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput, PromotionBusy, SmokeFailed
 from stepforge.packages import ROWS, summaries
@@ -299,7 +306,7 @@ def stamp(sagemaker: Any, promotion: Promotion, result: PromotionResult, reason:
     if result == "deployed":
         change["ModelLifeCycle"] = {"Stage": "Production", "StageStatus": "Serving", "StageDescription": reason[:1024]}
     else:
-        change["ApprovalDescription"] = f"promotion {result}: {reason}"[:_APPROVAL_DESCRIPTION].replace("\n", " ")
+        change["ApprovalDescription"] = f"{STAMPED}{result}: {reason}"[:_APPROVAL_DESCRIPTION].replace("\n", " ")
     sagemaker.update_model_package(ModelPackageArn=promotion.package_arn, **change)
     if result != "deployed":
         return

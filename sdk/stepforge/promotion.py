@@ -8,7 +8,7 @@ from stepforge import executions
 from stepforge.contracts.base import Contract
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.names import execution_name
-from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, PackageMetadata, Promotion
+from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, STAMPED, PackageMetadata, Promotion
 from stepforge.packages import summaries
 
 MAX_EXECUTIONS = 3
@@ -51,6 +51,10 @@ def on_event(sagemaker: Any, states: Any, change: PackageStateChange, *, machine
     if change.ModelApprovalStatus not in (None, "Approved"):
         return Decision(package_arn=arn, action="ignored", reason=f"the event says {change.ModelApprovalStatus}")
     package = sagemaker.describe_model_package(ModelPackageName=arn)
+    if not change.UpdatedModelPackageFields and package.get("ApprovalDescription", "").startswith(STAMPED):
+        # AWS leaves the fields out of some events: taken for an approval, each stamp would start a promotion that fails
+        # and is stamped again, for ever.
+        return Decision(package_arn=arn, action="ignored", reason="its last change was the stamp of a promotion")
     return consider(states, package, change.event_id, machine_arn=machine_arn)
 
 
