@@ -21,7 +21,6 @@ from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import (
     PROMOTION,
     PROMOTION_EVENT,
-    STAMPED,
     PackageMetadata,
     Promotion,
     PromotionResult,
@@ -306,7 +305,7 @@ def stamp(sagemaker: Any, promotion: Promotion, result: PromotionResult, reason:
     if result == "deployed":
         change["ModelLifeCycle"] = {"Stage": "Production", "StageStatus": "Serving", "StageDescription": reason[:1024]}
     else:
-        change["ApprovalDescription"] = f"{STAMPED}{result}: {reason}"[:_APPROVAL_DESCRIPTION].replace("\n", " ")
+        change["ApprovalDescription"] = f"promotion {result}: {reason}"[:_APPROVAL_DESCRIPTION].replace("\n", " ")
     sagemaker.update_model_package(ModelPackageArn=promotion.package_arn, **change)
     if result != "deployed":
         return
