@@ -1,4 +1,4 @@
-"""kill -9 of the command, the server, the training process and an upload: the same command finishes, with the same bits.
+"""kill -9 of the command, the server, the training process and an upload: the same command ends with the same bits.
 
 Moments come from seeds: a point of the run, and a part of a second after it.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ import pytest
 from stepforge.artifacts import read_manifest
 from stepforge.contracts.manifests import MANIFEST
 from stepforge.errors import InvalidInput
-from tests.e2e.homes import ROOT, TRAIN, Home, wait_for
+from tests.e2e.homes import TRAIN, Home, wait_for
 
 SEEDS = range(5)
 FILES, MEBIBYTES = 6, 16
