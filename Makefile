@@ -46,7 +46,7 @@ bench: setup
 	@for script in tests/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 verify: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --proof tests/benchmarks/results/verify/slow.txt
 	$(BIN)/python -m tests.benchmarks.held_out.table --check
 
 lock: setup

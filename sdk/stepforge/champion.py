@@ -19,6 +19,9 @@ def compare(
     Worse and better are meant by 95 % intervals that do not touch, so a difference that could be chance decides
     nothing. `differences` maps `split/decoding` to the difference of the means of `accepted`, in [-1, 1].
     """
+    if champion is None and champion_arn is not None:
+        reason = "not comparable: the champion was not registered by stepforge, so it has no evaluation"
+        return Comparison(better=False, champion=champion_arn, reasons=(reason,))
     if champion is None:
         return Comparison(better=True, reasons=("there is no champion in the group: the first model stands alone",))
     if challenger.model_sha256 == champion.model_sha256:
@@ -35,10 +38,10 @@ def compare(
     worse = better = False
     for key in sorted(set(ours) & set(theirs)):
         a, b = ours[key], theirs[key]
-        if a.high < b.low:
+        if b.above(a):
             worse = True
             reasons.append(f"worse on {key}: {_show(a)} against {_show(b)}")
-        elif a.low > b.high:
+        elif a.above(b):
             better = True
             reasons.append(f"better on {key}: {_show(a)} against {_show(b)}")
     if not worse and not better:

@@ -85,11 +85,13 @@ def _references(name: str, roots: dict[str, Path]) -> tuple[set[str], set[str]]:
             return
         into.update(".".join(parts[:n]) for n in range(1, len(parts) + 1))
 
-    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    module = ast.parse(path.read_text())
+    # A package's lazy exports are left out: whoever wants one names its module.
+    waiting: list[ast.AST] = [
+        n for n in module.body if not (isinstance(n, ast.FunctionDef) and n.name == "__getattr__")
+    ]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
-            continue  # a package's lazy exports: whoever wants one names its module
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             waiting += node.orelse
             continue

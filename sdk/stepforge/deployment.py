@@ -18,7 +18,13 @@ from stepforge.contracts.base import Contract, Sha256, digest
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.manifests import MANIFEST, PICKLES
 from stepforge.contracts.names import endpoint_name
-from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, PackageMetadata, Promotion, PromotionResult
+from stepforge.contracts.registry import (
+    PROMOTION,
+    PROMOTION_EVENT,
+    PackageMetadata,
+    Promotion,
+    PromotionResult,
+)
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput, PromotionBusy, SmokeFailed
 from stepforge.packages import ROWS, summaries

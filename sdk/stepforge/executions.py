@@ -14,10 +14,13 @@ from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Machine, execution_name
 from stepforge.errors import InvalidInput
 
+ADOPTED = ("RUNNING", "SUCCEEDED", "PENDING_REDRIVE")
+"""An execution that waits to be taken up again is under way."""
+
 
 @dataclass(frozen=True)
 class Execution:
-    """What DescribeExecution says. `status` is RUNNING, SUCCEEDED, FAILED, TIMED_OUT or ABORTED."""
+    """What DescribeExecution says. `status` is RUNNING, SUCCEEDED, FAILED, TIMED_OUT, ABORTED or PENDING_REDRIVE."""
 
     arn: str
     name: str
@@ -84,6 +87,6 @@ def start_or_adopt(states: Any, machine_arn: str, machine: Machine, identity: st
                     f"execution {name} was started and is not there: is {machine_arn} the right machine?"
                 )
             return started
-        if found.status in ("RUNNING", "SUCCEEDED"):
+        if found.status in ADOPTED:
             return found
         number += 1

@@ -75,10 +75,13 @@ class Jobs:
         self._connection.client("sagemaker").stop_training_job(TrainingJobName=name)
 
     def logs(self, name: str, *, follow: bool = False, poll_seconds: float = 1.0) -> Iterator[str]:
-        """Lines of a job's log; with `follow` until it has ended. A log group that is not there yet is waited for."""
+        """Lines of a job's log; with `follow` until it has ended. A log group that is not there yet is waited for.
+
+        Raises UnknownName for a job that does not exist.
+        """
         tail = LogTail(self._connection, name)
         while True:
-            ended = not follow or self.get(name)["TrainingJobStatus"] in ENDED
+            ended = self.get(name)["TrainingJobStatus"] in ENDED or not follow
             yield from tail.read()
             if ended:
                 return

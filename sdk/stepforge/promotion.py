@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from stepforge import executions
 from stepforge.contracts.base import Contract
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.names import execution_name
-from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, PackageMetadata, Promotion
+from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, STAMPED, PackageMetadata, Promotion
 from stepforge.packages import summaries
 
 MAX_EXECUTIONS = 3
@@ -50,6 +51,10 @@ def on_event(sagemaker: Any, states: Any, change: PackageStateChange, *, machine
     if change.ModelApprovalStatus not in (None, "Approved"):
         return Decision(package_arn=arn, action="ignored", reason=f"the event says {change.ModelApprovalStatus}")
     package = sagemaker.describe_model_package(ModelPackageName=arn)
+    if not change.UpdatedModelPackageFields and package.get("ApprovalDescription", "").startswith(STAMPED):
+        # AWS leaves the fields out of some events: taken for an approval, each stamp would start a promotion that fails
+        # and is stamped again, for ever.
+        return Decision(package_arn=arn, action="ignored", reason="its last change was the stamp of a promotion")
     return consider(states, package, change.event_id, machine_arn=machine_arn)
 
 
@@ -94,11 +99,12 @@ def consider(states: Any, package: dict[str, Any], event_id: str, *, machine_arn
     )
     for number in range(1, MAX_EXECUTIONS + 1):
         name = execution_name("promote", event_id, number)
-        status = _status(states, machine_arn, name)
-        if status in ("RUNNING", "SUCCEEDED", "PENDING_REDRIVE"):
-            return Decision(package_arn=arn, action="adopted", reason=f"its promotion is {status}", execution=name)
-        if status is None:
+        found = executions.describe(states, executions.execution_arn(machine_arn, name))
+        if found is None:
             return _start(states, promotion, name, machine_arn=machine_arn)
+        if found.status in executions.ADOPTED:
+            reason = f"its promotion is {found.status}"
+            return Decision(package_arn=arn, action="adopted", reason=reason, execution=name)
     return Decision(
         package_arn=arn, action="ignored", reason=f"{MAX_EXECUTIONS} executions ended without success; see them"
     )
@@ -113,11 +119,3 @@ def _start(states: Any, promotion: Promotion, name: str, *, machine_arn: str) ->
             package_arn=promotion.package_arn, action="adopted", reason="another handler was first", execution=name
         )
     return Decision(package_arn=promotion.package_arn, action="started", reason="approved", execution=name)
-
-
-def _status(states: Any, machine_arn: str, name: str) -> str | None:
-    arn = f"{machine_arn.replace(':stateMachine:', ':execution:')}:{name}"
-    try:
-        return states.describe_execution(executionArn=arn)["status"]
-    except states.exceptions.ExecutionDoesNotExist:
-        return None

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from stepforge import executions, transfers
 from stepforge.artifacts import read_file
 from stepforge.connection import LOCAL, Connection
+from stepforge.contracts.base import first_problem
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, package_group
 from stepforge.contracts.registry import PROMOTION, Approval, PackageMetadata
@@ -145,16 +148,20 @@ class Registry:
     ) -> InvokeResponse:
         """Ask the domain's endpoint; `export` names a format of the domain, such as `arkit-json`.
 
-        Raises EnvironmentUnavailable where no version was promoted yet, InvalidInput where the model refuses.
+        Raises InvalidInput for what no endpoint answers and where the model refuses, EnvironmentUnavailable where no
+        version was promoted yet.
         """
+        try:
+            request = InvokeRequest(
+                records=tuple(Prompt(prompt=prompt) for prompt in prompts),
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                export=export,
+            )
+        except ValidationError as error:
+            raise InvalidInput(f"this cannot be asked: {first_problem(error)}") from error
         runtime = self._connection.client("sagemaker-runtime")
-        request = InvokeRequest(
-            records=tuple(Prompt(prompt=prompt) for prompt in prompts),
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            export=export,
-        )
         name = endpoint_name(package_group(domain))
         try:
             answer = runtime.invoke_endpoint(

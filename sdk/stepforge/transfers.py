@@ -11,7 +11,7 @@ from stepforge.artifacts import read_manifest
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.manifests import MANIFEST, Manifest, check_files
+from stepforge.contracts.manifests import MANIFEST, Manifest, check_files, sha256_of
 from stepforge.contracts.names import Keys, split_uri
 from stepforge.errors import IntegrityError
 
@@ -31,6 +31,7 @@ def upload(
     """Put the files that `manifest` names under `raw/{kind}/{digest}/`; what is there already is not sent again.
 
     An upload that was cut off goes on where it stopped, and nobody reads the artifact before its manifest is there.
+    Raises IntegrityError where a file changed since it was described; then it is not left under the old digest.
     """
     environment, s3 = connection.environment, connection.client("s3")
     ref = destination(connection, manifest)
@@ -44,6 +45,11 @@ def upload(
         if head is None or head["Metadata"].get("sha256") != entry.sha256:
             extra = {**encryption, "Metadata": {"sha256": entry.sha256}}
             s3.upload_file(str(folder / entry.path), environment.bucket, prefix + entry.path, ExtraArgs=extra)
+            if sha256_of(folder / entry.path) != entry.sha256:
+                s3.delete_object(Bucket=environment.bucket, Key=prefix + entry.path)
+                raise IntegrityError(
+                    f"{folder / entry.path} changed while it was uploaded: run it again when it is still"
+                )
         done += entry.bytes
         progress(entry.path, done, total)
     s3.put_object(Bucket=environment.bucket, Key=prefix + MANIFEST, Body=canonical_json(manifest), **encryption)

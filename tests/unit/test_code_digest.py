@@ -85,3 +85,22 @@ def test_the_real_jobs_differ_in_what_they_depend_on() -> None:
     roots = {"stepforge": root / "sdk" / "stepforge", "stepforge_jobs": root / "jobs" / "stepforge_jobs"}
     codes = code_digests(roots, root / "containers" / "train" / "requirements.lock")
     assert len(set(codes.values())) == len(WORK_TYPES)
+
+
+IMPORTS = {
+    "dotted, with another name": "import stepforge_jobs.rl.rewards as r",
+    "relative": "from .rl.rewards import X",
+    "relative, of the package": "from . import rl\nfrom .rl import rewards",
+    "within a function": "def f():\n    from stepforge_jobs.rl import rewards",
+    "within a lazy attribute": "class A:\n  def __getattr__(self, n):\n    import stepforge_jobs.rl.rewards",
+    "in a try": "try:\n    import stepforge_jobs.rl.rewards\nexcept ImportError:\n    pass",
+    "under a condition": "if len('x'):\n    from stepforge_jobs.rl import rewards",
+    "by importlib": "import importlib\nimportlib.import_module('stepforge_jobs.rl.rewards')",
+    "of a star": "from stepforge_jobs.rl.rewards import *",
+}
+
+
+@pytest.mark.parametrize("form", IMPORTS)
+def test_every_form_of_an_import_counts(roots: dict[str, Path], form: str) -> None:
+    (roots["stepforge_jobs"] / "sft.py").write_text(IMPORTS[form] + "\n")
+    assert "sft" in changed_by(roots, roots["stepforge_jobs"] / "rl" / "rewards.py", "X = 2\n")

@@ -17,7 +17,7 @@ def start(states: FakeStepFunctions) -> executions.Execution:
     return executions.start_or_adopt(states, MACHINE, "train", IDENTITY, {"x": 1})
 
 
-@pytest.mark.parametrize("ended", [None, "SUCCEEDED"], ids=["running", "succeeded"])
+@pytest.mark.parametrize("ended", [None, "SUCCEEDED", "PENDING_REDRIVE"], ids=str)
 def test_what_runs_or_has_succeeded_is_adopted(ended: str | None) -> None:
     states = FakeStepFunctions()
     first = start(states)

@@ -12,6 +12,7 @@ from moto import mock_aws
 
 from stepforge import transfers
 from stepforge.connection import Connection
+from stepforge.contracts.base import canonical_json
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import WORK_TYPES, ArtifactRef
 from stepforge.contracts.manifests import MANIFEST, Manifest, describe_folder
@@ -103,3 +104,25 @@ def test_a_manifest_of_other_bytes_is_refused(connection: Connection, folder: Pa
     _, ref = uploaded(connection, folder)
     with pytest.raises(IntegrityError, match="was expected"):
         transfers.download(connection, ref.model_copy(update={"sha256": "f" * 64}), tmp_path / "back")
+
+
+def test_a_file_that_changes_meanwhile_is_not_left_under_the_old_digest(connection: Connection, folder: Path) -> None:
+    manifest = describe_folder(folder, "model")
+    (folder / "weights.safetensors").write_bytes(b"other")
+    with pytest.raises(IntegrityError, match=r"weights\.safetensors changed while it was uploaded"):
+        transfers.upload(connection, folder, manifest)
+    assert [key.rpartition("/")[2] for key in objects(connection)] == ["config.json"]
+    (folder / "weights.safetensors").write_bytes(bytes(range(256)))
+    transfers.download(connection, transfers.upload(connection, folder, manifest), folder.parent / "back")
+
+
+def test_a_manifest_that_leads_out_of_the_folder_is_refused(
+    connection: Connection, folder: Path, tmp_path: Path
+) -> None:
+    manifest, ref = uploaded(connection, folder)
+    evil = canonical_json(manifest).replace(b'"deep/config.json"', b'"../config.json"')
+    key = next(key for key in objects(connection) if key.endswith(MANIFEST))
+    connection.client("s3").put_object(Bucket="bucket", Key=key, Body=evil)
+    with pytest.raises(IntegrityError, match=r"must be relative, without '\.\.'"):
+        transfers.download(connection, ref, tmp_path / "inner" / "back")
+    assert not (tmp_path / "inner").exists()

@@ -17,6 +17,8 @@ PROMOTION = "promotion"
 PROMOTION_EVENT = "promotion_event"
 """Keys in CustomerMetadataProperties: how the last promotion ended (`PromotionResult`), and the approval it was for."""
 PromotionResult = Literal["deployed", "refused", "failed"]
+STAMPED = ("promotion refused: ", "promotion failed: ")
+"""How ApprovalDescription begins while the stamp of a promotion is the last that was said about an approval."""
 
 
 class PackageMetadata(Contract):

@@ -51,6 +51,10 @@ class Interval(Contract):
     high: float
     count: int
 
+    def above(self, other: Interval) -> bool:
+        """Whether the difference is one that the intervals support: they do not touch. Stricter than a paired test."""
+        return self.low > other.high
+
 
 Decoding = Literal["greedy", "sampled"]
 

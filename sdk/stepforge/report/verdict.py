@@ -60,9 +60,9 @@ def cells(evaluation: EvaluationReport) -> list[tuple[Split, Decoding, Interval]
 
 
 def difference(ours: Interval, theirs: Interval) -> Difference:
-    if ours.low > theirs.high:
+    if ours.above(theirs):
         return "higher"
-    return "lower" if ours.high < theirs.low else "no difference supported"
+    return "lower" if theirs.above(ours) else "no difference supported"
 
 
 def differences(evaluation: EvaluationReport, reference: Reference) -> dict[tuple[Split, Decoding], Difference]:

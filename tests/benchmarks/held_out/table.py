@@ -24,13 +24,13 @@ PAGE = ROOT / "docs" / "held-out.md"
 RESAMPLES = 4_000
 SPLITS = {"test_known": "new scenarios, known kinds", "test_new": "new kinds", "test_retained": "retained"}
 QUESTIONS = (
-    ("rlvr", "base", "Does RLVR alone learn from all-or-nothing rewards?"),
-    ("rlvr-partial", "base", "Does partial credit alone do it?"),
-    ("srl", "base", "Does SRL learn?"),
-    ("srl", "sft", "Is SRL better than SFT at equal tokens?"),
-    ("srl-rlvr", "srl", "Does RLVR add to SRL?"),
-    ("srl-rlvr", "sft-rlvr", "Is SRL -> RLVR better than SFT -> RLVR?"),
-    ("srl-rlvr", "rlvr-partial", "Is SRL -> RLVR better than partial credit alone?"),
+    ("rlvr", "base", "RLVR alone, all or nothing, above base?"),
+    ("rlvr-partial", "base", "RLVR alone, partial credit, above base?"),
+    ("srl", "base", "SRL above base?"),
+    ("srl", "sft", "SRL above SFT at equal tokens?"),
+    ("srl-rlvr", "srl", "SRL -> RLVR above SRL?"),
+    ("srl-rlvr", "sft-rlvr", "SRL -> RLVR above SFT -> RLVR?"),
+    ("srl-rlvr", "rlvr-partial", "SRL -> RLVR above partial credit alone?"),
 )
 
 Cell = dict[int, np.ndarray]
@@ -107,12 +107,14 @@ def page(rows: list[dict[str, Any]], cells: dict[tuple[str, str, str], Cell]) ->
         mine = {row["seed"]: row for row in rows if row["arm"] == arm}.values()
         mean = {key: np.mean([row[key] for row in mine]) for key in ("steps", "tokens", "seconds")}
         lines.append(f"| {LABELS[arm]} | {mean['steps']:.0f} | {mean['tokens']:,.0f} | {mean['seconds']:.0f} |")
+    specs = {row["evaluate_spec"] for row in rows}
+    lines += ["", f"{len(rows)} rows from {len(specs)} evaluations, named by their spec in the rows."]
     return "\n".join(lines) + "\n"
 
 
 def verdict(found: tuple[float, float, float]) -> str:
     _, low, high = found
-    return "yes" if low > 0 else "no, worse" if high < 0 else "not decided"
+    return "yes" if low > 0 else "below" if high < 0 else "not decided"
 
 
 def main() -> int:
@@ -123,6 +125,7 @@ def main() -> int:
         same = PAGE.is_file() and PAGE.read_text().startswith(built)
         print(f"{PAGE.name} {'agrees with' if same else 'differs from'} the rows")
         return 0 if same else 1
+    # What people wrote below the figures stays.
     rest = PAGE.read_text().partition("\n## Reading\n")[2] if PAGE.is_file() else ""
     PAGE.write_text(built + (f"\n## Reading\n{rest}" if rest else ""))
     return 0

@@ -65,6 +65,12 @@ def test_the_first_model_of_a_group_is_better_than_nothing() -> None:
     assert compare(report([at(0.1)] * 6), None).better
 
 
+def test_a_champion_without_an_evaluation_is_not_said_to_be_absent() -> None:
+    decision = compare(report([at(0.9)] * 6), None, champion_arn="arn")
+    assert (decision.better, decision.champion) == (False, "arn")
+    assert "no evaluation" in decision.reasons[0]
+
+
 def test_forgetting_what_was_known_is_not_paid_for_by_learning_something_new() -> None:
     ours = report([at(0.9), at(0.9), at(0.9), at(0.9), at(0.5), at(0.9)])
     decision = compare(ours, report([at(0.6)] * 4 + [at(0.9)] * 2, "b"))

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from stepforge.contracts.events import PackageStateChange
-from stepforge.contracts.registry import PackageMetadata
+from stepforge.contracts.registry import PackageMetadata, Promotion
+from stepforge.deployment import stamp
 from stepforge.promotion import MAX_EXECUTIONS, on_event, sweep
 from tests.fakes import FakeSageMaker
 
@@ -113,6 +114,20 @@ def test_a_verdict_is_final_for_its_approval_and_a_new_approval_is_a_new_chance(
     assert on_event(sagemaker, states, event, machine_arn=machine_arn).action == "ignored"
     assert sweep(sagemaker, states, machine_arn=machine_arn) == []
     assert on_event(sagemaker, states, change(package, at=9), machine_arn=machine_arn).action == "started"
+
+
+def test_the_stamp_of_a_failure_is_no_approval_though_its_event_names_no_field(
+    sagemaker: FakeSageMaker, states: Any, package: str, machine_arn: str
+) -> None:
+    first = on_event(sagemaker, states, change(package, at=1), machine_arn=machine_arn)
+    states.stop_execution(executionArn=f"{machine_arn.replace(':stateMachine:', ':execution:')}:{first.execution}")
+    promotion = Promotion(package_arn=package, group=GROUP, version=1, event_id=change(package, at=1).event_id)
+    stamp(sagemaker, promotion, "failed", "smoke")
+    assert on_event(sagemaker, states, change(package, at=2), machine_arn=machine_arn).action == "ignored"
+    sagemaker.update_model_package(
+        ModelPackageArn=package, ModelApprovalStatus="Approved", ApprovalDescription="once more"
+    )
+    assert on_event(sagemaker, states, change(package, at=3), machine_arn=machine_arn).action == "started"
 
 
 def test_the_sweep_heals_a_lost_event_once(

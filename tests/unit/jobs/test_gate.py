@@ -71,6 +71,12 @@ CORRUPTIONS: dict[str, tuple[Corruption, str, str, str]] = {
         "counting-test_known-3",
         "prompt",
     ),
+    "group-of-known-kinds": (
+        lambda r: changed(r, "test_known", 2, group=r["train"][1].group),
+        "leak",
+        "counting-test_known-2",
+        "group",
+    ),
     "leaked-group": (
         lambda r: changed(r, "test_new", 2, group=r["rl"][1].group),
         "leak",
