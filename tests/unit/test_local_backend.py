@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 
 from stepforge.local.backend import VERSION, check_version
+from stepforge.local.backend.objects import persist_object
 
 
 def test_another_version_of_ministack_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,3 +20,17 @@ def test_another_version_of_ministack_is_refused_with_what_to_do(monkeypatch: py
 
 def test_the_version_that_is_installed_is_the_one_that_is_mended() -> None:
     check_version()
+
+
+def test_an_object_that_could_not_be_written_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import ministack.services.s3 as s3
+
+    def no_space(path: str, data: object, text: bool = False) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(s3, "DATA_DIR", str(tmp_path))
+    persist_object("kept", "a", kept := {"body": b"bytes", "etag": "", "size": 5, "last_modified": ""})
+    assert kept["body"] is None
+    monkeypatch.setattr(s3, "_atomic_write", no_space)
+    with pytest.raises(OSError, match="s3://kept/b could not be stored"):
+        persist_object("kept", "b", {"body": b"bytes", "etag": "", "size": 5, "last_modified": ""})

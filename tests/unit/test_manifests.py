@@ -44,7 +44,7 @@ def test_a_file_that_was_added_later_is_found(tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", ["training_args.bin", "pytorch_model.BIN", "checkpoint-1/optimizer.pt"])
 def test_a_pickle_beside_safetensors_is_refused_before_anything_is_uploaded(tmp_path: Path, name: str) -> None:
-    for needed in ("config.json", "tokenizer_config.json", "model.safetensors"):
+    for needed in ("config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"):
         (tmp_path / needed).write_bytes(b"{}")
     assert check_model_folder(tmp_path) == tmp_path
     (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +17,11 @@ from typing import Any
 
 import psutil
 import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 
 from stepforge.local import LocalAws, down, ensure_up, status
+from stepforge.local.deploy import deploy
 from stepforge.local.state import Layout, locked
 from tests.functional.local_aws.helpers import (
     ROLE,
@@ -128,6 +133,32 @@ def test_what_a_person_would_miss_survives_the_servers_death(own_aws: LocalAws) 
     weights = json.loads(s3.get_object(Bucket="kept", Key="jobs/again-a1/output/model/weights.txt")["Body"].read())
     assert weights["start"] > 0
     assert ended(own_aws, "queued-a1")["TrainingJobStatus"] == "Completed"
+
+
+def test_a_deployment_that_the_servers_death_cuts_off_is_done_again(own_aws: LocalAws) -> None:
+    def cut_off() -> None:
+        with contextlib.suppress(BotoCoreError):
+            deploy(own_aws)
+
+    deploying = threading.Thread(target=cut_off)
+    deploying.start()
+    # The group is on disk at once, the rest of the stack is not: the second deployment meets it.
+    sagemaker = own_aws.client("sagemaker", config=Config(retries={"total_max_attempts": 1}))
+    wait(lambda: sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"], bool)
+    kill_server()
+    deploying.join(60)
+    after = ensure_up()
+    assert deploy(after)
+    assert not deploy(after)
+    time.sleep(2)
+    kill_server()
+    # What the stack says that it made is there.
+    assert not deploy(ensure_up())
+    found = after.client("ssm").get_parameters_by_path(Path="/stepforge/local/", Recursive=True)["Parameters"]
+    machines = [p["Value"] for p in found if "/machines/" in p["Name"]]
+    assert len(machines) == 3
+    for machine_arn in machines:
+        after.client("stepfunctions").describe_state_machine(stateMachineArn=machine_arn)
 
 
 def test_a_job_that_may_not_be_retried_fails_with_the_reason(own_aws: LocalAws) -> None:
