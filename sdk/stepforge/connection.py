@@ -49,7 +49,10 @@ class Connection:
             ):
                 values |= {item["Name"].removeprefix(prefix): item["Value"] for item in page["Parameters"]}
         except _botocore_errors() as error:
-            raise EnvironmentUnavailable(f"environment {self.name!r} cannot be reached: {error}") from error
+            raise EnvironmentUnavailable(
+                f"environment {self.name!r} cannot be reached: {error} (Needed are credentials, say AWS_PROFILE, and a "
+                f"region, say AWS_REGION. {LOCAL!r} needs neither)"
+            ) from error
         if not values:
             raise InvalidInput(
                 f"environment {self.name!r} does not exist in this account and region: SSM has no parameter under "

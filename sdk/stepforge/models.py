@@ -7,6 +7,9 @@ from pathlib import Path
 from stepforge.contracts.manifests import PICKLES
 from stepforge.errors import InvalidInput
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""One of them holds the vocabulary."""
+
 
 def check_model_folder(folder: Path) -> Path:
     """A Hugging Face directory with safetensors and no pickle. Raises InvalidInput naming the path and what is wrong.
@@ -18,6 +21,8 @@ def check_model_folder(folder: Path) -> Path:
             f"model {str(folder)!r} is not a directory: give a local Hugging Face directory; nothing is downloaded"
         )
     missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        missing.append(TOKENIZERS[0])
     pickled = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in PICKLES)
     if not any(folder.glob("*.safetensors")):
         missing.append("*.safetensors" + (f" (pickled weights are refused: {', '.join(pickled)})" if pickled else ""))

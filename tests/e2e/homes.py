@@ -39,23 +39,27 @@ class Home:
     def layout(self) -> Layout:
         return Layout.of(self.folder)
 
-    def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         """A command, in a process that the caller waits for or kills."""
+        return self.python("-m", "stepforge.cli", *arguments)
+
+    def python(self, *arguments: str) -> subprocess.Popen[str]:
+        """An interpreter that imports this checkout's stepforge and finds this home."""
         paths = [self.checkout / "sdk", self.checkout / "jobs"]
         environment = {**os.environ, "STEPFORGE_HOME": str(self.folder), "PYTHONPATH": os.pathsep.join(map(str, paths))}
         self.folder.mkdir(parents=True, exist_ok=True)
         return subprocess.Popen(
-            [sys.executable, "-m", "stepforge.cli", *arguments],
+            [sys.executable, *arguments],
             env=environment,
-            cwd=cwd or self.folder,
+            cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def cli(self, *arguments: str, code: int = 0, cwd: Path | None = None) -> Json:
+    def cli(self, *arguments: str, code: int = 0) -> Json:
         """The JSON that a command prints."""
-        process = self.start(*arguments, "--json", cwd=cwd)
+        process = self.start(*arguments, "--json")
         out, err = process.communicate(timeout=300)
         assert process.returncode == code, (process.returncode, out, err)
         return json.loads(out)

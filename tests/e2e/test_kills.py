@@ -1,4 +1,4 @@
-"""kill -9 of the command, the server, the training process and an upload: the same command ends with the same bits.
+"""kill -9 of the command, the server, the training process, an upload: the same command finishes, with the same bits.
 
 Moments come from seeds: a point of the run, and a part of a second after it.
 """

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 __all__ = ["main"]
+
+_INTERRUPTED = 130
+_LEAST_FREE_BYTES = 1 << 20
+_NO_ACCESS = ("NoRegionError", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+"""botocore's names: their classes would have to be imported."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,23 +28,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(given)
+        code = app(given, standalone_mode=False, prog_name="stepforge")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except StepforgeError as error:
+        if full := _full_disk():
+            return _fail(given, "DiskFull", f"{_disk_full(full)}. What came of it: {_one_line(error)}", 6)
         return _fail(given, type(error).__name__, str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail(given, "Interrupted", "interrupted; what was submitted goes on (`stepforge runs`)", 130)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        where = f" at {error.filename}" if error.filename else ""
-        return _fail(given, "DiskFull", f"no space is left on the disk{where}: free some, and run it again", 6)
+        return _fail(given, "DiskFull", _disk_full(error.filename), 6)
     except Exception as error:
+        if type(error).__module__.startswith("typer."):
+            return _misused(given, error)
         if not type(error).__module__.startswith("botocore"):
             raise
+        if type(error).__name__ in _NO_ACCESS:
+            remedy = (
+                "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_REGION; or use --env local"
+            )
+            return _fail(given, "EnvironmentUnavailable", f"AWS cannot be called: {error} To mend it, {remedy}", 5)
         return _fail(given, "AwsError", f"AWS answered: {error}", 5)
-    return 0
+    if code == _INTERRUPTED:
+        return _fail(given, "Interrupted", "interrupted; what was submitted goes on (`stepforge runs`)", code)
+    return code if isinstance(code, int) else 0
+
+
+def _misused(arguments: list[str], error: Any) -> int:
+    """What typer raises: its classes are in a private module, so they are told by their names."""
+    name = type(error).__name__
+    if name == "Abort":
+        return _fail(arguments, "Interrupted", "not confirmed: nothing was done", _INTERRUPTED)
+    if name == "NoArgsIsHelpError":
+        error.show()
+        return 2
+    message = " ".join(error.format_message().split())
+    where = f" (see `{error.ctx.command_path} --help`)" if getattr(error, "ctx", None) else ""
+    return _fail(arguments, "InvalidInput", f"{message.rstrip('.')}{where}", 2)
+
+
+def _full_disk() -> Path | None:
+    """Where the local AWS keeps its state, if no space is left there: its own errors do not say so."""
+    from stepforge.local.state import Layout, home
+
+    root = Layout.of(home()).root
+    return root if root.is_dir() and shutil.disk_usage(root).free < _LEAST_FREE_BYTES else None
+
+
+def _disk_full(where: object) -> str:
+    return f"no space is left on the disk{f' at {where}' if where else ''}: free some, and run it again"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 300 else f"{text[:300]}..."
 
 
 def _fail(arguments: list[str], name: str, message: str, code: int) -> int:

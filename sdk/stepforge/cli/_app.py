@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,15 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None: ...
+
+
+def _print_lines(lines: Iterable[str], *, as_json: bool, **about: str) -> None:
+    """Lines as they come; as JSON, one document at their end."""
+    if as_json:
+        emit({**about, "lines": list(lines)}, as_json=True)
+        return
+    for line in lines:
+        print(line)
 
 
 # ── Runs ─────────────────────────────────────────────────────────────────────────────────────────
@@ -114,6 +124,7 @@ def logs(
     name: Annotated[str, typer.Argument(help="Job or run.")] = "latest",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
     env: Env = "local",
+    json: Json = False,
 ) -> None:
     """Print a job's log, or that of a run's newest job."""
     from stepforge.client import Client
@@ -122,8 +133,7 @@ def logs(
     job = name
     if name == "latest" or name.startswith("train-"):
         job = client.pipelines.get(name).jobs()[-1].attempt.name
-    for line in client.jobs.logs(job, follow=follow):
-        print(line)
+    _print_lines(client.jobs.logs(job, follow=follow), as_json=json, job=job)
 
 
 @app.command("stop")
@@ -270,12 +280,13 @@ def local_up(json: Json = False) -> None:
 
 
 @local_app.command("down")
-def local_down() -> None:
+def local_down(json: Json = False) -> None:
     """Stop the local AWS. What it holds is kept."""
     from stepforge import local
 
-    local.down()
+    ran = local.down()
     say("stopped")
+    emit({"stopped": ran}, as_json=json)
 
 
 @local_app.command("status")
@@ -291,16 +302,16 @@ def local_status(json: Json = False) -> None:
 def local_logs(
     follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
     lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 50,
+    json: Json = False,
 ) -> None:
     """Print the local server's own log."""
     from stepforge import local
 
-    for line in local.logs(follow=follow, lines=lines):
-        print(line)
+    _print_lines(local.logs(follow=follow, lines=lines), as_json=json)
 
 
 @local_app.command("reset")
-def local_reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+def local_reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, json: Json = False) -> None:
     """Stop the local AWS and delete all that it holds: runs, models, endpoints."""
     from stepforge import local
 
@@ -308,6 +319,7 @@ def local_reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] 
         typer.confirm("Delete every local run, model and endpoint?", abort=True)
     local.reset()
     say("deleted")
+    emit({"deleted": True}, as_json=json)
 
 
 @new_app.command("domain")

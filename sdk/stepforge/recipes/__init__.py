@@ -164,9 +164,12 @@ def load_recipe(domain: str, *, path: Path | None = None, overrides: dict[str, s
     for key, value in (overrides or {}).items():
         _override(plain, key, value)
     try:
-        return Recipe.model_validate(plain)
+        recipe = Recipe.model_validate(plain)
     except ValidationError as error:
         raise InvalidInput(f"recipe {source.name}: {explain(error)}") from error
+    if misread := _numbers_from_booleans(plain, recipe.model_dump()):
+        raise InvalidInput(f"recipe {source.name}: {misread}: Input should be a number, not a boolean")
+    return recipe
 
 
 def explain(error: ValidationError) -> str:
@@ -236,6 +239,17 @@ def _override(plain: dict[str, Any], key: str, value: str) -> None:
         node[last] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         node[last] = value
+
+
+def _numbers_from_booleans(given: Any, read: Any) -> str:
+    """Path of the first boolean that was read as a number, as pydantic does it; empty where there is none."""
+    if isinstance(given, bool):
+        return "" if isinstance(read, bool) else "."
+    pairs = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()
+    for key, value in pairs:
+        if deeper := _numbers_from_booleans(value, read[key]):
+            return f"{key}.{deeper}".rstrip(".")
+    return ""
 
 
 def _field_names() -> list[str]:
