@@ -315,8 +315,9 @@ def local_reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] 
     """Stop the local AWS and delete all that it holds: runs, models, endpoints."""
     from stepforge import local
 
-    if not yes:
-        typer.confirm("Delete every local run, model and endpoint?", abort=True)
+    if not yes and not typer.confirm("Delete every local run, model and endpoint?", err=True):
+        say("nothing was deleted")
+        raise typer.Exit(130)
     local.reset()
     say("deleted")
     emit({"deleted": True}, as_json=json)

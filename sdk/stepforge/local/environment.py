@@ -11,10 +11,8 @@ from pathlib import Path
 
 import stepforge
 from stepforge import assets
-from stepforge.code_digest import PACKAGES, code_digests
-from stepforge.contracts.base import digest
 from stepforge.contracts.names import parameter
-from stepforge.errors import EnvironmentUnavailable
+from stepforge.local import code
 from stepforge.local.deploy import deploy
 from stepforge.local.images import Image, entrypoint, register_images
 from stepforge.local.lifecycle import LocalAws, ensure_up, status
@@ -44,17 +42,17 @@ def ready() -> LocalAws:
 def _publish(aws: LocalAws) -> None:
     """Register the images under the digest of the code that they hold, and write the parameters that name them."""
     containers = assets.folder("containers")
-    codes = code_digests(_roots(), containers / "train" / "requirements.lock")
+    codes = code.codes()
     registry = f"{aws.account_id}.dkr.ecr.{aws.region}.amazonaws.com"
     register_images(
         {
-            f"{registry}/{REPOSITORIES['train']}": Image(argv_train=_command(containers, "train")),
+            f"{registry}/{REPOSITORIES['train']}": Image(argv_train=_command(containers, "train"), pinned=True),
             f"{registry}/{REPOSITORIES['serve']}": Image(argv_serve=_command(containers, "serve")),
         }
     )
-    address = digest(codes)
+    address = code.image_digest(codes)
     values = {f"images/{name}": f"{registry}/{repo}@sha256:{address}" for name, repo in REPOSITORIES.items()}
-    values |= {f"code/{work}": code for work, code in codes.items()}
+    values |= {f"code/{work}": found for work, found in codes.items()}
     values |= {f"instance-types/{name}": INSTANCE_TYPE for name in REPOSITORIES}
     ssm = aws.client("ssm")
     for key, value in values.items():
@@ -65,21 +63,9 @@ def _command(containers: Path, image: str) -> tuple[str, ...]:
     return tuple(entrypoint(containers / image / "Dockerfile"))
 
 
-def _roots() -> dict[str, Path]:
-    from importlib.util import find_spec
-
-    roots = {}
-    for package in PACKAGES:
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            raise EnvironmentUnavailable(f"package {package!r} is not installed: install stepforge again")
-        roots[package] = Path(spec.origin).parent
-    return roots
-
-
 def _fingerprint() -> str:
     """Changes with any of our files: names, sizes and times, without reading them."""
-    folders = [*_roots().values(), *(assets.folder(name) for name in ("statemachines", "lambdas", "containers"))]
+    folders = [*code.roots().values(), *(assets.folder(name) for name in ("statemachines", "lambdas", "containers"))]
     state = sha256(stepforge.__version__.encode())
     for folder in folders:
         for path in sorted(folder.rglob("*")):

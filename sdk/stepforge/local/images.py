@@ -30,6 +30,8 @@ class Image(BaseModel):
     """Started for a training job. None where the image does not train."""
     argv_serve: tuple[str, ...] | None = None
     """Started for an endpoint. None where the image does not serve."""
+    pinned: bool = False
+    """Whether an address's digest is that of our own sources: a job under another digest would run other code."""
 
     def command(self, role: Role) -> list[str] | None:
         argv = self.argv_train if role == "train" else self.argv_serve

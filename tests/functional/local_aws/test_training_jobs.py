@@ -7,8 +7,8 @@ import json
 import pytest
 from botocore.exceptions import ClientError
 
-from stepforge.local import LocalAws
-from tests.functional.local_aws.helpers import ECR, bucket, ended, job_request, register, wait
+from stepforge.local import Image, LocalAws, code, register_images
+from tests.functional.local_aws.helpers import ECR, TRAIN, bucket, ended, job_request, register, wait
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +215,16 @@ def test_an_unknown_job_is_a_validation_error_as_on_aws(local_aws: LocalAws) -> 
     with pytest.raises(ClientError, match="Requested resource not found") as caught:
         local_aws.client("sagemaker").describe_training_job(TrainingJobName="nobody")
     assert caught.value.response["Error"]["Code"] == "ValidationException"
+
+
+def test_a_job_of_sources_that_were_changed_since_is_refused_with_the_remedy(local_aws: LocalAws) -> None:
+    name, sagemaker = f"{ECR}/pinned", local_aws.client("sagemaker")
+    register_images({name: Image(argv_train=("python", "-c", TRAIN), pinned=True)})
+    now = code.image_digest(code.codes())
+    for job, address in (("pinned-now", now), ("pinned-before", "0" * 64)):
+        sagemaker.create_training_job(**job_request(job, f"{name}@sha256:{address}"))
+    assert ended(local_aws, "pinned-now")["TrainingJobStatus"] == "Completed"
+    refused = ended(local_aws, "pinned-before")
+    assert refused["TrainingJobStatus"] == "Failed"
+    assert "was changed since the run was started" in refused["FailureReason"]
+    assert "start the run again" in refused["FailureReason"]

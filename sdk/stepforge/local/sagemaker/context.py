@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from stepforge.local import code
 from stepforge.local.images import Role, registered, repository
 from stepforge.local.sagemaker.errors import ServiceError, validation
 from stepforge.local.sagemaker.objects import Objects
@@ -63,6 +64,18 @@ class Context:
                 "Register it with stepforge.local.register_images"
             )
         return command
+
+    def check_pinned(self, address: str) -> None:
+        """Raises ValidationException where the sources are no longer those that the address was made from."""
+        image = registered(self.layout).get(repository(address))
+        if image is None or not image.pinned:
+            return
+        current = code.image_digest(code.codes())
+        if not address.endswith(f"@sha256:{current}"):
+            raise validation(
+                f"the code of image {address!r} was changed since the run was started, and is {current[:12]} now: "
+                "start the run again, and what the change does not touch is adopted"
+            )
 
     def post_event(self, detail_type: str, arn: str, document: Json, describe: str) -> None:
         """An event whose detail is what `describe` answers, times in milliseconds since the epoch."""

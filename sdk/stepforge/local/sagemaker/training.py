@@ -202,6 +202,7 @@ class JobRun:
 
     def _command(self, job: Json) -> list[str]:
         algorithm = job["AlgorithmSpecification"]
+        self._context.check_pinned(algorithm["TrainingImage"])
         # Docker appends SageMaker's argument to an image's ENTRYPOINT.
         return [
             *self._context.command(algorithm["TrainingImage"], "train"),
