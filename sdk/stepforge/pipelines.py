@@ -189,12 +189,12 @@ class Run:
         announced = ended_job = ""
         while True:
             ended = self.refresh().status != "RUNNING"
-            while (planned := walk.look()) is not None and planned.attempt.description is not None:
+            while (planned := walk.look()) is not None and self._concerns(planned.attempt):
                 name = planned.attempt.name
                 if name != announced:
                     announced, tail = name, LogTail(self.connection, name)
                     yield RunEvent("stage", planned.stage, name, {"status": planned.attempt.status})
-                assert tail is not None
+                assert tail is not None  # made when the job was announced
                 yield from (_parse(planned.stage, name, line) for line in tail.read())
                 if planned.attempt.status in ENDED and name != ended_job:
                     ended_job = name
@@ -204,6 +204,13 @@ class Run:
             if ended:
                 return
             time.sleep(pause)
+
+    def _concerns(self, attempt: JobState) -> bool:
+        """Whether there is something to tell: an attempt that failed before this run began is another run's story."""
+        if attempt.description is None:
+            return False
+        spent = attempt.status in ("Failed", "Stopped")
+        return not (spent and attempt.description["LastModifiedTime"] < self.execution.started)
 
     def wait(self) -> dict[str, Any]:
         """Block until it has ended. Returns the output; raises RunFailed with the cause."""
