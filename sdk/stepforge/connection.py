@@ -34,7 +34,9 @@ class Connection:
         if service not in self._clients:
             from botocore.config import Config
 
-            config = Config(retries={"mode": "standard", "max_attempts": 8}, user_agent_extra="stepforge")
+            # Nothing is throttled here: a local server that does not answer is gone, and the next command starts it.
+            attempts = 8 if self.endpoint_url is None else 3
+            config = Config(retries={"mode": "standard", "max_attempts": attempts}, user_agent_extra="stepforge")
             self._clients[service] = self._session.client(service, endpoint_url=self.endpoint_url, config=config)
         return self._clients[service]
 

@@ -18,6 +18,7 @@ __all__ = ["main"]
 _INTERRUPTED = 130
 _LEAST_FREE_BYTES = 1 << 20
 _NO_ACCESS = ("NoRegionError", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+_NO_ANSWER = ("EndpointConnectionError", "ConnectionClosedError", "ConnectTimeoutError", "ReadTimeoutError")
 """botocore's names: their classes would have to be imported."""
 
 
@@ -49,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_REGION; or use --env local"
             )
             return _fail(given, "EnvironmentUnavailable", f"AWS cannot be called: {error} To mend it, {remedy}", 5)
+        if type(error).__name__ in _NO_ANSWER:
+            said = f"the environment stopped answering: {error} Run it again: what was submitted is found, and goes on"
+            return _fail(given, "EnvironmentUnavailable", said, 5)
         return _fail(given, "AwsError", f"AWS answered: {error}", 5)
     if code == _INTERRUPTED:
         return _fail(given, "Interrupted", "interrupted; what was submitted goes on (`stepforge runs`)", code)
