@@ -31,7 +31,8 @@ demo: setup
 	$(BIN)/stepforge report latest --out out/report.html
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	# A file stays on one worker: what its tests share is set up once.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: lint types test
 

@@ -18,7 +18,7 @@ from .fake_image import LIAR
 GROUP = package_group("facial")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(deployed: Deployed) -> TrainOutput:
     ended = deployed.train(deployed.pipeline())
     assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
