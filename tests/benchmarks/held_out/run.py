@@ -11,66 +11,17 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from stepforge.code_digest import code_digests
-from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import ArtifactRef, GateWork, JobSpec, LocalModel, ScratchModel
-from stepforge.contracts.manifests import MANIFEST, read_manifest
+from stepforge.contracts.jobs import GateWork, JobSpec, LocalModel
 from stepforge.recipes import load_recipe
 from tests.benchmarks.held_out.arms import ARMS, Arm, arms
+from tests.support.experiment import ROOT, Runner, cells, equal_token_steps, head_of
 
-ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "tests" / "benchmarks" / "results" / "held_out"
-
-
-class Runner:
-    """Runs job specs below one folder, each under SageMaker's folder contract in a process of its own."""
-
-    def __init__(self, domain: str, work: Path) -> None:
-        self.domain = domain
-        self.work = work
-        roots = {"stepforge": ROOT / "sdk" / "stepforge", "stepforge_jobs": ROOT / "jobs" / "stepforge_jobs"}
-        self.code = code_digests(roots, ROOT / "containers" / "train" / "requirements.lock")
-
-    def run(
-        self, work: Any, inputs: dict[str, Path], model: ScratchModel | LocalModel | None = None
-    ) -> tuple[JobSpec, Path]:
-        """The spec of a job and the folder of its artifact; runs it unless that is there already."""
-        refs = {
-            channel: ArtifactRef(uri=f"s3://held-out/{channel}/", sha256=read_manifest(folder).sha256)
-            for channel, folder in inputs.items()
-        }
-        spec = JobSpec(domain=self.domain, work=work, model=model, inputs=refs, code_sha256=self.code[work.type])
-        base = self.work / spec.prefix
-        artifact = base / "model"
-        if not (artifact / MANIFEST).is_file():
-            for channel, folder in inputs.items():
-                target = base / "input" / "data" / channel
-                shutil.rmtree(target, ignore_errors=True)
-                shutil.copytree(folder, target)
-            (base / "input" / "data" / "spec").mkdir(parents=True, exist_ok=True)
-            (base / "input" / "data" / "spec" / "spec.json").write_bytes(canonical_json(spec))
-            process = multiprocessing.get_context("fork").Process(target=_run_job, args=(base,))
-            process.start()
-            process.join()
-            if process.exitcode != 0:
-                raise SystemExit(f"{spec.prefix} failed: see {base / 'log'}")
-        return spec, artifact
-
-
-def _run_job(base: Path) -> None:
-    log = os.open(base / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.environ["SAGEMAKER_BASE_DIR"] = str(base)
-    from stepforge_jobs.main import main
-
-    os._exit(main(["train"]))
 
 
 def run_seed(domain: str, seed: int, work: Path) -> list[dict[str, Any]]:
@@ -98,40 +49,9 @@ def run_seed(domain: str, seed: int, work: Path) -> list[dict[str, Any]]:
         evaluation, result = runner.run(
             recipe.evaluation.model_copy(update={"seed": seed}), {"data": data, "model": artifact}
         )
-        stage = json.loads((artifact / "run.json").read_text())
         head = {"seed": seed, "arm": name, "train_spec": spec.identity, "evaluate_spec": evaluation.identity}
-        head |= {"tokens": stage["tokens"], "steps": stage["steps"], "seconds": round(stage["seconds"], 1)}
-        rows += [head | cell for cell in cells(result)]
+        rows += [head | head_of(artifact) | cell for cell in cells(result)]
     return rows
-
-
-def equal_token_steps(srl: Path, data: Path, *, batch_size: int = 32) -> int:
-    """SFT steps whose completion tokens (words and the end) add up to those of SRL's optimiser steps."""
-    tokens = json.loads((srl / "run.json").read_text())["tokens"]
-    lengths = []
-    for shard in sorted((data / "records").glob("train-*.jsonl")):
-        for line in shard.read_text().splitlines():
-            record = json.loads(line)
-            lengths.append(sum(len(step["action"].split()) for step in record["steps"]) + 1)
-    return max(1, round(tokens / (batch_size * sum(lengths) / len(lengths))))
-
-
-def cells(result: Path) -> list[dict[str, Any]]:
-    """Accepted completions for each record, by split and decoding, in the order of the records."""
-    found: dict[tuple[str, str], dict[str, list[int]]] = {}
-    for line in (result / "rows.ndjson").read_text().splitlines():
-        row = json.loads(line)
-        cell = found.setdefault((row["split"], row["decoding"]), {})
-        cell.setdefault(row["record"], []).append(int(row["accepted"]))
-    return [
-        {
-            "split": split,
-            "decoding": decoding,
-            "completions": len(next(iter(cell.values()))),
-            "accepted": [sum(values) for _, values in sorted(cell.items())],
-        }
-        for (split, decoding), cell in sorted(found.items())
-    ]
 
 
 def main() -> None:

@@ -9,19 +9,16 @@ Intervals: bootstrap over seeds and, within a seed, over records; differences ar
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.benchmarks.held_out.arms import ARMS, LABELS
+from tests.support.experiment import ROOT, Cell, interval, load_rows, show, verdict
 
-ROOT = Path(__file__).resolve().parents[3]
 ROWS = ROOT / "tests" / "benchmarks" / "results" / "held_out" / "facial.ndjson"
 PAGE = ROOT / "docs" / "held-out.md"
-RESAMPLES = 4_000
 SPLITS = {"test_known": "new scenarios, known kinds", "test_new": "new kinds", "test_retained": "retained"}
 QUESTIONS = (
     ("rlvr", "base", "RLVR alone, all or nothing, above base?"),
@@ -32,40 +29,6 @@ QUESTIONS = (
     ("srl-rlvr", "sft-rlvr", "SRL -> RLVR above SFT -> RLVR?"),
     ("srl-rlvr", "rlvr-partial", "SRL -> RLVR above partial credit alone?"),
 )
-
-Cell = dict[int, np.ndarray]
-"""Seed to the share of accepted completions of each record."""
-
-
-def load(path: Path) -> tuple[list[dict[str, Any]], dict[tuple[str, str, str], Cell]]:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    cells: dict[tuple[str, str, str], Cell] = {}
-    for row in rows:
-        share = np.array(row["accepted"], dtype=float) / row["completions"]
-        cells.setdefault((row["arm"], row["split"], row["decoding"]), {})[row["seed"]] = share
-    return rows, cells
-
-
-def interval(cell: Cell, baseline: Cell | None = None, *, seed: int = 0) -> tuple[float, float, float]:
-    """Mean, and the 2.5 and 97.5 percentiles of a bootstrap over seeds and the records within them."""
-    values = {s: share - (0.0 if baseline is None else baseline[s]) for s, share in cell.items()}
-    seeds = sorted(values)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    # Means of resampled records for each seed; then a resample of seeds picks one of them each time it is drawn.
-    inner = np.stack(
-        [values[s][generator.integers(0, len(values[s]), size=(RESAMPLES, len(values[s])))].mean(axis=1) for s in seeds]
-    )
-    drawn = generator.integers(0, len(seeds), size=(RESAMPLES, len(seeds)))
-    rows = generator.integers(0, RESAMPLES, size=(RESAMPLES, len(seeds)))
-    means = inner[drawn, rows].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(np.mean([v.mean() for v in values.values()])), float(low), float(high)
-
-
-def show(found: tuple[float, float, float], *, signed: bool = False) -> str:
-    mean, low, high = found
-    sign = "+" if signed else ""
-    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def page(rows: list[dict[str, Any]], cells: dict[tuple[str, str, str], Cell]) -> str:
@@ -112,15 +75,10 @@ def page(rows: list[dict[str, Any]], cells: dict[tuple[str, str, str], Cell]) ->
     return "\n".join(lines) + "\n"
 
 
-def verdict(found: tuple[float, float, float]) -> str:
-    _, low, high = found
-    return "yes" if low > 0 else "below" if high < 0 else "not decided"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    built = page(*load(ROWS))
+    built = page(*load_rows(ROWS))
     if parser.parse_args().check:
         same = PAGE.is_file() and PAGE.read_text().startswith(built)
         print(f"{PAGE.name} {'agrees with' if same else 'differs from'} the rows")
