@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stepforge import attempts
+from stepforge import attempts, stopping
 from stepforge.connection import Connection
 from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.names import job_name
 from stepforge.errors import UnknownName
+from stepforge.stopping import Stopped
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 ENDED = ("Completed", "Failed", "Stopped")
@@ -69,10 +70,15 @@ class Jobs:
         summaries: list[dict[str, Any]] = answer["TrainingJobSummaries"]
         return summaries
 
-    def stop(self, name: str) -> None:
-        """Ask a job to stop; it has 120 s to write a checkpoint."""
-        self.get(name)
-        self._connection.client("sagemaker").stop_training_job(TrainingJobName=name)
+    def stop(self, name: str) -> Stopped:
+        """Ask a job to stop; it has 120 s to write a checkpoint. One that has ended stays as it is."""
+        job = self.get(name)
+        found = Stopped(name, job["TrainingJobStatus"], job.get("TrainingEndTime"), job=name)
+        if found.status in ENDED:
+            return found
+        waiting = stopping.waiting_for(self._connection, name.rpartition("-")[0])
+        stopping.stop_job(self._connection, name)
+        return replace(found, job_stopped=True, waiting=tuple(waiting))
 
     def logs(self, name: str, *, follow: bool = False, poll_seconds: float = 1.0) -> Iterator[str]:
         """Lines of a job's log; with `follow` until it has ended. A log group that is not there yet is waited for.

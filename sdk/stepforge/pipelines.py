@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from stepforge import executions
+from stepforge import executions, stopping
 from stepforge.attempts import completed, succeeded
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import canonical_json
@@ -19,6 +19,7 @@ from stepforge.errors import RunFailed, UnknownName
 from stepforge.executions import Execution
 from stepforge.jobs import ENDED, JobState, LogTail, attempts_of
 from stepforge.planning import advance, job_request, read_pipeline
+from stepforge.stopping import Stopped
 
 PROGRESS_EVENT = "progress"
 
@@ -175,11 +176,21 @@ class Run:
         """What one of its jobs produced; None where it is not Completed."""
         return Walk(self.connection, self.spec).outcome(planned)
 
-    def stop(self) -> None:
-        """Stop the execution; the job that it waits for is stopped with it."""
-        self.connection.client("stepfunctions").stop_execution(
-            executionArn=self.execution.arn, error="StoppedByUser", cause="stopped with `stepforge stop`"
-        )
+    def stop(self) -> Stopped:
+        """Stop the execution and the job that it waits for, unless another execution waits for that job too.
+
+        A run that has ended stays as it is; a job of it that trains on with nobody waiting is stopped.
+        """
+        before = self.refresh()
+        if waited := before.status == "RUNNING":
+            executions.stop(self.connection.client("stepfunctions"), before.arn, cause=stopping.CAUSE)
+        last = self.jobs()[-1]
+        found = Stopped(self.name, before.word, before.stopped)
+        if last.attempt.status not in ("InProgress", "Stopping"):
+            return found
+        name, prefix = last.attempt.name, last.spec.prefix
+        stops, others = stopping.stop_job_of(self.connection, self.name, job=name, job_prefix=prefix, waited=waited)
+        return replace(found, job=name, job_stopped=stops, waiting=others)
 
     def follow(self, *, poll_seconds: float | None = None) -> Iterator[RunEvent]:
         """Yield what happens until the execution has ended. Each poll asks about the current job alone."""
@@ -222,7 +233,7 @@ class Run:
         """The output of a run that has succeeded. Raises RunFailed where it has not."""
         execution = self.refresh()
         if execution.status != "SUCCEEDED":
-            raise RunFailed(f"run {self.name} {execution.status}: {execution.error}: {execution.cause}".strip(": "))
+            raise RunFailed(f"run {self.name} {execution.word}: {execution.cause}".strip(": "))
         return execution.output or {}
 
 

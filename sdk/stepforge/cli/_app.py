@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stepforge.cli._output import Env, Json, emit, say, table
+from stepforge.cli._output import Env, Json, emit, table
 
 app = typer.Typer(
     name="stepforge",
@@ -138,15 +137,14 @@ def logs(
 
 @app.command("stop")
 def stop(name: Annotated[str, typer.Argument(help="Run or job.")], env: Env = "local", json: Json = False) -> None:
-    """Stop a run and the job that it waits for, or one job. What was trained so far stays in its checkpoint."""
+    """Stop a run and the job that it waits for, or one job. What was trained so far stays in its checkpoint.
+
+    A job that another run waits for too is left to that run. What has ended already stays as it is.
+    """
+    from stepforge.cli import _stop
     from stepforge.client import Client
 
-    client = Client(env)
-    if name == "latest" or name.startswith("train-"):
-        client.pipelines.get(name).stop()
-    else:
-        client.jobs.stop(name)
-    emit({"stopped": name}, as_json=json, text=f"stopping {name}")
+    _stop.stop(Client(env), name, as_json=json)
 
 
 @app.command("report")
@@ -279,23 +277,26 @@ def local_up(json: Json = False) -> None:
     )
 
 
-@local_app.command("down")
-def local_down(json: Json = False) -> None:
-    """Stop the local AWS. What it holds is kept."""
-    from stepforge import local
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
-    ran = local.down()
-    say("stopped")
-    emit({"stopped": ran}, as_json=json)
+
+@local_app.command("down")
+def local_down(yes: Yes = False, json: Json = False) -> None:
+    """Stop the local AWS. What it holds is kept; runs that are under way are interrupted, after a question.
+
+    The command that started a run goes on from its last checkpoint.
+    """
+    from stepforge.cli import _local
+
+    _local.down(yes=yes, as_json=json)
 
 
 @local_app.command("status")
 def local_status(json: Json = False) -> None:
-    """Tell whether the local AWS runs, since when and where its state lies."""
-    from stepforge import local
+    """Tell whether the local AWS runs, what it is at, how much memory it holds and where its state lies."""
+    from stepforge.cli import _local
 
-    found = {k: str(v) for k, v in dataclasses.asdict(local.status()).items()}
-    emit(found, as_json=json, text="\n".join(f"{key}: {value}" for key, value in found.items()))
+    _local.status(as_json=json)
 
 
 @local_app.command("logs")
@@ -311,16 +312,11 @@ def local_logs(
 
 
 @local_app.command("reset")
-def local_reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, json: Json = False) -> None:
+def local_reset(yes: Yes = False, json: Json = False) -> None:
     """Stop the local AWS and delete all that it holds: runs, models, endpoints."""
-    from stepforge import local
+    from stepforge.cli import _local
 
-    if not yes and not typer.confirm("Delete every local run, model and endpoint?", err=True):
-        say("nothing was deleted")
-        raise typer.Exit(130)
-    local.reset()
-    say("deleted")
-    emit({"deleted": True}, as_json=json)
+    _local.reset(yes=yes, as_json=json)
 
 
 @new_app.command("domain")
