@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from stepforge import attempts, stopping
@@ -80,7 +81,7 @@ class Jobs:
         stopping.stop_job(self._connection, name)
         return replace(found, job_stopped=True, waiting=tuple(waiting))
 
-    def logs(self, name: str, *, follow: bool = False, poll_seconds: float = 1.0) -> Iterator[str]:
+    def logs(self, name: str, *, follow: bool = False, poll_seconds: float = 1.0) -> Iterator[LogLine]:
         """Lines of a job's log; with `follow` until it has ended. A log group that is not there yet is waited for.
 
         Raises UnknownName for a job that does not exist.
@@ -94,6 +95,14 @@ class Jobs:
             time.sleep(poll_seconds)
 
 
+@dataclass(frozen=True)
+class LogLine:
+    """A line that a job printed, and when."""
+
+    at: datetime
+    text: str
+
+
 class LogTail:
     """Reads what is new in a job's log streams, by forward tokens."""
 
@@ -102,7 +111,7 @@ class LogTail:
         self._job = job
         self._tokens: dict[str, str] = {}
 
-    def read(self) -> Iterator[str]:
+    def read(self) -> Iterator[LogLine]:
         try:
             streams = self._logs.describe_log_streams(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{self._job}/")
         except self._logs.exceptions.ResourceNotFoundException:
@@ -110,12 +119,14 @@ class LogTail:
         for stream in streams["logStreams"]:
             yield from self._read_stream(stream["logStreamName"])
 
-    def _read_stream(self, stream: str) -> Iterator[str]:
+    def _read_stream(self, stream: str) -> Iterator[LogLine]:
         while True:
             token = self._tokens.get(stream)
             position = {"nextToken": token} if token else {"startFromHead": True}
             page = self._logs.get_log_events(logGroupName=LOG_GROUP, logStreamName=stream, **position)
-            yield from (event["message"].rstrip("\n") for event in page["events"])
+            for event in page["events"]:
+                at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
+                yield LogLine(at, event["message"].rstrip("\n"))
             self._tokens[stream] = page["nextForwardToken"]
             if token == page["nextForwardToken"] or not page["events"]:
                 return

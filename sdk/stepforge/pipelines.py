@@ -18,6 +18,7 @@ from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.errors import RunFailed, UnknownName
 from stepforge.executions import Execution
 from stepforge.jobs import ENDED, JobState, LogTail, attempts_of
+from stepforge.overview import RunSummary, summarise
 from stepforge.planning import advance, job_request, read_pipeline
 from stepforge.stopping import Stopped
 
@@ -43,7 +44,11 @@ class PlannedJob:
 
 @dataclass(frozen=True)
 class RunEvent:
-    """What `Run.follow` yields. `progress` carries what the job printed: step, steps, reward and so on."""
+    """What `Run.follow` yields. `progress` carries what the job printed: step, steps, reward and so on.
+
+    `stage` and `done` say whether the job is `adopted`: it was there before the run. Of one that was Completed by then
+    nothing is between them.
+    """
 
     kind: Literal["stage", "progress", "done", "log"]
     stage: str
@@ -85,6 +90,10 @@ class Pipelines:
         )
         summaries: list[dict[str, Any]] = answer["executions"]
         return sorted(summaries, key=lambda run: run["startDate"], reverse=True)
+
+    def overview(self, *, most: int = 20) -> list[RunSummary]:
+        """Runs at a glance, newest first."""
+        return summarise(self._connection, [run["executionArn"] for run in self.runs(most=most)])
 
     def get(self, name: str) -> Run:
         """A run by its name, or `latest`. Raises UnknownName."""
@@ -202,19 +211,27 @@ class Run:
             ended = self.refresh().status != "RUNNING"
             while (planned := walk.look()) is not None and self._concerns(planned.attempt):
                 name = planned.attempt.name
+                adopted = self._adopted(planned.attempt)
                 if name != announced:
                     announced, tail = name, LogTail(self.connection, name)
-                    yield RunEvent("stage", planned.stage, name, {"status": planned.attempt.status})
+                    status = {"status": planned.attempt.status, "adopted": adopted}
+                    yield RunEvent("stage", planned.stage, name, status)
                 assert tail is not None  # made when the job was announced
-                yield from (_parse(planned.stage, name, line) for line in tail.read())
+                if not (adopted and planned.attempt.status == "Completed"):
+                    yield from (_parse(planned.stage, name, line.text) for line in tail.read())
                 if planned.attempt.status in ENDED and name != ended_job:
                     ended_job = name
-                    yield RunEvent("done", planned.stage, name, _summary(planned.attempt))
+                    yield RunEvent("done", planned.stage, name, {**_summary(planned.attempt), "adopted": adopted})
                 if not walk.advance(planned):
                     break
             if ended:
                 return
             time.sleep(pause)
+
+    def _adopted(self, attempt: JobState) -> bool:
+        """Whether a job was there before this run was."""
+        created = (attempt.description or {}).get("CreationTime")
+        return created is not None and created < self.execution.started
 
     def _concerns(self, attempt: JobState) -> bool:
         """Whether there is something to tell: an attempt that failed before this run began is another run's story."""

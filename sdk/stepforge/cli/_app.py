@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stepforge.cli._output import Env, Json, emit, table
+from stepforge.cli._output import Env, Json, emit
 
 app = typer.Typer(
     name="stepforge",
@@ -96,15 +96,16 @@ def run_train(
 
 
 @app.command("runs")
-def runs(env: Env = "local", json: Json = False) -> None:
-    """List runs, newest first."""
+def runs(
+    most: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """List runs, newest first: domain, duration, and how often the model's greedy answers are accepted."""
+    from stepforge.cli import _runs
     from stepforge.client import Client
 
-    found = Client(env).pipelines.runs()
-    plain = [{"name": r["name"], "status": r["status"], "started": r["startDate"].isoformat()} for r in found]
-    emit(plain, as_json=json)
-    if not json:
-        table(["RUN", "STATUS", "STARTED"], [(r["name"], r["status"], r["started"][:19]) for r in plain])
+    _runs.print_runs(Client(env).pipelines.overview(most=most), as_json=json)
 
 
 @app.command("watch")
@@ -125,14 +126,15 @@ def logs(
     env: Env = "local",
     json: Json = False,
 ) -> None:
-    """Print a job's log, or that of a run's newest job."""
+    """Print a job's log, or that of a run's newest job; with --json the lines as the job printed them."""
+    from stepforge.cli import _stop
+    from stepforge.cli._progress import log_lines
     from stepforge.client import Client
 
     client = Client(env)
-    job = name
-    if name == "latest" or name.startswith("train-"):
-        job = client.pipelines.get(name).jobs()[-1].attempt.name
-    _print_lines(client.jobs.logs(job, follow=follow), as_json=json, job=job)
+    job = client.pipelines.get(name).jobs()[-1].attempt.name if _stop.is_run(client, name) else name
+    lines = client.jobs.logs(job, follow=follow)
+    _print_lines((line.text for line in lines) if json else log_lines(lines), as_json=json, job=job)
 
 
 @app.command("stop")

@@ -13,6 +13,7 @@ from stepforge.contracts.names import Keys, endpoint_name, package_group, split_
 from stepforge.contracts.pipelines import PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
 from stepforge.local.deploy import deploy
+from stepforge.pipelines import Pipelines
 from stepforge.registry import Registry
 from tests.functional.local_aws.helpers import wait
 
@@ -64,6 +65,14 @@ def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed, train
     assert again.adopted
     assert again.package_arn == trained.package_arn
     assert len(deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]) == len(jobs)
+
+    runs = Pipelines(deployed.connection)
+    second, first = runs.overview(most=2)
+    assert (first.status, first.domain, first.accepted["test_new"]) == ("SUCCEEDED", "facial", 0.5)
+    assert 0 < second.seconds < first.seconds
+    told = [[(e.kind, e.data.get("adopted")) for e in runs.get(run.name).follow()] for run in (first, second)]
+    assert {("stage", False), ("done", False), ("log", None)} >= set(told[0])
+    assert told[1] == [("stage", True), ("done", True)] * 5
 
 
 def test_data_that_fails_the_gate_is_refused_by_record_and_rule(deployed: Deployed) -> None:
