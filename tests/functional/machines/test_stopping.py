@@ -64,6 +64,13 @@ def test_a_job_that_two_runs_wait_for_is_done_for_the_one_that_is_not_stopped(de
     assert (found.status, found.job_stopped, found.ended is not None) == ("Completed", False, True)
 
 
+class Terminal(io.StringIO):
+    """Somebody who types this."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployed]:
     """A local AWS of its own, that the test may stop."""
@@ -75,7 +82,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployed]:
 def test_a_run_that_the_end_of_the_server_cut_off_says_so_and_its_job_is_stopped_with_the_next(
     own: Deployed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     run = start(own, seed=FOREVER, rate=0.1)
     until_waiting(run, owner=True)
     job = dataset(run)
@@ -84,7 +90,10 @@ def test_a_run_that_the_end_of_the_server_cut_off_says_so_and_its_job_is_stopped
         "Training".__eq__,
     )
 
-    # Nobody can be asked here, so nothing is done.
+    # Nobody can be asked without a terminal, and on one the answer is no: nothing is done.
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    assert main(["local", "down"]) == 130
+    assert f"{run.name} is under way" in capsys.readouterr().err
     assert main(["local", "down", "--json"]) == 2
     assert f"{run.name} is under way" in json.loads(capsys.readouterr().out)["message"]
     assert main(["local", "status", "--json"]) == 0
