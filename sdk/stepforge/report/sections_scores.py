@@ -88,9 +88,9 @@ def _decision(data: ReportData) -> Markup:
         return missing("No version of this run is in the registry, so there is nothing to approve or reject.")
     name = package.reference
     approve, reject = f"approve {name} --comment 'why'", f"reject {name} --comment 'why'"
-    because = f": {package.reason}" if package.reason else ""
+    because = f" ({package.reason})" if package.reason else ""
     if package.state.startswith("Production"):
-        said, verbs = f"serves{because}. Nothing is left to decide; see it with:", [f"show {name}"]
+        said, verbs = f"serves now{because}. Nothing is left to decide; see it with:", [f"show {name}"]
     elif package.state == "rejected":
         said, verbs = f"was rejected{because}. To promote it all the same:", [f"{approve} --yes"]
     elif package.state == "superseded":

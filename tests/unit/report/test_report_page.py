@@ -260,12 +260,12 @@ def test_what_is_missing_is_said(changes: dict[str, Any], sentence: str) -> None
         ({}, "waits for a person in the registry. To decide:", "registry reject facial/7 --comment 'why' --env dev"),
         (
             {"state": "Production", "reason": "it is better"},
-            "Version facial/7 serves: it is better. Nothing is left to decide",
+            "Version facial/7 serves now (it is better). Nothing is left to decide",
             "registry show facial/7 --env dev",
         ),
         (
             {"state": "rejected", "reason": "worse"},
-            "was rejected: worse. To promote it all the same:",
+            "was rejected (worse). To promote it all the same:",
             "registry approve facial/7 --comment 'why' --yes --env dev",
         ),
         (
@@ -275,7 +275,7 @@ def test_what_is_missing_is_said(changes: dict[str, Any], sentence: str) -> None
         ),
         (
             {"state": "Approved, promotion failed", "reason": "promotion failed: no room"},
-            "is Approved, promotion failed: promotion failed: no room. To promote it again",
+            "is Approved, promotion failed (promotion failed: no room). To promote it again",
             "registry reject facial/7 --comment 'why' --env dev",
         ),
     ],
