@@ -21,7 +21,7 @@ def print_packages(client: Client, domain: str | None, *, as_json: bool) -> None
         what = "model" if domain is None else f"model of {domain!r}"
         say(f"no {what} is registered yet: `stepforge run train --domain {domain or 'facial'}` makes one")
     reports = [_evaluation(client, package) for package in packages]
-    emit([_plain(p, report) for p, report in zip(packages, reports, strict=True)], as_json=as_json)
+    emit([_with_scores(p, report) for p, report in zip(packages, reports, strict=True)], as_json=as_json)
     if as_json or not packages:
         return
     rows = [
@@ -45,14 +45,14 @@ def print_package(client: Client, package: Package, *, as_json: bool) -> None:
         f"created: {package.created:%Y-%m-%d %H:%M}",
         *(f"{key}: {value}" for key, value in sorted(package.metadata.items())),
     ]
-    emit(_plain(package, report), as_json=as_json, text="\n".join(lines))
+    emit(_with_scores(package, report), as_json=as_json, text="\n".join(lines))
 
 
 def approve(client: Client, reference: str, *, comment: str, wait: bool, though_rejected: bool, as_json: bool) -> None:
     package = client.registry.approve(reference, comment=comment, though_rejected=though_rejected)
     if package.serving or not wait:
         said = "it serves already, so nothing is promoted" if package.serving else "its promotion is under way"
-        emit(dataclasses.asdict(package), as_json=as_json, text=f"{package.reference} is {package.approval}: {said}")
+        emit(_plain(package), as_json=as_json, text=f"{package.reference} is {package.approval}: {said}")
         return
     started = time.monotonic()
     again = f"; it was superseded {package.stage_reason}, and takes its place back" * (package.stage == "Archived")
@@ -69,12 +69,17 @@ def reject(client: Client, reference: str, *, comment: str, as_json: bool) -> No
         text = (
             f"{package.reference} is rejected ({package.reason}), but answers at its endpoint until another is approved"
         )
-    emit(dataclasses.asdict(package), as_json=as_json, text=text)
+    emit(_plain(package), as_json=as_json, text=text)
 
 
-def _plain(package: Package, report: EvaluationReport | None) -> dict[str, Any]:
-    about = {"reference": package.reference, "state": package.state, "scores": _scores.plain(report)}
+def _plain(package: Package) -> dict[str, Any]:
+    artifact = None if package.artifact is None else package.artifact.model_dump()
+    about = {"reference": package.reference, "state": package.state, "artifact": artifact}
     return {**dataclasses.asdict(package), **about}
+
+
+def _with_scores(package: Package, report: EvaluationReport | None) -> dict[str, Any]:
+    return {**_plain(package), "scores": _scores.plain(report)}
 
 
 def _evaluation(client: Client, package: Package) -> EvaluationReport | None:
