@@ -33,12 +33,16 @@ def print_packages(client: Client, domain: str | None, *, as_json: bool) -> None
 
 
 def print_package(client: Client, package: Package, *, as_json: bool) -> None:
-    report = client.registry.evaluation(package)
+    report = _evaluation(client, package)
     lines = [
         f"{package.reference}: {package.state}",
         *([f"reason: {package.why}"] if package.why else []),
         *([package.description] if package.description else []),
-        *(["", *_scores.lines(report)] if report else ["it was registered without an evaluation: it has no scores"]),
+        *(
+            ["", *_scores.lines(report)]
+            if report
+            else ["there are no scores: it has no evaluation, or none that can be read"]
+        ),
         *([f"champion gate: {package.comparison}"] if package.comparison else []),
         "",
         f"arn: {package.arn}",
@@ -83,7 +87,7 @@ def _with_scores(package: Package, report: EvaluationReport | None) -> dict[str,
 
 
 def _evaluation(client: Client, package: Package) -> EvaluationReport | None:
-    """One model whose evaluation cannot be read keeps nobody from seeing the others."""
+    """None, and a warning, where it cannot be read: that hides neither the state of the model nor the other models."""
     try:
         return client.registry.evaluation(package)
     except (IntegrityError, InvalidInput) as error:
