@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stepforge.cli import _doctor, _scores
+from stepforge.cli import _doctor
 from stepforge.cli._output import emit, say, table
 from stepforge.cli._progress import show
 from stepforge.client import Client
@@ -52,7 +52,10 @@ def train(
 
 
 def follow(run: Run, *, as_json: bool) -> None:
-    """Show a run until it ends; its result is the command's."""
+    """Show a run until it ends; its result and its scores are the command's."""
+    # A plan does not wait for what draws a report.
+    from stepforge.cli import _scores
+
     show(run.follow(), quiet=as_json)
     result = run.result()
     output = TrainOutput.model_validate(result)
