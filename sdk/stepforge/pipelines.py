@@ -9,16 +9,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from stepforge import executions, stopping
+from stepforge.artifacts import read_report
 from stepforge.attempts import completed, succeeded
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import JobOutcome, JobSpec
 from stepforge.contracts.names import Keys, job_name
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
+from stepforge.contracts.registry import TrainOutput
+from stepforge.contracts.reports import EvaluationReport
 from stepforge.errors import RunFailed, UnknownName
 from stepforge.executions import Execution
 from stepforge.jobs import ENDED, JobState, LogTail, attempts_of
 from stepforge.overview import RunSummary, summarise
+from stepforge.packages import EVALUATION
 from stepforge.planning import advance, job_request, read_pipeline
 from stepforge.stopping import Stopped
 
@@ -184,6 +188,10 @@ class Run:
     def outcome(self, planned: PlannedJob) -> JobOutcome | None:
         """What one of its jobs produced; None where it is not Completed."""
         return Walk(self.connection, self.spec).outcome(planned)
+
+    def evaluation(self, output: TrainOutput) -> EvaluationReport:
+        """The held-out scores of a run that has succeeded. Raises IntegrityError where they were altered."""
+        return read_report(self.connection.client("s3"), output.evaluation.artifact, EVALUATION, EvaluationReport)
 
     def stop(self) -> Stopped:
         """Stop the execution and the job that it waits for, unless another execution waits for that job too.
