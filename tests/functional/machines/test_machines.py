@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from stepforge.cli import _predict, _registry, _runs
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Keys, endpoint_name, package_group, split_uri
 from stepforge.contracts.pipelines import PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
+from stepforge.errors import InvalidInput
 from stepforge.local.deploy import deploy
+from stepforge.pipelines import Pipelines
+from stepforge.registry import Registry
+from tests.functional.local_aws.helpers import wait
 
 from .conftest import Deployed
 from .fake_image import LIAR
@@ -60,6 +70,14 @@ def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed, train
     assert again.adopted
     assert again.package_arn == trained.package_arn
     assert len(deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]) == len(jobs)
+
+    runs = Pipelines(deployed.connection)
+    second, first = runs.overview(most=2)
+    assert (first.status, first.domain, first.accepted["test_new"]) == ("SUCCEEDED", "facial", 0.5)
+    assert 0 < second.seconds < first.seconds
+    told = [[(e.kind, e.data.get("adopted")) for e in runs.get(run.name).follow()] for run in (first, second)]
+    assert {("stage", False), ("done", False), ("log", None)} >= set(told[0])
+    assert told[1] == [("stage", True), ("done", True)] * 5
 
 
 def test_data_that_fails_the_gate_is_refused_by_record_and_rule(deployed: Deployed) -> None:
@@ -125,3 +143,174 @@ def test_an_altered_artifact_is_refused_with_the_reason(deployed: Deployed) -> N
     assert (ended["status"], ended["error"]) == ("FAILED", "ArtifactRefused")
     assert "model.safetensors has SHA-256" in ended["cause"]
     assert deployed.package(output.package_arn)["CustomerMetadataProperties"]["promotion"] == "refused"
+
+
+# ── What people see of it ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def client(deployed: Deployed) -> Any:
+    """A client of the running server; `Client("local")` would deploy the real images over the fake one."""
+    connection = deployed.connection
+    return SimpleNamespace(connection=connection, registry=Registry(connection), pipelines=Pipelines(connection))
+
+
+@pytest.fixture(scope="module")
+def newest(deployed: Deployed) -> str:
+    """A version that waits for a person: what `stepforge registry` calls it."""
+    ended = deployed.train(deployed.pipeline(seed=40, stages=1), number=0)
+    return f"facial/{TrainOutput.model_validate_json(ended['output']).version}"
+
+
+def test_a_run_that_was_followed_ends_with_its_scores_and_the_gates_word(
+    deployed: Deployed, client: Any, newest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = client.pipelines.find(deployed.pipeline(seed=40, stages=1))
+    _runs.follow(run, as_json=False)
+    said = capsys.readouterr().out
+    for split in ("test_known", "test_new", "test_retained"):
+        assert f"{split} 50.0 % (40.0–60.0) 50.0 % (40.0–60.0) 10" in " ".join(said.split())
+    assert "champion: " in said
+    assert f"registry approve {newest}" in said
+    _runs.follow(run, as_json=True)
+    rows = json.loads(capsys.readouterr().out)["scores"]
+    assert len(rows) == 6
+    assert rows[0] == {
+        "split": "test_known",
+        "decoding": "greedy",
+        "accepted": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "records": 10,
+    }
+
+
+def test_list_and_show_have_scores_and_state(client: Any, newest: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _registry.print_packages(client, "facial", as_json=False)
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(newest))
+    assert "PendingManualApproval" in line
+    assert line.count("50.0 / 50.0") == 3
+    _registry.print_package(client, client.registry.get(newest), as_json=False)
+    said = capsys.readouterr().out
+    assert said.startswith(f"{newest}: PendingManualApproval\n")
+    assert "50.0 % (40.0–60.0)" in said
+    assert "champion gate: " in said
+
+
+def test_one_version_takes_the_others_place_and_gives_it_back(
+    deployed: Deployed, client: Any, trained: TrainOutput, newest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = f"facial/{trained.version}"
+
+    def approve(name: str) -> str:
+        _registry.approve(client, name, comment="why", wait=True, though_rejected=False, as_json=False)
+        return "".join(capsys.readouterr())
+
+    def answering() -> str:
+        _predict.predict(client, "facial", ["p1"], temperature=0, seed=0, export=None, out=Path(), as_json=True)
+        return str(json.loads(capsys.readouterr().out)["model_sha256"])
+
+    def states() -> tuple[str, str]:
+        return client.registry.get(old).state, client.registry.get(newest).state
+
+    if states()[0] != "Production":
+        approve(old)
+    assert "serves already, so nothing is promoted" in approve(old)
+    assert f"{newest} answers at its endpoint" in approve(newest)
+    assert states() == ("superseded", "Production")
+    assert answering() == client.registry.get(newest).artifact.sha256
+
+    # The way back: the old version's first promotion is not taken for this one.
+    assert "takes its place back" in approve(old)
+    assert states() == ("Production", "superseded")
+    assert answering() == trained.stages[-1].artifact.sha256
+
+    _registry.reject(client, newest, comment="worse", as_json=False)
+    assert "is not promoted" in capsys.readouterr().out
+    with pytest.raises(InvalidInput, match=r"was rejected \(worse\): .*--yes"):
+        approve(newest)
+    _registry.reject(client, old, comment="worse too", as_json=False)
+    assert "but answers at its endpoint until another is approved" in capsys.readouterr().out
+    assert states() == ("Production, though Rejected by now", "rejected")
+
+
+# ── Decisions that change ────────────────────────────────────────────────────────────────────────
+
+
+def another_version(deployed: Deployed, arn: str) -> str:
+    """The same weights and evaluation, registered once more."""
+    found = deployed.package(arn)
+    kept = {
+        key: found[key] for key in ("ModelPackageGroupName", "InferenceSpecification", "CustomerMetadataProperties")
+    }
+    kept["CustomerMetadataProperties"] = {
+        key: value for key, value in kept["CustomerMetadataProperties"].items() if not key.startswith("promotion")
+    }
+    created = deployed.aws.client("sagemaker").create_model_package(ModelApprovalStatus="PendingManualApproval", **kept)
+    return created["ModelPackageArn"]
+
+
+def promotions(deployed: Deployed, package: str) -> list[str]:
+    """The executions for a package, oldest first."""
+    states = deployed.aws.client("stepfunctions")
+    found = sorted(deployed.executions("promote"), key=lambda execution: execution["startDate"])
+    described = [states.describe_execution(executionArn=execution["executionArn"]) for execution in found]
+    return [d["executionArn"] for d in described if json.loads(d["input"])["package_arn"] == package]
+
+
+def serving(deployed: Deployed) -> str | None:
+    """What the live endpoint serves; None where there is none."""
+    sagemaker = deployed.aws.client("sagemaker")
+    names = [endpoint["EndpointName"] for endpoint in sagemaker.list_endpoints()["Endpoints"]]
+    return sagemaker.describe_endpoint(EndpointName=GROUP)["EndpointConfigName"] if GROUP in names else None
+
+
+def entered(deployed: Deployed, execution: str) -> dict[str, datetime]:
+    """The states that an execution went through, and when it entered each for the first time."""
+    history = deployed.aws.client("stepfunctions").get_execution_history(executionArn=execution, maxResults=1000)
+    found: dict[str, datetime] = {}
+    for event in history["events"]:
+        if "stateEnteredEventDetails" in event:
+            found.setdefault(event["stateEnteredEventDetails"]["name"], event["timestamp"])
+    return found
+
+
+def decide(deployed: Deployed, package: str, approval: str) -> None:
+    deployed.aws.client("sagemaker").update_model_package(ModelPackageArn=package, ModelApprovalStatus=approval)
+
+
+def test_a_decision_counts_while_a_promotion_runs(deployed: Deployed, trained: TrainOutput) -> None:
+    registry = Registry(deployed.connection)
+    package = another_version(deployed, trained.package_arn)
+
+    # Taken back before the live endpoint is touched: it is not touched.
+    served = serving(deployed)
+    decide(deployed, package, "Approved")
+    first = wait(lambda: promotions(deployed, package), bool)[0]
+    wait(lambda: entered(deployed, first), lambda states: "WaitForCandidate" in states)
+    decide(deployed, package, "Rejected")
+    ended = deployed.ended(first)
+    assert (ended["status"], ended["error"]) == ("FAILED", "ArtifactRefused")
+    assert "is Rejected by now" in ended["cause"]
+    assert serving(deployed) == served
+    assert not candidate_exists(deployed)
+
+    # Taken back and given again: the second waits until the first has done with the candidate, and promotes it again.
+    decide(deployed, package, "Approved")
+    time.sleep(1)  # an approval's id is to the second
+    second = wait(lambda: promotions(deployed, package), lambda found: len(found) == 2)[1]
+    wait(lambda: entered(deployed, second), lambda states: "WaitForCandidate" in states)
+    decide(deployed, package, "Rejected")
+    decide(deployed, package, "Approved")
+    approved = registry.get(package)
+    third = wait(lambda: promotions(deployed, package), lambda found: len(found) == 3)[2]
+    assert registry.wait_promoted(approved).status == "SUCCEEDED"
+    for execution in (second, third):
+        ended = deployed.ended(execution)
+        assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+    assert entered(deployed, third)["WaitForCandidate"] > entered(deployed, second)["RemoveCandidate"]
+    found = deployed.package(package)
+    assert found["CustomerMetadataProperties"]["promotion"] == "deployed"
+    assert found["ModelLifeCycle"]["Stage"] == "Production"
+    assert serving(deployed) != served
+    assert not candidate_exists(deployed)
