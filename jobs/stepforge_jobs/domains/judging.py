@@ -33,6 +33,8 @@ VERIFIER_SECONDS = 10.0
 """Wall-clock time of one call."""
 START_SECONDS = 120.0
 """Of importing the user's code."""
+MEMORY_BYTES = 4 << 30
+"""Address space of a worker: what asks for more gets MemoryError, and the machine stays usable."""
 MOST_REPLY_BYTES = 8 << 20
 MOST_WORKERS = 8
 FAILED = ("timeout", "crash")
@@ -82,10 +84,17 @@ class WorkerJudge:
     `begin` is what `worker` imports: folder, name, version, and domain or verifier as `package.module:NAME`.
     """
 
-    def __init__(self, begin: dict[str, Any], *, workers: int = 1, seconds: float | None = None) -> None:
-        self._begin = begin
+    def __init__(
+        self,
+        begin: dict[str, Any],
+        *,
+        workers: int = 1,
+        seconds: float | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self._begin = {**begin, "memory_bytes": memory_bytes}
         self._seconds = VERIFIER_SECONDS if seconds is None else seconds
-        self._workers = [Worker(begin) for _ in range(workers)]
+        self._workers = [Worker(self._begin) for _ in range(workers)]
 
     def __enter__(self) -> WorkerJudge:
         return self

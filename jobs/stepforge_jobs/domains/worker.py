@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from stepforge.contracts.records import Record
@@ -24,10 +25,8 @@ from stepforge_jobs.domains import load_object
 from stepforge_jobs.domains.base import Domain
 from stepforge_jobs.domains.user import RecordsDomain, load_function, refused
 
-MEMORY_BYTES = 4 << 30
-"""Address space of a worker: what asks for more gets MemoryError, and the machine stays usable."""
-GROWTH_KIB = 1 << 20
-"""A worker whose resident memory has grown by more asks to be replaced."""
+GROWTH_PART = 4
+"""A worker whose resident memory has grown by this part of its limit asks to be replaced."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -35,10 +34,6 @@ def main(arguments: list[str]) -> int:
     """Serve calls until the parent closes the socket."""
     descriptor, parent = int(arguments[0]), int(arguments[1])
     _end_with(parent)
-    for limit, most in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
-        # Not every system knows every limit, and a lower hard one may stand already.
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(limit, (most, most))
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rwb") as stream:
         _serve(stream)
     return 0
@@ -46,6 +41,11 @@ def main(arguments: list[str]) -> int:
 
 def _serve(stream: Any) -> None:
     begin = json.loads(stream.readline())
+    for limit, most in ((resource.RLIMIT_AS, begin["memory_bytes"]), (resource.RLIMIT_CORE, 0)):
+        # Not every system knows every limit, and a lower hard one may stand already.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(limit, (most, most))
+    most_growth = begin["memory_bytes"] // GROWTH_PART
     try:
         judge = _load(begin)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code is imported: the parent reports it
@@ -64,7 +64,7 @@ def _serve(stream: Any) -> None:
             found: dict[str, Any] = {"verdict": judge(record, call["completion"]).model_dump(mode="json")}
         except ValueError as error:
             found = {"error": str(error)}
-        _answer(stream, {"call": call["call"], "replace": _resident() - at_start > GROWTH_KIB, **found})
+        _answer(stream, {"call": call["call"], "replace": _resident() - at_start > most_growth, **found})
 
 
 def _load(begin: dict[str, Any]) -> Any:
@@ -92,9 +92,12 @@ def _answer(stream: Any, message: dict[str, Any]) -> None:
 
 
 def _resident() -> int:
-    """Largest resident memory so far, in KiB."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most // 1024 if sys.platform == "darwin" else most
+    """Resident memory in bytes; where the system tells no more, the largest so far."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        # Not ru_maxrss: on Linux that begins with what the parent had when it forked.
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _end_with(parent: int) -> None:
