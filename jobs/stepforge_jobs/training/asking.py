@@ -1,7 +1,8 @@
 """How a model is asked for a step or a whole solution, and which part of what it writes is the answer.
 
-`plain` is the text of prompt and steps, a line each. `think` has the system prompt of arXiv 2510.25992 (in our words:
-think in <think>...</think>, then only the single next step), through the tokenizer's chat template where it has one.
+`plain` is the text of prompt and steps, a line each. `chat` sends it through the tokenizer's chat template. `think` has
+the system prompt of arXiv 2510.25992 (in our words: think in <think>...</think>, then only the single next step), also
+through the template where there is one.
 The way travels with a model: in its manifest's metadata, from SRL to RLVR, evaluation and endpoint.
 Not covered: templates that need more than messages, and ends of a turn other than the tokenizer's eos_token.
 """
@@ -22,10 +23,10 @@ from stepforge.errors import InvalidInput
 from stepforge_jobs.training.text import Codec
 
 OPEN, CLOSE = "<think>", "</think>"
-THINK = f"Think first, between {OPEN} and {CLOSE}. "
-STEP = THINK + f"After {CLOSE} write only the single next step of the solution, and nothing after it."
+THINK = f"Think first, between {OPEN} and {CLOSE}. Then, after {CLOSE}, do as follows. "
+STEP = "Write only the single next step of the solution, and nothing after it."
 TITLED_STEP = STEP + " Write it as `N. **Title** action`, N being its number."
-SOLUTION = THINK + f"After {CLOSE} write only the solution."
+SOLUTION = "Write only the solution."
 _THOUGHT = re.compile(rf"\s*{OPEN}(.*?){CLOSE}(.*)", re.DOTALL)
 
 UNFINISHED = Verdict(accepted=False, reward=0.0, partial=0.0, reason="the completion did not end")
@@ -50,7 +51,7 @@ def answer_of(text: str) -> str | None:
 class Asker:
     """Prompts for a model, and answers from its completions.
 
-    Raises InvalidInput where a model that knows nothing but a dataset's words is asked to think.
+    Raises InvalidInput where a model that knows nothing but a dataset's words, or no chat, is asked to.
     """
 
     codec: Codec
@@ -62,10 +63,12 @@ class Asker:
                 f"a model that knows {len(self.codec.words)} words and no other text cannot be asked to think: "
                 "set asking = 'plain' in this stage"
             )
+        if self.asking == "chat" and self.codec.tokenizer.chat_template is None:
+            raise InvalidInput("the tokenizer has no chat template: set asking = 'plain' or 'think' in this stage")
 
     @property
     def step_stops(self) -> frozenset[int]:
-        """Tokens that end a step. Thoughts have line breaks, so with them only the end of the text does."""
+        """Tokens that end a step. Chats and thoughts have line breaks, so there only the end of the text does."""
         return self.codec.stops if self.asking == "plain" else frozenset({self.codec.eos})
 
     def solutions(self, records: Iterable[Record]) -> list[list[int]]:
@@ -76,16 +79,17 @@ class Asker:
         """Token ids of a prompt for the whole solution of each problem."""
         if self.asking == "plain":
             return self.codec.contexts(f"{text}\n" for text in texts)
-        return [self._chat(SOLUTION, text) for text in texts]
+        return [self._chat(THINK + SOLUTION if self.asking == "think" else "", text) for text in texts]
 
     def steps(self, asked: Iterable[tuple[Record, int]], *, next_title: bool, window: int | None) -> list[list[int]]:
         """Token ids of a prompt for step k (0-based) of each record, after its steps before k."""
         listed = list(asked)
         if self.asking == "plain":
             return self.codec.contexts(plain_context(*item, next_title=next_title, window=window) for item in listed)
+        thoughts = THINK if self.asking == "think" else ""
         return [
             self._chat(
-                TITLED_STEP if any(step.title for step in record.steps) else STEP,
+                thoughts + (TITLED_STEP if any(step.title for step in record.steps) else STEP),
                 _numbered_context(record, k, next_title=next_title, window=window),
             )
             for record, k in listed
@@ -93,7 +97,7 @@ class Asker:
 
     def answer(self, completion: Sequence[int]) -> str | None:
         """The answer's text, thoughts aside; None where the format fails."""
-        if self.asking == "plain":
+        if self.asking != "think":
             return self.codec.decode(completion)
         # Tags may be special tokens, which decoding drops by default.
         ids = [token for token in completion if token != self.codec.eos]
@@ -115,7 +119,7 @@ class Asker:
     @cached_property
     def _thinking(self) -> str:
         """What a chat template has already written of the answer: some open the thoughts themselves."""
-        return OPEN if self._text(STEP, "?").rstrip().endswith(OPEN) else ""
+        return OPEN if self._text(THINK, "?").rstrip().endswith(OPEN) else ""
 
     def _chat(self, system: str, user: str) -> list[int]:
         if self.codec.tokenizer.chat_template is None:
@@ -129,10 +133,13 @@ class Asker:
         tokenizer: Any = self.codec.tokenizer
         if tokenizer.chat_template is None:
             return f"{system}\n\n{user}\n"
-        turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": user})
         try:
             text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except TemplateError:
+            if not system:
+                raise
             # Some templates know no system turn.
             turns = [{"role": "user", "content": f"{system}\n\n{user}"}]
             text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

@@ -95,7 +95,8 @@ def choices(work: SrlWork, records: Sequence[Record], count: int) -> dict[str, A
         else 0,
         "context": f"the problem and {seen}{', with the title of the step itself' if work.next_title else ''}",
         "asking": work.asking,
-        "system_prompt": None if work.asking == "plain" else [asking.STEP, asking.TITLED_STEP],
+        "system_prompt": [asking.THINK] * (work.asking == "think")
+        + [asking.STEP, asking.TITLED_STEP] * (work.asking != "plain"),
         "similarity_unit": work.similarity,
     }
 

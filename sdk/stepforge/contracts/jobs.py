@@ -15,9 +15,9 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Asking = Literal["plain", "think"]
-"""How a model is asked. `plain`: the text itself. `think`: a system prompt asks for thoughts in <think>...</think> and
-then the answer alone, through the tokenizer's chat template where it has one."""
+Asking = Literal["plain", "chat", "think"]
+"""How a model is asked. `plain`: the text itself. `chat`: through the tokenizer's chat template. `think`: a system
+prompt asks for thoughts in <think>...</think> and then the answer alone, through the template where there is one."""
 
 
 class ArtifactRef(Contract):
