@@ -47,6 +47,7 @@ max_new_tokens = 20
 reward = "reward"
 dynamic_sampling = true
 held_out = 2
+rehearsal_share = 0
 lora = {}
 
 [evaluation]
@@ -72,7 +73,11 @@ def records() -> list[dict[str, object]]:
         text = f"Let us add.\n{solution}" if index == 0 else solution
         rows.append({"prompt": f"What is {a} + {b}?", "answer": a + b, "solution": text, "split": "train"})
     for a in range(2, 12):
-        rows.append({"prompt": f"What is {a} + 5? Only the number.", "answer": a + 5, "split": "rl"})
+        # Two that it knows: KL is measured on what must be retained.
+        stratum = "retained" if a < 4 else "target"
+        rows.append(
+            {"prompt": f"What is {a} + 5? Only the number.", "answer": a + 5, "split": "rl", "stratum": stratum}
+        )
     for a in (3, 4):
         rows.append({"prompt": f"What is {a} + 6? Only the number.", "answer": a + 6, "split": "test_known"})
     return rows
