@@ -23,8 +23,9 @@ from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.serving import Exported, InvokeRequest, InvokeResponse
 from stepforge.errors import InvalidInput, UnknownName, UserError
 from stepforge_jobs.domains import Askable, Domain, Exportable, domain_names, load_domain
+from stepforge_jobs.domains.judging import HereJudge
 from stepforge_jobs.evaluation.sampling import sample
-from stepforge_jobs.evaluation.verdicts import verdict_of
+from stepforge_jobs.evaluation.verdicts import verdicts_of
 from stepforge_jobs.training.models import Policy, from_directory, use_threads
 
 MOST_BYTES = 1 << 20
@@ -43,6 +44,7 @@ class Model:
     def load(cls, folder: Path, manifest: Manifest) -> Model:
         """Load a model that was verified against its manifest."""
         policy = from_directory(folder, step_end=None)
+        policy.asking = manifest.metadata.get("asking", "plain")
         use_threads(policy.parameters)
         return cls(policy, sha256=manifest.sha256, domain=domain_of_model(manifest))
 
@@ -57,7 +59,8 @@ class Model:
         prompts = [asked.prompt for asked in request.records]
         records = [_record(self._domain, prompt) for prompt in prompts]
         codec = self._policy.codec
-        contexts = codec.contexts(f"{prompt}\n" for prompt in prompts)
+        asker = self._policy.asker
+        contexts = asker.prompts(prompts)
         with self._lock:
             tokens = sample(
                 self._policy,
@@ -68,16 +71,16 @@ class Model:
                 stops={codec.eos},
             )
         completions = tuple(codec.decode(completion) for completion in tokens)
+        answers = [asker.answer(completion) or "" for completion in tokens]
         verdicts: tuple[Verdict, ...] = ()
         readings: tuple[str, ...] = ()
         if isinstance(self._domain, Askable):
-            judged = zip(records, tokens, strict=True)
-            verdicts = tuple(verdict_of(self._domain, codec, record, completion) for record, completion in judged)
-            read = zip(records, completions, strict=True)
+            verdicts = tuple(verdicts_of(HereJudge(self._domain), asker, records, tokens))
+            read = zip(records, answers, strict=True)
             readings = tuple(self._domain.describe(record, completion) for record, completion in read)
         exports: tuple[Exported, ...] = ()
         if exporter is not None and request.export is not None:
-            exports = _exports(exporter, records, completions, verdicts, format=request.export)
+            exports = _exports(exporter, records, answers, verdicts, format=request.export)
         return InvokeResponse(
             model_sha256=self.sha256, completions=completions, exports=exports, verdicts=verdicts, readings=readings
         )

@@ -3,45 +3,31 @@
 One step: draw P prompts, sample G rollouts of each, judge them, turn rewards into advantages within each group, and
 take one gradient of the clipped loss, mean over each rollout's tokens and then over rollouts. The rollouts come from
 the very weights that are updated, so the ratio is 1 and nothing is clipped. A test holds loss and gradient to those of
-TRL's GRPOTrainer (loss_type "grpo"). Groups without spread take no part; not covered: sampling again in their place.
+TRL's GRPOTrainer (loss_type "grpo"). Groups without spread take no part; `gathering` may draw others in their place.
 
 Legend: P prompts, G rollouts of each, B = P x G, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Any, Generic
 
 import torch
 
 from stepforge.contracts.jobs import PolicyGradient
 from stepforge.contracts.metrics import Metric
 from stepforge.errors import InvalidInput
-from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.rl.advantages import clipped_loss, group_advantages, has_spread, sequence_mean
 from stepforge_jobs.rl.kl import k3
+from stepforge_jobs.training.gathering import JudgeFunction, Pool, Problem, gather
 from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.scoring import micro_batches, pick, score
 from stepforge_jobs.training.stage import Probe, Start, as_reference
 
-ROLLOUTS = 1
-"""Tells the seeds of rollouts from other seeds of the same step."""
-
-Problem = TypeVar("Problem")
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Rewards of B rollouts, prompt by prompt, and the components that are logged apart."""
-
-    rewards: list[float]
-    metrics: Values
-
 
 class GrpoStage(Generic[Problem]):
-    """`draw` gives a step's problems with their prompts' tokens; `judge` gets each problem's rollouts in that order."""
+    """Each step takes problems from every pool; `judge` gets each problem's rollouts in their order."""
 
     weight_decay = 0.0
 
@@ -50,8 +36,8 @@ class GrpoStage(Generic[Problem]):
         start: Start,
         work: PolicyGradient,
         *,
-        draw: Callable[[int], list[tuple[list[int], Problem]]],
-        judge: Callable[[Sequence[Problem], Sequence[Sequence[int]]], Judged],
+        pools: Sequence[Pool[Problem]],
+        judge: JudgeFunction[Problem],
         stops: Collection[int],
     ) -> None:
         if work.beta and start.reference is None:
@@ -60,25 +46,14 @@ class GrpoStage(Generic[Problem]):
             )
         self._policy, self._reference = start.policy, start.reference
         self._work = work
-        self._draw, self._judge, self._stops = draw, judge, stops
+        self._pools, self._judge, self._stops = pools, judge, stops
         self.probe = Probe(start, seed=work.seed)
 
     def backward(self, step: int) -> StepResult:
         """Sample, judge, and add the gradient of the clipped loss."""
         work, policy = self._work, self._policy
-        drawn = self._draw(step)
-        completions = sample(
-            policy,
-            [prompt for prompt, _ in drawn],
-            count=work.group_size,
-            max_new_tokens=work.max_new_tokens,
-            temperature=work.temperature,
-            seed=seed_of(work.seed, step, ROLLOUTS),
-            stops=self._stops,
-        )
-        prompts = [prompt for prompt, _ in drawn for _ in range(work.group_size)]
-        judged = self._judge([problem for _, problem in drawn for _ in range(work.group_size)], completions)
-        rewards_PG = torch.tensor(judged.rewards).view(len(drawn), work.group_size)
+        drawn = gather(policy, work, self._pools, step, judge=self._judge, stops=self._stops)
+        prompts, completions, rewards_PG = drawn.prompts, drawn.completions, drawn.rewards_PG
         advantages_B = group_advantages(rewards_PG).flatten()
         spread_P = has_spread(rewards_PG)
         # With no pull to a reference, a group without spread has a gradient of exactly zero: it need not be computed.
@@ -86,13 +61,7 @@ class GrpoStage(Generic[Problem]):
             spread_P.repeat_interleave(work.group_size) if not work.beta else torch.ones(len(prompts), dtype=torch.bool)
         )
         kept = kept_B.nonzero()[:, 0].tolist()
-        metrics: Values = {
-            Metric.REWARD: float(rewards_PG.mean()),
-            Metric.REWARD_STD: float(rewards_PG.std(1).mean()),
-            Metric.ZERO_SPREAD: 1.0 - float(spread_P.float().mean()),
-            Metric.COMPLETION_TOKENS: sum(len(c) for c in completions) / len(completions),
-            **judged.metrics,
-        }
+        metrics = dict(drawn.metrics)
         metrics |= add_gradient(
             policy.network,
             [prompts[i] for i in kept],
@@ -155,6 +124,5 @@ GRPO_CHOICES: dict[str, Any] = {
     "loss": "GRPO: mean over a rollout's tokens, then over all rollouts; one update a batch",
     "advantage": "(r - mean) / (std + 1e-4) within the group, std with Bessel's correction",
     "kl_penalty": "beta x k3 x ratio, whose gradient is unbiased",
-    "dynamic_sampling": "none: groups without spread take no part, and a step of them alone changes nothing",
     "tokens": "completion tokens of the groups that took part",
 }
