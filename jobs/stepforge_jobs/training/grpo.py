@@ -22,7 +22,7 @@ from stepforge.errors import InvalidInput
 from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.rl.advantages import clipped_loss, group_advantages, has_spread, sequence_mean
 from stepforge_jobs.rl.kl import k3
-from stepforge_jobs.training.loop import StepResult, Values
+from stepforge_jobs.training.loop import Stage, StepResult, Values
 from stepforge_jobs.training.scoring import micro_batches, pick, score
 from stepforge_jobs.training.stage import Probe, Start, as_reference
 
@@ -40,10 +40,10 @@ class Judged:
     metrics: Values
 
 
-class GrpoStage(Generic[Problem]):
+class GrpoStage(Stage, Generic[Problem]):
     """`draw` gives a step's problems with their prompts' tokens; `judge` gets each problem's rollouts in that order."""
 
-    weight_decay = 0.0
+    probe: Probe
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class GrpoStage(Generic[Problem]):
         self._draw, self._judge, self._stops = draw, judge, stops
         self.probe = Probe(start, seed=work.seed)
 
-    def backward(self, step: int) -> StepResult:
+    def backward(self, step: int, update: int) -> StepResult:
         """Sample, judge, and add the gradient of the clipped loss."""
         work, policy = self._work, self._policy
         drawn = self._draw(step)
