@@ -16,7 +16,7 @@ from tests.functional.jobs.conftest import World
 from tests.support import forked
 from tests.support.job_folders import job_folder
 
-from stepforge.contracts.jobs import LocalModel, Lora, RlvrWork, SftWork, SrlWork, TrainingWork
+from stepforge.contracts.jobs import KlControl, LocalModel, Lora, RlvrWork, SftWork, SrlWork, TrainingWork
 from stepforge.contracts.manifests import sha256_of
 from stepforge_jobs.training import checkpoints, loop
 
@@ -27,6 +27,13 @@ WORKS: dict[str, TrainingWork] = {
     "sft-lora": SftWork(steps=STEPS, checkpoint_every=4, batch_size=8, lora=Lora(r=2, alpha=4, dropout=0.2)),
     "srl": SrlWork(max_new_tokens=3, **RL),
     "rlvr": RlvrWork(max_new_tokens=10, reward="partial", beta=0.05, **RL),
+    "dapo": RlvrWork(
+        max_new_tokens=10, reward="partial", loss="dapo", updates_per_batch=2, normalisation="running", **RL
+    ),
+    # A cap that is breached, so that what a refusal leaves behind must be found again.
+    "held": RlvrWork(
+        max_new_tokens=10, reward="partial", kl=KlControl(cap=2e-3), **RL | {"learning_rate": 3e-3, "warmup_steps": 0}
+    ),
 }
 
 
