@@ -49,6 +49,7 @@ bench: setup
 verify: setup
 	$(BIN)/python -m pytest -m slow --proof tests/benchmarks/results/verify/slow.txt
 	$(BIN)/python -m tests.benchmarks.held_out.table --check
+	$(BIN)/python -m tests.benchmarks.kl_held.table --check
 
 lock: setup
 	$(BIN)/python containers/lock.py train > containers/train/requirements.lock

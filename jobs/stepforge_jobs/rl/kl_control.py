@@ -30,9 +30,9 @@ class Control:
         return asdict(self)
 
 
-def begin(config: KlControl, beta: float) -> Control:
-    """Before the first measurement: `beta` within its bounds."""
-    return Control(beta=bounded(config, beta))
+def begin(config: KlControl) -> Control:
+    """Before the first measurement: the least beta."""
+    return Control(beta=config.beta_min)
 
 
 def bounded(config: KlControl, beta: float) -> float:

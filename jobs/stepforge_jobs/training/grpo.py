@@ -60,6 +60,8 @@ class GrpoStage(RolloutStage[Problem]):
         batch = self._batch
         assert batch is not None
         metrics |= add_gradient(self.policy.network, batch, work=self.work, beta=self.beta, device=self.policy.device)
+        if self.held is not None and batch.completions:
+            self.held.add_gradient()
         return StepResult(metrics=metrics, tokens=sum(map(len, batch.completions)))
 
     def _prepare(self, rolled: Rollouts) -> Batch:

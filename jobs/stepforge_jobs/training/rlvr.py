@@ -16,12 +16,15 @@ from stepforge_jobs.domains.base import Domain
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.evaluation.verdicts import verdict_of
 from stepforge_jobs.job import Job
+from stepforge_jobs.training.dpo import DpoStage
 from stepforge_jobs.training.grpo import GrpoStage
 from stepforge_jobs.training.loop import train
-from stepforge_jobs.training.rollouts import Judged
+from stepforge_jobs.training.ppo import PpoStage
+from stepforge_jobs.training.rollouts import Judged, RolloutStage
 from stepforge_jobs.training.stage import begin, draw, finish
 from stepforge_jobs.training.text import Codec
 
+ALGORITHMS: dict[str, type[RolloutStage[Record]]] = {"grpo": GrpoStage, "ppo": PpoStage, "dpo": DpoStage}
 CHOICES = {
     "unfinished": "a completion without an end within max_new_tokens is refused, whatever it says",
 }
@@ -49,7 +52,7 @@ def run(job: Job) -> None:
         chosen += draw(retained, step, rehearsed, seed=work.seed + 1) if rehearsed else []
         return [(prompts[record.id], record) for record in chosen]
 
-    stage = GrpoStage[Record](
+    stage: RolloutStage[Record] = ALGORITHMS[work.algorithm](
         start,
         work,
         draw=problems,

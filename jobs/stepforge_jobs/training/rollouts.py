@@ -8,6 +8,7 @@ Legend: P prompts, G rollouts of each, B = P x G.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -83,7 +84,7 @@ class RolloutStage(Stage, Generic[Problem]):
         if work.kl is not None:
             assert start.reference is not None
             rollouts = work.batch_prompts * work.group_size
-            self.held = Held(work.kl, self.probe, beta=work.beta, rollouts=rollouts)
+            self.held = Held(work.kl, start, self.probe, seed=work.seed, rollouts=rollouts)
             self.guarded = work.kl.guard
             if hard:
                 self.hard = Hard(
@@ -98,8 +99,8 @@ class RolloutStage(Stage, Generic[Problem]):
 
     @property
     def beta(self) -> float:
-        """Weight of the KL penalty in this step."""
-        return self.work.beta if self.held is None else self.held.beta
+        """Weight of the KL penalty on this step's rollouts."""
+        return self.held.beta if self.held is not None and self.held.on_rollouts else self.work.beta
 
     @property
     def reference(self) -> Policy:
@@ -108,18 +109,19 @@ class RolloutStage(Stage, Generic[Problem]):
         return self._reference
 
     def roll_out(self, step: int, sampler: Policy | None = None) -> Rollouts:
-        """Draw, sample from the policy (or from another, whose adapters are off), judge."""
+        """Draw, sample from the policy (or from another, with its adapters off), judge."""
         work = self.work
         drawn = self._draw(step)
-        completions = sample(
-            sampler or self.policy,
-            [prompt for prompt, _ in drawn],
-            count=work.group_size,
-            max_new_tokens=work.max_new_tokens,
-            temperature=work.temperature,
-            seed=seed_of(work.seed, step, ROLLOUTS),
-            stops=self._stops,
-        )
+        with as_reference(sampler) if sampler else nullcontext():
+            completions = sample(
+                sampler or self.policy,
+                [prompt for prompt, _ in drawn],
+                count=work.group_size,
+                max_new_tokens=work.max_new_tokens,
+                temperature=work.temperature,
+                seed=seed_of(work.seed, step, ROLLOUTS),
+                stops=self._stops,
+            )
         judged = self._judge([problem for _, problem in drawn for _ in range(work.group_size)], completions)
         rewards_PG = torch.tensor(judged.rewards).view(len(drawn), work.group_size)
         metrics: Values = {

@@ -1,6 +1,6 @@
 """Log-probabilities of given completions, in micro-batches that fit the memory.
 
-Legend: B rows, T positions from the first that predicts a completion's token, V vocabulary.
+Legend: B rows, T positions from the first that predicts a completion's token, V vocabulary, H hidden units.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Scored:
     targets_BT: Tensor
     mask_BT: Tensor
     """Where a target belongs to a completion."""
+    hidden_BTH: Tensor | None = None
+    """The network's last hidden states, from which the logits are made; where they were asked for."""
 
     def logps(self, temperature: float = 1.0) -> Tensor:
         """Log-probability of each target, BT; 0 outside the completions."""
@@ -46,7 +48,12 @@ def precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def score(
-    network: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, device: torch.device
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    device: torch.device,
+    hidden: bool = False,
 ) -> Scored:
     """One forward pass over prompts and completions. Rows are padded on the right, so no attention mask is needed."""
     lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
@@ -54,12 +61,19 @@ def score(
     rows = [[*p, *c, *([0] * (width - len(p) - len(c)))] for p, c in zip(prompts, completions, strict=True)]
     ids_BL = torch.tensor(rows, device=device)
     with precision(device):
-        logits_BTV = network(input_ids=ids_BL[:, :-1], logits_to_keep=width - 1 - first, use_cache=False).logits
+        out = network(
+            input_ids=ids_BL[:, :-1], logits_to_keep=width - 1 - first, use_cache=False, output_hidden_states=hidden
+        )
     columns_T = torch.arange(first, width - 1, device=device)
     start_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
     end_B = torch.tensor(lengths, device=device) - 1
     mask_BT = (columns_T >= start_B[:, None]) & (columns_T < end_B[:, None])
-    return Scored(logits_BTV=logits_BTV.float(), targets_BT=ids_BL[:, first + 1 :], mask_BT=mask_BT)
+    return Scored(
+        logits_BTV=out.logits.float(),
+        targets_BT=ids_BL[:, first + 1 :],
+        mask_BT=mask_BT,
+        hidden_BTH=out.hidden_states[-1][:, first:] if hidden else None,
+    )
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from stepforge.contracts.reports import StageReport
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.open_gate import require_open_gate
 from stepforge_jobs.datasets.shards import read_records, write_durably
-from stepforge_jobs.evaluation.sampling import sample, seed_of
+from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.job import Job
 from stepforge_jobs.rl.kl import exact_kl
 from stepforge_jobs.training import models
@@ -94,14 +94,11 @@ class Probe:
     def __call__(self, _step: int) -> Values:
         if self._reference is None or not self._prompts:
             return {}
-        return {Metric.KL: self._measure(PROBE_COMPLETIONS, self._seed)}
+        given = self.completions(PROBE_COMPLETIONS, seed=self._seed)
+        return {Metric.KL: kl_of(self._policy, self._reference, *given).per_token}
 
-    def small(self, step: int) -> float:
-        """The same of one completion of each prompt, others at each step: noisier, and cheap enough to steer by."""
-        return self._measure(1, seed_of(self._seed, step))
-
-    def _measure(self, count: int, seed: int) -> float:
-        assert self._reference is not None
+    def completions(self, count: int, *, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompts and completions of the current policy, `count` of each prompt."""
         policy = self._policy
         completions = sample(
             policy,
@@ -112,8 +109,7 @@ class Probe:
             seed=seed,
             stops={policy.codec.eos},
         )
-        prompts = [prompt for prompt in self._prompts for _ in range(count)]
-        return kl_of(policy, self._reference, prompts, completions).per_token
+        return [prompt for prompt in self._prompts for _ in range(count)], completions
 
 
 @dataclass(frozen=True)
@@ -134,22 +130,33 @@ class MeasuredKl:
         return self.total / max(1, self.completions)
 
 
-@torch.no_grad()
 def kl_of(
-    policy: Policy, reference: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    policy: Policy,
+    reference: Policy,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    weight: float | None = None,
 ) -> MeasuredKl:
-    """Exact KL(policy || reference) over all tokens of the completions."""
-    total, tokens = 0.0, 0
-    policy.network.eval()
+    """Exact KL(policy || reference) over all tokens of the completions.
+
+    With a weight, the gradient of weight x the KL a token is added to the parameters; the completions count as given.
+    """
+    total, tokens = 0.0, max(1, sum(map(len, completions)))
+    was_training = policy.network.training
+    policy.network.train(was_training and weight is not None)
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
     for rows in micro_batches(lengths, policy.network.config.vocab_size, device=policy.device):
         given = pick(prompts, rows), pick(completions, rows)
-        own = score(policy.network, *given, device=policy.device)
-        with as_reference(reference):
+        with torch.no_grad(), as_reference(reference):
             other = score(reference.network, *given, device=policy.device)
-        total += float(exact_kl(own.logits_BTV, other.logits_BTV)[own.mask_BT].sum())
-        tokens += int(own.mask_BT.sum())
-    policy.network.train()
+        with torch.set_grad_enabled(weight is not None):
+            own = score(policy.network, *given, device=policy.device)
+            found = exact_kl(own.logits_BTV, other.logits_BTV)[own.mask_BT].sum()
+        if weight is not None:
+            (weight * found / tokens).backward()
+        total += float(found.detach())
+    policy.network.train(was_training)
     return MeasuredKl(total, tokens, len(completions))
 
 

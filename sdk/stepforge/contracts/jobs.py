@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -120,14 +120,17 @@ class KlControl(Contract):
     """Share of the cap that the controller steers towards."""
     controller: Literal["pi", "ziegler"] = "pi"
     """`pi`: in log space, on a moving average. `ziegler`: arXiv 1909.08593, too slow to hold a cap by itself."""
-    every: PositiveInt = 1
-    """Steps between measurements for the controller: one completion of each of the probe's prompts."""
+    penalise: Literal["retained", "rollouts"] = "retained"
+    """`retained`: beta weighs the exact KL on the completions that the controller measures, one of each of the probe's
+    prompts in every step, so that problems which need distance may take it. `rollouts`: on the batch, by `kl_penalty`.
+    """
     memory: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Weight of the past in the moving average."""
-    proportional: Annotated[float, Field(ge=0)] = 1.0
-    integral: Annotated[float, Field(ge=0)] = 0.1
-    beta_min: PositiveFloat = 1e-3
+    proportional: Annotated[float, Field(ge=0)] = 2.0
+    integral: Annotated[float, Field(ge=0)] = 0.2
+    beta_min: PositiveFloat = 0.01
     beta_max: PositiveFloat = 10.0
+    """Bounds of the weight, which starts at the lower one."""
     horizon: PositiveInt = 10_000
     """Ziegler's, in rollouts."""
     guard: bool = True
@@ -163,13 +166,22 @@ class PolicyGradient(Optimisation):
     None is what the loss's paper has: `none` for dr_grpo, otherwise `group`.
     """
     beta: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL penalty towards the stage's initial policy; where it starts, if `kl` steers it."""
+    """Weight of the KL penalty towards the stage's initial policy, on the batch's rollouts."""
     kl_penalty: KlPenalty = "k3_times_ratio"
     kl: KlControl | None = None
     clip: PositiveFloat | None = None
     """How far below 1 the ratio counts. None is the loss's own: see CLIPS in rl/losses.py."""
     clip_high: PositiveFloat | None = None
     """How far above 1. None is the loss's own, or `clip` where that is given."""
+
+    @model_validator(mode="after")
+    def _one_weight_on_the_rollouts(self) -> Self:
+        if self.beta and self.kl is not None and self.kl.penalise == "rollouts":
+            raise ValueError(
+                f"beta {self.beta:g} and kl.penalise 'rollouts' both weigh what holds the rollouts: "
+                "leave beta out, or set kl.penalise to 'retained'"
+            )
+        return self
 
 
 class SrlWork(PolicyGradient):
@@ -184,6 +196,25 @@ class SrlWork(PolicyGradient):
     """What is matched; the paper leaves it open. Words suit a grammar whose words are its tokens."""
 
 
+class Ppo(Contract):
+    """What PPO (arXiv 1707.06347) needs beside what it shares with GRPO."""
+
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    lam: Share = 0.95
+    """Lambda of the generalised advantages (arXiv 1506.02438)."""
+    value_clip: PositiveFloat = 0.2
+    """How far a value may move from the one before the batch's updates."""
+    value_step: PositiveFloat = 0.1
+    """About how far an update moves a value at the peak of the learning rate, however low that is for the model."""
+
+
+class Dpo(Contract):
+    """What DPO (arXiv 2305.18290) needs beside `beta`."""
+
+    rollouts: Literal["current", "initial"] = "current"
+    """Whose completions make the pairs: those of the policy as it is, or of the one that the stage began with."""
+
+
 class RlvrWork(PolicyGradient):
     """Reinforcement learning with verifiable rewards: whole trajectories, judged by the record's verifier."""
 
@@ -191,10 +222,38 @@ class RlvrWork(PolicyGradient):
     name: str = "rlvr"
     steps: PositiveInt = 100
     learning_rate: PositiveFloat = 5e-4
+    algorithm: Literal["grpo", "ppo", "dpo"] = "grpo"
+    """`grpo`: the family that `loss` is from. `ppo`: with a value head. `dpo`: on verified and refused rollouts."""
+    ppo: Ppo | None = None
+    """None is PPO's defaults."""
+    dpo: Dpo | None = None
+    """None is DPO's defaults."""
     reward: Literal["outcome", "reward", "partial"] = "outcome"
     """`outcome`: 1 where every hard rule holds. `reward`: hard x soft. `partial`: mean of the rules, a control."""
     rehearsal_share: Share = 0.25
     """Share of prompts drawn from retained records, without which what the base knows is lost."""
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_algorithm(self) -> RlvrWork:
+        algorithm = self.algorithm
+        for name in ("ppo", "dpo"):
+            if getattr(self, name) is not None and name != algorithm:
+                raise ValueError(f"settings of {name!r} beside algorithm {algorithm!r}: set algorithm to {name!r}")
+        family = {"loss": "grpo", "kl_penalty": "k3_times_ratio"}
+        if algorithm != "grpo":
+            for name, default in family.items():
+                if (given := getattr(self, name)) != default:
+                    raise ValueError(
+                        f"{name} {given!r} belongs to algorithm 'grpo', but it is {algorithm!r}: leave it out"
+                    )
+        if algorithm == "ppo" and self.normalisation == "group":
+            raise ValueError("PPO has values in place of groups: set normalisation to 'none', 'batch' or 'running'")
+        if algorithm == "dpo":
+            if not self.beta:
+                raise ValueError("DPO needs beta > 0, the weight of its implicit reward: 0.1 is usual")
+            if self.normalisation is not None:
+                raise ValueError("DPO compares rewards and does not scale them: leave normalisation out")
+        return self
 
 
 class EvaluateWork(Contract):

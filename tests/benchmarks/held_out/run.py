@@ -19,7 +19,7 @@ from typing import Any
 
 from stepforge.code_digest import code_digests
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import ArtifactRef, GateWork, JobSpec, LocalModel, ScratchModel
+from stepforge.contracts.jobs import ArtifactRef, GateWork, JobSpec, LocalModel, Plugin, ScratchModel
 from stepforge.contracts.manifests import MANIFEST, read_manifest
 from stepforge.recipes import load_recipe
 from tests.benchmarks.held_out.arms import ARMS, Arm, arms
@@ -31,9 +31,10 @@ RESULTS = ROOT / "tests" / "benchmarks" / "results" / "held_out"
 class Runner:
     """Runs job specs below one folder, each under SageMaker's folder contract in a process of its own."""
 
-    def __init__(self, domain: str, work: Path) -> None:
+    def __init__(self, domain: str, work: Path, plugin: Plugin | None = None) -> None:
         self.domain = domain
         self.work = work
+        self.plugin = plugin
         roots = {"stepforge": ROOT / "sdk" / "stepforge", "stepforge_jobs": ROOT / "jobs" / "stepforge_jobs"}
         self.code = code_digests(roots, ROOT / "containers" / "train" / "requirements.lock")
 
@@ -45,7 +46,14 @@ class Runner:
             channel: ArtifactRef(uri=f"s3://held-out/{channel}/", sha256=read_manifest(folder).sha256)
             for channel, folder in inputs.items()
         }
-        spec = JobSpec(domain=self.domain, work=work, model=model, inputs=refs, code_sha256=self.code[work.type])
+        spec = JobSpec(
+            domain=self.domain,
+            work=work,
+            model=model,
+            inputs=refs,
+            plugin=self.plugin,
+            code_sha256=self.code[work.type],
+        )
         base = self.work / spec.prefix
         artifact = base / "model"
         if not (artifact / MANIFEST).is_file():

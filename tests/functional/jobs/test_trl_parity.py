@@ -24,7 +24,7 @@ from stepforge_jobs.rl.advantages import group_advantages
 from stepforge_jobs.rl.kl import k3, penalty
 from stepforge_jobs.rl.losses import Whole, clips
 from stepforge_jobs.testing import CountingDomain
-from stepforge_jobs.training import scoring
+from stepforge_jobs.training import dpo, scoring
 from stepforge_jobs.training.grpo import Batch, add_gradient
 from stepforge_jobs.training.models import Policy, from_scratch
 from stepforge_jobs.training.scoring import logps_of
@@ -191,6 +191,52 @@ def test_the_gradient_of_a_network_in_micro_batches_equals_that_of_trl_in_one(
     found = add_gradient(policy.network, batch, work=SrlWork(loss=loss), beta=beta, device=CPU)
     assert found[Metric.LOSS] == pytest.approx(wanted.item(), rel=1e-5, abs=1e-6)
     assert (found[Metric.CLIPPED] > 0) == (off_policy and loss != "cispo")
+    gradients = dict(network.named_parameters())
+    for name, parameter in policy.network.named_parameters():
+        assert parameter.grad is not None
+        assert relative(parameter.grad, gradients[name].grad) <= 1e-5, name
+
+
+def test_the_gradient_of_dpo_in_micro_batches_equals_that_of_trl_in_one(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+    from trl import DPOTrainer
+    from trl.trainer.grpo_trainer import add_fused_lm_head
+
+    monkeypatch.setitem(scoring.TOKENS, "cpu", 60)
+    prompts, completions, _ = rollouts(policy, seed=9)
+    chosen, refused = completions[: len(prompts) // 2], completions[len(prompts) // 2 :]
+    prompts = prompts[: len(chosen)]
+    reference = -torch.rand(2, len(prompts), generator=torch.Generator().manual_seed(0)) * 30
+    network = copy.deepcopy(policy.network)
+    add_fused_lm_head(network, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
+    trainer: Any = object.__new__(DPOTrainer)
+    trainer.model, trainer.beta, trainer.loss_types, trainer.loss_weights = network, 0.3, ["sigmoid"], [1.0]
+    trainer.accelerator, trainer._metrics = Accelerator(cpu=True), {"train": defaultdict(list)}
+    trainer.precompute_ref_logps, trainer.f_divergence_type, trainer.ld_alpha = True, "reverse_kl", None
+    trainer.aux_loss_enabled = trainer.use_weighting = False
+    trainer._total_train_tokens, trainer._tp_size = 0, 1
+    rows = [p + c for side in (chosen, refused) for p, c in zip(prompts, side, strict=True)]
+    width = max(map(len, rows))
+    inputs = {
+        "input_ids": torch.tensor([row + [0] * (width - len(row)) for row in rows]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+        "completion_mask": torch.tensor(
+            [
+                [0] * len(p) + [1] * (len(row) - len(p)) + [0] * (width - len(row))
+                for p, row in zip(prompts * 2, rows, strict=True)
+            ]
+        ),
+        "ref_chosen_logps": reference[0],
+        "ref_rejected_logps": reference[1],
+    }
+    wanted = trainer._compute_loss(network, inputs, return_outputs=False)
+    wanted.backward()
+    policy.network.zero_grad()
+    batch = dpo.Batch(prompts, chosen, refused, reference_chosen_N=reference[0], reference_refused_N=reference[1])
+    found = dpo.add_gradient(policy, batch, beta=0.3, temperature=1.0)
+    assert found[Metric.LOSS] == pytest.approx(wanted.item(), rel=1e-5)
     gradients = dict(network.named_parameters())
     for name, parameter in policy.network.named_parameters():
         assert parameter.grad is not None

@@ -28,7 +28,7 @@ def pairs(alphabet: str, count: int) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("alphabet", ALPHABETS, ids=["two", "text", "grammar", "unicode", "edges"])
 def test_similarity_is_bit_equal_to_difflib_of_generated_and_expert(alphabet: str) -> None:
-    for generated, expert in pairs(alphabet, 600):
+    for generated, expert in pairs(alphabet, 2_000):
         assert similarity(generated, expert) == SequenceMatcher(None, generated, expert, autojunk=False).ratio()
         words = SequenceMatcher(None, generated.split(), expert.split(), autojunk=False).ratio()
         assert similarity(generated, expert, unit="words") == words
