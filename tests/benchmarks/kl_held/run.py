@@ -53,7 +53,7 @@ EVALUATION = EvaluateWork(samples=16, max_new_tokens=12, bootstrap=200)
 
 
 def run_seed(seed: int, work: Path, names: tuple[str, ...] = tuple(ARMS)) -> list[dict[str, Any]]:
-    """The base and the arms of one seed. Returns the rows to be committed."""
+    """The base and the arms of one seed. Returns the rows to be committed; a base has no KL to itself."""
     import peft  # noqa: F401 - before any fork, so that no job imports it again
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
@@ -70,17 +70,19 @@ def run_seed(seed: int, work: Path, names: tuple[str, ...] = tuple(ARMS)) -> lis
 
     _, data = run(DATASET)
     spec, gate = runner.run(GateWork(), {"plugin": plugin, "data": data})
-    _, base = run(BASE, TINY, data=data, gate=gate)
-    rows = []
+    base_spec, base = run(BASE, TINY, data=data, gate=gate)
+    trained = {"base": (base_spec, base)}
     for name in names:
-        spec, model = run(ARMS[name], LocalModel(), data=data, gate=gate, model=base)
+        trained[name] = run(ARMS[name], LocalModel(), data=data, gate=gate, model=base)
+    rows = []
+    for name, (spec, model) in trained.items():
         evaluation, result = run(EVALUATION, data=data, model=model)
         lines = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
         head = {"seed": seed, "arm": name, "train_spec": spec, "evaluate_spec": evaluation}
         for key in ("kl", "kl_refused", "kl_hard", "kl_hard_completion", "kl_hard_bound"):
             head[key] = [line[key] for line in lines if key in line]
         rows += [head | cell for cell in cells(result) if cell["decoding"] == "sampled"]
-        print(f"seed {seed} {name}: KL at most {max(head['kl']):.3f}", file=sys.stderr, flush=True)
+        print(f"seed {seed} {name}: KL at most {max(head['kl'], default=0.0):.3f}", file=sys.stderr, flush=True)
     return rows
 
 

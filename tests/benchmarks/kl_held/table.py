@@ -71,6 +71,8 @@ def page(rows: list[Row]) -> str:
         f"| arm | seeds over {CAP:g} | highest KL, mean (max) | refused | target | retained |",
         "|---|---|---|---|---|---|",
     ]
+    base = [show(interval(cell(rows, "base", splits))) for splits in (TARGET, ("test_retained",))]
+    lines.append("| base | | | | " + " | ".join(base) + " |")
     for arm in ARMS:
         peaks = highest(rows, arm)
         refused = sum(len(row["kl_refused"]) for row in rows if row["arm"] == arm and row["split"] == "test_new")
