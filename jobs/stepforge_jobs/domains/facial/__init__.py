@@ -33,7 +33,7 @@ class FacialDomain:
     """
 
     name = "facial"
-    version = "1"
+    version = "2"
     vocabulary = grammar.VOCABULARY
     step_end = grammar.STEP_END
     export_formats = tuple(FORMATS)
