@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stepforge.contracts.manifests import PICKLES, Manifest, check_files, read_manifest
+from stepforge.contracts.manifests import Manifest, check_files, read_manifest
+from stepforge.contracts.model_folder import missing_files, pickles
 from stepforge.errors import IntegrityError, InvalidInput
 
 
@@ -18,17 +19,12 @@ def verified_model(folder: Path, *, expected_sha256: str | None = None) -> Manif
 
 def check_directory(folder: Path) -> None:
     """Refuse what is not a whole model, and anything that could run code when it is read."""
-    files = sorted(path.name for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    if pickles := [name for name in files if name.lower().endswith(PICKLES)]:
+    if pickled := pickles(folder):
         raise IntegrityError(
-            f"{folder} has the pickle {pickles[0]!r}, which can run code when read: only safetensors are loaded"
+            f"{folder} has the pickle {pickled[0]!r}, which can run code when read: only safetensors are loaded"
         )
-    missing = [] if "config.json" in files else ["config.json"]
-    if not any(name.endswith(".safetensors") for name in files):
-        missing.append("*.safetensors")
-    if not any(name in files for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        missing.append("tokenizer.json")
-    if missing:
+    if missing := missing_files(folder):
+        files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         there = ", ".join(files[:10]) or "nothing"
         raise InvalidInput(
             f"{folder} is not a model: missing {', '.join(missing)}; it holds {there}. Models are never downloaded"

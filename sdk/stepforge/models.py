@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stepforge.contracts.manifests import PICKLES
+from stepforge.contracts.model_folder import missing_files, pickles
 from stepforge.errors import InvalidInput
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""One of them holds the vocabulary."""
 
 
 def check_model_folder(folder: Path) -> Path:
@@ -20,14 +17,13 @@ def check_model_folder(folder: Path) -> Path:
         raise InvalidInput(
             f"model {str(folder)!r} is not a directory: give a local Hugging Face directory; nothing is downloaded"
         )
-    missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        missing.append(TOKENIZERS[0])
-    pickled = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in PICKLES)
-    if not any(folder.glob("*.safetensors")):
-        missing.append("*.safetensors" + (f" (pickled weights are refused: {', '.join(pickled)})" if pickled else ""))
+    missing = missing_files(folder)
+    if not (folder / "tokenizer_config.json").is_file():
+        missing.append("tokenizer_config.json")
+    pickled = pickles(folder)
     if missing:
-        raise InvalidInput(f"model {str(folder)!r} lacks {', '.join(missing)}: save it with save_pretrained()")
+        refused = f" (pickled weights are refused: {', '.join(pickled)})" if pickled else ""
+        raise InvalidInput(f"model {str(folder)!r} lacks {', '.join(missing)}{refused}: save it with save_pretrained()")
     if pickled:
         raise InvalidInput(
             f"model {str(folder)!r} has {', '.join(pickled)}, which can run code when read: give a folder without it"

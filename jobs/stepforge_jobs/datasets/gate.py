@@ -22,6 +22,7 @@ from stepforge.errors import IntegrityError, InvalidInput
 from stepforge_jobs.datasets.open_gate import GATE
 from stepforge_jobs.datasets.shards import is_shard, read_lines, split_of, write_durably
 from stepforge_jobs.domains.base import Domain
+from stepforge_jobs.domains.judging import HereJudge, Judge, judge_of
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.job import Job
 
@@ -49,21 +50,25 @@ def run(job: Job) -> None:
     work = job.spec.work
     assert isinstance(work, GateWork)
     manifest = job.manifest("data")
-    report = examine(job.channel("data"), manifest, domain_of(job), sample=work.sample)
+    with judge_of(job) as judge:
+        report = examine(job.channel("data"), manifest, domain_of(job), sample=work.sample, judge=judge)
     write_durably(job.model_dir / GATE, canonical_json(report))
     job.progress.event("gate", passed=report.passed, findings=report.total_findings, refusal=report.refusal)
     write_manifest(job.model_dir, "gate", metadata={"passed": report.passed, "manifest_sha256": manifest.sha256})
 
 
-def examine(folder: Path, manifest: Manifest, domain: Domain, *, sample: int) -> GateReport:
-    """All checks of a dataset. Checks that need records are left out where those cannot be read."""
+def examine(folder: Path, manifest: Manifest, domain: Domain, *, sample: int, judge: Judge | None = None) -> GateReport:
+    """All checks of a dataset. Checks that need records are left out where those cannot be read.
+
+    `judge` asks the domain's verifier; None asks it in this process.
+    """
     findings = Findings()
     records = read_all(folder, manifest, findings)
     if not findings.found:
         check_smoke(manifest, records, findings)
         check_leaks(records, findings)
         check_traces(manifest, records, findings)
-        audit_verifier(domain, records, findings, sample=sample)
+        audit_verifier(domain, records, findings, sample=sample, judge=judge or HereJudge(domain))
     return GateReport(
         manifest_sha256=manifest.sha256,
         passed=not findings.found,
@@ -184,7 +189,7 @@ def spread(records: Sequence[Record], most: int) -> list[Record]:
     ]
 
 
-def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings, *, sample: int) -> None:
+def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings, *, sample: int, judge: Judge) -> None:
     """The verifier accepts experts, refuses what is empty or garbage, and refuses mutants more often than not.
 
     Careless authors (split `corpus`) need not be right, but what they write must be readable.
@@ -200,12 +205,13 @@ def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings
     for index, record in enumerate(chosen):
         findings.checked["verifier"] += 1
         try:
-            audit_record(domain, record, findings)
+            audit_record(judge, record, findings)
             if record.split != "corpus":
-                for kind, mutate in MUTATIONS.items():
-                    mutant = mutate(record, chosen, index)
-                    if mutant is not None:
-                        mutants.setdefault(kind, []).append((record, domain.verify(record, mutant).accepted))
+                made = {kind: mutate(record, chosen, index) for kind, mutate in MUTATIONS.items()}
+                there = {kind: mutant for kind, mutant in made.items() if mutant is not None}
+                verdicts = judge.verdicts([(record, mutant) for mutant in there.values()])
+                for kind, verdict in zip(there, verdicts, strict=True):
+                    mutants.setdefault(kind, []).append((record, verdict.accepted))
         except ValueError as error:
             # A verifier raises nothing for bad text, so it is the record that it cannot read.
             findings.add("verifier", record.id, "scenario", f"{name} cannot read the record: {error}")
@@ -216,15 +222,17 @@ def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings
             findings.add("verifier", accepted[0].id, f"refuses-{kind}", message)
 
 
-def audit_record(domain: Domain, record: Record, findings: Findings) -> None:
+def audit_record(judge: Judge, record: Record, findings: Findings) -> None:
     """What is empty or garbage is refused, and the expert's solution is not. Raises what the verifier raises."""
-    for rule, completion in (("refuses-empty", ""), ("refuses-garbage", GARBAGE)):
-        if domain.verify(record, completion).accepted:
+    solution = [(record, record.solution)] if record.steps else []
+    empty, garbage, *rest = judge.verdicts([(record, ""), (record, GARBAGE), *solution])
+    for rule, completion, verdict in (("refuses-empty", "", empty), ("refuses-garbage", GARBAGE, garbage)):
+        if verdict.accepted:
             message = f"{record.verifier} accepts {completion!r}: it rewards anything"
             findings.add("verifier", record.id, rule, message)
-    if not record.steps:
+    if not rest:
         return
-    verdict = domain.verify(record, record.solution)
+    (verdict,) = rest
     if verdict.reason:
         findings.add("trace", record.id, "readable", f"the solution cannot be read: {verdict.reason}")
     elif record.split != "corpus" and not verdict.accepted:

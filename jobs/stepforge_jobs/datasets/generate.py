@@ -10,10 +10,12 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from stepforge.contracts.jobs import DatasetWork
 from stepforge.contracts.manifests import write_manifest
 from stepforge.contracts.records import SPLITS, Record, Split
+from stepforge.contracts.solutions import Solution, report_of
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.shards import FOLDER, shard_bytes, shard_path, write_durably
 from stepforge_jobs.datasets.user_records import read_user_records
@@ -30,10 +32,13 @@ def run(job: Job) -> None:
     work = job.spec.work
     assert isinstance(work, DatasetWork)
     domain = domain_of(job)
+    solutions: list[Solution] = []
     if "records" in job.spec.inputs:
         manifest = job.artifact("records")
         name = f"{domain.name}@{domain.version}"
-        records = read_user_records(job.channel("records"), manifest, domain=domain.name, verifier=name)
+        records = read_user_records(
+            job.channel("records"), manifest, domain=domain.name, verifier=name, solutions=solutions
+        )
         vocabulary = domain.vocabulary or words_of(records)
         rows = write_user_shards(job, records, shard_rows=work.shard_rows)
     else:
@@ -42,13 +47,16 @@ def run(job: Job) -> None:
     counts = {split: sum(n for path, n in rows.items() if path.startswith(f"{FOLDER}/{split}-")) for split in SPLITS}
     if not sum(counts.values()):
         raise InvalidInput(f"domain {domain.name!r} generates no records: give your own with --data")
-    metadata = {
+    metadata: dict[str, Any] = {
         "domain": domain.name,
         "verifier": f"{domain.name}@{domain.version}",
         "vocabulary": list(vocabulary),
         "step_end": domain.step_end,
         "counts": counts,
     }
+    if solutions:
+        metadata["parsing"] = report_of(solutions).model_dump(mode="json")
+        job.progress.event("parsing", **metadata["parsing"])
     write_manifest(job.model_dir, "dataset", metadata=metadata, rows=rows)
 
 

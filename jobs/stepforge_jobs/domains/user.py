@@ -6,12 +6,8 @@ where 1). Without one, a completion is right where its last line equals the reco
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 
 from stepforge.contracts.records import Record, Split
 from stepforge.contracts.rewards import RuleResult, Verdict
@@ -25,39 +21,8 @@ RECORDS = "records"
 """Name of the domain of records that bring their answers."""
 
 Verifier = Callable[[Record, str], Verdict | bool | float]
-VERIFIER_SECONDS = 10.0
 ADAPTERS = ("stepforge_jobs.domains.verifiers_env",)
 """Ours, but imported by users' verifiers alone: named here so that a change of them changes what jobs are called."""
-
-
-AGAIN_SECONDS = 0.1
-"""Between reminders to code that swallows what ends it."""
-
-
-class VerifierTimeout(BaseException):
-    """No Exception, so that a verifier's own `except Exception` lets it pass."""
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise VerifierTimeout in Python code that runs longer, and again where it is swallowed.
-
-    Only in the main thread; C code is not interrupted.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def expire(_number: int, _frame: FrameType | None) -> None:
-        raise VerifierTimeout(f"took more than {seconds:g} s")
-
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def exact_answer(record: Record, completion: str) -> Verdict:
@@ -92,20 +57,24 @@ class RecordsDomain:
         raise IndexError(f"domain {self.name!r} generates no records: they come from the user's files")
 
     def verify(self, record: Record, completion: str) -> Verdict:
-        """A verifier that raises, exits or runs too long refuses the completion with that as the reason.
+        """A verifier that raises or exits refuses the completion with that as the reason.
 
-        Raises InvalidInput where what it returns is no verdict.
+        How long it takes is for `judging` to limit. Raises InvalidInput where what it returns is no verdict.
         """
         if not completion.strip():
             return Verdict(accepted=False, reward=0.0, partial=0.0, reason="the completion is empty")
         try:
-            with time_limit(VERIFIER_SECONDS):
-                found = self._verifier(record, completion)
+            found = self._verifier(record, completion)
         except InvalidInput:
             raise
-        except (Exception, SystemExit, VerifierTimeout) as error:  # noqa: BLE001 - foreign code: a failed rollout is data
-            return Verdict(accepted=False, reward=0.0, partial=0.0, reason=f"verifier: {type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code: a failed rollout is data
+            return refused(error)
         return found if isinstance(found, Verdict) else _verdict(found, rule="verifier")
+
+
+def refused(error: BaseException) -> Verdict:
+    """The verdict where a verifier raised."""
+    return Verdict(accepted=False, reward=0.0, partial=0.0, reason=f"verifier: {type(error).__name__}: {error}")
 
 
 def _verdict(score: bool | float, *, rule: str, message: str = "") -> Verdict:
@@ -131,22 +100,26 @@ DOMAIN = RecordsDomain(RECORDS, exact_answer, version="1")
 def domain_of(job: Job) -> Domain:
     """The domain that a job's spec means: the plugin's, the plugin's verifier over records, or one by name.
 
-    The plugin's files are compared with their digests before they are imported.
+    The plugin's files are compared with their digests before they are imported. A user's verifier is not: it runs in
+    processes of its own, so ask `judging.judge_of` for verdicts.
     """
     plugin = job.spec.plugin
     if plugin is None or (plugin.domain is None and plugin.verifier is None):
         return load_domain(job.spec.domain)
     manifest = job.artifact("plugin")
+    if plugin.domain is None:
+        return RecordsDomain(job.spec.domain, _elsewhere, version=plugin_version(manifest.sha256))
     # Compiled files would lie among those that the manifest vouches for, which a second look refuses.
     sys.dont_write_bytecode = True
     folder = str(job.channel("plugin"))
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    if plugin.domain is not None:
-        domain: Domain = load_object(plugin.domain, Domain)
-        return domain
-    assert plugin.verifier is not None
-    return RecordsDomain(job.spec.domain, load_function(plugin.verifier), version=plugin_version(manifest.sha256))
+    domain: Domain = load_object(plugin.domain, Domain)
+    return domain
+
+
+def _elsewhere(_record: Record, _completion: str) -> bool:
+    raise AssertionError("a user's verifier is called in workers alone: ask judging.judge_of(job)")
 
 
 def load_function(target: str) -> Verifier:

@@ -21,12 +21,12 @@ from stepforge.contracts.reports import Decoding, EvaluationReport, RuleFailure,
 from stepforge.contracts.rewards import Verdict
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.shards import read_records, write_durably
-from stepforge_jobs.domains.base import Domain
+from stepforge_jobs.domains.judging import Judge, judge_of
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.evaluation.bootstrap import interval, pass_at_k
 from stepforge_jobs.evaluation.previews import write_previews
 from stepforge_jobs.evaluation.sampling import sample
-from stepforge_jobs.evaluation.verdicts import verdict_of
+from stepforge_jobs.evaluation.verdicts import verdicts_of
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.models import Policy, from_artifact, use_threads
 
@@ -42,6 +42,8 @@ class Row:
     decoding: Decoding
     sample: int
     completion: str
+    answer: str
+    """What was judged of it: thoughts aside."""
     tokens: int
     verdict: Verdict
 
@@ -49,7 +51,7 @@ class Row:
     def exact(self) -> bool | None:
         """Whether the completion is the expert's, word for word; None where the record has no solution."""
         wanted = self.record.solution or self.record.answer
-        return None if not wanted else self.completion.split() == wanted.split()
+        return None if not wanted else self.answer.split() == wanted.split()
 
     def line(self) -> dict[str, object]:
         return {
@@ -78,10 +80,11 @@ def run(job: Job) -> None:
     policy = from_artifact(job, step_end=data.metadata.get("step_end"))
     use_threads(policy.parameters)
     rows: list[Row] = []
-    for split in TEST_SPLITS:
-        records = read_records(job.channel("data"), data, split)[: work.limit]
-        if records:
-            rows += evaluate_split(job, work, policy, domain, split, records)
+    with judge_of(job) as judge:
+        for split in TEST_SPLITS:
+            records = read_records(job.channel("data"), data, split)[: work.limit]
+            if records:
+                rows += evaluate_split(job, work, policy, judge, split, records)
     if not rows:
         raise InvalidInput(f"no test split has records; the dataset has {data.metadata.get('counts')}")
     report = EvaluationReport(
@@ -107,10 +110,11 @@ def run(job: Job) -> None:
 
 
 def evaluate_split(
-    job: Job, work: EvaluateWork, policy: Policy, domain: Domain, split: Split, records: Sequence[Record]
+    job: Job, work: EvaluateWork, policy: Policy, judge: Judge, split: Split, records: Sequence[Record]
 ) -> list[Row]:
     """Greedy and sampled rows of one split, in the order of the records."""
-    prompts = policy.codec.contexts(record.context(0) for record in records)
+    asker = policy.asker
+    prompts = asker.solutions(records)
     rows: list[Row] = []
     decodings: tuple[tuple[Decoding, int, float], ...] = (("greedy", 1, 0.0), ("sampled", work.samples, 1.0))
     for decoding, count, temperature in decodings:
@@ -128,11 +132,11 @@ def evaluate_split(
             stops={policy.codec.eos},
             after_batch=report,
         )
-        for index, completion in enumerate(completions):
-            record = records[index // count]
-            verdict = verdict_of(domain, policy.codec, record, completion)
-            text = policy.codec.decode(completion)
-            rows.append(Row(record, decoding, index % count, text, len(completion), verdict))
+        asked = [record for record in records for _ in range(count)]
+        verdicts = verdicts_of(judge, asker, asked, completions)
+        for index, (record, completion, verdict) in enumerate(zip(asked, completions, verdicts, strict=True)):
+            text, answer = policy.codec.decode(completion), asker.answer(completion) or ""
+            rows.append(Row(record, decoding, index % count, text, answer, len(completion), verdict))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""From a completion's tokens to a verdict: the one way in which training and evaluation judge."""
+"""From completions' tokens to verdicts: the one way in which training and evaluation judge."""
 
 from __future__ import annotations
 
@@ -6,14 +6,27 @@ from collections.abc import Sequence
 
 from stepforge.contracts.records import Record
 from stepforge.contracts.rewards import Verdict
-from stepforge_jobs.domains.base import Domain
-from stepforge_jobs.training.text import Codec
-
-UNFINISHED = Verdict(accepted=False, reward=0.0, partial=0.0, reason="the completion did not end")
+from stepforge_jobs.domains.judging import Judge
+from stepforge_jobs.training.asking import Asker
 
 
-def verdict_of(domain: Domain, codec: Codec, record: Record, completion: Sequence[int]) -> Verdict:
-    """Judge tokens: what does not end with the end of the text is refused unread."""
-    if not completion or completion[-1] != codec.eos:
-        return UNFINISHED
-    return domain.verify(record, codec.decode(completion))
+def verdicts_of(
+    judge: Judge, asker: Asker, records: Sequence[Record], completions: Sequence[Sequence[int]]
+) -> list[Verdict]:
+    """Judge the tokens of whole solutions, in their order; equal completions of a record once.
+
+    What does not end with the end of the text, or has no answer after its thoughts, is refused unread.
+    """
+    keys = [(record.id, tuple(completion)) for record, completion in zip(records, completions, strict=True)]
+    known: dict[tuple[str, tuple[int, ...]], Verdict] = {}
+    asked: dict[tuple[str, tuple[int, ...]], tuple[Record, str]] = {}
+    for key, record, completion in zip(keys, records, completions, strict=True):
+        if key in known or key in asked:
+            continue
+        refusal = asker.refusal(completion)
+        if refusal is not None:
+            known[key] = refusal
+        else:
+            asked[key] = record, asker.answer(completion) or ""
+    known |= zip(asked, judge.verdicts(list(asked.values())), strict=True)
+    return [known[key] for key in keys]

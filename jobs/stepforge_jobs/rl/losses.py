@@ -9,7 +9,7 @@
 | cispo | detached clip(w) A log p | all tokens | arXiv 2506.13585 |
 
 Everything here is pure. The divisors are those of the whole batch (`Whole`), so the shares of micro-batches add up to
-its loss. A test holds losses and gradients to those of TRL 1.16. Not covered: overlong filtering, sampling again.
+its loss. A test holds losses and gradients to those of TRL 1.16. Not covered: overlong filtering.
 
 Legend: B rollouts, T completion tokens; `advantages_B1` may be BT where tokens have their own.
 """

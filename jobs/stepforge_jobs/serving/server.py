@@ -39,6 +39,7 @@ class Model:
     def load(cls, folder: Path, manifest: Manifest) -> Model:
         """Load a model that was verified against its manifest."""
         policy = from_directory(folder, step_end=None)
+        policy.asking = manifest.metadata.get("asking", "plain")
         use_threads(policy.parameters)
         return cls(policy, sha256=manifest.sha256, domain=str(manifest.metadata.get("domain", "")))
 
@@ -49,7 +50,8 @@ class Model:
         """
         domain = None if request.export is None else self._exportable(request.export)
         codec = self._policy.codec
-        prompts = codec.contexts(f"{record.prompt}\n" for record in request.records)
+        asker = self._policy.asker
+        prompts = asker.prompts(record.prompt for record in request.records)
         with self._lock:
             tokens = sample(
                 self._policy,
@@ -62,8 +64,9 @@ class Model:
         completions = tuple(codec.decode(completion) for completion in tokens)
         exports = []
         if domain is not None and request.export is not None:
-            for asked, completion in zip(request.records, completions, strict=True):
-                exports.append(_export(domain, self._domain, asked.prompt, completion, format=request.export))
+            for asked, completion in zip(request.records, tokens, strict=True):
+                answer = asker.answer(completion) or ""
+                exports.append(_export(domain, self._domain, asked.prompt, answer, format=request.export))
         return InvokeResponse(model_sha256=self.sha256, completions=completions, exports=tuple(exports))
 
     def _exportable(self, format: str) -> Exportable:

@@ -18,9 +18,10 @@ from torch import Tensor
 from stepforge.contracts.jobs import Dpo, RlvrWork
 from stepforge.contracts.metrics import Metric
 from stepforge_jobs.rl import dpo
+from stepforge_jobs.training.gathering import Problem
 from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.models import Policy
-from stepforge_jobs.training.rollouts import Problem, RolloutStage
+from stepforge_jobs.training.rollouts import RolloutStage
 from stepforge_jobs.training.scoring import micro_batches, pick, score
 
 

@@ -23,8 +23,9 @@ from stepforge_jobs.rl.advantages import group_advantages, has_spread
 from stepforge_jobs.rl.kl import k1, k3, penalty
 from stepforge_jobs.rl.losses import Whole, clips
 from stepforge_jobs.rl.welford import Moments
+from stepforge_jobs.training.gathering import Gathered, Problem
 from stepforge_jobs.training.loop import StepResult, Values
-from stepforge_jobs.training.rollouts import Problem, Rollouts, RolloutStage
+from stepforge_jobs.training.rollouts import RolloutStage
 from stepforge_jobs.training.scoring import laid_out, micro_batches, pick, score
 
 
@@ -64,7 +65,7 @@ class GrpoStage(RolloutStage[Problem]):
             self.held.add_gradient()
         return StepResult(metrics=metrics, tokens=sum(map(len, batch.completions)))
 
-    def _prepare(self, rolled: Rollouts) -> Batch:
+    def _prepare(self, rolled: Gathered) -> Batch:
         work, rewards_PG = self.work, rolled.rewards_PG
         # With no pull to a reference, a group without spread has a gradient of exactly zero: it need not be computed.
         spread_P = has_spread(rewards_PG) | bool(self.beta)
@@ -158,6 +159,5 @@ PENALTIES: dict[KlPenalty, str] = {
     "k1_in_reward": "the reward less beta x the sum of k1 over the rollout, before advantages",
 }
 GRPO_CHOICES: dict[str, Any] = {
-    "dynamic_sampling": "none: groups without spread take no part, and a step of them alone changes nothing",
     "tokens": "completion tokens of the groups that took part, in each update",
 }

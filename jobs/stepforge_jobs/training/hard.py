@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from stepforge.contracts.metrics import Metric
 from stepforge_jobs.evaluation.sampling import sample
+from stepforge_jobs.training.gathering import Problem
 from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.stage import as_reference, kl_of
@@ -21,8 +22,6 @@ from stepforge_jobs.training.stage import as_reference, kl_of
 HARD_PROMPTS = 64
 BASE_COMPLETIONS = 16
 """Of each problem by the initial policy, once in a stage: 1,024 tell a p_base of .003 from 0."""
-
-Problem = TypeVar("Problem")
 
 
 def bound(accepted: int, count: int) -> float:

@@ -24,9 +24,10 @@ from stepforge_jobs.rl.kl import k3
 from stepforge_jobs.rl.losses import Whole, clips
 from stepforge_jobs.rl.ppo import gae, token_rewards, value_losses, whiten
 from stepforge_jobs.rl.welford import Moments
+from stepforge_jobs.training.gathering import Gathered, Problem
 from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.models import Policy
-from stepforge_jobs.training.rollouts import Problem, Rollouts, RolloutStage
+from stepforge_jobs.training.rollouts import RolloutStage
 from stepforge_jobs.training.scoring import Scored, laid_out, micro_batches, pick, score
 
 VALUE_SHARE = 0.1
@@ -82,15 +83,17 @@ class PpoStage(RolloutStage[Problem]):
         metrics: Values = {}
         if update == 0:
             rolled = self.roll_out(step)
-            self._batch, found = self._prepare(rolled)
-            metrics = rolled.metrics | found
-        assert self._batch is not None
+            metrics = rolled.metrics
+            self._batch, found = self._prepare(rolled) if rolled.completions else (None, {})
+            metrics |= found
+        if self._batch is None:
+            return StepResult(metrics=metrics, tokens=0)
         metrics |= self._add_gradient(self._batch)
         if self.held is not None:
             self.held.add_gradient()
         return StepResult(metrics=metrics, tokens=sum(map(len, self._batch.completions)))
 
-    def _prepare(self, rolled: Rollouts) -> tuple[Batch, Values]:
+    def _prepare(self, rolled: Gathered) -> tuple[Batch, Values]:
         """Advantages and returns from the log-probabilities and values of the policy that sampled."""
         given = rolled.prompts, rolled.completions
         old, values = self.old_logps(*given), self._old_values(*given)

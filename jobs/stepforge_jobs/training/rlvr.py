@@ -1,29 +1,36 @@
 """Reinforcement learning with verifiable rewards: whole completions, judged by the domain's verifier.
 
 A share of each batch is drawn from retained records, which the base already solves: without them that skill is lost.
+A user's verifier runs in processes of its own (`domains.judging`); what it does there cannot stall training.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from statistics import fmean
 
 from stepforge.contracts.jobs import RlvrWork
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Record
 from stepforge.contracts.rewards import Verdict
 from stepforge.errors import InvalidInput
-from stepforge_jobs.domains.base import Domain
-from stepforge_jobs.domains.user import domain_of
-from stepforge_jobs.evaluation.verdicts import verdict_of
+from stepforge_jobs.domains.judging import FAILED, Judge, judge_of
+from stepforge_jobs.evaluation.verdicts import verdicts_of
 from stepforge_jobs.job import Job
+from stepforge_jobs.training.asking import UNFINISHED, UNTHOUGHT
 from stepforge_jobs.training.dpo import DpoStage
+from stepforge_jobs.training.gathering import Judged, Pool, sampling_choices
 from stepforge_jobs.training.grpo import GrpoStage
-from stepforge_jobs.training.loop import train
+from stepforge_jobs.training.loop import Values, train
 from stepforge_jobs.training.ppo import PpoStage
-from stepforge_jobs.training.rollouts import Judged, RolloutStage
-from stepforge_jobs.training.stage import begin, draw, finish
-from stepforge_jobs.training.text import Codec
+from stepforge_jobs.training.rollouts import RolloutStage
+from stepforge_jobs.training.stage import begin, finish
+from stepforge_jobs.training.watch import Watch
 
+MOST_HELD_OUT = 5
+"""At most one problem in so many is held out."""
+FORMAT = (UNFINISHED.reason, UNTHOUGHT.reason)
 ALGORITHMS: dict[str, type[RolloutStage[Record]]] = {"grpo": GrpoStage, "ppo": PpoStage, "dpo": DpoStage}
 CHOICES = {
     "unfinished": "a completion without an end within max_new_tokens is refused, whatever it says",
@@ -32,58 +39,107 @@ CHOICES = {
 
 def run(job: Job) -> None:
     """Train on split `rl`, with retained records of `rl` and `train` in between."""
+    with judge_of(job) as judge:
+        _run(job, judge)
+
+
+def _run(job: Job, judge: Judge) -> None:
     work = job.spec.work
     assert isinstance(work, RlvrWork)
-    domain = domain_of(job)
     start = begin(job, work, "rl", "train")
-    codec = start.policy.codec
-    target = [record for record in start.records if record.stratum == "target" and record.split == "rl"]
-    target = target or [record for record in start.records if record.stratum == "target"]
+    start.policy.asking = work.asking or start.policy.asking
+    asker, stops = start.policy.asker, {start.policy.codec.eos}
+    target, held_out = problems(start.records, work)
     retained = [record for record in start.records if record.stratum == "retained"]
-    if not target:
-        raise InvalidInput(
-            "splits 'rl' and 'train' have no target records: RLVR needs problems that the base does not solve"
-        )
-    prompts = dict(zip((r.id for r in start.records), codec.contexts(r.context(0) for r in start.records), strict=True))
+    prompts = dict(zip((r.id for r in start.records), asker.solutions(start.records), strict=True))
     rehearsed = round(work.rehearsal_share * work.batch_prompts) if retained else 0
 
-    def problems(step: int) -> list[tuple[list[int], Record]]:
-        chosen = draw(target, step, work.batch_prompts - rehearsed, seed=work.seed)
-        chosen += draw(retained, step, rehearsed, seed=work.seed + 1) if rehearsed else []
-        return [(prompts[record.id], record) for record in chosen]
+    def pool(records: Sequence[Record], count: int, seed: int) -> Pool[Record]:
+        return Pool(items=[(prompts[record.id], record) for record in records], count=count, seed=seed)
 
+    def verdicts(records: Sequence[Record], completions: Sequence[Sequence[int]]) -> list[Verdict]:
+        return verdicts_of(judge, asker, records, completions)
+
+    pools = [pool(target, work.batch_prompts - rehearsed, work.seed)]
+    pools += [pool(retained, rehearsed, work.seed + 1)] if rehearsed else []
     stage: RolloutStage[Record] = ALGORITHMS[work.algorithm](
         start,
         work,
-        draw=problems,
-        judge=lambda records, completions: judge(domain, codec, work, records, completions),
-        stops={codec.eos},
+        pools=pools,
+        judge=lambda records, completions: judged(work, verdicts(records, completions)),
+        stops=stops,
         hard=[(prompts[record.id], record) for record in target],
     )
+    if start.reference is not None:
+        watch = Watch(
+            start.policy,
+            start.reference,
+            trained=target,
+            held_out=held_out,
+            judge=verdicts,
+            reward=lambda verdict: reward_of(work, verdict),
+            seed=work.seed,
+            max_new_tokens=work.max_new_tokens,
+            warn=lambda text: job.progress.event("warning", message=f"{work.name}: {text}"),
+        )
+        stage.probe.watches.append(watch)
     state = train(job, work, start.policy.network, stage)
-    choices = {**stage.choices, **CHOICES, "rehearsed_prompts": rehearsed}
+    choices = {
+        **stage.choices,
+        **CHOICES,
+        **sampling_choices(work),
+        "asking": start.policy.asking,
+        "rehearsed_prompts": rehearsed,
+        "held_out": f"{len(held_out)} problems that this stage is never trained on",
+    }
     finish(job, work, "rlvr", start.policy, state, choices)
 
 
-def judge(
-    domain: Domain, codec: Codec, work: RlvrWork, records: Sequence[Record], completions: Sequence[Sequence[int]]
-) -> Judged:
-    """The verifier's word on each completion, as the kind of reward that the work names."""
-    known: dict[tuple[str, tuple[int, ...]], Verdict] = {}
-    verdicts: list[Verdict] = []
-    for record, completion in zip(records, completions, strict=True):
-        key = (record.id, tuple(completion))
-        if key not in known:
-            known[key] = verdict_of(domain, codec, record, completion)
-        verdicts.append(known[key])
-    rewards = [
-        float(v.accepted) if work.reward == "outcome" else v.reward if work.reward == "reward" else v.partial
-        for v in verdicts
-    ]
-    count = len(verdicts)
-    metrics = {
-        Metric.FORMAT_FAILURES: sum(bool(verdict.reason) for verdict in verdicts) / count,
-        Metric.ACCEPTED: sum(verdict.accepted for verdict in verdicts) / count,
-        Metric.PARTIAL: sum(verdict.partial for verdict in verdicts) / count,
+def problems(records: Sequence[Record], work: RlvrWork) -> tuple[list[Record], list[Record]]:
+    """Target records to train on, and those that are held out of training; whole groups, in the records' order.
+
+    Raises InvalidInput where there are none to train on.
+    """
+    demonstrated = [record for record in records if record.stratum == "target" and record.split == "train"]
+    target = [record for record in records if record.stratum == "target" and record.split == "rl"]
+    if not target and not demonstrated:
+        raise InvalidInput(
+            "splits 'rl' and 'train' have no target records: RLVR needs problems that the base does not solve"
+        )
+    if not target:
+        return demonstrated, []
+    sizes: dict[str, int] = {}
+    for record in target:
+        sizes[record.group] = sizes.get(record.group, 0) + 1
+    left = min(work.held_out, len(target) // MOST_HELD_OUT)
+    kept_out: set[str] = set()
+    for group in sorted(sizes, key=lambda name: hashlib.sha256(f"held-out:{name}".encode()).digest()):
+        if sizes[group] <= left:
+            kept_out.add(group)
+            left -= sizes[group]
+    held_out = [record for record in target if record.group in kept_out]
+    return [record for record in target if record.group not in kept_out], held_out or demonstrated
+
+
+def reward_of(work: RlvrWork, verdict: Verdict) -> float:
+    """The kind of reward that the work names."""
+    if work.reward == "outcome":
+        return float(verdict.accepted)
+    return verdict.reward if work.reward == "reward" else verdict.partial
+
+
+def judged(work: RlvrWork, verdicts: Sequence[Verdict]) -> Judged:
+    """Rewards, and their components apart."""
+    ended = [verdict for verdict in verdicts if verdict.reason not in FORMAT]
+    hard = [rule.score >= 1 for verdict in ended if not verdict.reason for rule in verdict.rules if rule.hard]
+    metrics: Values = {
+        Metric.FORMAT_FAILURES: sum(bool(verdict.reason) for verdict in verdicts) / len(verdicts),
+        Metric.UNREADABLE: sum(bool(verdict.reason) for verdict in ended) / len(verdicts),
+        Metric.VERIFIER_FAILURES: sum(v.reason.startswith((*FAILED, "verifier: ")) for v in ended) / len(verdicts),
+        Metric.ACCEPTED: fmean(verdict.accepted for verdict in verdicts),
+        Metric.GRADED: fmean(verdict.reward for verdict in verdicts),
+        Metric.PARTIAL: fmean(verdict.partial for verdict in verdicts),
     }
-    return Judged(rewards=rewards, metrics=metrics)
+    if hard:
+        metrics[Metric.HARD_RULES] = fmean(hard)
+    return Judged(rewards=[reward_of(work, verdict) for verdict in verdicts], metrics=metrics)

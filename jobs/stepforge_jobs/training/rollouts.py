@@ -1,25 +1,20 @@
 """What the stages that learn from their own rollouts share: sampling, judging, and a KL that is watched or held.
 
-Not covered: sampling again in place of groups without spread.
-
 Legend: P prompts, G rollouts of each, B = P x G.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-import torch
 from torch import Tensor
 
 from stepforge.contracts.jobs import PolicyGradient
 from stepforge.contracts.metrics import Metric
 from stepforge.errors import InvalidInput
-from stepforge_jobs.evaluation.sampling import sample, seed_of
-from stepforge_jobs.rl.advantages import has_spread
+from stepforge_jobs.training.gathering import Gathered, JudgeFunction, Pool, Problem, gather
 from stepforge_jobs.training.hard import Hard
 from stepforge_jobs.training.held import Held
 from stepforge_jobs.training.loop import Stage, Values
@@ -27,32 +22,9 @@ from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.scoring import logps_of
 from stepforge_jobs.training.stage import Probe, Start, as_reference
 
-ROLLOUTS = 1
-"""Tells the seeds of rollouts from other seeds of the same step."""
-
-Problem = TypeVar("Problem")
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Rewards of B rollouts, prompt by prompt, and the components that are logged apart."""
-
-    rewards: list[float]
-    metrics: Values
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """One step's, prompt by prompt."""
-
-    prompts: list[list[int]]
-    completions: list[list[int]]
-    rewards_PG: Tensor
-    metrics: Values
-
 
 class RolloutStage(Stage, Generic[Problem]):
-    """`draw` gives a step's problems with their prompts' tokens; `judge` gets each problem's rollouts in that order.
+    """Each step takes problems from every pool; `judge` gets each problem's rollouts in their order.
 
     `hard` are problems that the base fails: where KL is held, it is reported on them too.
     """
@@ -64,8 +36,8 @@ class RolloutStage(Stage, Generic[Problem]):
         start: Start,
         work: PolicyGradient,
         *,
-        draw: Callable[[int], list[tuple[list[int], Problem]]],
-        judge: Callable[[Sequence[Problem], Sequence[Sequence[int]]], Judged],
+        pools: Sequence[Pool[Problem]],
+        judge: JudgeFunction[Problem],
         stops: Collection[int],
         hard: Sequence[tuple[list[int], Problem]] = (),
     ) -> None:
@@ -76,7 +48,7 @@ class RolloutStage(Stage, Generic[Problem]):
             )
         self.policy, self.work = start.policy, work
         self._reference = start.reference
-        self._draw, self._judge, self._stops = draw, judge, stops
+        self._pools, self._judge, self._stops = pools, judge, stops
         self.updates = work.updates_per_batch
         self.probe = Probe(start, seed=work.seed)
         self.held: Held | None = None
@@ -108,33 +80,15 @@ class RolloutStage(Stage, Generic[Problem]):
         assert self._reference is not None
         return self._reference
 
-    def roll_out(self, step: int, sampler: Policy | None = None) -> Rollouts:
-        """Draw, sample from the policy (or from another, with its adapters off), judge."""
-        work = self.work
-        drawn = self._draw(step)
+    def roll_out(self, step: int, sampler: Policy | None = None) -> Gathered:
+        """Draw, sample from the policy (or from another, with its adapters off), judge; maybe no group at all."""
         with as_reference(sampler) if sampler else nullcontext():
-            completions = sample(
-                sampler or self.policy,
-                [prompt for prompt, _ in drawn],
-                count=work.group_size,
-                max_new_tokens=work.max_new_tokens,
-                temperature=work.temperature,
-                seed=seed_of(work.seed, step, ROLLOUTS),
-                stops=self._stops,
+            gathered = gather(
+                sampler or self.policy, self.work, self._pools, step, judge=self._judge, stops=self._stops
             )
-        judged = self._judge([problem for _, problem in drawn for _ in range(work.group_size)], completions)
-        rewards_PG = torch.tensor(judged.rewards).view(len(drawn), work.group_size)
-        metrics: Values = {
-            Metric.REWARD: float(rewards_PG.mean()),
-            Metric.REWARD_STD: float(rewards_PG.std(1).mean()),
-            Metric.ZERO_SPREAD: 1.0 - float(has_spread(rewards_PG).float().mean()),
-            Metric.COMPLETION_TOKENS: sum(len(c) for c in completions) / len(completions),
-            **judged.metrics,
-        }
         if self.held is not None:
-            metrics |= self.held.before_step(step)
-        prompts = [prompt for prompt, _ in drawn for _ in range(work.group_size)]
-        return Rollouts(prompts, completions, rewards_PG, metrics)
+            gathered.metrics.update(self.held.before_step(step))
+        return gathered
 
     def old_logps(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[Tensor]:
         """Of the policy that sampled them, each completion's tokens."""

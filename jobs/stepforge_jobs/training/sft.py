@@ -16,6 +16,8 @@ def run(job: Job) -> None:
     work = job.spec.work
     assert isinstance(work, SftWork)
     start = begin(job, work, work.split)
+    # What it learns to answer is the plain text of prompts.
+    start.policy.asking = "plain"
     stage = SftStage(start, work)
     state = train(job, work, start.policy.network, stage)
     finish(

@@ -1,28 +1,36 @@
 """Supervised reinforcement learning (arXiv 2510.25992): one expert step at a time, similarity to it as the reward.
 
-An instance is (prompt and the expert's steps before k, step k). The paper has k = 1 .. N-1 of N steps, which leaves out
-one end; ours has every step, the first and the last too. A step must end with its terminator, or its reward is -1.
+An instance is (problem and the expert's steps before k, step k), k = 1 to N - 1 of N steps as the paper has it; of a
+single step there is none. The reward is the similarity of the actions alone: thoughts, numbers and titles are taken off
+both. A step that does not end, or does not come after thoughts where they were asked for, has the reward -1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from stepforge.contracts.jobs import SrlWork
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.records import Record
+from stepforge.contracts.solutions import without_head
 from stepforge.errors import InvalidInput
 from stepforge_jobs.job import Job
 from stepforge_jobs.rl.rewards import FORMAT_PENALTY, similarity
+from stepforge_jobs.training import asking
+from stepforge_jobs.training.asking import Asker
+from stepforge_jobs.training.gathering import Judged, Pool, sampling_choices
 from stepforge_jobs.training.grpo import GrpoStage
 from stepforge_jobs.training.loop import train
-from stepforge_jobs.training.rollouts import Judged
-from stepforge_jobs.training.stage import begin, draw, finish, fitting
-from stepforge_jobs.training.text import Codec
+from stepforge_jobs.training.stage import Start, begin, finish, fitting
+
+Instance = tuple[Record, int]
+"""A record and its step (0-based) that is asked for."""
 
 CHOICES = {
-    "instances": "every step, the first and the last included",
     "similarity": "difflib ratio of (generated, expert), autojunk off",
-    "format_failure": "no step terminator within max_new_tokens: reward -1",
+    "action": "thoughts before it and `N. **Title**` at its head are taken off, of the expert's step too",
+    "format_failure": "no end within max_new_tokens, or no thoughts and then an action where they are asked for: -1",
 }
 
 
@@ -31,44 +39,76 @@ def run(job: Job) -> None:
     work = job.spec.work
     assert isinstance(work, SrlWork)
     start = begin(job, work, "train", "rl")
-    codec = start.policy.codec
-    pairs = [(record, k) for record in start.records if record.split == "train" for k in range(len(record.steps))]
-    if not pairs:
-        raise InvalidInput(
-            "split 'train' has no records with steps: SRL learns expert steps. Give steps, or use RLVR alone"
-        )
-    prompts = codec.contexts(record.context(k) for record, k in pairs)
-    experts = [record.steps[k].action for record, k in pairs]
-    for (record, _), prompt, target in zip(pairs, prompts, codec.targets(experts, end=False), strict=True):
-        fitting(start.policy, record, prompt, target)
-    instances = list(zip(prompts, experts, strict=True))
+    start.policy.asking = work.asking
+    asker = start.policy.asker
+    records = [record for record in start.records if record.split == "train"]
+    chosen = instances(records, work)
+    experts = [without_head(record.steps[k].action) for record, k in chosen]
+    prompts = prompts_of(start, work, chosen)
     stage = GrpoStage[str](
         start,
         work,
-        draw=lambda step: draw(instances, step, work.batch_prompts, seed=work.seed),
-        judge=lambda steps, completions: judge(codec, work, steps, completions),
-        stops=codec.stops,
+        pools=[Pool(items=list(zip(prompts, experts, strict=True)), count=work.batch_prompts, seed=work.seed)],
+        judge=lambda steps, completions: judge(asker, work, steps, completions),
+        stops=asker.step_stops,
     )
     state = train(job, work, start.policy.network, stage)
-    choices = {
-        **stage.choices,
-        **CHOICES,
+    told = {**choices(work, records, len(chosen)), "parsing": start.data.metadata.get("parsing")}
+    finish(job, work, "srl", start.policy, state, {**stage.choices, **CHOICES, **told})
+
+
+def instances(records: Sequence[Record], work: SrlWork) -> list[Instance]:
+    """Step instances in the order of the records. Raises InvalidInput where there are none, with what would help."""
+    if not any(record.steps for record in records):
+        raise InvalidInput(
+            "split 'train' has no records with steps: SRL learns expert steps. Give steps, or use RLVR alone"
+        )
+    last = 1 if work.instances == "paper" else 0
+    found = [(record, k) for record in records for k in range(len(record.steps) - last)]
+    if not found:
+        raise InvalidInput(
+            "no record of split 'train' has two steps or more, and the paper's instances are all but the last: set "
+            "instances = 'all' in this stage"
+        )
+    return found
+
+
+def prompts_of(start: Start, work: SrlWork, chosen: Sequence[Instance]) -> list[list[int]]:
+    """Token ids of what is seen before each step. Raises InvalidInput for one that does not fit the model's context."""
+    prompts = start.policy.asker.steps(chosen, next_title=work.next_title, window=work.window)
+    actions = start.policy.codec.targets((record.steps[k].action for record, k in chosen), end=False)
+    for (record, _), prompt, action in zip(chosen, prompts, actions, strict=True):
+        fitting(start.policy, record, prompt, action)
+    return prompts
+
+
+def choices(work: SrlWork, records: Sequence[Record], count: int) -> dict[str, Any]:
+    """What run.json says of this run's instances, prompts and reward."""
+    seen = "all steps before it" if work.window is None else f"the last {work.window} steps before it"
+    return {
+        **sampling_choices(work),
+        "instances": "steps 1 to N - 1 of N" if work.instances == "paper" else "every step, the last one too",
+        "count": count,
+        "records_without_instance": sum(len(record.steps) == 1 for record in records)
+        if work.instances == "paper"
+        else 0,
+        "context": f"the problem and {seen}{', with the title of the step itself' if work.next_title else ''}",
+        "asking": work.asking,
+        "system_prompt": [asking.THINK] * (work.asking == "think")
+        + [asking.STEP, asking.TITLED_STEP] * (work.asking != "plain"),
         "similarity_unit": work.similarity,
-        "count": len(instances),
     }
-    finish(job, work, "srl", start.policy, state, choices)
 
 
-def judge(codec: Codec, work: SrlWork, experts: Sequence[str], completions: Sequence[Sequence[int]]) -> Judged:
-    """Similarity of each completion to its expert step; -1 for one that did not end."""
+def judge(asker: Asker, work: SrlWork, experts: Sequence[str], completions: Sequence[Sequence[int]]) -> Judged:
+    """Similarity of each completion's action to that of its expert's step; -1 for one without."""
     rewards: list[float] = []
     matched: list[float] = []
     for expert, completion in zip(experts, completions, strict=True):
-        if completion and completion[-1] in codec.stops:
-            matched.append(similarity(codec.decode(completion), expert, unit=work.similarity))
-            rewards.append(matched[-1])
-        else:
-            rewards.append(FORMAT_PENALTY)
+        action = asker.action(completion)
+        if action is not None:
+            matched.append(similarity(action, expert, unit=work.similarity))
+        rewards.append(FORMAT_PENALTY if action is None else matched[-1])
     metrics = {Metric.FORMAT_FAILURES: 1.0 - len(matched) / len(rewards)}
     if matched:
         metrics[Metric.SIMILARITY] = sum(matched) / len(matched)

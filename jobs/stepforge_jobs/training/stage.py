@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import platform
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeVar
 
@@ -54,7 +54,7 @@ def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
     data = job.artifact("data")
     require_open_gate(job, data)
     records = read_records(job.channel("data"), data, *splits)
-    policy = models.policy_of(job, data, seed=work.seed)
+    policy = models.policy_of(job, data, seed=work.seed, lora=work.lora)
     keep_reference = isinstance(job.spec.model, LocalModel)
     reference = frozen(policy) if keep_reference and work.lora is None else None
     policy = models.with_lora(policy, work.lora, seed=work.seed)
@@ -66,8 +66,7 @@ def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
 
 
 def frozen(policy: Policy) -> Policy:
-    network = copy.deepcopy(policy.network).eval().requires_grad_(False)
-    return Policy(network=network, codec=policy.codec, context=policy.context, parents=policy.parents)
+    return replace(policy, network=copy.deepcopy(policy.network).eval().requires_grad_(False))
 
 
 def as_reference(policy: Policy) -> AbstractContextManager[Any]:
@@ -88,10 +87,18 @@ class Probe:
         retained = [record for record in start.records if record.stratum == "retained"]
         self.prompts_of = "retained" if retained else "all training records"
         chosen = (retained or start.records)[:PROBE_PROMPTS]
-        self._prompts = start.policy.codec.contexts(record.context(0) for record in chosen)
+        self._prompts = start.policy.asker.solutions(chosen)
         self._seed = seed
+        self.watches: list[Callable[[int], Values]] = []
+        """What else is measured when the probe is."""
 
-    def __call__(self, _step: int) -> Values:
+    def __call__(self, step: int) -> Values:
+        values = self._kl()
+        for watch in self.watches:
+            values |= watch(step)
+        return values
+
+    def _kl(self) -> Values:
         if self._reference is None or not self._prompts:
             return {}
         given = self.completions(PROBE_COMPLETIONS, seed=self._seed)
@@ -211,7 +218,8 @@ def finish(
     )
     write_durably(job.model_dir / "metrics.jsonl", metrics_lines(state.rows))
     write_durably(job.model_dir / models.RUN, canonical_json(report))
-    write_manifest(job.model_dir, "model", metadata={"stage": work.name, "type": type_, "domain": job.spec.domain})
+    metadata = {"stage": work.name, "type": type_, "domain": job.spec.domain, "asking": policy.asking}
+    write_manifest(job.model_dir, "model", metadata=metadata)
 
 
 SHARED_CHOICES: dict[str, Any] = {

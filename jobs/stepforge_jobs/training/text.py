@@ -9,6 +9,8 @@ from typing import Any
 from stepforge.errors import InvalidInput
 
 PAD, EOS = "<pad>", "<eos>"
+WORDS = "stepforge_words"
+"""Key of tokenizer_config.json that marks our word-level tokenizers: one of another maker has rules of its own."""
 
 
 def scratch_tokenizer(vocabulary: Sequence[str], *, step_end: str | None) -> Any:
@@ -25,7 +27,9 @@ def scratch_tokenizer(vocabulary: Sequence[str], *, step_end: str | None) -> Any
     spaces = pre_tokenizers.Split(Regex(r"\s+" if step_end is not None else r"[^\S\n]+"), "removed")
     lines = pre_tokenizers.Split("\n", "isolated")
     tokenizer.pre_tokenizer = spaces if step_end is not None else pre_tokenizers.Sequence([lines, spaces])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, padding_side="left", **{WORDS: True}
+    )
 
 
 class Codec:
@@ -47,10 +51,10 @@ class Codec:
 
     @cached_property
     def words(self) -> frozenset[str] | None:
-        """The known words of a word-level tokenizer; None where the tokenizer splits any text."""
-        model = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "model", None)
-        known = frozenset(self.tokenizer.get_vocab()) - frozenset(self.tokenizer.all_special_tokens)
-        return known if type(model).__name__ == "WordLevel" else None
+        """The known words of a tokenizer that `scratch_tokenizer` made; None for every other."""
+        if not self.tokenizer.init_kwargs.get(WORDS):
+            return None
+        return frozenset(self.tokenizer.get_vocab()) - frozenset(self.tokenizer.all_special_tokens)
 
     @cached_property
     def stops(self) -> frozenset[int]:

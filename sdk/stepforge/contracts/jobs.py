@@ -15,6 +15,9 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Asking = Literal["plain", "chat", "think"]
+"""How a model is asked. `plain`: the text itself. `chat`: through the tokenizer's chat template. `think`: a system
+prompt asks for thoughts in <think>...</think> and then the answer alone, through the template where there is one."""
 
 
 class ArtifactRef(Contract):
@@ -47,6 +50,8 @@ class Lora(Contract):
     r: PositiveInt = 16
     alpha: PositiveInt = 32
     dropout: Share = 0.05
+    bits: Literal[4] | None = None
+    """Precision of the frozen weights below the adapters: 4 bits (NF4, arXiv 2305.14314; CUDA alone), or float32."""
 
 
 # ── What the jobs do ─────────────────────────────────────────────────────────────────────────────
@@ -151,7 +156,7 @@ class PolicyGradient(Optimisation):
     """Groups of rollouts, advantages within the group, a clipped ratio: GRPO (arXiv 2402.03300) and its family."""
 
     loss: PolicyLoss = "grpo"
-    """`dr_grpo` 2503.20783, `dapo` 2503.14476 (without its dynamic sampling), `gspo` 2507.18071, `cispo` 2506.13585."""
+    """`dr_grpo` 2503.20783, `dapo` 2503.14476 (but see `dynamic_sampling`), `gspo` 2507.18071, `cispo` 2506.13585."""
     batch_prompts: PositiveInt = 16
     """Distinct prompts in one optimiser step."""
     group_size: Annotated[int, Field(ge=2)] = 8
@@ -173,6 +178,12 @@ class PolicyGradient(Optimisation):
     """How far below 1 the ratio counts. None is the loss's own: see CLIPS in rl/losses.py."""
     clip_high: PositiveFloat | None = None
     """How far above 1. None is the loss's own, or `clip` where that is given."""
+    dynamic_sampling: bool = False
+    """Take only groups whose rewards spread, and draw fresh prompts in place of the others (arXiv 2503.14476)."""
+    spread_above: Annotated[float, Field(ge=0)] = 1e-6
+    """Dynamic sampling keeps a group whose rewards' population standard deviation is above this; no paper states it."""
+    sampling_rounds: PositiveInt = 4
+    """Most rounds of drawing in one step, the first included. What is not full then is trained on as it is."""
 
     @model_validator(mode="after")
     def _one_weight_on_the_rollouts(self) -> Self:
@@ -185,7 +196,10 @@ class PolicyGradient(Optimisation):
 
 
 class SrlWork(PolicyGradient):
-    """Supervised reinforcement learning (arXiv 2510.25992): one expert step at a time, similarity as reward."""
+    """Supervised reinforcement learning (arXiv 2510.25992): one expert step at a time, similarity as reward.
+
+    The defaults of `instances`, `asking`, `next_title`, `window` and `dynamic_sampling` are the paper's.
+    """
 
     type: Literal["srl"] = "srl"
     name: str = "srl"
@@ -194,6 +208,15 @@ class SrlWork(PolicyGradient):
     max_new_tokens: PositiveInt = 24
     similarity: Literal["characters", "words"] = "characters"
     """What is matched; the paper leaves it open. Words suit a grammar whose words are its tokens."""
+    instances: Literal["paper", "all"] = "paper"
+    """Steps of a trajectory that are asked for: `paper` is 1 to N - 1 of N, `all` the last one too."""
+    asking: Asking = "think"
+    """Also decides how the trained model is asked by the stages after this one, its evaluation and its endpoint."""
+    next_title: bool = False
+    """Whether the context names the title of the step that is asked for."""
+    window: PositiveInt | None = None
+    """Only the last so many steps stand in the context (2 in the paper's variant for software); all where None."""
+    dynamic_sampling: bool = True
 
 
 class Ppo(Contract):
@@ -232,6 +255,11 @@ class RlvrWork(PolicyGradient):
     """`outcome`: 1 where every hard rule holds. `reward`: hard x soft. `partial`: mean of the rules, a control."""
     rehearsal_share: Share = 0.25
     """Share of prompts drawn from retained records, without which what the base knows is lost."""
+    asking: Asking | None = None
+    """None: as the model that this stage starts from was asked, `plain` where it does not say."""
+    held_out: NonNegativeInt = 32
+    """Most problems of split `rl` (and at most a fifth) that are never trained on: signs of hacking are looked for
+    there at checkpoints. With 0 demonstrations take their place."""
 
     @model_validator(mode="after")
     def _settings_belong_to_the_algorithm(self) -> RlvrWork:

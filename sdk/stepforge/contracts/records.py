@@ -24,6 +24,8 @@ class Step(Contract):
     title: str = ""
     thought: str = ""
     """Why the expert does it. Never part of the similarity reward."""
+    observation: str = ""
+    """What came of the action, such as a command's output: seen before later steps in SRL, never produced."""
 
 
 class Provenance(Contract):

@@ -18,6 +18,7 @@ from pydantic_core import from_json
 
 from stepforge.contracts.base import Contract, digest, first_problem
 from stepforge.contracts.records import Provenance, Record, Source, Split, Step, Stratum
+from stepforge.contracts.solutions import Solution, parse_solution
 from stepforge.errors import InvalidInput
 
 TEST_SHARE = 0.10
@@ -33,6 +34,8 @@ class ShortRecord(Contract):
     prompt: Annotated[str, Field(min_length=1)]
     answer: str | None = None
     steps: tuple[Step | Annotated[str, Field(min_length=1)], ...] = ()
+    solution: str | None = None
+    """In place of `steps`: their text, `N. **Title** action` a step. What does not conform is dropped and counted."""
     id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     group: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     split: Split | None = None
@@ -46,9 +49,24 @@ class ShortRecord(Contract):
 
     @model_validator(mode="after")
     def _can_be_learnt_from(self) -> ShortRecord:
-        if self.answer is None and not self.steps and not self.scenario:
+        if self.solution is not None and self.steps:
+            raise ValueError("'solution' is the text of the steps: give it or 'steps', not both")
+        if self.answer is None and not self.steps and self.solution is None and not self.scenario:
             raise ValueError("a record needs 'answer' or 'steps' (or a 'scenario' that its verifier reads)")
         return self
+
+    def parsed(self) -> tuple[ShortRecord | None, Solution | None]:
+        """The record with its solution's steps, and what was read of that.
+
+        The record is None where its solution has no steps and there is nothing else to learn from.
+        """
+        if self.solution is None:
+            return self, None
+        solution = parse_solution(self.solution)
+        idle = not solution.steps and (self.split in ("train", "corpus") or (self.answer is None and not self.scenario))
+        # The id stays that of what was written: a parser that reads more must not rename the record.
+        named = {"steps": solution.steps, "id": self.id or f"user-{digest(self)[:24]}"}
+        return None if idle else self.model_copy(update=named), solution
 
     def record(self, *, domain: str, verifier: str, file_sha256: str) -> Record:
         """The full record. Raises ValidationError where the parts do not fit each other."""
@@ -96,16 +114,20 @@ def plugin_version(sha256: str) -> str:
     return sha256[:12]
 
 
-def read_user_files(files: Iterable[RecordsFile], *, domain: str, verifier: str | None) -> list[Record]:
+def read_user_files(
+    files: Iterable[RecordsFile], *, domain: str, verifier: str | None, solutions: list[Solution] | None = None
+) -> list[Record]:
     """Every line of the files, validated. Raises InvalidInput naming file, line and field.
 
     `verifier` is the `name@version` that judges them: a record that names another is refused. With None that is not
-    checked, and the records name an unknown version.
+    checked, and the records name an unknown version. What was read of solutions written as text goes to `solutions`;
+    a record whose solution is all that it has, and has no steps, is left out.
     """
     records: list[Record] = []
+    parsed: list[Solution] = [] if solutions is None else solutions
     seen: dict[str, str] = {}
     for file in files:
-        for number, record in _read_file(file, domain=domain, verifier=verifier):
+        for number, record in _read_file(file, domain=domain, verifier=verifier, solutions=parsed):
             where = f"{file.name} line {number}"
             if record.id in seen:
                 raise InvalidInput(
@@ -114,12 +136,18 @@ def read_user_files(files: Iterable[RecordsFile], *, domain: str, verifier: str 
                 )
             seen[record.id] = where
             records.append(record)
+    if not records and parsed:
+        first = next((piece for solution in parsed for piece in solution.dropped), None)
+        found = "" if first is None else f"; the first that was dropped ({first.why}): {first.text[:80]!r}"
+        raise InvalidInput(f"none of the {len(parsed)} solutions has a step `1. **Title** action`{found}")
     if not records:
         raise InvalidInput("the records are empty: no *.jsonl file has a line. Give at least one record with a prompt")
     return records
 
 
-def _read_file(file: RecordsFile, *, domain: str, verifier: str | None) -> Iterator[tuple[int, Record]]:
+def _read_file(
+    file: RecordsFile, *, domain: str, verifier: str | None, solutions: list[Solution]
+) -> Iterator[tuple[int, Record]]:
     judge = verifier or f"{domain}@{UNKNOWN_VERSION}"
     with file.path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
@@ -130,7 +158,12 @@ def _read_file(file: RecordsFile, *, domain: str, verifier: str | None) -> Itera
             try:
                 # NaN would be written as null further on: it is refused here.
                 short = ShortRecord.model_validate(from_json(text, allow_inf_nan=False))
-                record = short.record(domain=domain, verifier=judge, file_sha256=file.sha256)
+                kept, solution = short.parsed()
+                if solution is not None:
+                    solutions.append(solution)
+                if kept is None:
+                    continue
+                record = kept.record(domain=domain, verifier=judge, file_sha256=file.sha256)
             except ValidationError as error:
                 raise InvalidInput(f"{where}: {first_problem(error)}") from error
             except ValueError as error:

@@ -22,6 +22,7 @@ from stepforge.contracts.jobs import (
     EvaluateWork,
     GateWork,
     LocalModel,
+    Lora,
     Plugin,
     Resources,
     RlvrWork,
@@ -253,7 +254,7 @@ def _numbers_from_booleans(given: Any, read: Any) -> str:
 
 
 def _field_names() -> list[str]:
-    models = (Recipe, DatasetWork, GateWork, EvaluateWork, ScratchModel, SftWork, SrlWork, RlvrWork, Resources)
+    models = (Recipe, DatasetWork, GateWork, EvaluateWork, ScratchModel, Lora, SftWork, SrlWork, RlvrWork, Resources)
     return sorted({name for model in models for name in model.model_fields})
 
 

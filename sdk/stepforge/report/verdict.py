@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from stepforge.contracts.hacking import signs
 from stepforge.contracts.records import TEST_SPLITS, Split
 from stepforge.contracts.reports import Decoding, EvaluationReport, Interval
 from stepforge.report.data import Reference, ReportData
@@ -118,7 +119,25 @@ def verdict(data: ReportData) -> Verdict:
             now = f"The stage {doing[0].stage} {state}."
         rest = f"Still to come: {', '.join(data.later)}." if data.later else ""
         return Verdict("neutral", "Not finished: nothing to decide yet", tuple(filter(None, (now, rest))))
-    return _compared(data, evaluation)
+    return _with_signs(_compared(data, evaluation), data)
+
+
+def hacking_signs(data: ReportData) -> list[str]:
+    """Signs of reward hacking at each stage's last checkpoint, a sentence each."""
+    return [
+        f"Sign of reward hacking in the stage {stage.stage}: {sign}."
+        for stage in data.stages
+        for sign in signs({name: curve[-1][1] for name, curve in stage.curves.items() if curve})
+    ]
+
+
+def _with_signs(found: Verdict, data: ReportData) -> Verdict:
+    """With signs of hacking nothing is better than a case for a second look."""
+    warnings = hacking_signs(data)
+    if not warnings:
+        return found
+    tone: Tone = "bad" if found.tone == "bad" else "caution"
+    return Verdict(tone, found.headline, (*warnings, *found.reasons))
 
 
 def _ended_early(data: ReportData) -> Verdict:

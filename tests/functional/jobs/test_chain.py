@@ -32,7 +32,7 @@ EVALUATION = EvaluateWork(samples=4, max_new_tokens=12, bootstrap=200)
 def stages(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("stages")
     made = {"base": world.base}
-    srl = SrlWork(steps=40, max_new_tokens=4, similarity="words")
+    srl = SrlWork(steps=40, max_new_tokens=4, similarity="words", instances="all", asking="plain")
     rlvr = RlvrWork(steps=40, max_new_tokens=12)
     for work, before in ((srl, "base"), (rlvr, "srl")):
         job_folder(root / work.name, work, start=LocalModel(), model=made[before], **world.inputs)
@@ -207,7 +207,7 @@ def test_training_on_ones_own_records_and_verifier_needs_no_fork_of_the_project(
     sft = SftWork(steps=60, batch_size=16, learning_rate=5e-3)
     job_folder(tmp_path / "s", sft, start=start, data=data, gate=gate, **own)  # type: ignore[arg-type]
     model = forked.succeed(tmp_path / "s")
-    srl = SrlWork(steps=4, max_new_tokens=4)
+    srl = SrlWork(steps=4, max_new_tokens=4, asking="plain")
     job_folder(tmp_path / "r", srl, start=LocalModel(), data=data, gate=gate, model=model, **own)  # type: ignore[arg-type]
     model = forked.succeed(tmp_path / "r")
     job_folder(tmp_path / "e", EvaluateWork(samples=1, max_new_tokens=8), data=data, model=model, **own)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ RL = {"steps": STEPS, "checkpoint_every": 4, "batch_prompts": 4, "group_size": 4
 WORKS: dict[str, TrainingWork] = {
     "sft": SftWork(steps=STEPS, checkpoint_every=4, batch_size=8),
     "sft-lora": SftWork(steps=STEPS, checkpoint_every=4, batch_size=8, lora=Lora(r=2, alpha=4, dropout=0.2)),
-    "srl": SrlWork(max_new_tokens=3, **RL),
+    "srl": SrlWork(max_new_tokens=3, asking="plain", **RL),
     "rlvr": RlvrWork(max_new_tokens=10, reward="partial", beta=0.05, **RL),
     "dapo": RlvrWork(
         max_new_tokens=10,

@@ -41,6 +41,18 @@ def test_the_champions_scores_decide(theirs: dict[str, tuple[float, float]], ton
     assert (said.tone, said.headline) == (tone, words)
 
 
+def test_signs_of_reward_hacking_come_first_and_nothing_is_good_with_them() -> None:
+    data = report_data(references=champion(CHAMPION))
+    last = data.stages[-1]
+    games = {"length_ratio": ((20.0, 1.0), (40.0, 2.5)), "repetition_change": ((40.0, 0.0),)}
+    told = last.model_copy(update={"curves": {**last.curves, **games}})
+    said = verdict(data.model_copy(update={"stages": (*data.stages[:-1], told)}))
+    assert (said.tone, said.headline) == ("caution", verdict(data).headline)
+    sign = "completions are 2.5 times as long as the initial policy's"
+    assert said.reasons[0] == f"Sign of reward hacking in the stage {last.stage}: {sign}."
+    assert said.reasons[1:] == verdict(data).reasons
+
+
 def test_a_split_that_only_the_champion_was_scored_on_makes_them_incomparable() -> None:
     ours = evaluation("rlvr", {split: value for split, value in OURS.items() if split != "test_retained"})
     said = verdict(report_data(evaluation=ours, references=champion(CHAMPION)))
