@@ -79,7 +79,7 @@ def _convert(file: Path, folder: Path) -> None:
     given: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **given)
-        network = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **given)
+        network: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **given)
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise InvalidInput(f"{str(file)!r} cannot be read as GGUF: {error}") from error
     # What was read is whole weights, but transformers still takes it for quantised and refuses to save it.

@@ -170,7 +170,7 @@ def test_of_faces_that_are_spoilt_further_and_further_none_earns_more_for_more_f
     for name in names:
         try:
             spoilt = rng.choice(MUTANTS[name])(rng, scenario, artifact)
-        except (KeyError, IndexError, ValueError):
+        except (LookupError, ArithmeticError, ValueError):
             # A mutant of an expert's face may find nothing left to spoil in one that is spoilt already.
             continue
         if spoilt is not None:
