@@ -17,9 +17,10 @@ def verdicts_of(
 
     What does not end with the end of the text, or has no answer after its thoughts, is refused unread.
     """
-    keys = [(record.id, tuple(completion)) for record, completion in zip(records, completions, strict=True)]
-    known: dict[tuple[str, tuple[int, ...]], Verdict] = {}
-    asked: dict[tuple[str, tuple[int, ...]], tuple[Record, str]] = {}
+    # By the object: records of an endpoint's requests share one id.
+    keys = [(id(record), tuple(completion)) for record, completion in zip(records, completions, strict=True)]
+    known: dict[tuple[int, tuple[int, ...]], Verdict] = {}
+    asked: dict[tuple[int, tuple[int, ...]], tuple[Record, str]] = {}
     for key, record, completion in zip(keys, records, completions, strict=True):
         if key in known or key in asked:
             continue

@@ -218,7 +218,10 @@ def finish(
     )
     write_durably(job.model_dir / "metrics.jsonl", metrics_lines(state.rows))
     write_durably(job.model_dir / models.RUN, canonical_json(report))
-    metadata = {"stage": work.name, "type": type_, "domain": job.spec.domain, "asking": policy.asking}
+    # Whose rules judge the answers: those of the domain of that name, unless the user brought a verifier.
+    verifier = job.spec.plugin.verifier if job.spec.plugin is not None else None
+    of = {"stage": work.name, "type": type_, "domain": job.spec.domain}
+    metadata = {**of, "verifier": verifier, "asking": policy.asking}
     write_manifest(job.model_dir, "model", metadata=metadata)
 
 

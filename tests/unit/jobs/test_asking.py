@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from tests.support.small_model import write_small_model
 from stepforge.contracts.jobs import SrlWork
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Provenance, Record, Step
+from stepforge.contracts.rewards import Verdict
 from stepforge.errors import InvalidInput
+from stepforge_jobs.evaluation.verdicts import verdicts_of
 from stepforge_jobs.rl.rewards import similarity
 from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training.asking import STEP, THINK, Asker, answer_of, plain_context
@@ -108,6 +111,25 @@ def test_the_reward_is_of_the_action_alone_and_a_failed_format_is_logged_apart(c
     wanted = similarity("10 + 20 = 30", "10 + 20 + 12 = 42")
     assert found.rewards == [wanted, wanted, -1.0, -1.0]
     assert found.metrics == {Metric.FORMAT_FAILURES: 0.5, Metric.SIMILARITY: wanted}
+
+
+def test_equal_completions_are_judged_once_a_record_and_records_with_one_id_are_told_apart(codec: Codec) -> None:
+    asked: list[str] = []
+
+    class Judge:
+        def verdicts(self, pairs: Sequence[tuple[Record, str]]) -> list[Verdict]:
+            asked.extend(f"{record.prompt} {text}" for record, text in pairs)
+            return [Verdict(accepted=text == record.prompt, reward=0.0, partial=0.0) for record, text in pairs]
+
+    first, second = (RECORD.model_copy(update={"prompt": prompt}) for prompt in ("a", "b"))
+    a, b, c = codec.targets(["a", "b", "<think>x"], end=True)
+    rows = [(first, a), (first, a), (second, a), (second, b), (first, a[:-1])]
+    found = verdicts_of(Judge(), Asker(codec), [r for r, _ in rows], [t for _, t in rows])
+    assert [verdict.accepted for verdict in found] == [True, True, False, True, False]
+    assert asked == ["a a", "b a", "b b"]
+    assert found[-1].reason == "the completion did not end"
+    (unthought,) = verdicts_of(Judge(), Asker(codec, "think"), [first], [c])
+    assert "is not <think>thoughts</think> and then an answer" in unthought.reason
 
 
 def test_the_papers_instances_are_all_steps_but_the_last() -> None:
