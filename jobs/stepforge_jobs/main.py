@@ -16,6 +16,7 @@ from pathlib import Path
 
 from stepforge.contracts.jobs import WorkType
 from stepforge.errors import InvalidInput
+from stepforge_jobs.heartbeat import Heartbeat
 from stepforge_jobs.job import Interrupted, Job, base_dir, read_spec
 
 WORK: dict[WorkType, str] = {
@@ -67,7 +68,8 @@ def main(arguments: Sequence[str] = ()) -> int:
         empty(job.model_dir)
         job.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         job.progress.event("started", type=spec.type, spec_sha256=spec.identity)
-        work_function(spec.type)(job)
+        with Heartbeat(base / "output", job.progress):
+            work_function(spec.type)(job)
         job.progress.event("finished", type=spec.type)
     except Interrupted as stop:
         print(stop, file=sys.stderr)

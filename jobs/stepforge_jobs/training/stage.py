@@ -27,9 +27,10 @@ from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.job import Job
 from stepforge_jobs.rl.kl import exact_kl
 from stepforge_jobs.training import models
-from stepforge_jobs.training.loop import TrainingState, Values, metrics_lines
+from stepforge_jobs.training.loop import METRICS, TrainingState, Values, metrics_lines, settle
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.scoring import micro_batches, pick, score
+from stepforge_jobs.training.validation import Validation, held_out
 
 PROBE_PROMPTS = 64
 PROBE_COMPLETIONS = 8
@@ -47,13 +48,17 @@ class Start:
     """The stage's initial policy, frozen. None where that is random weights, from which no distance means anything."""
     data: Manifest
     records: list[Record]
+    """Without those that are held out."""
+    validation: Validation
 
 
 def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
     """Check the data and the gate, read the records, make the policy. Raises InvalidInput where the gate is shut."""
     data = job.artifact("data")
     require_open_gate(job, data)
-    records = read_records(job.channel("data"), data, *splits)
+    problems = held_out(job, work, data)
+    unseen = {record.id for record in problems}
+    records = [record for record in read_records(job.channel("data"), data, *splits) if record.id not in unseen]
     policy = models.policy_of(job, data, seed=work.seed)
     keep_reference = isinstance(job.spec.model, LocalModel)
     reference = frozen(policy) if keep_reference and work.lora is None else None
@@ -62,7 +67,8 @@ def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
         reference = policy
     policy.network.train()
     job.progress.event("model", parameters=policy.parameters, device=str(policy.device))
-    return Start(policy=policy, reference=reference, data=data, records=records)
+    validation = Validation(job, work, policy, problems)
+    return Start(policy=policy, reference=reference, data=data, records=records, validation=validation)
 
 
 def frozen(policy: Policy) -> Policy:
@@ -85,6 +91,7 @@ class Probe:
     def __init__(self, start: Start, *, seed: int) -> None:
         self._policy = start.policy
         self._reference = start.reference
+        self._validation = start.validation
         retained = [record for record in start.records if record.stratum == "retained"]
         self.prompts_of = "retained" if retained else "all training records"
         chosen = (retained or start.records)[:PROBE_PROMPTS]
@@ -92,6 +99,9 @@ class Probe:
         self._seed = seed
 
     def __call__(self, _step: int) -> Values:
+        return self._distance() | self._validation()
+
+    def _distance(self) -> Values:
         if self._reference is None or not self._prompts:
             return {}
         policy = self._policy
@@ -159,6 +169,7 @@ def finish(
 ) -> None:
     """Write weights, tokenizer, metrics.jsonl, run.json, and the manifest last."""
     parameters = policy.parameters
+    choices = choices | settle(job, work, policy.network, state)
     models.save(policy, job.model_dir)
     last: dict[str, float] = {}
     for row in state.rows:
@@ -176,7 +187,7 @@ def finish(
         versions=versions(),
         metrics=last,
     )
-    write_durably(job.model_dir / "metrics.jsonl", metrics_lines(state.rows))
+    write_durably(job.model_dir / METRICS, metrics_lines(state.rows))
     write_durably(job.model_dir / models.RUN, canonical_json(report))
     write_manifest(job.model_dir, "model", metadata={"stage": work.name, "type": type_, "domain": job.spec.domain})
 

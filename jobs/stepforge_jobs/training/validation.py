@@ -1,0 +1,66 @@
+"""Validation: how well the current policy solves problems that it does not learn from, to choose the best checkpoint.
+
+Held out are the last eighth of the target problems of split `rl`, at most 64: a stage that validates does not train on
+them, and test splits stay unseen. Measured only where a work keeps the best, so nothing changes elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stepforge.contracts.jobs import Optimisation, RlvrWork
+from stepforge.contracts.manifests import Manifest
+from stepforge.contracts.metrics import Metric
+from stepforge.contracts.records import Record
+from stepforge.errors import InvalidInput
+from stepforge_jobs.datasets.shards import read_records
+from stepforge_jobs.domains.user import domain_of
+from stepforge_jobs.evaluation.sampling import sample
+from stepforge_jobs.evaluation.verdicts import verdict_of
+from stepforge_jobs.job import Job
+from stepforge_jobs.training.loop import Values
+from stepforge_jobs.training.models import Policy
+
+PROBLEMS = 64
+SHARE = 8
+"""One in so many is held out."""
+TOKENS = 64
+"""Longest completion where the work names none."""
+
+
+def held_out(job: Job, work: Optimisation, data: Manifest) -> list[Record]:
+    """The problems to validate on; none where the last weights are kept. Raises InvalidInput for too few."""
+    if work.keep == "last":
+        return []
+    problems = [r for r in read_records(job.channel("data"), data, "rl") if r.stratum == "target"]
+    if len(problems) < SHARE:
+        raise InvalidInput(
+            f"keep = 'best' validates on an eighth of the target problems of split 'rl', which has {len(problems)}: "
+            f"give at least {SHARE}, or set keep = 'last'"
+        )
+    return problems[-min(PROBLEMS, len(problems) // SHARE) :]
+
+
+class Validation:
+    """Mean verifier reward of greedy completions."""
+
+    def __init__(self, job: Job, work: Optimisation, policy: Policy, problems: Sequence[Record]) -> None:
+        self._policy = policy
+        self._problems = problems
+        self._domain = domain_of(job) if problems else None
+        self._prompts = policy.codec.contexts(record.context(0) for record in problems)
+        # SRL's is the length of one step.
+        self._tokens = work.max_new_tokens if isinstance(work, RlvrWork) else TOKENS
+
+    def __call__(self) -> Values:
+        if self._domain is None:
+            return {}
+        codec = self._policy.codec
+        completions = sample(
+            self._policy, self._prompts, max_new_tokens=self._tokens, temperature=0.0, seed=0, stops={codec.eos}
+        )
+        verdicts = [
+            verdict_of(self._domain, codec, record, completion)
+            for record, completion in zip(self._problems, completions, strict=True)
+        ]
+        return {Metric.VALIDATION: sum(verdict.reward for verdict in verdicts) / len(verdicts)}
