@@ -2,23 +2,21 @@
 
 A step is a pure function of (weights, optimiser, stage state, seed, step). No generator outlives it: each is seeded
 anew from (seed, step), and so are the global ones of Python, numpy and torch. The learning rate and which records are
-drawn are functions of the step alone. So a checkpoint holds weights, moments, the step and the stage's state, and needs
-no scheduler, generators or cursor beside them: a restart from any checkpoint gives the same bits on the same CPU as a
-run that nothing interrupted.
+drawn are functions of the step alone, or of the stage's state. So a checkpoint holds weights, moments, the step and the
+stage's state, and needs no scheduler, generators or cursor beside them: a restart from any checkpoint gives the same
+bits on the same CPU as a run that nothing interrupted.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy
 import torch
@@ -26,24 +24,22 @@ from torch import Tensor
 
 from stepforge.contracts.jobs import Optimisation
 from stepforge.contracts.metrics import Metric
-from stepforge.errors import IdentityConflict
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.job import Interrupted, Job
-from stepforge_jobs.training.checkpoints import (
-    checkpoint_path,
-    newest_checkpoint,
-    problem_of,
-    tensor_chunks,
-    tensors_of,
-    write_checkpoint,
-)
 from stepforge_jobs.training.metrics_log import MetricsLog
+from stepforge_jobs.training.state import (
+    Trained,
+    TrainingState,
+    better,
+    go_back,
+    keep,
+    restore,
+    trained_parameters,
+)
 
 BETAS = (0.9, 0.95)
 FINAL_LEARNING_RATE = 0.1
 """Share of the peak that the linear decay ends at."""
-WEIGHTS, MOMENTS, METRICS, STATE = "weights.safetensors", "optimiser.safetensors", "metrics.jsonl", "state.json"
-BEST_RULE = "the checkpoint with the highest validation, the first of equals"
 
 Values = dict[Metric, float]
 
@@ -57,46 +53,40 @@ class StepResult:
     """Tokens that the gradient is of; 0 where nothing could be learnt, and then no optimiser step is taken."""
 
 
-class Stage(Protocol):
-    weight_decay: float
+class Stage:
+    """What one kind of training is; a stage of its own kind inherits this and says what differs."""
 
-    def backward(self, step: int) -> StepResult:
-        """Add the gradient of step `step` (0-based) to the parameters."""
-        ...
+    weight_decay: float = 0.0
+    updates: int = 1
+    """Optimiser steps in one step of the loop: a batch of rollouts may be learnt from more than once."""
+    learning_rate_scale: float = 1.0
+    """Times the schedule's rate."""
+    guarded: bool = False
+    """Whether `after_probe` may refuse: only then a checkpoint is written before the first step too."""
+    probe: Callable[[int], Values]
+    """Costly measurements, taken at checkpoints and after the last step."""
 
-    def probe(self, step: int) -> Values:
-        """Costly measurements, taken at checkpoints and after the last step."""
-        ...
+    def backward(self, step: int, update: int) -> StepResult:
+        """Add the gradient of update `update` of step `step` (both 0-based) to the parameters."""
+        raise NotImplementedError
 
+    def parameters(self) -> dict[str, Tensor]:
+        """What is trained beside the network: kept in checkpoints, absent from the saved model."""
+        return {}
 
-@runtime_checkable
-class Stateful(Protocol):
-    """A stage that remembers something from step to step, such as a controller. It lies in state.json as `stage`."""
+    def after_probe(self, values: Values) -> bool:
+        """Whether these weights may stay. Where not, those of the last probe that might come back.
+
+        May change `values`, which is what the metrics of the step will say.
+        """
+        return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        ...
+        """What a restart must find again, as JSON; kept in each checkpoint's state.json under "stage"."""
+        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best checkpoint so far, by BEST_RULE."""
-
-    step: int
-    validation: float
-
-
-@dataclass
-class TrainingState:
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    rows: list[dict[str, float]] = field(default_factory=list)
-    """A line of metrics.jsonl each."""
-    best: Best | None = None
-    """None where no validation was measured."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
 
 
 def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingState:
@@ -104,28 +94,30 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
 
     Raises Interrupted after SIGTERM, DiskFull where a checkpoint finds no room.
     """
-    trained = trained_parameters(network)
+    parameters = trained_parameters(network) | stage.parameters()
     optimiser = torch.optim.AdamW(
-        trained.values(), lr=work.learning_rate, betas=BETAS, weight_decay=stage.weight_decay, fused=True
+        parameters.values(), lr=work.learning_rate, betas=BETAS, weight_decay=stage.weight_decay, fused=True
     )
-    state = restore(job, trained, optimiser, stage)
+    trained = Trained(parameters, optimiser)
+    state = restore(job, trained, stage)
+    if stage.guarded and state.step == 0:
+        keep(job, trained, state, stage)
     log = MetricsLog(job.checkpoint_dir, state.rows, warn=job.progress.warn)
     with sigterm_noted() as stopping, closing(log):
         while state.step < work.steps:
             started = time.perf_counter()
-            row = take_step(work, stage, trained, optimiser, state)
+            row = take_step(work, stage, trained, state)
             state.step += 1
             at_checkpoint = state.step % work.checkpoint_every == 0 or state.step == work.steps
             if at_checkpoint:
-                row |= stage.probe(state.step)
-                state.best = better(state.best, state.step, row)
+                row |= look_closer(job, stage, trained, state)
             row[Metric.SECONDS] = time.perf_counter() - started
             state.seconds += row[Metric.SECONDS]
             state.rows.append({"step": state.step, **{str(name): value for name, value in row.items()}})
             log.append(state.rows[-1])
             if at_checkpoint or stopping:
                 log.sync()
-                keep(job, trained, optimiser, state, stage)
+                keep(job, trained, state, stage)
             shown = {str(name): row[name] for name in SHOWN if name in row}
             job.progress.step(work.name, state.step, work.steps, **shown)
             if stopping and state.step < work.steps:
@@ -135,38 +127,37 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
     return state
 
 
-def trained_parameters(network: Any) -> dict[str, Tensor]:
-    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-
-
-def better(best: Best | None, step: int, row: Values) -> Best | None:
-    """The best checkpoint when that of `step` is among them."""
-    value = row.get(Metric.VALIDATION)
-    if value is None or (best is not None and value <= best.validation):
-        return best
-    return Best(step=step, validation=value)
-
-
 SHOWN = (Metric.LOSS, Metric.REWARD, Metric.KL, Metric.ENTROPY)
 
 
-def take_step(
-    work: Optimisation, stage: Stage, trained: dict[str, Tensor], optimiser: torch.optim.Optimizer, state: TrainingState
-) -> Values:
-    """One optimiser step; its metrics."""
-    rate = learning_rate(work, state.step)
-    for group in optimiser.param_groups:
+def take_step(work: Optimisation, stage: Stage, trained: Trained, state: TrainingState) -> Values:
+    """The optimiser steps of one batch; their metrics, of which the last update's stay."""
+    rate = learning_rate(work, state.step) * stage.learning_rate_scale
+    for group in trained.optimiser.param_groups:
         group["lr"] = rate
     seed_everything(seed_of(work.seed, state.step))
-    optimiser.zero_grad(set_to_none=True)
-    result = stage.backward(state.step)
-    row = {**result.metrics, Metric.LEARNING_RATE: rate}
-    if result.tokens:
-        norm = torch.nn.utils.clip_grad_norm_(trained.values(), work.gradient_norm)
-        row[Metric.GRADIENT_NORM] = float(norm)
-        optimiser.step()
-    state.tokens += result.tokens
+    row: Values = {}
+    for update in range(stage.updates):
+        trained.optimiser.zero_grad(set_to_none=True)
+        result = stage.backward(state.step, update)
+        row |= {**result.metrics, Metric.LEARNING_RATE: rate}
+        if result.tokens:
+            norm = torch.nn.utils.clip_grad_norm_(trained.parameters.values(), work.gradient_norm)
+            row[Metric.GRADIENT_NORM] = float(norm)
+            trained.optimiser.step()
+        state.tokens += result.tokens
     return row
+
+
+def look_closer(job: Job, stage: Stage, trained: Trained, state: TrainingState) -> Values:
+    """Probe the weights, and take back those that the stage refuses."""
+    values = stage.probe(state.step)
+    if stage.after_probe(values):
+        state.best = better(state.best, state.step, values.get(Metric.VALIDATION))
+    else:
+        go_back(job, trained, state)
+    state.accepted = state.step
+    return values
 
 
 def seed_everything(seed: int) -> None:
@@ -183,87 +174,9 @@ def learning_rate(work: Optimisation, step: int) -> float:
     return work.learning_rate * warm * decay
 
 
-# ── Checkpoints ──────────────────────────────────────────────────────────────────────────────────
-
-
-def keep(
-    job: Job, trained: dict[str, Tensor], optimiser: torch.optim.Optimizer, state: TrainingState, stage: Stage
-) -> None:
-    """Write the checkpoint of this step."""
-    moments: dict[str, Tensor] = {}
-    for name, parameter in trained.items():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            moments[f"{name}|{key}"] = value
-    head = {
-        "spec_sha256": job.spec.identity,
-        "step": state.step,
-        "tokens": state.tokens,
-        "seconds": state.seconds,
-        "best": None if state.best is None else asdict(state.best),
-        "stage": stage.state_dict() if isinstance(stage, Stateful) else None,
-    }
-    files = {
-        WEIGHTS: tensor_chunks(trained),
-        MOMENTS: tensor_chunks(moments),
-        METRICS: [metrics_lines(state.rows)],
-        STATE: [json.dumps(head).encode()],
-    }
-    write_checkpoint(job.checkpoint_dir, state.step, files, keep=() if state.best is None else {state.best.step})
-
-
-def restore(job: Job, trained: dict[str, Tensor], optimiser: torch.optim.Optimizer, stage: Stage) -> TrainingState:
-    """Put the newest valid checkpoint into weights, optimiser and stage. A fresh state where there is none."""
-    found = newest_checkpoint(job.checkpoint_dir, warn=job.progress.warn)
-    if found is None:
-        return TrainingState()
-    head = json.loads((found / STATE).read_bytes())
-    if head["spec_sha256"] != job.spec.identity:
-        raise IdentityConflict(
-            f"{job.checkpoint_dir} holds a checkpoint of {head['spec_sha256']}, but this job is {job.spec.identity}"
-        )
-    put_weights(found / WEIGHTS, trained)
-    for moment, value in tensors_of(found / MOMENTS):
-        name, _, key = moment.rpartition("|")
-        parameter = trained[name]
-        optimiser.state[parameter][key] = value.to(parameter.device, copy=True)
-    if isinstance(stage, Stateful):
-        stage.load_state_dict(head["stage"])
-    rows = [json.loads(line) for line in (found / METRICS).read_bytes().splitlines()]
-    job.progress.event("resumed", step=head["step"])
-    best = None if head["best"] is None else Best(**head["best"])
-    return TrainingState(step=head["step"], tokens=head["tokens"], seconds=head["seconds"], rows=rows, best=best)
-
-
-@torch.no_grad()
-def put_weights(path: Path, trained: dict[str, Tensor]) -> None:
-    for name, value in tensors_of(path):
-        trained[name].copy_(value)
-
-
-def settle(job: Job, work: Optimisation, network: Any, state: TrainingState) -> dict[str, Any]:
-    """Put the weights that `work.keep` names into the network, which holds the last ones; what was chosen, and why."""
-    chosen: dict[str, Any] = {"kept": "last"}
-    if state.best is None:
-        return chosen
-    chosen |= {"best": asdict(state.best), "best_rule": BEST_RULE}
-    if work.keep == "last" or state.best.step == state.step:
-        return chosen | {"kept": work.keep}
-    folder = checkpoint_path(job.checkpoint_dir, state.best.step)
-    if problem := problem_of(folder):
-        message = f"the best checkpoint, {folder.name}, is damaged ({problem}): the last weights are the model instead"
-        job.progress.warn(message)
-        return chosen | {"kept_because": message}
-    put_weights(folder / WEIGHTS, trained_parameters(network))
-    return chosen | {"kept": "best"}
-
-
-def metrics_lines(rows: list[dict[str, float]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
 @contextmanager
 def sigterm_noted() -> Iterator[list[int]]:
-    """A list that is empty until SIGTERM arrives."""
+    """A list that is empty until SIGTERM arrives. More of them change nothing: what is under way is finished."""
     arrived: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

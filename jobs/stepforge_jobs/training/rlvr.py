@@ -16,13 +16,13 @@ from stepforge_jobs.domains.base import Domain
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.evaluation.verdicts import verdict_of
 from stepforge_jobs.job import Job
-from stepforge_jobs.training.grpo import GRPO_CHOICES, GrpoStage, Judged
+from stepforge_jobs.training.grpo import GrpoStage
 from stepforge_jobs.training.loop import train
+from stepforge_jobs.training.rollouts import Judged
 from stepforge_jobs.training.stage import begin, draw, finish
 from stepforge_jobs.training.text import Codec
 
 CHOICES = {
-    **GRPO_CHOICES,
     "unfinished": "a completion without an end within max_new_tokens is refused, whatever it says",
 }
 
@@ -55,9 +55,10 @@ def run(job: Job) -> None:
         draw=problems,
         judge=lambda records, completions: judge(domain, codec, work, records, completions),
         stops={codec.eos},
+        hard=[(prompts[record.id], record) for record in target],
     )
     state = train(job, work, start.policy.network, stage)
-    choices = {**CHOICES, "rehearsed_prompts": rehearsed, "kl_prompts": stage.probe.prompts_of}
+    choices = {**stage.choices, **CHOICES, "rehearsed_prompts": rehearsed}
     finish(job, work, "rlvr", start.policy, state, choices)
 
 

@@ -62,6 +62,35 @@ def score(
     return Scored(logits_BTV=logits_BTV.float(), targets_BT=ids_BL[:, first + 1 :], mask_BT=mask_BT)
 
 
+@torch.no_grad()
+def logps_of(
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    temperature: float,
+    device: torch.device,
+) -> list[Tensor]:
+    """Log-probability of each completion's tokens, a row each, without gradient and without dropout."""
+    rows: list[Tensor] = [torch.empty(0)] * len(prompts)
+    was_training = network.training
+    network.eval()
+    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    for part in micro_batches(lengths, network.config.vocab_size, device=device):
+        scored = score(network, pick(prompts, part), pick(completions, part), device=device)
+        for row, logps_T, mask_T in zip(part, scored.logps(temperature), scored.mask_BT, strict=True):
+            rows[row] = logps_T[mask_T]
+    network.train(was_training)
+    return rows
+
+
+def laid_out(rows: Sequence[Tensor], mask_BT: Tensor) -> Tensor:
+    """Values of each completion's tokens where `mask_BT` has these tokens, BT; 0 elsewhere."""
+    laid_BT = torch.zeros(mask_BT.shape, dtype=rows[0].dtype, device=mask_BT.device)
+    laid_BT[mask_BT] = torch.cat(list(rows)).to(mask_BT.device)
+    return laid_BT
+
+
 def micro_batches(lengths: Sequence[int], vocabulary: int, *, device: torch.device) -> Iterator[list[int]]:
     """Row numbers in micro-batches of rows of like length, which stay within the device's tokens when padded."""
     most = TOKENS.get(device.type, TOKENS["cuda"])

@@ -13,13 +13,13 @@ from stepforge.contracts.metrics import Metric
 from stepforge.errors import InvalidInput
 from stepforge_jobs.job import Job
 from stepforge_jobs.rl.rewards import FORMAT_PENALTY, similarity
-from stepforge_jobs.training.grpo import GRPO_CHOICES, GrpoStage, Judged
+from stepforge_jobs.training.grpo import GrpoStage
 from stepforge_jobs.training.loop import train
+from stepforge_jobs.training.rollouts import Judged
 from stepforge_jobs.training.stage import begin, draw, finish, fitting
 from stepforge_jobs.training.text import Codec
 
 CHOICES = {
-    **GRPO_CHOICES,
     "instances": "every step, the first and the last included",
     "similarity": "difflib ratio of (generated, expert), autojunk off",
     "format_failure": "no step terminator within max_new_tokens: reward -1",
@@ -51,10 +51,10 @@ def run(job: Job) -> None:
     )
     state = train(job, work, start.policy.network, stage)
     choices = {
+        **stage.choices,
         **CHOICES,
         "similarity_unit": work.similarity,
         "count": len(instances),
-        "kl_prompts": stage.probe.prompts_of,
     }
     finish(job, work, "srl", start.policy, state, choices)
 

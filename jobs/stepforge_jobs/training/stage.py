@@ -23,13 +23,14 @@ from stepforge.contracts.reports import StageReport
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.open_gate import require_open_gate
 from stepforge_jobs.datasets.shards import read_records, write_durably
-from stepforge_jobs.evaluation.sampling import sample
+from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.job import Job
 from stepforge_jobs.rl.kl import exact_kl
 from stepforge_jobs.training import models
-from stepforge_jobs.training.loop import METRICS, TrainingState, Values, metrics_lines, settle
+from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.scoring import micro_batches, pick, score
+from stepforge_jobs.training.state import METRICS, TrainingState, metrics_lines, settle
 from stepforge_jobs.training.validation import Validation, held_out
 
 PROBE_PROMPTS = 64
@@ -104,25 +105,51 @@ class Probe:
     def _distance(self) -> Values:
         if self._reference is None or not self._prompts:
             return {}
+        return {Metric.KL: self._measure(PROBE_COMPLETIONS, self._seed)}
+
+    def small(self, step: int) -> float:
+        """The same of one completion of each prompt, others at each step: noisier, and cheap enough to steer by."""
+        return self._measure(1, seed_of(self._seed, step))
+
+    def _measure(self, count: int, seed: int) -> float:
+        assert self._reference is not None
         policy = self._policy
         completions = sample(
             policy,
             self._prompts,
-            count=PROBE_COMPLETIONS,
+            count=count,
             max_new_tokens=PROBE_TOKENS,
             temperature=1.0,
-            seed=self._seed,
+            seed=seed,
             stops={policy.codec.eos},
         )
-        prompts = [prompt for prompt in self._prompts for _ in range(PROBE_COMPLETIONS)]
-        return {Metric.KL: mean_kl(policy, self._reference, prompts, completions)}
+        prompts = [prompt for prompt in self._prompts for _ in range(count)]
+        return kl_of(policy, self._reference, prompts, completions).per_token
+
+
+@dataclass(frozen=True)
+class MeasuredKl:
+    """Exact KL(policy || reference) at the tokens of completions, in nats."""
+
+    total: float
+    tokens: int
+    completions: int
+
+    @property
+    def per_token(self) -> float:
+        return self.total / max(1, self.tokens)
+
+    @property
+    def per_completion(self) -> float:
+        """With completions of the policy itself, an unbiased estimate of the KL between whole completions."""
+        return self.total / max(1, self.completions)
 
 
 @torch.no_grad()
-def mean_kl(
+def kl_of(
     policy: Policy, reference: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
-) -> float:
-    """Exact KL(policy || reference), averaged over all tokens of the completions."""
+) -> MeasuredKl:
+    """Exact KL(policy || reference) over all tokens of the completions."""
     total, tokens = 0.0, 0
     policy.network.eval()
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
@@ -134,7 +161,7 @@ def mean_kl(
         total += float(exact_kl(own.logits_BTV, other.logits_BTV)[own.mask_BT].sum())
         tokens += int(own.mask_BT.sum())
     policy.network.train()
-    return total / max(1, tokens)
+    return MeasuredKl(total, tokens, len(completions))
 
 
 def draw(items: Sequence[Item], step: int, count: int, *, seed: int) -> list[Item]:

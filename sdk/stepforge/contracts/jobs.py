@@ -105,18 +105,74 @@ class SftWork(Optimisation):
     learning_rate: PositiveFloat = 3e-4
 
 
-class PolicyGradient(Optimisation):
-    """GRPO as arXiv 2402.03300 has it: groups of rollouts, advantages within the group, clipped ratio."""
+PolicyLoss = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
+Normalisation = Literal["group", "batch", "none", "running"]
+KlPenalty = Literal["k3_times_ratio", "k2_as_loss", "k1_in_reward"]
 
+
+class KlControl(Contract):
+    """Holds the exact KL to the stage's initial policy on retained prompts below a cap, by its weight beta.
+
+    >>> KlControl().target
+    0.06
+    """
+
+    cap: PositiveFloat = 0.1
+    """Nats a token. Weights that are over it at an evaluation do not stay."""
+    aim: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """Share of the cap that the controller steers towards."""
+    controller: Literal["pi", "ziegler"] = "pi"
+    """`pi`: in log space, on a moving average. `ziegler`: arXiv 1909.08593, too slow to hold a cap by itself."""
+    every: PositiveInt = 1
+    """Steps between measurements for the controller: one completion of each of the probe's prompts."""
+    memory: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Weight of the past in the moving average."""
+    proportional: Annotated[float, Field(ge=0)] = 1.0
+    integral: Annotated[float, Field(ge=0)] = 0.1
+    beta_min: PositiveFloat = 1e-3
+    beta_max: PositiveFloat = 10.0
+    horizon: PositiveInt = 10_000
+    """Ziegler's, in rollouts."""
+    guard: bool = True
+    """Over the cap at an evaluation: weights and moments go back, the learning rate halves, beta doubles."""
+
+    @property
+    def target(self) -> float:
+        return self.cap * self.aim
+
+    @model_validator(mode="after")
+    def _bounds_are_a_range(self) -> KlControl:
+        if self.beta_min >= self.beta_max:
+            raise ValueError(f"beta_min {self.beta_min} must be below beta_max {self.beta_max}")
+        return self
+
+
+class PolicyGradient(Optimisation):
+    """Groups of rollouts, advantages within the group, a clipped ratio: GRPO (arXiv 2402.03300) and its family."""
+
+    loss: PolicyLoss = "grpo"
+    """`dr_grpo` 2503.20783, `dapo` 2503.14476 (without its dynamic sampling), `gspo` 2507.18071, `cispo` 2506.13585."""
     batch_prompts: PositiveInt = 16
     """Distinct prompts in one optimiser step."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts for each prompt (G)."""
+    updates_per_batch: PositiveInt = 1
+    """Optimiser steps on one batch of rollouts. The first is on policy, so clips are live from the second on."""
     temperature: PositiveFloat = 1.0
     max_new_tokens: PositiveInt = 64
+    normalisation: Normalisation | None = None
+    """What the centred rewards are divided by: the deviation of the `group`, the `batch` or all so far (`running`).
+
+    None is what the loss's paper has: `none` for dr_grpo, otherwise `group`.
+    """
     beta: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL penalty towards the stage's initial policy."""
-    clip: PositiveFloat = 0.2
+    """Weight of the KL penalty towards the stage's initial policy; where it starts, if `kl` steers it."""
+    kl_penalty: KlPenalty = "k3_times_ratio"
+    kl: KlControl | None = None
+    clip: PositiveFloat | None = None
+    """How far below 1 the ratio counts. None is the loss's own: see CLIPS in rl/losses.py."""
+    clip_high: PositiveFloat | None = None
+    """How far above 1. None is the loss's own, or `clip` where that is given."""
 
 
 class SrlWork(PolicyGradient):

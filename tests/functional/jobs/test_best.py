@@ -15,8 +15,8 @@ from stepforge.contracts.jobs import LocalModel, RlvrWork
 from stepforge.contracts.reports import StageReport
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.shards import read_records
-from stepforge_jobs.training.loop import BEST_RULE, WEIGHTS
 from stepforge_jobs.training.stage import begin
+from stepforge_jobs.training.state import BEST_RULE, WEIGHTS
 from stepforge_jobs.training.validation import held_out
 
 # A rate that destroys the model: no later checkpoint is better than the first.
