@@ -27,6 +27,7 @@ from stepforge.contracts.metrics import Metric
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.job import Interrupted, Job
 from stepforge_jobs.training.metrics_log import MetricsLog
+from stepforge_jobs.training.shipping import Shipping
 from stepforge_jobs.training.state import (
     Trained,
     TrainingState,
@@ -103,6 +104,8 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
     if stage.guarded and state.step == 0:
         keep(job, trained, state, stage)
     log = MetricsLog(job.checkpoint_dir, state.rows, warn=job.progress.warn)
+    shipping = Shipping(job, work, log.path)
+    shipping.final(state.step)
     with sigterm_noted() as stopping, closing(log):
         while state.step < work.steps:
             started = time.perf_counter()
@@ -118,12 +121,14 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
             if at_checkpoint or stopping:
                 log.sync()
                 keep(job, trained, state, stage)
+                shipping.final(state.step)
             shown = {str(name): row[name] for name in SHOWN if name in row}
             job.progress.step(work.name, state.step, work.steps, **shown)
             if stopping and state.step < work.steps:
                 raise Interrupted(
                     f"SIGTERM after step {state.step} of {work.steps}: the checkpoint holds what was learnt"
                 )
+    shipping.close()
     return state
 
 
