@@ -24,16 +24,16 @@ from torch import Tensor
 
 from stepforge.contracts.jobs import Optimisation
 from stepforge.contracts.metrics import Metric
+from stepforge.errors import InvalidInput
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.job import Interrupted, Job
-from stepforge_jobs.training.metrics_log import MetricsLog
-from stepforge_jobs.training.shipping import Shipping
+from stepforge_jobs.training.book import Book
+from stepforge_jobs.training.ranks import Ranks, ranks
 from stepforge_jobs.training.state import (
     Trained,
     TrainingState,
     better,
     go_back,
-    keep,
     restore,
     trained_parameters,
 )
@@ -62,6 +62,8 @@ class Stage:
     """Optimiser steps in one step of the loop: a batch of rollouts may be learnt from more than once."""
     learning_rate_scale: float = 1.0
     """Times the schedule's rate."""
+    splits: bool = False
+    """Whether `backward` is written for several ranks: it goes over `micro_batches` and sums what it reports."""
     guarded: bool = False
     """Whether `after_probe` may refuse: only then a checkpoint is written before the first step too."""
     probe: Callable[[int], Values]
@@ -95,18 +97,18 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
 
     Raises Interrupted after SIGTERM, DiskFull where a checkpoint finds no room.
     """
+    group = ranks()
+    if group.world > 1 and not stage.splits:
+        raise InvalidInput(f"{work.name!r} trains in one process, not in {group.world}: use an instance with one GPU")
     parameters = trained_parameters(network) | stage.parameters()
     optimiser = torch.optim.AdamW(
         parameters.values(), lr=work.learning_rate, betas=BETAS, weight_decay=stage.weight_decay, fused=True
     )
     trained = Trained(parameters, optimiser)
     state = restore(job, trained, stage)
-    if stage.guarded and state.step == 0:
-        keep(job, trained, state, stage)
-    log = MetricsLog(job.checkpoint_dir, state.rows, warn=job.progress.warn)
-    shipping = Shipping(job, work, log.path)
-    shipping.final(state.step)
-    with sigterm_noted() as stopping, closing(log):
+    with sigterm_noted() as stopping, closing(Book(job, work, state)) as book:
+        if stage.guarded and state.step == 0:
+            book.keep(trained, state, stage)
         while state.step < work.steps:
             started = time.perf_counter()
             row = take_step(work, stage, trained, state)
@@ -117,18 +119,18 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
             row[Metric.SECONDS] = time.perf_counter() - started
             state.seconds += row[Metric.SECONDS]
             state.rows.append({"step": state.step, **{str(name): value for name, value in row.items()}})
-            log.append(state.rows[-1])
-            if at_checkpoint or stopping:
-                log.sync()
-                keep(job, trained, state, stage)
-                shipping.final(state.step)
+            book.write(state.rows[-1])
+            stop = group.any(stopping)
+            if at_checkpoint or stop:
+                check_together(group, trained)
+                book.keep(trained, state, stage)
             shown = {str(name): row[name] for name in SHOWN if name in row}
             job.progress.step(work.name, state.step, work.steps, **shown)
-            if stopping and state.step < work.steps:
+            if stop and state.step < work.steps:
                 raise Interrupted(
                     f"SIGTERM after step {state.step} of {work.steps}: the checkpoint holds what was learnt"
                 )
-    shipping.close()
+        book.finish()
     return state
 
 
@@ -140,13 +142,15 @@ def take_step(work: Optimisation, stage: Stage, trained: Trained, state: Trainin
     rate = learning_rate(work, state.step) * stage.learning_rate_scale
     for group in trained.optimiser.param_groups:
         group["lr"] = rate
-    seed_everything(seed_of(work.seed, state.step))
+    # Dropout must not fall on the same places of every rank's rows.
+    seed_everything(seed_of(work.seed, state.step, *([ranks().rank] if ranks().rank else [])))
     row: Values = {}
     for update in range(stage.updates):
         trained.optimiser.zero_grad(set_to_none=True)
         result = stage.backward(state.step, update)
         row |= {**result.metrics, Metric.LEARNING_RATE: rate}
         if result.tokens:
+            ranks().sum_gradients(trained.parameters.values())
             norm = torch.nn.utils.clip_grad_norm_(trained.parameters.values(), work.gradient_norm)
             row[Metric.GRADIENT_NORM] = float(norm)
             trained.optimiser.step()
@@ -163,6 +167,15 @@ def look_closer(job: Job, stage: Stage, trained: Trained, state: TrainingState) 
         go_back(job, trained, state)
     state.accepted = state.step
     return values
+
+
+def check_together(group: Ranks, trained: Trained) -> None:
+    """Raises RuntimeError where the ranks' weights have come apart, before a checkpoint says that all is well."""
+    if group.world == 1:
+        return
+    totals = group.gather([sum(float(p.detach().double().sum()) for p in trained.parameters.values())])
+    if len({repr(total) for total in totals}) > 1:
+        raise RuntimeError(f"the ranks' weights have come apart: their sums are {totals}")
 
 
 def seed_everything(seed: int) -> None:

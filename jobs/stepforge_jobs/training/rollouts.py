@@ -23,6 +23,7 @@ from stepforge_jobs.training.hard import Hard
 from stepforge_jobs.training.held import Held
 from stepforge_jobs.training.loop import Stage, Values
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import logps_of
 from stepforge_jobs.training.stage import Probe, Start, as_reference
 
@@ -120,7 +121,8 @@ class RolloutStage(Stage, Generic[Problem]):
             seed=seed_of(work.seed, step, ROLLOUTS),
             stops=self._stops,
         )
-        judged = self._judge([problem for _, problem in drawn for _ in range(work.group_size)], completions)
+        problems = [problem for _, problem in drawn for _ in range(work.group_size)]
+        judged = ranks().same(lambda: self._judge(problems, completions))
         rewards_PG = torch.tensor(judged.rewards).view(len(drawn), work.group_size)
         metrics: Values = {
             Metric.REWARD: float(rewards_PG.mean()),
@@ -183,4 +185,5 @@ class RolloutStage(Stage, Generic[Problem]):
         return found
 
     def _accepted(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> int:
-        return round(self._judge(problems, completions).metrics[Metric.ACCEPTED] * len(completions))
+        judged = ranks().same(lambda: self._judge(problems, completions))
+        return round(judged.metrics[Metric.ACCEPTED] * len(completions))

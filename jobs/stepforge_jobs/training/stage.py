@@ -29,6 +29,7 @@ from stepforge_jobs.rl.kl import exact_kl
 from stepforge_jobs.training import models
 from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import micro_batches, pick, score
 from stepforge_jobs.training.state import METRICS, TrainingState, metrics_lines, settle
 from stepforge_jobs.training.validation import Validation, held_out
@@ -55,6 +56,7 @@ class Start:
 
 def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
     """Check the data and the gate, read the records, make the policy. Raises InvalidInput where the gate is shut."""
+    ranks()  # Joins the others first: a rank's GPU is chosen there.
     data = job.artifact("data")
     require_open_gate(job, data)
     problems = held_out(job, work, data)
@@ -150,7 +152,7 @@ def kl_of(
     policy: Policy, reference: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
 ) -> MeasuredKl:
     """Exact KL(policy || reference) over all tokens of the completions."""
-    total, tokens = 0.0, 0
+    total, tokens = 0.0, 0.0
     policy.network.eval()
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
     for rows in micro_batches(lengths, policy.network.config.vocab_size, device=policy.device):
@@ -161,7 +163,8 @@ def kl_of(
         total += float(exact_kl(own.logits_BTV, other.logits_BTV)[own.mask_BT].sum())
         tokens += int(own.mask_BT.sum())
     policy.network.train()
-    return MeasuredKl(total, tokens, len(completions))
+    total, tokens = ranks().sum(total, tokens)
+    return MeasuredKl(total, round(tokens), len(completions))
 
 
 def draw(items: Sequence[Item], step: int, count: int, *, seed: int) -> list[Item]:
@@ -194,7 +197,9 @@ def finish(
     state: TrainingState,
     choices: dict[str, Any],
 ) -> None:
-    """Write weights, tokenizer, metrics.jsonl, run.json, and the manifest last."""
+    """On rank 0: write weights, tokenizer, metrics.jsonl, run.json, and the manifest last."""
+    if not ranks().first:
+        return
     parameters = policy.parameters
     choices = choices | settle(job, work, policy.network, state)
     models.save(policy, job.model_dir)

@@ -26,6 +26,7 @@ from stepforge_jobs.training.checkpoints import (
     tensors_of,
     write_checkpoint,
 )
+from stepforge_jobs.training.ranks import Ranks, ranks
 
 WEIGHTS, MOMENTS, METRICS, STATE = "weights.safetensors", "optimiser.safetensors", "metrics.jsonl", "state.json"
 BEST_RULE = "the checkpoint with the highest validation, the first of equals"
@@ -87,6 +88,18 @@ class Trained:
             parameter = self.parameters[name]
             self.optimiser.state[parameter][key] = value.to(parameter.device, copy=True)
 
+    def spread(self, group: Ranks) -> None:
+        """Give rank 0's weights and moments to all."""
+        kinds = group.same(lambda: {name: (value.shape, value.dtype) for name, value in self.moments.items()})
+        if not group.first:
+            self.optimiser.state.clear()
+            for moment, (shape, dtype) in kinds.items():
+                name, _, key = moment.rpartition("|")
+                parameter = self.parameters[name]
+                self.optimiser.state[parameter][key] = torch.empty(shape, dtype=dtype, device=parameter.device)
+        moments = self.moments
+        group.spread([*self.parameters.values(), *(moments[name] for name in kinds)])
+
 
 def keep(job: Job, trained: Trained, state: TrainingState, stage: Remembers) -> None:
     """Write the checkpoint of this step. The best one stays too, and the one that a guard would go back to."""
@@ -112,7 +125,19 @@ def keep(job: Job, trained: Trained, state: TrainingState, stage: Remembers) -> 
 
 
 def restore(job: Job, trained: Trained, stage: Remembers) -> TrainingState:
-    """Put the newest valid checkpoint into weights, optimiser and stage. A fresh state where there is none."""
+    """Put the newest valid checkpoint into weights, optimiser and stage. A fresh state where there is none.
+
+    Rank 0 reads it; another host may have no checkpoints.
+    """
+    group = ranks()
+    state = group.same(lambda: _read(job, trained, stage))
+    if group.world > 1:
+        trained.spread(group)
+        stage.load_state_dict(group.same(stage.state_dict))
+    return state
+
+
+def _read(job: Job, trained: Trained, stage: Remembers) -> TrainingState:
     while (found := newest_checkpoint(job.checkpoint_dir, warn=job.progress.warn)) is not None:
         head = json.loads((found / STATE).read_bytes())
         if head["spec_sha256"] != job.spec.identity:
@@ -142,6 +167,12 @@ def restore(job: Job, trained: Trained, stage: Remembers) -> TrainingState:
 
 def go_back(job: Job, trained: Trained, state: TrainingState) -> None:
     """Put back the weights and moments that a probe accepted last. Raises IntegrityError where they are damaged."""
+    group = ranks()
+    group.same(lambda: _put_accepted(job, trained, state))
+    trained.spread(group)
+
+
+def _put_accepted(job: Job, trained: Trained, state: TrainingState) -> None:
     folder = checkpoint_path(job.checkpoint_dir, state.accepted)
     if problem := problem_of(folder):
         raise IntegrityError(

@@ -20,6 +20,7 @@ from stepforge_jobs.evaluation.verdicts import verdict_of
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
 
 PROBLEMS = 64
 SHARE = 8
@@ -59,8 +60,12 @@ class Validation:
         completions = sample(
             self._policy, self._prompts, max_new_tokens=self._tokens, temperature=0.0, seed=0, stops={codec.eos}
         )
+        return {Metric.VALIDATION: ranks().same(lambda: self._mean_reward(completions))}
+
+    def _mean_reward(self, completions: Sequence[Sequence[int]]) -> float:
+        assert self._domain is not None
         verdicts = [
-            verdict_of(self._domain, codec, record, completion)
+            verdict_of(self._domain, self._policy.codec, record, completion)
             for record, completion in zip(self._problems, completions, strict=True)
         ]
-        return {Metric.VALIDATION: sum(verdict.reward for verdict in verdicts) / len(verdicts)}
+        return sum(verdict.reward for verdict in verdicts) / len(verdicts)
