@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Two cores: more workers than cores only make the training tests wait for each other.
 WORKERS ?= 2
+LOCK ?= containers/train/requirements.lock
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --constraint ,$(LOCK))
 export HF_HUB_OFFLINE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -17,18 +19,30 @@ export OMP_WAIT_POLICY := PASSIVE
 setup: $(READY)
 
 # torch comes first and with pip: a resolver that sees it among the others takes a build with gigabytes of CUDA.
-$(READY): pyproject.toml
+# The lock constrains what is installed, because the names of jobs stand for its versions (`stepforge doctor`).
+# To raise a pin: `make setup LOCK=`, then `make lock`.
+$(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; this is `$(PYTHON) --version`. Set PYTHON=python3.11"; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,train,cdk,dev]'
+	@test -x $(BIN)/python || { echo "setup 1/3: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "setup 2/3: torch, the largest download (about 200 MB, 1 GB installed)"
+	@$(PIP) 'torch==2.13.0'
+	@echo "setup 3/3: stepforge with what it runs, tests and deploys with (about 150 packages; a few minutes)"
+	@$(PIP) --editable '.[local,train,cdk,dev]'
 	@touch $(READY)
+	@echo "setup is done: $(BIN)/stepforge"
 
 demo: setup
 	$(BIN)/stepforge run train --domain facial
 	$(BIN)/stepforge registry approve facial --comment "make demo"
 	$(BIN)/stepforge predict --domain facial
+	@mkdir -p out
 	$(BIN)/stepforge report latest --out out/report.html
+	@echo
+	@echo "The promoted model answers. To go on:"
+	@echo "  . $(BIN)/activate                  # so that 'stepforge' is found; or write $(BIN)/stepforge"
+	@echo "  stepforge registry show facial       # scores, state, lineage; the whole report is out/report.html"
+	@echo "  stepforge predict --help             # how to ask it"
+	@echo "  stepforge local down                 # a local server stays behind until then; what it holds is kept"
 
 test: setup
 	# A file stays on one worker: what its tests share is set up once.

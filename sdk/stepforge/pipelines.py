@@ -9,15 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stepforge import executions
+from stepforge.artifacts import read_report
 from stepforge.attempts import completed, succeeded
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import JobOutcome, JobSpec
 from stepforge.contracts.names import Keys, job_name
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
+from stepforge.contracts.registry import TrainOutput
+from stepforge.contracts.reports import EvaluationReport
 from stepforge.errors import RunFailed, UnknownName
 from stepforge.executions import Execution
 from stepforge.jobs import ENDED, JobState, LogTail, attempts_of
+from stepforge.packages import EVALUATION
 from stepforge.planning import advance, job_request, read_pipeline
 
 PROGRESS_EVENT = "progress"
@@ -174,6 +178,10 @@ class Run:
     def outcome(self, planned: PlannedJob) -> JobOutcome | None:
         """What one of its jobs produced; None where it is not Completed."""
         return Walk(self.connection, self.spec).outcome(planned)
+
+    def evaluation(self, output: TrainOutput) -> EvaluationReport:
+        """The held-out scores of a run that has succeeded. Raises IntegrityError where they were altered."""
+        return read_report(self.connection.client("s3"), output.evaluation.artifact, EVALUATION, EvaluationReport)
 
     def stop(self) -> None:
         """Stop the execution; the job that it waits for is stopped with it."""

@@ -7,21 +7,26 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from stepforge import executions, transfers
-from stepforge.artifacts import read_file
+from stepforge.artifacts import read_file, read_report
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import first_problem
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, package_group
 from stepforge.contracts.registry import PROMOTION, Approval, PackageMetadata
+from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, UnknownName
 from stepforge.executions import Execution
-from stepforge.packages import ROWS, summaries
+from stepforge.packages import EVALUATION, ROWS, summaries
 from stepforge.promotion import GROUP_PREFIX
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,12 @@ class Package:
     created: datetime
     modified: datetime
     description: str = ""
+    reason: str = ""
+    """Why it is approved, rejected or was not promoted, as the registry holds it."""
+    stage_reason: str = ""
+    """Why it is in its stage, such as `by version 4`."""
+    comparison: str = ""
+    """What the champion gate found when it was registered."""
     metadata: dict[str, str] = field(default_factory=dict)
     artifact: ArtifactRef | None = None
 
@@ -43,6 +54,26 @@ class Package:
     def reference(self) -> str:
         """What the CLI takes: `facial/3`."""
         return f"{self.group.removeprefix(GROUP_PREFIX)}/{self.version}"
+
+    @property
+    def serving(self) -> bool:
+        return self.stage == "Production"
+
+    @property
+    def state(self) -> str:
+        """Production, superseded, rejected, PendingManualApproval, or Approved with what became of its promotion."""
+        if self.serving:
+            return "Production" if self.approval == "Approved" else f"Production, though {self.approval} by now"
+        if self.approval != "Approved":
+            return "rejected" if self.approval == "Rejected" else self.approval
+        if self.metadata.get(PROMOTION) in ("refused", "failed"):
+            return f"Approved, promotion {self.metadata[PROMOTION]}"
+        return "superseded" if self.stage == "Archived" else "Approved"
+
+    @property
+    def why(self) -> str:
+        """The reason for its state: of its stage once it was superseded, else of the last decision about it."""
+        return self.stage_reason if self.state == "superseded" else self.reason
 
 
 class Registry:
@@ -68,14 +99,47 @@ class Registry:
         for package in packages:
             if not version or str(package.version) == version:
                 return package
+        if not packages:
+            raise InvalidInput(
+                f"no model of {domain!r} is registered: `stepforge run train --domain {domain}` makes one"
+            )
         raise UnknownName("model", reference, [p.reference for p in packages])
 
-    def approve(self, reference: str, *, comment: str = "") -> Package:
-        """Approve a version: the event of the change starts its promotion."""
-        return self._decide(reference, "Approved", comment)
+    def approve(self, reference: str, *, comment: str = "", though_rejected: bool = False) -> Package:
+        """Approve a version: the event of the change starts its promotion.
+
+        One that serves already is left alone; one that was superseded, or whose promotion failed, is promoted again.
+        Raises InvalidInput for a rejected version, unless `though_rejected`.
+        """
+        package = self.get(reference)
+        if package.approval == "Rejected" and not though_rejected:
+            raise InvalidInput(
+                f"{package.reference} was rejected ({package.reason or 'no reason is given'}): "
+                "to approve and promote it all the same, add --yes"
+            )
+        if package.approval == "Approved":
+            settled = package.metadata.get(PROMOTION) is None and package.stage != "Archived"
+            if package.serving or settled:
+                return package
+            # Only a change starts a promotion: the approval is taken back first.
+            self._update(package, "PendingManualApproval", "it is promoted again")
+        return self._decide(package, "Approved", comment)
 
     def reject(self, reference: str, *, comment: str = "") -> Package:
-        return self._decide(reference, "Rejected", comment)
+        """Reject a version: it is not promoted. One that serves goes on until another takes its place."""
+        package = self.get(reference)
+        return package if package.approval == "Rejected" else self._decide(package, "Rejected", comment)
+
+    def evaluation(self, package: Package) -> EvaluationReport | None:
+        """The evaluation that it was registered with; None where stepforge did not register it.
+
+        Raises IntegrityError where it was altered, InvalidInput where it is gone or malformed.
+        """
+        metadata = PackageMetadata.of(package.metadata)
+        if metadata is None:
+            return None
+        ref = ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
+        return read_report(self._connection.client("s3"), ref, EVALUATION, EvaluationReport)
 
     def pull(self, reference: str, folder: Path) -> Path:
         """Download the weights, every file checked against its digest. Raises IntegrityError where one was altered."""
@@ -90,7 +154,7 @@ class Registry:
     def promotion(self, package: Package) -> Execution | None:
         """The execution of `promote` for a package's approval; None where it has not started one yet.
 
-        One that started before the package was last changed belongs to an earlier approval, unless it was deployed:
+        One that started before the package was last changed belongs to an earlier approval, unless the package serves:
         a promotion's stamp is a change too.
         """
         states = self._connection.client("stepfunctions")
@@ -100,7 +164,7 @@ class Registry:
             found = executions.describe(states, summary["executionArn"])
             if found is None or not found.input or found.input.get("package_arn") != package.arn:
                 continue
-            current = package.metadata.get(PROMOTION) == "deployed" or found.started >= package.modified
+            current = package.serving or found.started >= package.modified
             return found if current else None
         return None
 
@@ -149,7 +213,7 @@ class Registry:
         """Ask the domain's endpoint; `export` names a format of the domain, such as `arkit-json`.
 
         Raises InvalidInput for what no endpoint answers and where the model refuses, EnvironmentUnavailable where no
-        version was promoted yet.
+        version was promoted yet or the endpoint failed.
         """
         try:
             request = InvokeRequest(
@@ -171,7 +235,10 @@ class Registry:
                 Body=request.model_dump_json(),
             )
         except runtime.exceptions.ModelError as error:
-            raise InvalidInput(f"the model of {domain!r} refused the request: {error}") from error
+            reason, answered = said_by_container(error), error.response.get("OriginalStatusCode", 500)
+            if answered < 500:
+                raise InvalidInput(reason) from error
+            raise EnvironmentUnavailable(f"the endpoint {name!r} failed to answer: {reason}") from error
         except runtime.exceptions.ClientError as error:
             if error.response["Error"]["Code"] in ("ValidationError", "ValidationException"):
                 raise EnvironmentUnavailable(
@@ -181,13 +248,7 @@ class Registry:
             raise
         return InvokeResponse.model_validate_json(answer["Body"].read())
 
-    def _decide(self, reference: str, approval: Approval, comment: str) -> Package:
-        package = self.get(reference)
-        if package.approval == approval:
-            if approval != "Approved" or package.metadata.get(PROMOTION) in (None, "deployed"):
-                return package
-            # Only a change starts a promotion: one that failed is started again by taking the approval back first.
-            self._update(package, "PendingManualApproval", "its promotion is tried again")
+    def _decide(self, package: Package, approval: Approval, comment: str) -> Package:
         self._update(package, approval, comment or f"{approval} with stepforge")
         return self._describe(package.arn)
 
@@ -220,6 +281,28 @@ class Registry:
             created=answer["CreationTime"],
             modified=answer.get("LastModifiedTime", answer["CreationTime"]),
             description=answer.get("ModelPackageDescription", ""),
+            reason=answer.get("ApprovalDescription", ""),
+            stage_reason=answer.get("ModelLifeCycle", {}).get("StageDescription", ""),
+            comparison=_comparison(answer.get("ModelCard", {})),
             metadata=metadata,
             artifact=ArtifactRef(uri=source["S3Uri"], sha256=sha256) if source and sha256 else None,
         )
+
+
+def said_by_container(error: ClientError) -> str:
+    """What a container said, out of the ModelError that InvokeEndpoint makes of it; ours says `{"error": reason}`."""
+    text = str(error.response.get("OriginalMessage") or error)
+    try:
+        plain = json.loads(text)
+    except ValueError:
+        return text
+    return str(plain["error"]) if isinstance(plain, dict) and "error" in plain else text
+
+
+def _comparison(card: dict[str, Any]) -> str:
+    """The gate's reasons out of a model card of ours; empty where somebody else wrote the card."""
+    try:
+        found = json.loads(card["ModelCardContent"])["evaluation_details"][0]["evaluation_observation"]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return ""
+    return str(found)

@@ -28,6 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files = {
         "good": ROWS,
         "malformed": [*ROWS[:16], '{"prompt": "1 + 1 =", "answer": ', *ROWS[17:]],
+        "misspelt": [*ROWS[:16], '{"promt": "1 + 1 =", "answer": "2"}', *ROWS[17:]],
         "typed": [*ROWS[:16], '{"prompt": "1 + 1 =", "steps": 7}', *ROWS[17:]],
         "empty": [],
     }
@@ -58,25 +59,48 @@ CASES = {
     "missing model directory": ((*FACIAL, "--model", "nowhere"), "model 'nowhere' is not a directory"),
     "only a pickle": ((*FACIAL, "--model", "pickled"), "pytorch_model.bin"),
     "a pickle too": ((*FACIAL, "--model", "both"), "x.pt"),
-    "malformed line 17": ((*OWN, "malformed.jsonl"), "malformed.jsonl line 17: Invalid JSON"),
+    "malformed line 17": (
+        (*OWN, "malformed.jsonl"),
+        "malformed.jsonl line 17: Invalid JSON: EOF while parsing a value at column 31",
+    ),
     "wrong type in line 17": ((*OWN, "typed.jsonl"), "typed.jsonl line 17: field 'steps'"),
     "empty dataset": ((*OWN, "empty.jsonl"), "the records are empty"),
     "missing dataset": ((*OWN, "none.jsonl"), "data 'none.jsonl' is not a file"),
-    "text for a number": ((*FACIAL, "--set", "stages.srl.steps=many"), "steps: Input should be a valid integer"),
+    "text for a number": (
+        (*FACIAL, "--set", "stages.srl.steps=many"),
+        "--set stages.srl.steps=many: Input should be a valid integer",
+    ),
     "boolean for a number": (
         (*FACIAL, "--set", "stages.srl.steps=true"),
-        "stages.2.steps: Input should be a number, not a boolean",
+        "--set stages.srl.steps=true: Input should be a number, not a boolean",
     ),
     "fraction for a count": (
         (*FACIAL, "--set", "stages.srl.steps=1.5"),
-        "stages.2.srl.steps: Input should be a valid int",
+        "--set stages.srl.steps=1.5: Input should be a valid int",
     ),
     "negative count": (
         (*FACIAL, "--set", "dataset.test=-1"),
-        "dataset.test: Input should be greater than or equal to 0",
+        "--set dataset.test=-1: Input should be greater than or equal to 0",
     ),
-    "table for a number": ((*FACIAL, "--set", "dataset=3"), "dataset: Input should be a valid dictionary"),
-    "unknown field": ((*FACIAL, "--set", "stages.srl.stepz=1"), "no such field; did you mean 'steps'?"),
+    "table for a number": ((*FACIAL, "--set", "dataset=3"), "--set dataset=3: Input should be a valid dictionary"),
+    "unknown field": (
+        (*FACIAL, "--set", "stages.srl.stepz=1"),
+        "--set stages.srl.stepz=1: no such field; did you mean 'steps'? There are: batch_prompts, ",
+    ),
+    "field of another stage": ((*FACIAL, "--set", "stages.srl.split=train"), "split=train: no such field. There are:"),
+    "unknown table": ((*FACIAL, "--set", "datset.test=1"), "datset: no such field; did you mean 'dataset'?"),
+    "field of a stage's part": (
+        (*FACIAL, "--set", "stages.srl.lora.q=1"),
+        "no such field. There are: alpha, dropout, r",
+    ),
+    "no field at all": (
+        (*FACIAL, "--set", "stages.srl=4"),
+        "--set stages.srl=4: stages has no fields of its own: write it as stages.srl.steps=50",
+    ),
+    "unknown field of a record": (
+        (*OWN, "misspelt.jsonl"),
+        "misspelt.jsonl line 17: field 'promt': no such field; did you mean 'prompt'? There are: answer, ",
+    ),
     "unknown stage": ((*FACIAL, "--set", "stages.sr.steps=1"), "unknown stage 'sr': did you mean 'srl'?"),
     "no value": ((*FACIAL, "--set", "stages.srl.steps"), "has no value: write it as stages.srl.steps=50"),
     "data without verifier": (("run", "train", *WITH_DATA), "--data and --verifier belong together"),

@@ -48,11 +48,11 @@ def train(home: Home, *more: str) -> Any:
     return home.cli("run", "train", "--domain", "facial", "--recipe", str(recipe), *more)["result"]
 
 
-def golden(home: Home, result: Any) -> dict[str, str]:
-    """The evaluation's greedy answers by prompt."""
+def golden(home: Home, result: Any, field: str = "completion") -> dict[str, Any]:
+    """The evaluation's greedy answers by prompt, or another field of their rows."""
     artifact = ArtifactRef.model_validate(result["evaluation"]["artifact"])
     rows = map(json.loads, read_file(home.aws().client("s3"), artifact, "rows.ndjson").splitlines())
-    return {row["prompt"]: row["completion"] for row in rows if row["decoding"] == "greedy"}
+    return {row["prompt"]: row[field] for row in rows if row["decoding"] == "greedy"}
 
 
 def answers(home: Home, prompts: list[str]) -> tuple[dict[str, str], str]:
@@ -75,7 +75,14 @@ def test_the_demo_from_an_empty_home_to_what_must_not_be_served(home: Home) -> N
     said, digest = answers(home, list(expected))
     assert said == expected
     assert digest == first["stages"][-1]["artifact"]["sha256"]
-    assert len(home.cli("predict", "--domain", "facial")["answers"]) == 3
+    shown = home.cli("predict", "--domain", "facial")["answers"]
+    judged = golden(home, first, "reason")
+    assert [answer["verdict"]["reason"] for answer in shown] == [judged[answer["prompt"]] for answer in shown]
+    assert len(shown) == 3
+    half = home.cli("predict", "feel:fear felt :", "--domain", "facial", code=2)["message"]
+    assert half.startswith("'feel:fear felt :' is no prompt: word 2 is 'felt'")
+    listed = home.cli("registry", "list")
+    assert [(package["state"], len(package["scores"])) for package in listed] == [("Production", 6)]
     report = home.folder / "report.html"
     home.cli("report", "latest", "--out", str(report))
     page = report.read_text()

@@ -136,6 +136,9 @@ def test_the_command_prints_the_folder_and_refuses_with_exit_code_2(
 ) -> None:
     arguments = ["new", "domain", "tiny_rows", "--out", str(tmp_path), "--json"]
     assert main(arguments) == 0
-    assert json.loads(capsys.readouterr().out) == {"folder": str(tmp_path / "tiny_rows")}
+    document = json.loads(capsys.readouterr().out)
+    assert document["folder"] == str(tmp_path / "tiny_rows")
+    assert document["next"][0] == f"cd {tmp_path / 'tiny_rows'}"
+    assert document["next"][-1] == "stepforge run train --domain tiny_rows"
     assert main(arguments) == 2
     assert json.loads(capsys.readouterr().out)["error"] == "InvalidInput"

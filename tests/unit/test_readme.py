@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from stepforge.cli._app import app
-from stepforge_jobs.domains.facial.grammar import parse_prompt
+from stepforge_jobs.domains.facial import DOMAIN
+from stepforge_jobs.domains.facial.grammar import PROMPT, parse_prompt
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
 COMMANDS = [
     words
@@ -25,6 +27,21 @@ COMMANDS = [
 def test_the_prompt_to_predict_is_one_of_the_facial_domain() -> None:
     (prompt,) = (words[-1] for words in COMMANDS if words[1] == "predict")
     assert parse_prompt(prompt).primary == "fear"
+
+
+def test_the_facial_page_shows_every_word_of_a_prompt_and_an_answer_that_is_accepted() -> None:
+    page = (ROOT / "docs" / "domains" / "facial.md").read_text()
+    shown = {
+        word for line in page.splitlines() if line.startswith("| ") for word in re.findall(r"`([a-z0-9:]+)`", line)
+    }
+    assert {word.partition(":")[2] or word for group in PROMPT for word in group} <= shown | {""}
+    (prompt,), (answer,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("prompt", "answer"))
+    record = DOMAIN.record("train", 0, seed=0).model_copy(
+        update={"prompt": prompt, "scenario": DOMAIN.scenario(prompt)}
+    )
+    assert DOMAIN.verify(record, answer).accepted
+    for command in re.findall(r"stepforge predict[^\n#]*'(.*?)'", page):
+        parse_prompt(command)
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

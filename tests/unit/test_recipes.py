@@ -124,3 +124,25 @@ def test_models_of_a_file_are_registered_under_its_name(file: str, name: str) ->
 def test_a_file_that_is_named_like_a_domain_is_refused() -> None:
     with pytest.raises(InvalidInput, match="--domain facial"):
         records_domain(Path("facial.jsonl"))
+
+
+def test_a_mistake_in_a_recipe_names_its_file_and_the_stage_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[dataset]\n[[stages]]\ntype = "sft"\nname = "base"\nstepz = 3\n[evaluation]\nsamples = "many"\n')
+    with pytest.raises(
+        InvalidInput, match=r"^recipe mine.toml: stages.base.stepz: no such field; .*'steps'.*; recipe "
+    ):
+        load_recipe("facial", path=path)
+    path.write_text('[dataset]\n[[stages]]\ntype = "sft"\nname = "base"\nsteps = true\n')
+    with pytest.raises(InvalidInput, match=r"^recipe mine.toml: stages.base.steps: .*not a boolean"):
+        load_recipe("facial", path=path)
+
+
+def test_what_was_set_is_blamed_only_where_it_is_at_fault(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[dataset]\ntest = "x"\n[[stages]]\ntype = "sft"\n')
+    with pytest.raises(InvalidInput) as refused:
+        load_recipe("facial", path=path, overrides={"stages.sft.type": "stf", "dataset.train": "3"})
+    assert "recipe mine.toml: dataset.test: " in str(refused.value)
+    assert "--set stages.sft.type=stf: stages.sft: Input tag 'stf'" in str(refused.value)
+    assert "dataset.train" not in str(refused.value)

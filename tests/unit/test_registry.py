@@ -1,13 +1,25 @@
-"""What is asked of a model is checked before an endpoint is."""
+"""What is asked of a model is checked before an endpoint is, what it refuses is unwrapped, and states have names."""
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+from io import BytesIO
+from types import SimpleNamespace
+from typing import Any
+
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from stepforge.connection import Connection
-from stepforge.errors import InvalidInput
-from stepforge.registry import Registry
+from stepforge.contracts.registry import PROMOTION
+from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError
+from stepforge.registry import Package, Registry
+from tests.fakes import FakeSageMaker, refusal
+
+GROUP = "stepforge-facial"
+NOW = datetime(2026, 3, 2, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -28,3 +40,136 @@ def test_what_no_endpoint_answers_is_refused_naming_the_field(prompts: list, opt
     registry = Registry(Connection("test", boto3.Session(region_name="us-east-1")))
     with pytest.raises(InvalidInput, match=f"this cannot be asked: field '.*{field}"):
         registry.predict("facial", prompts, **options)
+
+
+class ModelError(ClientError):
+    """As InvokeEndpoint has it: what the container said is wrapped into the message."""
+
+    def __init__(self, status: int, said: str) -> None:
+        message = f'Received client error ({status}) from primary with message "{said}"'
+        about: Any = {"Error": {"Code": "ModelError", "Message": message}}
+        super().__init__({**about, "OriginalStatusCode": status, "OriginalMessage": said}, "InvokeEndpoint")
+
+
+class Runtime:
+    exceptions = SimpleNamespace(ModelError=ModelError, ClientError=ClientError)
+
+    def __init__(self, answer: ClientError | bytes) -> None:
+        self.answer = answer
+
+    def invoke_endpoint(self, **_: Any) -> dict[str, Any]:
+        if isinstance(self.answer, ClientError):
+            raise self.answer
+        return {"Body": BytesIO(self.answer)}
+
+
+def registry_of(**clients: Any) -> Registry:
+    return Registry(SimpleNamespace(name="local", client=lambda service: clients[service.replace("-", "_")]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "error", "message"),
+    [
+        (400, json.dumps({"error": "'x' is no prompt: write it so"}), InvalidInput, "^'x' is no prompt: write it so$"),
+        (400, '{"error": "cut o', InvalidInput, '^{"error": "cut o$'),
+        (400, "another container's words", InvalidInput, "^another container's words$"),
+        (500, '{"error": "it broke"}', EnvironmentUnavailable, "'stepforge-facial' failed to answer: it broke$"),
+    ],
+    ids=["ours", "cut", "foreign", "defect"],
+)
+def test_what_a_container_says_is_told_without_its_wrapping(
+    status: int, said: str, error: type[StepforgeError], message: str
+) -> None:
+    registry = registry_of(sagemaker_runtime=Runtime(ModelError(status, said)))
+    with pytest.raises(error, match=message):
+        registry.predict("facial", ["x"])
+
+
+# ── States and decisions ─────────────────────────────────────────────────────────────────────────
+
+
+def package(approval: str, stage: str = "Development", promotion: str | None = None) -> Package:
+    return Package(
+        arn="arn",
+        group=GROUP,
+        version=1,
+        approval=approval,  # type: ignore[arg-type]
+        stage=stage,
+        created=NOW,
+        modified=NOW,
+        reason="said by a person",
+        stage_reason="by version 2",
+        metadata={} if promotion is None else {PROMOTION: promotion},
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "why"),
+    [
+        (package("PendingManualApproval"), "PendingManualApproval", "said by a person"),
+        (package("Approved"), "Approved", "said by a person"),
+        (package("Approved", "Production", "deployed"), "Production", "said by a person"),
+        (package("Rejected", "Production", "deployed"), "Production, though Rejected by now", "said by a person"),
+        (package("Approved", "Archived", "deployed"), "superseded", "by version 2"),
+        (package("Approved", "Archived", "failed"), "Approved, promotion failed", "said by a person"),
+        (package("Approved", "Development", "refused"), "Approved, promotion refused", "said by a person"),
+        (package("Rejected", "Archived", "deployed"), "rejected", "said by a person"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_state_has_a_name_and_its_reason(given: Package, state: str, why: str) -> None:
+    assert (given.state, given.why) == (state, why)
+
+
+class OneVersion:
+    """A registry of one version in the given state."""
+
+    def __init__(self, **described: Any) -> None:
+        self.sagemaker = FakeSageMaker()
+        self.sagemaker.groups.add(GROUP)
+        self.arn = self.sagemaker.create_model_package(
+            ModelPackageGroupName=GROUP, CreationTime=NOW, LastModifiedTime=NOW, **described
+        )["ModelPackageArn"]
+        self.registry = registry_of(sagemaker=self.sagemaker)
+
+    @property
+    def updates(self) -> int:
+        return self.sagemaker.calls.count("update_model_package")
+
+
+def test_a_rejected_version_is_approved_only_on_purpose() -> None:
+    held = OneVersion(ModelApprovalStatus="Rejected", ApprovalDescription="worse on new kinds")
+    with pytest.raises(InvalidInput, match=r"facial/1 was rejected \(worse on new kinds\): .* add --yes"):
+        held.registry.approve("facial")
+    assert held.updates == 0
+    assert held.registry.approve("facial", though_rejected=True).approval == "Approved"
+
+
+@pytest.mark.parametrize(
+    ("described", "updates"),
+    [
+        ({"ModelLifeCycle": {"Stage": "Production"}, "CustomerMetadataProperties": {PROMOTION: "deployed"}}, 0),
+        ({"ModelLifeCycle": {"Stage": "Development"}}, 0),
+        ({"ModelLifeCycle": {"Stage": "Archived"}, "CustomerMetadataProperties": {PROMOTION: "deployed"}}, 2),
+        ({"ModelLifeCycle": {"Stage": "Development"}, "CustomerMetadataProperties": {PROMOTION: "failed"}}, 2),
+    ],
+    ids=["serves", "under-way", "superseded", "failed"],
+)
+def test_an_approved_version_is_promoted_again_where_it_does_not_serve(described: dict, updates: int) -> None:
+    held = OneVersion(ModelApprovalStatus="Approved", **described)
+    assert held.registry.approve("facial/1").approval == "Approved"
+    assert held.updates == updates
+
+
+def test_an_empty_group_says_what_makes_a_model() -> None:
+    sagemaker = FakeSageMaker()
+    sagemaker.groups.add(GROUP)
+    with pytest.raises(InvalidInput, match="no model of 'facial' is registered: `stepforge run train --domain facial`"):
+        registry_of(sagemaker=sagemaker).get("facial")
+
+
+def test_other_errors_of_a_cloud_are_not_taken_for_an_answer() -> None:
+    with pytest.raises(EnvironmentUnavailable, match="approve a version first"):
+        registry_of(sagemaker_runtime=Runtime(refusal("InvokeEndpoint", "not found"))).predict("facial", ["x"])
+    with pytest.raises(ClientError):
+        registry_of(sagemaker_runtime=Runtime(refusal("InvokeEndpoint", "no", "AccessDenied"))).predict("facial", ["x"])

@@ -42,7 +42,10 @@ def test_a_malformed_line_17_is_named_with_its_field_and_nothing_is_read_further
         ('{"prompt": "x", "answer": "1", "split": "train"}', "needs steps"),
         ('{"prompt": "x", "scenario": {"n": NaN}}', "Invalid JSON"),
         ("[1, 2]", "dictionary"),
-        ('{"prompt": "x"', "Invalid JSON"),
+        ('{"prompt": "x"', r"Invalid JSON: EOF while parsing an object at column 14$"),
+        ('{"question": "x", "answer": "1"}', r"field 'question': no such field. There are: .*prompt.* \(1 more\)"),
+        ('{"promt": "x", "answer": "1"}', "field 'promt': no such field; did you mean 'prompt'"),
+        ('{"prompt": "x", "steps": [{"acton": "1"}]}', "field 'steps.0.Step.acton': no such field"),
         ('{"prompt": "x", "answer": "1", "verifier": "other@1"}', "'verifier'"),
     ],
 )

@@ -7,9 +7,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from stepforge.errors import InvalidInput, UnknownName
-from stepforge_jobs.domains.base import Domain, Exportable, Previewable
+from stepforge_jobs.domains.base import Askable, Domain, Exportable, Previewable
 
-__all__ = ["DOMAINS", "Domain", "Exportable", "Previewable", "domain_names", "load_domain"]
+__all__ = ["DOMAINS", "Askable", "Domain", "Exportable", "Previewable", "domain_names", "load_domain"]
 
 DOMAINS: dict[str, str] = {
     "facial": "stepforge_jobs.domains.facial:DOMAIN",

@@ -6,7 +6,7 @@ one line in `DOMAINS`, or a package with an entry point in the group `stepforge.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from stepforge.contracts.records import Record, Split
 from stepforge.contracts.rewards import Verdict
@@ -34,6 +34,22 @@ class Domain(Protocol):
 
     def verify(self, record: Record, completion: str) -> Verdict:
         """Judge a completion. What cannot be read scores 0 with a reason; nothing is raised for bad text."""
+        ...
+
+
+@runtime_checkable
+class Askable(Protocol):
+    """A domain whose prompt says the whole problem: an endpoint judges its answers, and refuses what is no prompt."""
+
+    def scenario(self, prompt: str) -> dict[str, Any]:
+        """`Record.scenario` of the problem that a prompt means.
+
+        Raises ValueError where it means none: what is wrong, an example, and the words that a prompt may have.
+        """
+        ...
+
+    def describe(self, record: Record, completion: str) -> str:
+        """Problem and completion in words, lines for people; of a completion that cannot be read, what can be."""
         ...
 
 

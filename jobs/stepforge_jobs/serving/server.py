@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,19 +19,21 @@ from pydantic import ValidationError
 from stepforge.contracts.base import first_problem
 from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.records import Provenance, Record
+from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.serving import Exported, InvokeRequest, InvokeResponse
-from stepforge.errors import InvalidInput, UnknownName
-from stepforge_jobs.domains import Exportable, domain_names, load_domain
+from stepforge.errors import InvalidInput, UnknownName, UserError
+from stepforge_jobs.domains import Askable, Domain, Exportable, domain_names, load_domain
 from stepforge_jobs.evaluation.sampling import sample
+from stepforge_jobs.evaluation.verdicts import verdict_of
 from stepforge_jobs.training.models import Policy, from_directory, use_threads
 
 MOST_BYTES = 1 << 20
 
 
 class Model:
-    """Verified weights that answer one request at a time."""
+    """Verified weights that answer one request at a time, and the domain whose rules judge what they say."""
 
-    def __init__(self, policy: Policy, *, sha256: str, domain: str = "") -> None:
+    def __init__(self, policy: Policy, *, sha256: str, domain: Domain | None = None) -> None:
         self.sha256 = sha256
         self._policy = policy
         self._domain = domain
@@ -40,56 +44,101 @@ class Model:
         """Load a model that was verified against its manifest."""
         policy = from_directory(folder, step_end=None)
         use_threads(policy.parameters)
-        return cls(policy, sha256=manifest.sha256, domain=str(manifest.metadata.get("domain", "")))
+        return cls(policy, sha256=manifest.sha256, domain=domain_of_model(manifest))
 
     def answer(self, request: InvokeRequest) -> InvokeResponse:
-        """A completion of each prompt, up to the end of the text, exported where a format was asked for.
+        """A completion of each prompt, up to the end of the text: judged where the domain reads prompts, exported
+        where a format was asked for.
 
-        Raises InvalidInput for words that the model does not know and formats that its domain does not have.
+        Raises UserError for prompts and words that the domain or the model does not know, and for formats that the
+        domain does not have.
         """
-        domain = None if request.export is None else self._exportable(request.export)
+        exporter = None if request.export is None else self._exporter(request.export)
+        prompts = [asked.prompt for asked in request.records]
+        records = [_record(self._domain, prompt) for prompt in prompts]
         codec = self._policy.codec
-        prompts = codec.contexts(f"{record.prompt}\n" for record in request.records)
+        contexts = codec.contexts(f"{prompt}\n" for prompt in prompts)
         with self._lock:
             tokens = sample(
                 self._policy,
-                prompts,
+                contexts,
                 max_new_tokens=request.max_new_tokens,
                 temperature=request.temperature,
                 seed=request.seed,
                 stops={codec.eos},
             )
         completions = tuple(codec.decode(completion) for completion in tokens)
-        exports = []
-        if domain is not None and request.export is not None:
-            for asked, completion in zip(request.records, completions, strict=True):
-                exports.append(_export(domain, self._domain, asked.prompt, completion, format=request.export))
-        return InvokeResponse(model_sha256=self.sha256, completions=completions, exports=tuple(exports))
+        verdicts: tuple[Verdict, ...] = ()
+        readings: tuple[str, ...] = ()
+        if isinstance(self._domain, Askable):
+            judged = zip(records, tokens, strict=True)
+            verdicts = tuple(verdict_of(self._domain, codec, record, completion) for record, completion in judged)
+            read = zip(records, completions, strict=True)
+            readings = tuple(self._domain.describe(record, completion) for record, completion in read)
+        exports: tuple[Exported, ...] = ()
+        if exporter is not None and request.export is not None:
+            exports = _exports(exporter, records, completions, verdicts, format=request.export)
+        return InvokeResponse(
+            model_sha256=self.sha256, completions=completions, exports=exports, verdicts=verdicts, readings=readings
+        )
 
-    def _exportable(self, format: str) -> Exportable:
-        domain = load_domain(self._domain) if self._domain in domain_names() else None
-        if not isinstance(domain, Exportable):
-            raise InvalidInput(f"this model's domain {self._domain!r} exports nothing: leave 'export' out")
-        if format not in domain.export_formats:
-            raise UnknownName("export format", format, domain.export_formats)
-        return domain
+    def _exporter(self, format: str) -> Exportable:
+        if not isinstance(self._domain, Exportable):
+            raise InvalidInput("this model's domain exports nothing: leave 'export' out")
+        if format not in self._domain.export_formats:
+            raise UnknownName("export format", format, self._domain.export_formats)
+        return self._domain
 
 
-def _export(domain: Exportable, name: str, prompt: str, completion: str, *, format: str) -> Exported:
-    record = Record(
+def domain_of_model(manifest: Manifest) -> Domain | None:
+    """The domain that a model was trained for; None where it is not installed, or the user's own verifier judged it."""
+    name = manifest.metadata.get("domain", "")
+    if manifest.metadata.get("verifier") is not None or name not in domain_names():
+        return None
+    return load_domain(name)
+
+
+def _record(domain: Domain | None, prompt: str) -> Record:
+    """The record that a prompt stands for. Raises InvalidInput where the domain reads prompts and this is none."""
+    scenario: dict[str, Any] = {}
+    if isinstance(domain, Askable):
+        try:
+            scenario = domain.scenario(prompt)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from error
+    name = domain.name if domain is not None else "served"
+    return Record(
         id="request",
         domain=name,
         source="user",
         split="rl",
         group="request",
         prompt=prompt,
+        scenario=scenario,
         verifier=f"{name}@served",
         provenance=Provenance(generator="request"),
     )
-    try:
-        return Exported(content=domain.export(record, completion, format=format))
-    except ValueError as refused:
-        return Exported(refusal=str(refused))
+
+
+def _exports(
+    domain: Exportable,
+    records: Sequence[Record],
+    completions: Sequence[str],
+    verdicts: Sequence[Verdict],
+    *,
+    format: str,
+) -> tuple[Exported, ...]:
+    exports = []
+    for index, (record, completion) in enumerate(zip(records, completions, strict=True)):
+        # What did not end is refused for that, though it could be read.
+        if verdicts and not verdicts[index].accepted:
+            exports.append(Exported(refusal=verdicts[index].refusal))
+            continue
+        try:
+            exports.append(Exported(content=domain.export(record, completion, format=format)))
+        except ValueError as refused:
+            exports.append(Exported(refusal=str(refused)))
+    return tuple(exports)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -123,8 +172,11 @@ class Handler(BaseHTTPRequestHandler):
             answer = self.model.answer(InvokeRequest.model_validate_json(body))
         except ValidationError as error:
             self._answer(400, {"error": first_problem(error)})
-        except InvalidInput as error:
+        except UserError as error:
             self._answer(400, {"error": str(error)})
+        except Exception as error:  # noqa: BLE001 - the boundary of a request: the client gets the reason, the log the trace
+            traceback.print_exc()
+            self._answer(500, {"error": f"{type(error).__name__}: {error}"})
         else:
             self._answer(200, answer.model_dump(mode="json"))
 

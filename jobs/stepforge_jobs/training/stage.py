@@ -221,7 +221,10 @@ def finish(
     )
     write_durably(job.model_dir / METRICS, metrics_lines(state.rows))
     write_durably(job.model_dir / models.RUN, canonical_json(report))
-    write_manifest(job.model_dir, "model", metadata={"stage": work.name, "type": type_, "domain": job.spec.domain})
+    # Whose rules judge the answers: those of the domain of that name, unless the user brought a verifier.
+    verifier = job.spec.plugin.verifier if job.spec.plugin is not None else None
+    metadata = {"stage": work.name, "type": type_, "domain": job.spec.domain, "verifier": verifier}
+    write_manifest(job.model_dir, "model", metadata=metadata)
 
 
 SHARED_CHOICES: dict[str, Any] = {

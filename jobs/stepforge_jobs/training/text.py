@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -96,6 +97,8 @@ class Codec:
         for text in texts:
             for word in text.split():
                 if word not in self.words:
+                    near = get_close_matches(word, self.words, n=1)
+                    hint = f"; did you mean {near[0]!r}?" if near else ""
                     raise InvalidInput(
-                        f"the word {word!r} is not among the {len(self.words)} words that the model knows"
+                        f"the word {word!r} is not among the {len(self.words)} words that the model knows{hint}"
                     )

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from stepforge.cli._examples import add_examples
 from stepforge.cli._output import Env, Json, emit, say, table
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 run_app = typer.Typer(help="Start a pipeline.", no_args_is_help=True)
 registry_app = typer.Typer(help="Registered models: look, approve, reject, download.", no_args_is_help=True)
@@ -73,12 +75,7 @@ def run_train(
 ) -> None:
     """Train a domain: dataset, gate, SFT, SRL, RLVR, evaluation, comparison, registration.
 
-    Run it again and everything that is done is adopted.
-
-    Examples:
-      stepforge run train --domain facial
-      stepforge run train --domain facial --set stages.rlvr.steps=200 --detach
-      stepforge run train --data records.jsonl --verifier my_rules:check --model ./SmolLM2-135M
+    Run it again and everything that is done is adopted. A run that was followed ends with its held-out scores.
     """
     from stepforge.cli import _runs
 
@@ -158,14 +155,18 @@ def report(
     json: Json = False,
 ) -> None:
     """Write a run's report: one HTML file that needs nothing else."""
-    from stepforge.client import Client
-    from stepforge.report import write_report
+    import webbrowser
 
+    from stepforge.client import Client
+    from stepforge.report import check_target, write_report
+
+    if out is not None:
+        check_target(out)
     run = Client(env).pipelines.get(name)
     path = write_report(run, out or Path(f"{run.name}.html"))
     emit({"report": str(path)}, as_json=json, text=f"report: {path}")
-    if open_:
-        typer.launch(path.resolve().as_uri())
+    if open_ and not webbrowser.open(path.resolve().as_uri()):
+        say(f"no browser was found here: open {path.resolve().as_uri()} in one")
 
 
 @app.command("track")
@@ -198,22 +199,26 @@ def predict(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     export: Annotated[
-        str | None, typer.Option(help="Format for a game engine: arkit-json, livelink-csv, openxr-json.")
+        str | None, typer.Option(help="Also a file in this format: arkit-json, livelink-csv, openxr-json.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for what is exported.")] = Path("out"),
     env: Env = "local",
     json: Json = False,
 ) -> None:
-    """Ask the promoted model; without prompts, three held-out ones from its evaluation.
+    """Ask the promoted model, and see whether the rules accept its answer.
 
-    Examples:
-      stepforge predict --domain facial --json
-      stepforge predict --domain facial --export arkit-json --out faces
+    Without prompts it is asked three held-out ones from its evaluation.
+
+    A prompt of the facial domain is one word of each group, in this order:
+    feel:EMOTION, with:EMOTION or with:nothing, level1 to level5,
+    felt or amplified or deamplified or simulated or masked,
+    sudden or gradual, arkit or openxr, and a colon.
+    EMOTION: happiness, sadness, surprise, fear, anger, disgust, contempt.
     """
-    from stepforge.cli import _registry
+    from stepforge.cli import _predict
     from stepforge.client import Client
 
-    _registry.predict(
+    _predict.predict(
         Client(env), domain, prompts or [], temperature=temperature, seed=seed, export=export, out=out, as_json=json
     )
 
@@ -229,20 +234,21 @@ def registry_list(
     env: Env = "local",
     json: Json = False,
 ) -> None:
-    """List registered models."""
+    """List registered models with their state and scores."""
     from stepforge.cli import _registry
     from stepforge.client import Client
 
-    _registry.print_packages(Client(env).registry.packages(domain), as_json=json)
+    _registry.print_packages(Client(env), domain, as_json=json)
 
 
 @registry_app.command("show")
 def registry_show(reference: Reference, env: Env = "local", json: Json = False) -> None:
-    """Show one model: approval, lineage, evaluation."""
+    """Show one model: state and reason, scores, the champion gate, lineage."""
     from stepforge.cli import _registry
     from stepforge.client import Client
 
-    _registry.print_package(Client(env).registry.get(reference), as_json=json)
+    client = Client(env)
+    _registry.print_package(client, client.registry.get(reference), as_json=json)
 
 
 @registry_app.command("approve")
@@ -250,6 +256,7 @@ def registry_approve(
     reference: Reference,
     comment: Annotated[str, typer.Option(help="Why; kept with the version.")] = "",
     wait: Annotated[bool, typer.Option("--wait/--detach", help="Wait for the promotion.")] = True,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve it though it was rejected.")] = False,
     env: Env = "local",
     json: Json = False,
 ) -> None:
@@ -257,7 +264,7 @@ def registry_approve(
     from stepforge.cli import _registry
     from stepforge.client import Client
 
-    _registry.approve(Client(env), reference, comment=comment, wait=wait, as_json=json)
+    _registry.approve(Client(env), reference, comment=comment, wait=wait, though_rejected=yes, as_json=json)
 
 
 @registry_app.command("reject")
@@ -271,7 +278,7 @@ def registry_reject(
     from stepforge.cli import _registry
     from stepforge.client import Client
 
-    _registry.print_package(Client(env).registry.reject(reference, comment=comment), as_json=json)
+    _registry.reject(Client(env), reference, comment=comment, as_json=json)
 
 
 @registry_app.command("pull")
@@ -356,4 +363,23 @@ def new_domain(
     from stepforge.scaffold import write_domain
 
     folder = write_domain(name, out)
-    emit({"folder": str(folder)}, as_json=json, text=f"domain: {folder} (read its README.md)")
+    lines = [
+        f"domain: {folder} (read its README.md)",
+        "go on with:",
+        f"  cd {folder}",
+        "  pip install --no-deps -e .",
+        "  python -m pytest",
+        f"  stepforge run train --domain {name}",
+    ]
+    emit({"folder": str(folder), "next": [line.strip() for line in lines[2:]]}, as_json=json, text="\n".join(lines))
+
+
+@app.command("doctor")
+def doctor(json: Json = False) -> None:
+    """Compare what is installed with the versions that the digests of jobs stand for; exit code 3 where they differ."""
+    from stepforge.cli import _doctor
+
+    _doctor.doctor(as_json=json)
+
+
+add_examples(app)

@@ -26,9 +26,13 @@ def emit(value: Any, *, as_json: bool, text: str | None = None) -> None:
         print(text)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on stdout that stays readable in a log: plain text, no box, nothing cut off."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(c), *(len(r[i]) for r in cells), 0) if cells else len(c) for i, c in enumerate(columns)]
-    for line in [list(columns), *cells]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def columns(names: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table that stays readable in a log: plain text, no box, nothing cut off."""
+    lines = [list(names), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on stdout."""
+    print("\n".join(columns(names, rows)))

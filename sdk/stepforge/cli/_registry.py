@@ -4,82 +4,92 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
+from stepforge.cli import _scores
 from stepforge.cli._output import emit, say, table
 from stepforge.client import Client
+from stepforge.contracts.records import TEST_SPLITS
+from stepforge.contracts.reports import EvaluationReport
+from stepforge.errors import IntegrityError, InvalidInput
 from stepforge.registry import Package
 
 
-def print_packages(packages: list[Package], *, as_json: bool) -> None:
-    emit([dataclasses.asdict(p) for p in packages], as_json=as_json)
-    if not as_json:
-        columns = ["MODEL", "APPROVAL", "STAGE", "CREATED", "WEIGHTS"]
-        table(
-            columns,
-            [
-                (
-                    p.reference,
-                    p.approval,
-                    p.stage or "-",
-                    f"{p.created:%Y-%m-%d %H:%M}",
-                    p.artifact.sha256[:12] if p.artifact else "-",
-                )
-                for p in packages
-            ],
-        )
+def print_packages(client: Client, domain: str | None, *, as_json: bool) -> None:
+    packages = client.registry.packages(domain)
+    if not packages:
+        what = "model" if domain is None else f"model of {domain!r}"
+        say(f"no {what} is registered yet: `stepforge run train --domain {domain or 'facial'}` makes one")
+    reports = [_evaluation(client, package) for package in packages]
+    emit([_with_scores(p, report) for p, report in zip(packages, reports, strict=True)], as_json=as_json)
+    if as_json or not packages:
+        return
+    rows = [
+        (p.reference, p.state, *_scores.short(report), f"{p.created:%Y-%m-%d %H:%M}", p.why or "-")
+        for p, report in zip(packages, reports, strict=True)
+    ]
+    table(["MODEL", "STATE", *(split.upper() for split in TEST_SPLITS), "CREATED", "REASON"], rows)
+    say("(accepted in %, greedy / sampled; intervals: `stepforge registry show MODEL`)")
 
 
-def print_package(package: Package, *, as_json: bool) -> None:
+def print_package(client: Client, package: Package, *, as_json: bool) -> None:
+    report = _evaluation(client, package)
     lines = [
-        f"{package.reference}: {package.approval}" + (f", {package.stage}" if package.stage else ""),
-        f"arn: {package.arn}",
+        f"{package.reference}: {package.state}",
+        *([f"reason: {package.why}"] if package.why else []),
         *([package.description] if package.description else []),
+        *(
+            ["", *_scores.lines(report)]
+            if report
+            else ["there are no scores: it has no evaluation, or none that can be read"]
+        ),
+        *([f"champion gate: {package.comparison}"] if package.comparison else []),
+        "",
+        f"arn: {package.arn}",
+        f"created: {package.created:%Y-%m-%d %H:%M}",
         *(f"{key}: {value}" for key, value in sorted(package.metadata.items())),
     ]
-    emit(dataclasses.asdict(package), as_json=as_json, text="\n".join(lines))
+    emit(_with_scores(package, report), as_json=as_json, text="\n".join(lines))
 
 
-def approve(client: Client, reference: str, *, comment: str, wait: bool, as_json: bool) -> None:
-    package = client.registry.approve(reference, comment=comment)
-    if not wait:
-        emit(dataclasses.asdict(package), as_json=as_json, text=f"{package.reference}: {package.approval}")
+def approve(client: Client, reference: str, *, comment: str, wait: bool, though_rejected: bool, as_json: bool) -> None:
+    package = client.registry.approve(reference, comment=comment, though_rejected=though_rejected)
+    if package.serving or not wait:
+        said = "it serves already, so nothing is promoted" if package.serving else "its promotion is under way"
+        emit(_plain(package), as_json=as_json, text=f"{package.reference} is {package.approval}: {said}")
         return
     started = time.monotonic()
-    say(f"{package.reference} is approved; its promotion is under way")
+    again = f"; it was superseded {package.stage_reason}, and takes its place back" * (package.stage == "Archived")
+    say(f"{package.reference} is approved{again}; its promotion is under way")
     outcome = client.registry.wait_promoted(package)
     text = f"{package.reference} answers at its endpoint (promoted in {time.monotonic() - started:.0f} s)"
     emit({"package": package.arn, "promotion": outcome.name, "result": outcome.output}, as_json=as_json, text=text)
 
 
-def predict(
-    client: Client,
-    domain: str,
-    prompts: list[str],
-    *,
-    temperature: float,
-    seed: int,
-    export: str | None,
-    out: Path,
-    as_json: bool,
-) -> None:
-    asked = prompts or client.registry.golden_prompts(client.registry.get(domain))
-    answer = client.registry.predict(domain, asked, temperature=temperature, seed=seed, export=export)
-    pairs = list(zip(asked, answer.completions, strict=True))
-    plain: dict[str, Any] = {
-        "model_sha256": answer.model_sha256,
-        "answers": [{"prompt": prompt, "completion": completion} for prompt, completion in pairs],
-    }
-    lines = [f"{prompt} {completion}" for prompt, completion in pairs]
-    for number, (exported, listed) in enumerate(zip(answer.exports, plain["answers"], strict=False)):
-        if exported.content is None:
-            listed["refusal"] = exported.refusal
-            lines.append(f"not exported: {exported.refusal}")
-            continue
-        path = out / f"{domain}-{number}.{str(export).rpartition('-')[2]}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(exported.content)
-        listed["file"] = str(path)
-        lines.append(f"exported: {path}")
-    emit(plain, as_json=as_json, text="\n".join([*lines, f"(weights {answer.model_sha256[:12]})"]))
+def reject(client: Client, reference: str, *, comment: str, as_json: bool) -> None:
+    package = client.registry.reject(reference, comment=comment)
+    text = f"{package.reference} is rejected ({package.reason}): it is not promoted"
+    if package.serving:
+        text = (
+            f"{package.reference} is rejected ({package.reason}), but answers at its endpoint until another is approved"
+        )
+    emit(_plain(package), as_json=as_json, text=text)
+
+
+def _plain(package: Package) -> dict[str, Any]:
+    artifact = None if package.artifact is None else package.artifact.model_dump()
+    about = {"reference": package.reference, "state": package.state, "artifact": artifact}
+    return {**dataclasses.asdict(package), **about}
+
+
+def _with_scores(package: Package, report: EvaluationReport | None) -> dict[str, Any]:
+    return {**_plain(package), "scores": _scores.plain(report)}
+
+
+def _evaluation(client: Client, package: Package) -> EvaluationReport | None:
+    """None, and a warning, where it cannot be read: that hides neither the state of the model nor the other models."""
+    try:
+        return client.registry.evaluation(package)
+    except (IntegrityError, InvalidInput) as error:
+        say(f"warning: the scores of {package.reference} cannot be read: {error}")
+        return None

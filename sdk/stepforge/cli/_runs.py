@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from stepforge.cli import _doctor
 from stepforge.cli._output import emit, say, table
 from stepforge.cli._progress import show
 from stepforge.client import Client
+from stepforge.connection import LOCAL
 from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.registry import TrainOutput
 from stepforge.errors import InvalidInput
 from stepforge.inputs import prepare
 from stepforge.pipelines import Run
@@ -33,6 +36,8 @@ def train(
     with prepare(chosen, model=model, data=data, verifier=verifier) as inputs:
         client = Client(env)
         spec = client.bind(inputs, dry_run=dry_run)
+    if env == LOCAL:
+        _doctor.warn()
     if idle := [stage.name for stage in chosen.stages if stage not in spec.stages]:
         say(f"left out: {', '.join(idle)} ({'nothing to read' if data else 'a model is given'})")
     if dry_run:
@@ -47,10 +52,23 @@ def train(
 
 
 def follow(run: Run, *, as_json: bool) -> None:
-    """Show a run until it ends; its result is the command's."""
+    """Show a run until it ends; its result and its scores are the command's."""
+    # A plan does not wait for what draws a report.
+    from stepforge.cli import _scores
+
     show(run.follow(), quiet=as_json)
     result = run.result()
-    emit({"run": run.name, "status": run.execution.status, "result": result}, as_json=as_json, text=_sentence(result))
+    output = TrainOutput.model_validate(result)
+    report = run.evaluation(output)
+    document = {"run": run.name, "status": run.execution.status, "result": result, "scores": _scores.plain(report)}
+    name = _scores.reference(output.package_arn)
+    lines = [
+        *_scores.lines(report),
+        _scores.against_champion(output.comparison),
+        f"registered {output.package_arn}",
+        f"look at it with: stepforge registry show {name}; approve it with: stepforge registry approve {name}",
+    ]
+    emit(document, as_json=as_json, text="\n".join(lines))
 
 
 def _recipe(
@@ -103,17 +121,3 @@ def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:
                 *((stage, "named by what comes before it", "later") for stage in stages[len(jobs) :]),
             ],
         )
-
-
-def _sentence(result: dict[str, Any]) -> str:
-    package = result.get("package_arn", "")
-    return (
-        f"registered {package}\napprove it with: stepforge registry approve {_reference(package)}"
-        if package
-        else "done"
-    )
-
-
-def _reference(arn: str) -> str:
-    group, _, version = arn.rpartition(":")[2].partition("/")[2].rpartition("/")
-    return f"{group.removeprefix('stepforge-')}/{version}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,10 +34,24 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first problem of a validation: its field and what is wrong with it."""
-    first = error.errors(include_url=False, include_input=False)[0]
+def first_problem(error: ValidationError, *, fields: Iterable[str] = ()) -> str:
+    """The first problem of a validation: its field and what is wrong with it. `fields` are those of the top level.
+
+    A field that does not exist comes first: what is missing beside it is often the same field, misspelt.
+    """
+    problems = error.errors(include_url=False, include_input=False)
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = no_such_field(str(first["loc"][-1]), fields if len(first["loc"]) == 1 else ())
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"field {where!r}: {message}{more}" if where else f"{message}{more}"
+
+
+def no_such_field(given: str, fields: Iterable[str]) -> str:
+    """What is said of a field that is none of `fields`; nothing is listed where they are not known."""
+    known = sorted(fields)
+    near = get_close_matches(given, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "." if known else ""
+    return f"no such field{hint}" + (f" There are: {', '.join(known)}" if known else "")

@@ -36,3 +36,9 @@ class Verdict(Contract):
     rules: tuple[RuleResult, ...] = ()
     reason: str = ""
     """Why the completion could not be read at all, where that is so; then every score is 0."""
+
+    @property
+    def refusal(self) -> str:
+        """Every hard rule that fails, with its message, or why nothing could be read; empty where accepted."""
+        failed = [f"{rule.rule}: {rule.message}".rstrip(": ") for rule in self.rules if rule.hard and rule.score < 1]
+        return "" if self.accepted else self.reason or "; ".join(failed) or "refused without a reason"

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stepforge.contracts.base import Contract, Sha256
+from stepforge.contracts.rewards import Verdict
 
 
 class Prompt(Contract):
@@ -38,3 +39,7 @@ class InvokeResponse(Contract):
     """One for each prompt, in order."""
     exports: tuple[Exported, ...] = ()
     """One for each completion where a format was asked for."""
+    verdicts: tuple[Verdict, ...] = ()
+    """One for each completion where the domain can tell the problem from its prompt; none where it cannot."""
+    readings: tuple[str, ...] = ()
+    """Problem and completion in words, lines for people; one for each of `verdicts`."""

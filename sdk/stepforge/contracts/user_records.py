@@ -124,17 +124,20 @@ def _read_file(file: RecordsFile, *, domain: str, verifier: str | None) -> Itera
     with file.path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             where = f"{file.name} line {number}"
-            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not text.strip():
+            text = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
+            if not text:
                 continue
             try:
                 # NaN would be written as null further on: it is refused here.
                 short = ShortRecord.model_validate(from_json(text, allow_inf_nan=False))
                 record = short.record(domain=domain, verifier=judge, file_sha256=file.sha256)
             except ValidationError as error:
-                raise InvalidInput(f"{where}: {first_problem(error)}") from error
+                raise InvalidInput(f"{where}: {first_problem(error, fields=ShortRecord.model_fields)}") from error
             except ValueError as error:
-                raise InvalidInput(f"{where}: Invalid JSON: {error}") from error
+                # The parser saw one line, and calls it line 1.
+                raise InvalidInput(
+                    f"{where}: Invalid JSON: {str(error).replace(' at line 1 column', ' at column')}"
+                ) from error
             if verifier is not None and short.verifier not in (None, verifier):
                 raise InvalidInput(
                     f"{where}: field 'verifier': {short.verifier!r}, but {verifier!r} judges these: leave it out"

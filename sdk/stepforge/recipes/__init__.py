@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections import Counter
@@ -10,11 +9,11 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from stepforge.contracts.base import Contract
+from stepforge.contracts.base import Contract, first_problem, no_such_field
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import (
     ArtifactRef,
@@ -22,6 +21,7 @@ from stepforge.contracts.jobs import (
     EvaluateWork,
     GateWork,
     LocalModel,
+    Lora,
     Plugin,
     Resources,
     RlvrWork,
@@ -35,6 +35,9 @@ from stepforge.contracts.names import package_group
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.errors import InvalidInput, UnknownName
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _HERE = Path(__file__).parent
 ENTRY_POINTS = "stepforge.domains"
@@ -111,7 +114,22 @@ class Recipe(Contract):
                 group=package_group(self.domain),
             )
         except ValidationError as error:
-            raise InvalidInput(f"recipe of {self.domain!r}: {explain(error)}") from error
+            raise InvalidInput(f"recipe of {self.domain!r}: {first_problem(error)}") from error
+
+
+_FIELDS_OF: dict[str, type[BaseModel]] = {
+    "": Recipe,
+    "dataset": DatasetWork,
+    "gate": GateWork,
+    "model": ScratchModel,
+    "sft": SftWork,
+    "srl": SrlWork,
+    "rlvr": RlvrWork,
+    "lora": Lora,
+    "evaluation": EvaluateWork,
+    "resources": Resources,
+}
+"""What stands under a name in a recipe; a stage is named by its type."""
 
 
 def recipe_names() -> list[str]:
@@ -161,30 +179,56 @@ def load_recipe(domain: str, *, path: Path | None = None, overrides: dict[str, s
     dataset = plain.setdefault("dataset", {})
     if isinstance(dataset, dict):
         dataset.setdefault("domain", plain["domain"])
-    for key, value in (overrides or {}).items():
+    given = overrides or {}
+    names = _stage_names(plain)
+    for key, value in given.items():
         _override(plain, key, value)
     try:
         recipe = Recipe.model_validate(plain)
     except ValidationError as error:
-        raise InvalidInput(f"recipe {source.name}: {explain(error)}") from error
+        problems = error.errors(include_url=False)
+        said = [_blame(_typed(p["loc"], names), _said(p), given, source.name) for p in problems]
+        raise InvalidInput("; ".join(dict.fromkeys(said))) from error
     if misread := _numbers_from_booleans(plain, recipe.model_dump()):
-        raise InvalidInput(f"recipe {source.name}: {misread}: Input should be a number, not a boolean")
+        what = "Input should be a number, not a boolean"
+        raise InvalidInput(_blame(_typed(misread, names), what, given, source.name))
     return recipe
 
 
-def explain(error: ValidationError) -> str:
-    """Every problem of a validation as `field.path: what is wrong`, with the nearest name for an unknown field."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), _field_names(), n=1)
-            message = "no such field" + (f"; did you mean {near[0]!r}?" if near else "")
-        elif "input" in problem and not isinstance(problem["input"], dict):
-            message += f" (given {problem['input']!r})"
-        lines.append(f"{where}: {message}" if where else message)
-    return "; ".join(lines)
+def _stage_names(plain: dict[str, Any]) -> list[str]:
+    stages = plain.get("stages")
+    return (
+        [str(s.get("name", s.get("type"))) for s in stages if isinstance(s, dict)] if isinstance(stages, list) else []
+    )
+
+
+def _typed(loc: Sequence[str | int], names: Sequence[str]) -> str:
+    """Where a problem is, as `--set` names it: a stage by its name instead of by its place and type."""
+    parts = list(loc)
+    if len(parts) > 1 and parts[0] == "stages" and isinstance(parts[1], int) and parts[1] < len(names):
+        parts[1] = names[parts[1]]
+        if len(parts) > 2 and parts[2] in _FIELDS_OF:
+            del parts[2]
+    return ".".join(map(str, parts))
+
+
+def _said(problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        *parents, last = problem["loc"]
+        above = [part for part in parents if isinstance(part, str)]
+        owner = "resources" if above[:1] == ["resources"] else above[-1] if above else ""
+        return no_such_field(str(last), _FIELDS_OF[owner].model_fields if owner in _FIELDS_OF else ())
+    message = problem["msg"].removeprefix("Value error, ")
+    return message if isinstance(problem["input"], dict) else f"{message} (given {problem['input']!r})"
+
+
+def _blame(where: str, message: str, overrides: dict[str, str], recipe: str) -> str:
+    """A problem with what it comes from: the `--set` that the user typed, or else the recipe's file."""
+    for key, value in overrides.items():
+        if where == key or where.startswith(f"{key}.") or key.startswith(f"{where}."):
+            inside = f"{where}: " if where != key else ""
+            return f"--set {key}={value}: {inside}{message}"
+    return f"recipe {recipe}: {where}: {message}" if where else f"recipe {recipe}: {message}"
 
 
 def _shipped() -> list[str]:
@@ -232,29 +276,29 @@ def _override(plain: dict[str, Any], key: str, value: str) -> None:
         elif isinstance(node, dict):
             node = node.setdefault(part, {})
         else:
-            raise InvalidInput(f"--set {key!r}: {'.'.join(parents[:number])} has no fields")
+            raise _no_fields(key, value, parents[:number])
     if not isinstance(node, dict):
-        raise InvalidInput(f"--set {key!r}: {'.'.join(parents)} has no fields")
+        raise _no_fields(key, value, parents)
     try:
         node[last] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         node[last] = value
 
 
-def _numbers_from_booleans(given: Any, read: Any) -> str:
+def _no_fields(key: str, value: str, parents: Sequence[str]) -> InvalidInput:
+    where = ".".join(parents)
+    return InvalidInput(f"--set {key}={value}: {where} has no fields of its own: write it as stages.srl.steps=50")
+
+
+def _numbers_from_booleans(given: Any, read: Any) -> tuple[str | int, ...]:
     """Path of the first boolean that was read as a number, as pydantic does it; empty where there is none."""
-    if isinstance(given, bool):
-        return "" if isinstance(read, bool) else "."
     pairs = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()
     for key, value in pairs:
+        if isinstance(value, bool) and not isinstance(read[key], bool):
+            return (key,)
         if deeper := _numbers_from_booleans(value, read[key]):
-            return f"{key}.{deeper}".rstrip(".")
-    return ""
-
-
-def _field_names() -> list[str]:
-    models = (Recipe, DatasetWork, GateWork, EvaluateWork, ScratchModel, SftWork, SrlWork, RlvrWork, Resources)
-    return sorted({name for model in models for name in model.model_fields})
+            return (key, *deeper)
+    return ()
 
 
 def _default_resources(environment: Environment) -> dict[WorkType, Resources]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stepforge.errors import InvalidInput
 from stepforge.report.data import ReportData
 from stepforge.report.page import render
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from stepforge.contracts.reports import EvaluationReport
     from stepforge.pipelines import Run
 
-__all__ = ["ReportData", "collect", "render", "write_report"]
+__all__ = ["ReportData", "check_target", "collect", "render", "write_report"]
 
 
 def collect(run: Run, *, prices: Mapping[str, float] | None = None, base: EvaluationReport | None = None) -> ReportData:
@@ -33,11 +34,22 @@ def write_report(
 
     `prices` maps an instance type to US dollars an hour: one that is not there is called unknown, never free. `base`
     is an evaluation of the model that training started from, shown beside the run's own.
-    Raises IntegrityError where an artifact was altered, InvalidInput where one is malformed.
+    Raises IntegrityError where an artifact was altered, InvalidInput where one is malformed or `path` cannot be a file.
     """
+    check_target(path)
     text = render(collect(run, prices=prices, base=base))
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
+
+
+def check_target(path: Path) -> None:
+    """Raises InvalidInput where a report cannot be written to `path`: no folder is made, so that none is mistyped."""
+    if path.is_dir():
+        raise InvalidInput(f"{str(path)!r} is a folder: name a file in it, such as {str(path / 'run.html')!r}")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"the folder {str(path.parent)!r} of {path.name!r} does not exist: make it first")

@@ -77,6 +77,17 @@ class Example(Contract):
     """HTML of the domain's own drawing; untrusted."""
 
 
+class RegistryView(Contract):
+    """The version in the registry, as it is when the report is written."""
+
+    reference: str
+    """`facial/3`."""
+    state: str
+    """As `stepforge registry list` shows it."""
+    reason: str = ""
+    """Why it is in this state; empty where nobody has decided."""
+
+
 class ReportData(Contract):
     run: str
     domain: str
@@ -92,6 +103,8 @@ class ReportData(Contract):
     group: str
     package_arn: str = ""
     """Empty where nothing was registered."""
+    package: RegistryView | None = None
+    """None where nothing was registered, or the version is gone."""
     version: str
     """Release of stepforge that wrote the report."""
 

@@ -22,7 +22,18 @@ from stepforge.contracts.reports import EvaluationReport, GateReport, StageRepor
 from stepforge.errors import InvalidInput
 from stepforge.jobs import JobState
 from stepforge.pipelines import PlannedJob, Run
-from stepforge.report.data import AttemptView, Curve, DatasetView, Example, JobView, Reference, ReportData, StageView
+from stepforge.registry import Registry
+from stepforge.report.data import (
+    AttemptView,
+    Curve,
+    DatasetView,
+    Example,
+    JobView,
+    Reference,
+    RegistryView,
+    ReportData,
+    StageView,
+)
 from stepforge.report.reproduce import reproduction
 
 TRAINING: tuple[WorkType, ...] = ("sft", "srl", "rlvr")
@@ -45,6 +56,7 @@ def read_run(
     output = execution.output or {}
     comparison = Comparison.model_validate(output["comparison"]) if output.get("comparison") else None
     champion, notes = _champion(connection, comparison)
+    package, gone = _package(connection, output.get("package_arn") or "")
     references = [champion] if champion else []
     if base is not None:
         references.append(Reference(role="base", name="base", evaluation=base))
@@ -62,12 +74,13 @@ def read_run(
         image=run.spec.image,
         group=run.spec.group,
         package_arn=output.get("package_arn") or "",
+        package=package,
         version=stepforge.__version__,
         jobs=tuple(views),
         later=tuple(names[len(views) :]),
         references=tuple(references),
         comparison=comparison,
-        notes=notes,
+        notes=(*notes, *gone),
         prices=None if prices is None else dict(prices),
         command=command,
         recipe=recipe,
@@ -196,6 +209,19 @@ def _outputs(artifact: Artifact) -> dict[str, Any]:
         examples.append(Example(preview=preview, fragment=text))
     unreadable = Counter(row.reason for row in rows if row.reason)
     return {"examples": tuple(examples), "completions": len(rows), "unreadable": dict(unreadable.most_common())}
+
+
+def _package(connection: Connection, arn: str) -> tuple[RegistryView | None, tuple[str, ...]]:
+    """The run's version as the registry has it now, and what is to be said where it is gone."""
+    if not arn:
+        return None, ()
+    try:
+        found = Registry(connection).get(arn)
+    except connection.client("sagemaker").exceptions.ClientError as error:
+        if error.response["Error"]["Code"] != "ValidationException":
+            raise
+        return None, (f"The version {arn} of this run is no longer in the registry.",)
+    return RegistryView(reference=found.reference, state=found.state, reason=found.why), ()
 
 
 def _champion(connection: Connection, comparison: Comparison | None) -> tuple[Reference | None, tuple[str, ...]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from stepforge.contracts.records import TEST_SPLITS, Split
 from stepforge.contracts.reports import EvaluationReport, Interval
 from stepforge.report import charts
@@ -84,20 +82,29 @@ def _against(data: ReportData, split: object, decoding: object, ours: Interval) 
 
 
 def _decision(data: ReportData) -> Markup:
-    """What to type. Nothing where there is no version to decide about."""
-    found = re.fullmatch(r"arn:[^:]*:sagemaker:[^:]*:[^:]*:model-package/(?:stepforge-)?(.+)/(\d+)", data.package_arn)
-    if found is None:
-        return missing("No version of this run is in the registry, so there is nothing to approve or reject yet.")
-    reference, flag = f"{found[1]}/{found[2]}", "" if data.environment == "local" else f" --env {data.environment}"
+    """What was decided, and what to type. Nothing where there is no version to decide about."""
+    package = data.package
+    if package is None:
+        return missing("No version of this run is in the registry, so there is nothing to approve or reject.")
+    name = package.reference
+    approve, reject = f"approve {name} --comment 'why'", f"reject {name} --comment 'why'"
+    because = f" ({package.reason})" if package.reason else ""
+    if package.state.startswith("Production"):
+        said, verbs = f"serves now{because}. Nothing is left to decide; see it with:", [f"show {name}"]
+    elif package.state == "rejected":
+        said, verbs = f"was rejected{because}. To promote it all the same:", [f"{approve} --yes"]
+    elif package.state == "superseded":
+        said, verbs = f"served once, and was superseded {package.reason}. To bring it back:", [approve]
+    elif package.state.startswith("Approved"):
+        said, verbs = f"is {package.state}{because}. To promote it again, or to take that back:", [approve, reject]
+    else:
+        said, verbs = "waits for a person in the registry. To decide:", [approve, reject]
+    flag = "" if data.environment == "local" else f" --env {data.environment}"
+    commands = "\n".join(f"stepforge registry {verb}{flag}" for verb in verbs)
     return el(
         "div",
-        el("p", "Version ", el("strong", reference), " in the registry. To decide:"),
-        el(
-            "pre",
-            el("code", f"stepforge registry approve {reference} --comment 'why'{flag}\n"),
-            el("code", f"stepforge registry reject  {reference} --comment 'why'{flag}"),
-            class_="command",
-        ),
+        el("p", "Version ", el("strong", name), f" {said}"),
+        el("pre", el("code", commands), class_="command"),
         class_="decision",
     )
 

@@ -152,7 +152,7 @@ def _compared(data: ReportData, evaluation: EvaluationReport) -> Verdict:
                 f"The champion gate found it {recorded} than the champion, whose scores cannot be shown",
                 (*data.comparison.reasons, *reasons),
             )
-        reasons.insert(0, "No champion serves in its group yet: its scores stand alone.")
+        reasons.insert(0, "No champion served in its group when it was compared: its scores stand alone.")
         if unsolved := [f"{SPLIT_NAMES[s].lower()} ({d})" for s, d, value in cells(evaluation) if value.mean == 0]:
             reasons.insert(1, f"No completion was accepted on {', '.join(unsolved)}.")
             headline = f"First of its group, and without success on {len(unsolved)} of {len(cells(evaluation))} scores"

@@ -138,7 +138,10 @@ def test_a_malformed_line_is_named_with_its_file_and_field(tmp_path: Path) -> No
     ("row", "message"),
     [
         ({"answer": "2"}, "line 1: field 'prompt': Field required"),
-        ({"prompt": "a", "answer": "2", "colour": 1}, "line 1: field 'colour': Extra inputs are not permitted"),
+        (
+            {"prompt": "a", "answer": "2", "colour": 1},
+            "line 1: field 'colour': no such field. There are: answer, artifact, ",
+        ),
         ({"prompt": "a"}, "line 1: a record needs 'answer' or 'steps'"),
         ({"prompt": "a", "answer": "2", "split": "test"}, "line 1: field 'split'"),
         ({"prompt": "a", "answer": "2", "split": "train"}, "line 1: split 'train' needs steps"),

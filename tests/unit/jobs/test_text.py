@@ -37,6 +37,11 @@ def test_a_word_that_the_model_does_not_know_is_refused(codec: Codec, text: str)
         codec.contexts([text])
 
 
+def test_a_misspelt_word_is_told_with_the_nearest_one(codec: Codec) -> None:
+    with pytest.raises(InvalidInput, match=r"the word 'donw' .*; did you mean 'down'\?"):
+        codec.contexts(["n3 donw x2 :"])
+
+
 def test_without_a_terminator_the_line_break_is_a_word_and_survives(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -277,6 +277,7 @@ def report_data(**changes: Any) -> ReportData:
         "image": f"123456789012.dkr.ecr.eu-central-1.amazonaws.com/stepforge-train@sha256:{sha('image')}",
         "group": "stepforge-facial",
         "package_arn": f"{ACCOUNT}:model-package/stepforge-facial/7",
+        "package": {"reference": "facial/7", "state": "PendingManualApproval"},
         "version": "0.1.0",
         "jobs": tuple(job(name, work.model_dump(mode="json"), local=local) for name, work in works),
         "dataset": DatasetView(

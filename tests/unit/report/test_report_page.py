@@ -242,7 +242,7 @@ def without(**changes: Any) -> str:
         ),
         ({"gate": None}, "The gate has not given its word yet."),
         ({"dataset": None}, "The dataset is not made yet."),
-        ({"package_arn": ""}, "No version of this run is in the registry"),
+        ({"package": None}, "No version of this run is in the registry"),
         ({"prices": None}, "what that cost is not known"),
         ({"prices": {"ml.g5.xlarge": 1.758}}, "At least $1.21"),
         ({"environment": "local"}, "It ran on this machine and cost nothing but time"),
@@ -252,6 +252,40 @@ def without(**changes: Any) -> str:
 )
 def test_what_is_missing_is_said(changes: dict[str, Any], sentence: str) -> None:
     assert sentence in without(**changes)
+
+
+@pytest.mark.parametrize(
+    ("view", "sentence", "command"),
+    [
+        ({}, "waits for a person in the registry. To decide:", "registry reject facial/7 --comment 'why' --env dev"),
+        (
+            {"state": "Production", "reason": "it is better"},
+            "Version facial/7 serves now (it is better). Nothing is left to decide",
+            "registry show facial/7 --env dev",
+        ),
+        (
+            {"state": "rejected", "reason": "worse"},
+            "was rejected (worse). To promote it all the same:",
+            "registry approve facial/7 --comment 'why' --yes --env dev",
+        ),
+        (
+            {"state": "superseded", "reason": "by version 8"},
+            "served once, and was superseded by version 8. To bring it back:",
+            "registry approve facial/7 --comment 'why' --env dev",
+        ),
+        (
+            {"state": "Approved, promotion failed", "reason": "promotion failed: no room"},
+            "is Approved, promotion failed (promotion failed: no room). To promote it again",
+            "registry reject facial/7 --comment 'why' --env dev",
+        ),
+    ],
+    ids=["pending", "serves", "rejected", "superseded", "failed"],
+)
+def test_what_was_decided_is_said_with_what_can_still_be_done(view: dict, sentence: str, command: str) -> None:
+    package = {**report_data().model_dump()["package"], **view}
+    text = without(package=package)
+    assert sentence in text
+    assert command in text
 
 
 def test_an_empty_run_is_a_page_too() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stepforge.errors import IntegrityError, InvalidInput
 from stepforge.report import collect, render, write_report
 from stepforge.report.reading import parse_metrics
 
+VERSION = f"{ACCOUNT}:model-package/stepforge-facial/7"
 ROWS: list[dict[str, Any]] = [
     {"record": f"r{i}", "split": "test_new", "decoding": "greedy", "sample": 0, "prompt": "p", "completion": f"c{i}",
      "tokens": 3, "accepted": i % 2 == 0, "reward": 1.0, "partial": 1.0, "exact_match": None,
@@ -70,8 +72,15 @@ def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
     cloud.sagemaker.packages[champion] = {
         "CustomerMetadataProperties": {"evaluation_uri": folder, "evaluation_sha256": sha256}
     }
+    cloud.sagemaker.packages[VERSION] = {
+        "ModelPackageArn": VERSION,
+        "ModelPackageGroupName": "stepforge-facial",
+        "ModelPackageVersion": 7,
+        "ModelApprovalStatus": "PendingManualApproval",
+        "CreationTime": datetime(2026, 3, 2, tzinfo=UTC),
+    }
     output = {
-        "package_arn": f"{ACCOUNT}:model-package/stepforge-facial/7",
+        "package_arn": VERSION,
         "comparison": {"better": True, "champion": champion, "reasons": ["better on test_new/greedy"]},
     }
     cloud.states.end(cloud.arn, "SUCCEEDED", output=output)
@@ -90,11 +99,13 @@ def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
     assert data.references[0].name == "6"
     assert data.jobs[0].attempts[0].instance_seconds == 200
     assert data.command == "stepforge run train --domain facial --env dev"
-    text = write_report(cloud.run, tmp_path / "new" / "r.html", prices={"ml.g5.xlarge": 3.6}).read_text()
+    assert data.package is not None
+    assert (data.package.reference, data.package.state) == ("facial/7", "PendingManualApproval")
+    text = write_report(cloud.run, tmp_path / "r.html", prices={"ml.g5.xlarge": 3.6}).read_text()
     assert text == render(data)
     assert "Better than the champion on 4 of 6" in text
     assert "$1.40" in text, "7 jobs x 100 s x 2 instances at 3.6 an hour"
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["r.html"]
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
 def test_without_previews_the_rows_give_examples_as_text() -> None:
@@ -138,6 +149,38 @@ def test_a_file_that_was_altered_is_refused_by_name(name: str) -> None:
 def test_a_malformed_line_of_metrics_is_named() -> None:
     with pytest.raises(InvalidInput, match="line 2"):
         parse_metrics(b'{"step": 1, "loss": 2}\n{"loss": 2}\n')
+
+
+def test_a_version_that_is_gone_is_said_and_there_is_nothing_to_decide() -> None:
+    cloud = Cloud()
+    evaluated(cloud)
+    comparison = {"better": True, "reasons": ["r"]}
+    cloud.states.end(cloud.arn, "SUCCEEDED", output={"comparison": comparison, "package_arn": VERSION})
+    data = collect(cloud.run)
+    assert data.package is None
+    assert f"{VERSION} of this run is no longer in the registry" in data.notes[0]
+    assert "nothing to approve or reject" in render(data)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"), [(".", "is a folder: name a file in it"), ("fodler/r.html", "the folder .*fodler' .*make it")]
+)
+def test_a_report_that_cannot_be_written_there_is_refused_and_leaves_nothing(
+    tmp_path: Path, target: str, reason: str
+) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        write_report(Cloud().run, tmp_path / target)
+    assert list(tmp_path.parent.glob(f".{tmp_path.name}*")) == list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", no_space)
+    with pytest.raises(OSError, match="No space"):
+        write_report(Cloud().run, tmp_path / "r.html")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_champion_that_is_gone_is_said() -> None:

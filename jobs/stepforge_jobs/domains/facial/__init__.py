@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from functools import lru_cache
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,6 +16,7 @@ from stepforge_jobs.domains.facial import grammar
 from stepforge_jobs.domains.facial.expert import careless, solve, steps
 from stepforge_jobs.domains.facial.export import FORMATS
 from stepforge_jobs.domains.facial.preview import page_fragment
+from stepforge_jobs.domains.facial.reading import in_words
 from stepforge_jobs.domains.facial.rules import judge
 from stepforge_jobs.domains.facial.scenarios import corpus_scenario, group_of, ordered
 
@@ -33,7 +35,7 @@ class FacialDomain:
     """
 
     name = "facial"
-    version = "1"
+    version = "2"
     vocabulary = grammar.VOCABULARY
     step_end = grammar.STEP_END
     export_formats = tuple(FORMATS)
@@ -86,6 +88,19 @@ class FacialDomain:
             return Verdict.model_construct(accepted=False, reward=0.0, partial=0.0, rules=(), reason=str(error))
         return judge(scenario, artifact)
 
+    def scenario(self, prompt: str) -> dict[str, Any]:
+        """Raises GrammarError with the form of a prompt where this is none."""
+        return grammar.parse_prompt(prompt).model_dump(mode="json")
+
+    def describe(self, record: Record, completion: str) -> str:
+        """What was asked for; muscles, blendshapes, timing and body of a completion that can be read."""
+        scenario = scenario_of(record)
+        try:
+            artifact = read(scenario, completion)
+        except ValueError:
+            return in_words(scenario, None)
+        return in_words(scenario, artifact)
+
     def preview(self, record: Record, completion: str) -> str:
         """Two faces, still and moving, with a caption. What cannot be read is drawn as far as it can be."""
         scenario = scenario_of(record)
@@ -101,9 +116,7 @@ class FacialDomain:
             raise UnknownName("export format", format, FORMATS)
         verdict = self.verify(record, completion)
         if not verdict.accepted:
-            refused = [f"{r.rule}: {r.message}" for r in verdict.rules if r.hard and r.score < 1]
-            reasons = verdict.reason or "; ".join(refused)
-            raise InvalidInput(f"record {record.id!r} cannot be exported, its completion is refused: {reasons}")
+            raise InvalidInput(f"record {record.id!r} cannot be exported, its completion is refused: {verdict.refusal}")
         scenario = scenario_of(record)
         return FORMATS[format](scenario, read(scenario, completion))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from stepforge.contracts.domains.facial import FacialArtifact, FacialScenario
+from stepforge.contracts.domains.facial import Emotion, FacialArtifact, FacialScenario
 from stepforge_jobs.domains.facial.expert import blend, display_grade, displayed
 from stepforge_jobs.domains.facial.grammar import body_language
 from stepforge_jobs.domains.facial.tables import (
@@ -13,6 +13,7 @@ from stepforge_jobs.domains.facial.tables import (
     ALTERNATIVE,
     COMPOUNDS,
     OPTIONAL,
+    PROTOTYPES,
     RIG_TABLES,
     Published,
     RigTable,
@@ -26,6 +27,12 @@ class Expectation:
     scenario: FacialScenario
     references: tuple[Published, ...]
     """Sets of action units that count as right: the blend of the prototypes, and the published face of the pair."""
+    alone: dict[Emotion, frozenset[str]]
+    """What each of two emotions would show without the other; empty where one is asked for."""
+    evidence: dict[Emotion, frozenset[str]]
+    """Units of the blend that tell each of two emotions: those that the other alone would not show.
+
+    Without an entry where antagonists and the display rule leave none."""
     grades: dict[str, int]
     rig: RigTable
     posture: str
@@ -36,8 +43,8 @@ class Expectation:
 def expect(scenario: FacialScenario) -> Expectation:
     emotions = [scenario.primary, *([scenario.secondary] if scenario.secondary else [])]
     tolerated = frozenset[str]().union(*(OPTIONAL.get(emotion, frozenset()) for emotion in emotions))
-    units = displayed(blend(scenario), scenario)
-    references = [Published(frozenset(units), frozenset() if scenario.display == "masked" else tolerated)]
+    units = frozenset(displayed(blend(scenario), scenario))
+    references = [Published(units, frozenset() if scenario.display == "masked" else tolerated)]
     published = COMPOUNDS.get(frozenset(emotions))
     if published and scenario.display != "masked":
         references.append(
@@ -47,7 +54,21 @@ def expect(scenario: FacialScenario) -> Expectation:
         )
     body = body_language(scenario)
     grades = {unit: display_grade(scenario, unit) for unit in ACTION_UNITS}
-    return Expectation(scenario, tuple(references), grades, RIG_TABLES[scenario.rig], body.posture, body.tempo)
+    alone = {emotion: _alone(emotion, scenario) for emotion in emotions} if scenario.secondary else {}
+    evidence = {one: brought for one in alone for other in alone if one != other and (brought := units - alone[other])}
+    rig = RIG_TABLES[scenario.rig]
+    return Expectation(scenario, tuple(references), alone, evidence, grades, rig, body.posture, body.tempo)
+
+
+def _alone(emotion: Emotion, scenario: FacialScenario) -> frozenset[str]:
+    """What the display rule lets through of one emotion, were it the only one."""
+    return frozenset(displayed(PROTOTYPES[emotion], scenario))
+
+
+def shown_units(artifact: FacialArtifact) -> set[str]:
+    """The artifact's action units, an alternative read as the unit that it stands for where that is not shown too."""
+    shown = artifact.action_units.keys()
+    return {unit if (other := ALTERNATIVE.get(unit, unit)) in shown else other for unit in shown}
 
 
 def _as_one(units: frozenset[str]) -> frozenset[str]:
@@ -57,11 +78,7 @@ def _as_one(units: frozenset[str]) -> frozenset[str]:
 
 def closeness(asked: Expectation, artifact: FacialArtifact) -> float:
     """F1 of the artifact's action units against the reference that they are closest to."""
-    shown = set(artifact.action_units)
-    for alternative, unit in ALTERNATIVE.items():
-        if alternative in shown and unit not in shown:
-            shown.remove(alternative)
-            shown.add(unit)
+    shown = shown_units(artifact)
     best = 0.0
     for reference in asked.references:
         counted = shown - (reference.also - reference.core)

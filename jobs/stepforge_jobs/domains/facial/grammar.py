@@ -10,10 +10,12 @@ Four lines, each ended by `;`: action units, a grade for each, the rig's blendsh
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
+from pydantic import ValidationError
+
+from stepforge.contracts.base import first_problem
 from stepforge.contracts.domains.facial import (
     DISPLAYS,
     EMOTIONS,
@@ -37,16 +39,22 @@ _SHAPE_UNITS: dict[str, dict[str, tuple[str, ...]]] = {
     for rig, table in RIG_TABLES.items()
 }
 
+PROMPT: tuple[tuple[str, ...], ...] = (
+    tuple(f"feel:{emotion}" for emotion in EMOTIONS),
+    ("with:nothing", *(f"with:{emotion}" for emotion in EMOTIONS)),
+    tuple(f"level{n}" for n in range(1, 6)),
+    DISPLAYS,
+    PACES,
+    RIGS,
+    (":",),
+)
+"""The words of a prompt: one of each group, in this order."""
+EXAMPLE = "feel:fear with:surprise level4 felt sudden arkit :"
+
 VOCABULARY: tuple[str, ...] = (
     STEP_END,
     ":",
-    *(f"feel:{emotion}" for emotion in EMOTIONS),
-    "with:nothing",
-    *(f"with:{emotion}" for emotion in EMOTIONS),
-    *(f"level{n}" for n in range(1, 6)),
-    *DISPLAYS,
-    *PACES,
-    *RIGS,
+    *(word for group in PROMPT[:-1] for word in group),
     *ACTION_UNITS,
     *GRADES,
     *dict.fromkeys(word for table in RIG_TABLES.values() for word in table.shapes.values()),
@@ -78,15 +86,32 @@ def render_prompt(scenario: FacialScenario) -> str:
 
 
 def parse_prompt(text: str) -> FacialScenario:
-    """Left inverse of `render_prompt`. Raises GrammarError."""
-    found = re.fullmatch(r"feel:(\w+) with:(\w+) level(\d) (\w+) (\w+) (\w+) :", " ".join(text.split()))
-    if found is None:
-        raise GrammarError(f"{text!r} is no prompt: write e.g. 'feel:fear with:nothing level3 felt sudden arkit :'")
-    primary, other, level, display, pace, rig = found.groups()
+    """Left inverse of `render_prompt`. Raises GrammarError with the first word that is wrong, and how to write it."""
+    words = text.split()
+    for place, (allowed, word) in enumerate(zip_longest(PROMPT, words), start=1):
+        if allowed is None:
+            raise GrammarError(f"{text!r} is no prompt: {word!r} stands after its end. {_how_to_write()}")
+        if word not in allowed:
+            found = "is missing" if word is None else f"is {word!r}"
+            needed = f"{'one like ' if len(allowed) > 1 else ''}{allowed[0]!r}"
+            raise GrammarError(
+                f"{text!r} is no prompt: word {place} {found}, where {needed} belongs. {_how_to_write()}"
+            )
+    primary, other, level, display, pace, rig, _ = (word.rpartition(":")[2] for word in words)
+    plain = {"primary": primary, "level": int(level.removeprefix("level")), "display": display, "pace": pace}
     secondary = None if other == "nothing" else other
-    return FacialScenario.model_validate(
-        {"primary": primary, "secondary": secondary, "level": int(level), "display": display, "pace": pace, "rig": rig}
-    )
+    try:
+        return FacialScenario.model_validate({**plain, "rig": rig, "secondary": secondary})
+    except ValidationError as error:
+        raise GrammarError(f"{text!r} cannot be asked: {first_problem(error)}") from error
+
+
+def _how_to_write() -> str:
+    groups = []
+    for group in PROMPT:
+        key = group[0].partition(":")[0] + ":" if group[0].startswith(("feel:", "with:")) else ""
+        groups.append(key + "|".join(word.removeprefix(key) for word in group))
+    return f"Write e.g. {EXAMPLE!r}, a word of each group: {' '.join(groups)}"
 
 
 def render_steps(plan: Plan) -> tuple[str, str, str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from stepforge.contracts.domains.facial import GRADES, BodyLanguage, FacialArtifact, FacialScenario, Keyframe
 from stepforge_jobs.domains.facial.checks import timing
+from stepforge_jobs.domains.facial.expectation import expect
 from stepforge_jobs.domains.facial.expert import least_onset
 from stepforge_jobs.domains.facial.tables import ACTION_UNITS, ANTAGONISTS, RIG_TABLES, UNILATERAL, WEIGHTS
 
@@ -55,6 +56,18 @@ def one_unit_more(rng: random.Random, scenario: FacialScenario, artifact: Facial
     """A unit that no published face of any emotion adds here."""
     extra = "R14" if "R14" not in artifact.action_units else "AU17"
     return mutate(artifact, action_units={**artifact.action_units, extra: "C"})
+
+
+def one_emotion_left_out(
+    rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact
+) -> FacialArtifact | None:
+    """The face of one emotion alone, with the grades that were asked for."""
+    asked = expect(scenario)
+    if not asked.evidence:
+        return None
+    lost = rng.choice(list(asked.evidence))
+    (kept,) = asked.alone.keys() - {lost}
+    return mutate(artifact, action_units={unit: GRADES[asked.grades[unit]] for unit in asked.alone[kept]})
 
 
 def antagonist(rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact) -> FacialArtifact:
@@ -214,6 +227,7 @@ def other_body(rng: random.Random, scenario: FacialScenario, artifact: FacialArt
 
 MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "units.prototype": (other_units,),
+    "units.blend": (one_emotion_left_out,),
     "units.antagonists": (antagonist,),
     "units.smile": (wrong_cheeks,),
     "units.intensity": (grades_shifted,),

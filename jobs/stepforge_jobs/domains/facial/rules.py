@@ -33,6 +33,13 @@ _RIGS = f"{RIG_TABLES['arkit'].source}. {RIG_TABLES['openxr'].source}"
 
 RULES: tuple[Rule, ...] = (
     Rule("units.prototype", True, f"{_TABLES}; F1 of .8: ours", checks.prototype),
+    Rule(
+        "units.blend",
+        True,
+        f"{_TABLES}; that a blend shows a unit which each emotion alone would not: ours, after Du, Tao & Martinez' "
+        "finding that compound faces are told from the faces of their parts",
+        checks.both_emotions,
+    ),
     Rule("units.antagonists", True, "per pair, in tables.ANTAGONISTS: FACS or ours", checks.antagonists),
     Rule(
         "units.smile",

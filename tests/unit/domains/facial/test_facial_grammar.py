@@ -54,9 +54,28 @@ def test_a_shape_of_the_other_rig_is_expanded_under_its_own_name_so_that_the_fau
     assert artifact.weight("mouthSmileLeft") == 0.5
 
 
-def test_a_prompt_that_is_none_is_refused_with_an_example():
-    with pytest.raises(grammar.GrammarError, match="write e"):
-        grammar.parse_prompt("make her smile")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("make her smile", r"word 1 is 'make', where one like 'feel:happiness' belongs"),
+        ("feel:fear level4 felt sudden arkit :", r"word 2 is 'level4', where one like 'with:nothing' belongs"),
+        ("feel:fear with:anger level9 felt sudden arkit :", r"word 3 is 'level9', where one like 'level1' belongs"),
+        ("feel:fear with:anger level4 felt sudden arkit", r"word 7 is missing, where ':' belongs"),
+        ("feel:fear with:anger level4 felt sudden arkit : AU1", r"'AU1' stands after its end"),
+        ("", "word 1 is missing"),
+    ],
+)
+def test_a_prompt_that_is_none_is_refused_with_the_word_an_example_and_the_words_there_are(text: str, reason: str):
+    with pytest.raises(grammar.GrammarError, match=reason) as refused:
+        grammar.parse_prompt(text)
+    assert grammar.EXAMPLE in str(refused.value)
+    assert "felt|amplified|deamplified|simulated|masked sudden|gradual arkit|openxr :" in str(refused.value)
+    assert grammar.render_prompt(grammar.parse_prompt(grammar.EXAMPLE)) == grammar.EXAMPLE
+
+
+def test_a_prompt_for_what_cannot_be_says_why():
+    with pytest.raises(grammar.GrammarError, match="happiness cannot be masked by a smile"):
+        grammar.parse_prompt("feel:happiness with:nothing level4 masked sudden arkit :")
 
 
 @pytest.mark.parametrize("text", ["", "AU6", "; ; ; ;", "AU12 C mouthSmile on9 apex30", "off24 x 2 AU1 AU1 E"])

@@ -20,6 +20,7 @@ from stepforge.contracts.domains.facial import (
     FacialScenario,
 )
 from stepforge_jobs.domains.facial import DOMAIN, grammar
+from stepforge_jobs.domains.facial.expectation import expect
 from stepforge_jobs.domains.facial.expert import careless, least_onset, solve
 from stepforge_jobs.domains.facial.mutants import MUTANTS, Mutant
 from stepforge_jobs.domains.facial.rules import RULES, judge
@@ -68,6 +69,21 @@ def test_a_careful_author_is_the_expert_but_for_the_lips_of_anger():
     for scenario in EVERY[::7]:
         plan = careless(scenario, random.Random(1), care=1.0)
         assert {"AU23" if unit == "AU24" else unit for unit in plan.units} == set(solve(scenario).units)
+
+
+def test_the_answer_to_one_emotion_alone_is_refused_wherever_the_display_rule_lets_the_other_show():
+    refused, hidden = 0, 0
+    for scenario in targets():
+        for one, other in ((scenario.primary, scenario.secondary), (scenario.secondary, scenario.primary)):
+            alone = scenario.model_copy(update={"primary": one, "secondary": None})
+            verdict = judge(scenario, grammar.expand(solve(alone), scenario))
+            if other in expect(scenario).evidence:
+                assert not verdict.accepted, (scenario, one)
+                refused += 1
+            else:
+                hidden += 1
+    assert refused == 2_780
+    assert hidden == 340
 
 
 def test_every_rule_names_a_source_and_has_a_mutant():

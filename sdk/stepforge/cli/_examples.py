@@ -1,0 +1,65 @@
+"""Examples below the help of every command."""
+
+from __future__ import annotations
+
+import typer
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "": (
+        "stepforge run train --domain facial",
+        "stepforge registry list",
+        "stepforge predict --domain facial 'feel:fear with:surprise level4 felt sudden arkit :'",
+    ),
+    "run": ("stepforge run train --domain facial --dry-run",),
+    "run train": (
+        "stepforge run train --domain facial",
+        "stepforge run train --domain facial --set stages.rlvr.steps=200 --detach",
+        "stepforge run train --data records.jsonl --verifier my_rules:check --model ./SmolLM2-135M",
+    ),
+    "runs": ("stepforge runs", "stepforge runs --json"),
+    "watch": ("stepforge watch", "stepforge watch latest --env dev"),
+    "logs": ("stepforge logs latest -f", "stepforge logs rlvr-0123456789ab-a0"),
+    "stop": ("stepforge stop latest", "stepforge stop rlvr-0123456789ab-a0"),
+    "report": ("stepforge report latest --open", "stepforge report latest --out run.html"),
+    "predict": (
+        "stepforge predict --domain facial",
+        "stepforge predict --domain facial 'feel:fear with:surprise level4 felt sudden arkit :'",
+        "stepforge predict --domain facial --json 'feel:anger with:nothing level2 masked gradual openxr :'",
+        "stepforge predict --domain facial --export arkit-json --out faces",
+    ),
+    "registry": ("stepforge registry list", "stepforge registry show facial"),
+    "registry list": ("stepforge registry list", "stepforge registry list facial --json"),
+    "registry show": ("stepforge registry show facial", "stepforge registry show facial/3"),
+    "registry approve": (
+        "stepforge registry approve facial --comment 'better on new kinds'",
+        "stepforge registry approve facial/2 --yes --comment 'rejected by mistake'",
+    ),
+    "registry reject": ("stepforge registry reject facial/3 --comment 'worse on retained skills'",),
+    "registry pull": ("stepforge registry pull facial/3 --out facial-3",),
+    "doctor": ("stepforge doctor", "stepforge doctor --json"),
+    "local": ("stepforge local status",),
+    "local up": ("stepforge local up",),
+    "local down": ("stepforge local down",),
+    "local status": ("stepforge local status --json",),
+    "local logs": ("stepforge local logs -f",),
+    "local reset": ("stepforge local reset --yes",),
+    "new": ("stepforge new domain castles",),
+    "new domain": ("stepforge new domain castles", "stepforge new domain castles --out .."),
+}
+"""By the words after `stepforge`; the empty name is `stepforge` itself."""
+
+
+def add_examples(app: typer.Typer, path: str = "") -> None:
+    """Put the examples below the help of an app, its commands and its groups. Raises KeyError where there is none."""
+    app.info.epilog = _epilog(path)
+    for command in app.registered_commands:
+        command.epilog = _epilog(f"{path} {command.name}".strip())
+    for group in app.registered_groups:
+        assert group.typer_instance is not None  # made with add_typer
+        group.epilog = _epilog(f"{path} {group.name}".strip())
+        add_examples(group.typer_instance, f"{path} {group.name}".strip())
+
+
+def _epilog(path: str) -> str:
+    # A single line break would be taken for a space.
+    return "\n\n".join(["Examples:", *EXAMPLES[path]])
