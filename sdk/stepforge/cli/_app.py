@@ -178,12 +178,7 @@ def track(
     env: Env = "local",
     json: Json = False,
 ) -> None:
-    """Send the metrics of a run's finished stages to MLflow. Run it again and only what is new is sent.
-
-    Examples:
-      stepforge track latest --to sqlite:///mlflow.db
-      stepforge track latest --env dev --to arn:aws:sagemaker:eu-west-1:111122223333:mlflow-app/app-ABC
-    """
+    """Send the metrics of a run's finished stages to MLflow. Run it again and only what is new is sent."""
     from stepforge.client import Client
     from stepforge.tracking.runs import track_run
 

@@ -24,6 +24,7 @@ from tests.support.kills import die_in_step
 from stepforge.contracts.jobs import DatasetWork, LocalModel, SftWork
 from stepforge.contracts.manifests import sha256_of
 from stepforge.contracts.reports import StageReport
+from stepforge.errors import EnvironmentUnavailable
 from stepforge.report.reading import parse_metrics
 from stepforge.tracking import runs
 from stepforge.tracking.mlflow_run import IDENTITY, TRACKING_URI, MlflowRun, client_of
@@ -129,6 +130,14 @@ def test_what_a_job_without_network_measured_is_sent_from_its_artifact(
     assert set(counts.values()) == {1}
     assert run.info.status == "FINISHED"
     assert track(store, model, monkeypatch) == {"sft": 0}
+
+
+def test_a_server_that_fails_is_named_with_what_to_do(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = forked.succeed(lay_out(tmp_path / "job", world))
+    with server_that_fails() as uri, pytest.raises(EnvironmentUnavailable, match=f"{uri} did not take .* Run it again"):
+        track(uri, model, monkeypatch)
 
 
 class Lossy(MlflowRun):
