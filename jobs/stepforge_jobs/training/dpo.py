@@ -21,6 +21,7 @@ from stepforge_jobs.rl import dpo
 from stepforge_jobs.training.gathering import Problem
 from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.rollouts import RolloutStage
 from stepforge_jobs.training.scoring import micro_batches, pick, score
 
@@ -37,6 +38,8 @@ class Batch:
 
 
 class DpoStage(RolloutStage[Problem]):
+    splits = True
+
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         assert isinstance(self.work, RlvrWork)
@@ -82,7 +85,8 @@ class DpoStage(RolloutStage[Problem]):
 def add_gradient(policy: Policy, batch: Batch, *, beta: float, temperature: float) -> Values:
     """Add the gradient of the mean loss of the pairs, micro-batch by micro-batch."""
     count = len(batch.prompts)
-    loss_sum, margins = 0.0, []
+    loss_sum = 0.0
+    margins: list[float] = []
     # Both sides of a pair stand in one micro-batch.
     lengths = [
         2 * (len(p) + max(len(c), len(r))) for p, c, r in zip(batch.prompts, batch.chosen, batch.refused, strict=True)
@@ -102,7 +106,8 @@ def add_gradient(policy: Policy, batch: Batch, *, beta: float, temperature: floa
         loss.backward()  # type: ignore[no-untyped-call]
         loss_sum += float(loss.detach())
         margins += margins_N.tolist()
-    return {Metric.LOSS: loss_sum, **({Metric.MARGIN: sum(margins) / count} if margins else {})}
+    loss_sum, margin_sum = ranks().sum(loss_sum, sum(margins))
+    return {Metric.LOSS: loss_sum, **({Metric.MARGIN: margin_sum / count} if count else {})}
 
 
 def sums_of(rows: list[Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ from stepforge_jobs.rl.losses import Whole, clips
 from stepforge_jobs.rl.welford import Moments
 from stepforge_jobs.training.gathering import Gathered, Problem
 from stepforge_jobs.training.loop import StepResult, Values
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.rollouts import RolloutStage
 from stepforge_jobs.training.scoring import laid_out, micro_batches, pick, score
 
@@ -46,6 +47,8 @@ class Batch:
 
 class GrpoStage(RolloutStage[Problem]):
     """Any member of the family, as `work.loss` names it."""
+
+    splits = True
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -118,7 +121,7 @@ def add_gradient(network: Any, batch: Batch, *, work: PolicyGradient, beta: floa
 
     Returns loss, entropy, the share of clipped tokens and, with a reference, the mean k3 of the batch.
     """
-    loss_sum, entropy_sum, k3_sum, clipped, tokens = 0.0, 0.0, 0.0, 0, 0
+    loss_sum, entropy_sum, k3_sum, clipped, tokens = 0.0, 0.0, 0.0, 0.0, 0.0
     lengths = [len(p) + len(c) for p, c in zip(batch.prompts, batch.completions, strict=True)]
     low, high = clips(work.loss, work.clip, work.clip_high)
     for rows in micro_batches(lengths, network.config.vocab_size, device=device):
@@ -139,6 +142,7 @@ def add_gradient(network: Any, batch: Batch, *, work: PolicyGradient, beta: floa
         weights_BT = losses.weights(work.loss, logps_BT.detach(), old_BT, mask_BT)
         clipped += int(losses.out_of_range(weights_BT, advantages_B1, clip=low, clip_high=high)[mask_BT].sum())
         tokens += int(mask_BT.sum())
+    loss_sum, entropy_sum, k3_sum, clipped, tokens = ranks().sum(loss_sum, entropy_sum, k3_sum, clipped, tokens)
     if not tokens:
         return {Metric.LOSS: 0.0}
     values: Values = {Metric.LOSS: loss_sum, Metric.ENTROPY: entropy_sum / tokens, Metric.CLIPPED: clipped / tokens}

@@ -1,30 +1,42 @@
 """The loop that every training stage runs in. A stage says what one step's gradient is; the rest is here.
 
-A step is a pure function of (weights, optimiser, seed, step): no generator's state outlives it. So a restart from any
-checkpoint gives the same bits on the same CPU as a run that nothing interrupted.
+A step is a pure function of (weights, optimiser, stage state, seed, step). No generator outlives it: each is seeded
+anew from (seed, step), and so are the global ones of Python, numpy and torch. The learning rate and which records are
+drawn are functions of the step alone, or of the stage's state. So a checkpoint holds weights, moments, the step and the
+stage's state, and needs no scheduler, generators or cursor beside them: a restart from any checkpoint gives the same
+bits on the same CPU as a run that nothing interrupted.
 """
 
 from __future__ import annotations
 
-import json
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import numpy
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from stepforge.contracts.jobs import Optimisation
 from stepforge.contracts.metrics import Metric
-from stepforge.errors import IdentityConflict
+from stepforge.errors import InvalidInput
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.job import Interrupted, Job
-from stepforge_jobs.training.checkpoints import newest_checkpoint, write_checkpoint
+from stepforge_jobs.training.book import Book
+from stepforge_jobs.training.ranks import Ranks, ranks
+from stepforge_jobs.training.state import (
+    Trained,
+    TrainingState,
+    better,
+    go_back,
+    restore,
+    trained_parameters,
+)
 
 BETAS = (0.9, 0.95)
 FINAL_LEARNING_RATE = 0.1
@@ -50,8 +62,10 @@ class Stage:
     """Optimiser steps in one step of the loop: a batch of rollouts may be learnt from more than once."""
     learning_rate_scale: float = 1.0
     """Times the schedule's rate."""
+    splits: bool = False
+    """Whether `backward` is written for several ranks: it goes over `micro_batches` and sums what it reports."""
     guarded: bool = False
-    """Whether `after_probe` may refuse: only then are accepted weights and moments held beside the current ones."""
+    """Whether `after_probe` may refuse: only then a checkpoint is written before the first step too."""
     probe: Callable[[int], Values]
     """Costly measurements, taken at checkpoints and after the last step."""
 
@@ -78,73 +92,97 @@ class Stage:
         """Take up what `state_dict` gave."""
 
 
-@dataclass
-class TrainingState:
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    rows: list[dict[str, float]] = field(default_factory=list)
-    """A line of metrics.jsonl each."""
-
-
 def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingState:
-    """Run the stage to its last step, from its newest checkpoint if any. Raises Interrupted after SIGTERM."""
-    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    trained |= stage.parameters()
+    """Run the stage to its last step, from its newest checkpoint if any.
+
+    Raises Interrupted after SIGTERM, DiskFull where a checkpoint finds no room.
+    """
+    group = ranks()
+    if group.world > 1 and not stage.splits:
+        raise InvalidInput(f"{work.name!r} trains in one process, not in {group.world}: use an instance with one GPU")
+    parameters = trained_parameters(network) | stage.parameters()
     optimiser = torch.optim.AdamW(
-        trained.values(), lr=work.learning_rate, betas=BETAS, weight_decay=stage.weight_decay, fused=True
+        parameters.values(), lr=work.learning_rate, betas=BETAS, weight_decay=stage.weight_decay, fused=True
     )
-    state, accepted = restore(job, trained, optimiser, stage)
-    with sigterm_noted() as stopping:
+    trained = Trained(parameters, optimiser)
+    state = restore(job, trained, stage)
+    with sigterm_noted() as stopping, closing(Book(job, work, state)) as book:
+        if stage.guarded and state.step == 0:
+            book.keep(trained, state, stage)
         while state.step < work.steps:
             started = time.perf_counter()
-            row = take_step(work, stage, trained, optimiser, state)
+            row = take_step(work, stage, trained, state)
             state.step += 1
             at_checkpoint = state.step % work.checkpoint_every == 0 or state.step == work.steps
             if at_checkpoint:
-                row |= stage.probe(state.step)
-                if not stage.after_probe(row):
-                    assert accepted is not None, "a stage that refuses says that it is guarded"
-                    put_back(accepted, trained, optimiser)
-                elif stage.guarded:
-                    accepted = tensors_of(trained, optimiser)
+                row |= look_closer(job, stage, trained, state)
             row[Metric.SECONDS] = time.perf_counter() - started
             state.seconds += row[Metric.SECONDS]
             state.rows.append({"step": state.step, **{str(name): value for name, value in row.items()}})
-            if at_checkpoint or stopping:
-                # Weights that no probe has seen yet may be refused by the next, so those before them travel along.
-                keep(job, trained, optimiser, state, stage, accepted=None if at_checkpoint else accepted)
+            book.write(state.rows[-1])
+            stop = group.any(stopping)
+            if at_checkpoint or stop:
+                check_together(group, trained)
+                book.keep(trained, state, stage)
             shown = {str(name): row[name] for name in SHOWN if name in row}
             job.progress.step(work.name, state.step, work.steps, **shown)
-            if stopping and state.step < work.steps:
+            if stop and state.step < work.steps:
                 raise Interrupted(
                     f"SIGTERM after step {state.step} of {work.steps}: the checkpoint holds what was learnt"
                 )
+        book.finish()
     return state
 
 
 SHOWN = (Metric.LOSS, Metric.REWARD, Metric.KL, Metric.ENTROPY)
 
 
-def take_step(
-    work: Optimisation, stage: Stage, trained: dict[str, Tensor], optimiser: torch.optim.Optimizer, state: TrainingState
-) -> Values:
+def take_step(work: Optimisation, stage: Stage, trained: Trained, state: TrainingState) -> Values:
     """The optimiser steps of one batch; their metrics, of which the last update's stay."""
     rate = learning_rate(work, state.step) * stage.learning_rate_scale
-    for group in optimiser.param_groups:
+    for group in trained.optimiser.param_groups:
         group["lr"] = rate
-    torch.manual_seed(seed_of(work.seed, state.step))
+    # Dropout must not fall on the same places of every rank's rows.
+    seed_everything(seed_of(work.seed, state.step, *([ranks().rank] if ranks().rank else [])))
     row: Values = {}
     for update in range(stage.updates):
-        optimiser.zero_grad(set_to_none=True)
+        trained.optimiser.zero_grad(set_to_none=True)
         result = stage.backward(state.step, update)
         row |= {**result.metrics, Metric.LEARNING_RATE: rate}
         if result.tokens:
-            norm = torch.nn.utils.clip_grad_norm_(trained.values(), work.gradient_norm)
+            ranks().sum_gradients(trained.parameters.values())
+            norm = torch.nn.utils.clip_grad_norm_(trained.parameters.values(), work.gradient_norm)
             row[Metric.GRADIENT_NORM] = float(norm)
-            optimiser.step()
+            trained.optimiser.step()
         state.tokens += result.tokens
     return row
+
+
+def look_closer(job: Job, stage: Stage, trained: Trained, state: TrainingState) -> Values:
+    """Probe the weights, and take back those that the stage refuses."""
+    values = stage.probe(state.step)
+    if stage.after_probe(values):
+        state.best = better(state.best, state.step, values.get(Metric.VALIDATION))
+    else:
+        go_back(job, trained, state)
+    state.accepted = state.step
+    return values
+
+
+def check_together(group: Ranks, trained: Trained) -> None:
+    """Raises RuntimeError where the ranks' weights have come apart, before a checkpoint says that all is well."""
+    if group.world == 1:
+        return
+    totals = group.gather([sum(float(p.detach().double().sum()) for p in trained.parameters.values())])
+    if len({repr(total) for total in totals}) > 1:
+        raise RuntimeError(f"the ranks' weights have come apart: their sums are {totals}")
+
+
+def seed_everything(seed: int) -> None:
+    """The global generators, which dropout and a user's verifier draw from."""
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def learning_rate(work: Optimisation, step: int) -> float:
@@ -154,92 +192,9 @@ def learning_rate(work: Optimisation, step: int) -> float:
     return work.learning_rate * warm * decay
 
 
-# ── Checkpoints ──────────────────────────────────────────────────────────────────────────────────
-
-
-PARTS = ("weights", "optimiser")
-Tensors = dict[str, dict[str, Tensor]]
-"""`weights` by name, and the moments of `optimiser` by name and key."""
-
-
-def tensors_of(trained: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> Tensors:
-    """A copy, on the CPU."""
-    moments = {
-        f"{name}|{key}": value
-        for name, parameter in trained.items()
-        for key, value in optimiser.state.get(parameter, {}).items()
-    }
-    return {
-        "weights": {name: parameter.detach().to("cpu", copy=True).contiguous() for name, parameter in trained.items()},
-        "optimiser": {name: value.to("cpu", copy=True) for name, value in moments.items()},
-    }
-
-
-def put_back(tensors: Tensors, trained: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
-    """Weights and moments as `tensors_of` found them."""
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(tensors["weights"][name])
-    optimiser.state.clear()
-    for moment, value in tensors["optimiser"].items():
-        name, _, key = moment.rpartition("|")
-        parameter = trained[name]
-        optimiser.state[parameter][key] = value.to(parameter.device, copy=True)
-
-
-def keep(
-    job: Job,
-    trained: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    state: TrainingState,
-    stage: Stage,
-    *,
-    accepted: Tensors | None,
-) -> None:
-    head = {"spec_sha256": job.spec.identity, "step": state.step, "tokens": state.tokens, "seconds": state.seconds}
-    head["stage"] = stage.state_dict()
-    files = {f"{name}.safetensors": save(tensors) for name, tensors in tensors_of(trained, optimiser).items()}
-    if accepted is not None:
-        files |= {f"accepted-{name}.safetensors": save(tensors) for name, tensors in accepted.items()}
-    files |= {"metrics.jsonl": metrics_lines(state.rows), "state.json": json.dumps(head).encode()}
-    write_checkpoint(job.checkpoint_dir, state.step, files)
-
-
-def restore(
-    job: Job, trained: dict[str, Tensor], optimiser: torch.optim.Optimizer, stage: Stage
-) -> tuple[TrainingState, Tensors | None]:
-    """Put the newest valid checkpoint into weights, optimiser and stage. A fresh state where there is none.
-
-    Beside it the tensors to go back to, where the stage is guarded.
-    """
-    found = newest_checkpoint(job.checkpoint_dir, warn=lambda text: job.progress.event("warning", message=text))
-    if found is None:
-        return TrainingState(), tensors_of(trained, optimiser) if stage.guarded else None
-    step, files = found
-    head = json.loads(files["state.json"])
-    if head["spec_sha256"] != job.spec.identity:
-        raise IdentityConflict(
-            f"{job.checkpoint_dir} holds a checkpoint of {head['spec_sha256']}, but this job is {job.spec.identity}"
-        )
-    put_back({name: load(files[f"{name}.safetensors"]) for name in PARTS}, trained, optimiser)
-    stage.load_state_dict(head["stage"])
-    accepted: Tensors | None = None
-    if stage.guarded:
-        before = "accepted-" if "accepted-weights.safetensors" in files else ""
-        accepted = {name: load(files[f"{before}{name}.safetensors"]) for name in PARTS}
-    rows = [json.loads(line) for line in files["metrics.jsonl"].splitlines()]
-    job.progress.event("resumed", step=step)
-    state = TrainingState(step=step, tokens=head["tokens"], seconds=head["seconds"], rows=rows)
-    return state, accepted
-
-
-def metrics_lines(rows: list[dict[str, float]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
 @contextmanager
 def sigterm_noted() -> Iterator[list[int]]:
-    """A list that is empty until SIGTERM arrives."""
+    """A list that is empty until SIGTERM arrives. More of them change nothing: what is under way is finished."""
     arrived: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

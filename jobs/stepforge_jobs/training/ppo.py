@@ -27,8 +27,9 @@ from stepforge_jobs.rl.welford import Moments
 from stepforge_jobs.training.gathering import Gathered, Problem
 from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.rollouts import RolloutStage
-from stepforge_jobs.training.scoring import Scored, laid_out, micro_batches, pick, score
+from stepforge_jobs.training.scoring import Scored, gathered, laid_out, micro_batches, pick, score
 
 VALUE_SHARE = 0.1
 """Weight of the values' loss. Adam does not see it; the gradient's norm, which is clipped, does."""
@@ -67,6 +68,8 @@ class ValueHead:
 
 
 class PpoStage(RolloutStage[Problem]):
+    splits = True
+
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         assert isinstance(self.work, RlvrWork)
@@ -131,7 +134,7 @@ class PpoStage(RolloutStage[Problem]):
             for row, values_T, mask_T in zip(rows, self._head(scored), scored.mask_BT, strict=True):
                 found[row] = values_T[mask_T]
         policy.network.train()
-        return found
+        return gathered(found)
 
     def _add_gradient(self, batch: Batch) -> Values:
         """Mean over the batch's tokens of both losses."""
@@ -139,7 +142,7 @@ class PpoStage(RolloutStage[Problem]):
         low, high = clips("grpo", work.clip, work.clip_high)
         tokens = sum(map(len, batch.completions))
         whole = Whole(len(batch.prompts), tokens, work.max_new_tokens)
-        policy_sum, value_sum, entropy_sum, clipped = 0.0, 0.0, 0.0, 0
+        policy_sum, value_sum, entropy_sum, clipped = 0.0, 0.0, 0.0, 0.0
         for rows in self._micro_batches(batch.prompts, batch.completions):
             given = pick(batch.prompts, rows), pick(batch.completions, rows)
             scored = score(policy.network, *given, device=policy.device, hidden=True)
@@ -156,6 +159,7 @@ class PpoStage(RolloutStage[Problem]):
             entropy_sum += float(scored.entropy(work.temperature)[mask_BT].sum())
             ratio_BT = (logps_BT.detach() - old_BT).exp()
             clipped += int(losses.out_of_range(ratio_BT, advantages_BT, clip=low, clip_high=high)[mask_BT].sum())
+        policy_sum, value_sum, entropy_sum, clipped = ranks().sum(policy_sum, value_sum, entropy_sum, clipped)
         return {
             Metric.LOSS: policy_sum,
             Metric.VALUE_LOSS: value_sum,

@@ -19,6 +19,7 @@ from stepforge_jobs.training.hard import Hard
 from stepforge_jobs.training.held import Held
 from stepforge_jobs.training.loop import Stage, Values
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import logps_of
 from stepforge_jobs.training.stage import Probe, Start, as_reference
 
@@ -139,4 +140,5 @@ class RolloutStage(Stage, Generic[Problem]):
         return found
 
     def _accepted(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> int:
-        return round(self._judge(problems, completions).metrics[Metric.ACCEPTED] * len(completions))
+        judged = ranks().same(lambda: self._judge(problems, completions))
+        return round(judged.metrics[Metric.ACCEPTED] * len(completions))

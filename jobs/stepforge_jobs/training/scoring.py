@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from stepforge_jobs.training.ranks import ranks
+
 TOKENS = {"cpu": 1_024, "cuda": 16_384}
 LOGITS = 1 << 26
 """Most tokens and most logits of one micro-batch. On CPU small ones of like length are a quarter faster than one."""
@@ -95,6 +97,14 @@ def logps_of(
         for row, logps_T, mask_T in zip(part, scored.logps(temperature), scored.mask_BT, strict=True):
             rows[row] = logps_T[mask_T]
     network.train(was_training)
+    return gathered(rows)
+
+
+def gathered(rows: list[Tensor]) -> list[Tensor]:
+    """All rows, of which each rank has filled its own."""
+    if (group := ranks()).world > 1:
+        for index, row in group.gather([(index, row.cpu()) for index, row in enumerate(rows) if len(row)]):
+            rows[index] = row
     return rows
 
 
@@ -106,10 +116,14 @@ def laid_out(rows: Sequence[Tensor], mask_BT: Tensor) -> Tensor:
 
 
 def micro_batches(lengths: Sequence[int], vocabulary: int, *, device: torch.device) -> Iterator[list[int]]:
-    """Row numbers in micro-batches of rows of like length, which stay within the device's tokens when padded."""
+    """This rank's row numbers, in micro-batches of rows of like length that fit the device's tokens when padded.
+
+    Every so-manieth row by length, so that the ranks have as much to do; sums over rows are to be summed over ranks.
+    """
     most = TOKENS.get(device.type, TOKENS["cuda"])
     chosen: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+    group = ranks()
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__)[group.rank :: group.world]:
         padded = lengths[index] * (len(chosen) + 1)
         if chosen and (padded > most or padded * vocabulary > LOGITS):
             yield chosen

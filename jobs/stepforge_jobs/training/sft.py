@@ -7,6 +7,7 @@ from stepforge.contracts.metrics import Metric
 from stepforge.errors import InvalidInput
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.loop import Stage, StepResult, Values, train
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import micro_batches, pick, score
 from stepforge_jobs.training.stage import Probe, Start, begin, draw, finish, fitting
 
@@ -27,6 +28,7 @@ def run(job: Job) -> None:
 
 class SftStage(Stage):
     weight_decay = 0.01
+    splits = True
     probe: Probe
 
     def __init__(self, start: Start, work: SftWork) -> None:
@@ -55,5 +57,6 @@ class SftStage(Stage):
             loss = -scored.logps().sum() / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
+        (total,) = ranks().sum(total)
         metrics: Values = {Metric.LOSS: total, Metric.COMPLETION_TOKENS: tokens / len(rows)}
         return StepResult(metrics=metrics, tokens=tokens)

@@ -50,6 +50,8 @@ class Metric(StrEnum):
     """Exact, in nats a token, to the stage's initial policy on fixed prompts."""
     KL_K3 = "kl_k3"
     """Estimate on the batch, where a penalty is on."""
+    VALIDATION = "validation"
+    """Mean verifier reward of greedy completions of held-out problems, at checkpoints, where the best one is kept."""
     KL_AVERAGE = "kl_average"
     """Moving average of small probes, which steers beta."""
     KL_REFUSED = "kl_refused"
