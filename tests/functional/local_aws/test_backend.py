@@ -173,7 +173,7 @@ def test_a_stack_has_what_the_template_says_and_lives_through_an_update(local_aw
     assert outputs["Secret"].startswith("arn:aws:secretsmanager:us-east-1:000000000000:secret:")
     assert outputs["Group"] == "arn:aws:sagemaker:us-east-1:000000000000:model-package-group/whole"
     assert (
-        local_aws.client("ssm").get_parameter(Name="/stepforge/local/bucket")["Parameter"]["Value"] == "stack-artifacts"
+        local_aws.client("ssm").get_parameter(Name="/stepforge/whole/bucket")["Parameter"]["Value"] == "stack-artifacts"
     )
     secrets = local_aws.client("secretsmanager")
     wait(lambda: secrets.get_secret_value(SecretId=outputs["Secret"])["SecretString"], lambda value: value == "rotated")
