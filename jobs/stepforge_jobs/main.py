@@ -1,22 +1,27 @@
 """The entry point of every job: `python -m stepforge_jobs.main` (SageMaker appends `train`).
 
+Where a training job has several GPUs or hosts, it starts a process for each GPU (launch.py) and ends as they end.
 Reads the spec, imports the one module that its work needs, and turns a failure into output/failure and exit code 1.
 After SIGTERM with a checkpoint the exit code is 143 and no failure is written: the next attempt goes on from there.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 
 from stepforge.contracts.jobs import WorkType
 from stepforge.errors import InvalidInput
-from stepforge_jobs.job import Interrupted, Job, base_dir, read_spec
+from stepforge_jobs.heartbeat import Heartbeat
+from stepforge_jobs.job import Interrupted, Job, Progress, base_dir, read_spec
+from stepforge_jobs.launch import INTERRUPTED, is_rank, launch, plan_of
 
 WORK: dict[WorkType, str] = {
     "dataset": "stepforge_jobs.datasets.generate:run",
@@ -35,6 +40,15 @@ OFFLINE = {
     # Spinning threads made a first step take 50 s instead of .8 s where cores are few.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
+
+
+TRAINING: tuple[WorkType, ...] = ("sft", "srl", "rlvr")
+"""Work that several processes share. The others are done by one."""
+
+
+def leads() -> bool:
+    """Whether this process speaks and writes: the only one, or rank 0 of several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def work_function(work: WorkType) -> Callable[[Job], None]:
@@ -63,19 +77,27 @@ def main(arguments: Sequence[str] = ()) -> int:
                 f"arguments {list(arguments)!r}: only 'train' is understood, everything else is in the spec"
             )
         spec = read_spec(base)
-        job = Job(spec=spec, base=base)
-        empty(job.model_dir)
+        plan = plan_of(base) if spec.type in TRAINING and not is_rank() else None
+        if plan is not None and plan.world > 1:
+            (base / "output" / "failure").unlink(missing_ok=True)
+            return launch(plan, [sys.executable, "-m", "stepforge_jobs.main", *arguments])
+        job = Job(spec=spec, base=base, progress=Progress() if leads() else Progress(stream=io.StringIO()))
+        if leads():
+            empty(job.model_dir)
         job.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         job.progress.event("started", type=spec.type, spec_sha256=spec.identity)
-        work_function(spec.type)(job)
+        with Heartbeat(base / "output", job.progress) if leads() else nullcontext():
+            work_function(spec.type)(job)
         job.progress.event("finished", type=spec.type)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        return 143
+        return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the boundary of the process: SageMaker reads the failure from a file
         failure = base / "output" / "failure"
         failure.parent.mkdir(parents=True, exist_ok=True)
-        failure.write_text(f"{type(error).__name__}: {error}")
+        # Of several ranks the first to fail has the reason; the others fail for want of it.
+        with suppress(FileExistsError), failure.open("x" if is_rank() else "w") as stream:
+            stream.write(f"{type(error).__name__}: {error}")
         traceback.print_exc()
         return 1
     return 0

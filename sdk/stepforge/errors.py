@@ -21,6 +21,7 @@ StepforgeError
 │   ├── SmokeFailed          a deployed model does not answer as it did in its evaluation
 │   ├── EndpointFailed       an endpoint did not come up with what it was given
 │   └── PromotionBusy        another promotion of the same group has the candidate endpoint
+├── DiskFull                 no space is left where a job writes; what was there is unharmed
 ├── Throttled                the cloud asks to call later
 └── EnvironmentUnavailable   the cloud, the local server or a part of it cannot be reached
 """
@@ -126,6 +127,10 @@ class EndpointFailed(RunFailed):
 
 class PromotionBusy(RunFailed):
     pass
+
+
+class DiskFull(StepforgeError):
+    exit_code = 6
 
 
 class Throttled(StepforgeError):

@@ -12,8 +12,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SDK, JOBS = ROOT / "sdk", ROOT / "jobs"
 STDLIB = set(sys.stdlib_module_names)
-HEAVY = ("torch", "transformers", "trl", "boto3", "botocore", "aws_cdk", "ministack", "typer", "rich")
-CLOUD_SIDE = ("client", "jobs", "pipelines", "registry", "connection", "transfers", "local", "cli", "report")
+HEAVY = ("torch", "transformers", "trl", "boto3", "botocore", "aws_cdk", "ministack", "typer", "rich", "mlflow")
+CLOUD_SIDE = (
+    "client",
+    "jobs",
+    "pipelines",
+    "registry",
+    "connection",
+    "transfers",
+    "local",
+    "cli",
+    "report",
+    "tracking.runs",
+)
 
 
 def imports(path: Path) -> set[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stepforge.errors import InvalidInput
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import precision
 
 ROWS = 512
@@ -37,7 +38,8 @@ def sample(
     """`count` completions of each prompt, prompt by prompt, each up to and with its stop token.
 
     `temperature` 0 is greedy. A completion without a stop at its end ran out of tokens. Deterministic for equal
-    arguments: each batch has a generator of its own. Raises InvalidInput for a prompt that leaves no room.
+    arguments, on any number of ranks: every token of every completion has a random number of its own, which does not
+    depend on what is sampled beside it. Raises InvalidInput for a prompt that leaves no room.
     """
     completions: list[list[int]] = []
     was_training = policy.network.training
@@ -45,9 +47,15 @@ def sample(
     per_batch = max(1, ROWS // count)
     for batch, start in enumerate(range(0, len(prompts), per_batch)):
         part = prompts[start : start + per_batch]
-        generator = torch.Generator(device=policy.device).manual_seed(seed_of(seed, batch))
-        with precision(policy.device):
-            completions += _sample_batch(policy, part, count, max_new_tokens, temperature, generator, sorted(stops))
+        generator = torch.Generator().manual_seed(seed_of(seed, batch))
+        draws_PNT = torch.rand(len(part), count, max_new_tokens, generator=generator, dtype=torch.float64)
+        own = ranks().own(len(part))
+        rows: list[list[int]] = []
+        if part[own]:
+            draws_BT = draws_PNT[own].flatten(0, 1).to(policy.device)
+            with precision(policy.device):
+                rows = _sample_batch(policy, part[own], count, max_new_tokens, temperature, draws_BT, sorted(stops))
+        completions += ranks().gather(rows)
         if after_batch is not None:
             after_batch(min(start + per_batch, len(prompts)))
     policy.network.train(was_training)
@@ -66,7 +74,7 @@ def _sample_batch(
     count: int,
     max_new_tokens: int,
     temperature: float,
-    generator: torch.Generator,
+    draws_BT: Tensor,
     stops: list[int],
 ) -> list[list[int]]:
     from transformers import DynamicCache
@@ -94,7 +102,7 @@ def _sample_batch(
     tokens = torch.full((len(row_B), max_new_tokens), -1, dtype=torch.long, device=policy.device)
     running_B = torch.ones_like(row_B, dtype=torch.bool)
     for index in range(max_new_tokens):
-        next_B = choose(logits_BV, temperature, generator)
+        next_B = choose(logits_BV, temperature, draws_BT[row_B, index])
         tokens[row_B[running_B], index] = next_B[running_B]
         running_B = running_B & ~torch.isin(next_B, stops_S) & (position_B + 1 < policy.context)
         alive = int(running_B.sum())
@@ -119,14 +127,17 @@ def _sample_batch(
     return [[token for token in row if token >= 0] for row in tokens.tolist()]
 
 
-def choose(logits_BV: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """The next token of each row, B: the likeliest at temperature 0, otherwise drawn."""
+def choose(logits_BV: Tensor, temperature: float, draws_B: Tensor) -> Tensor:
+    """The next token of each row, B: the likeliest at temperature 0, otherwise that of a draw, uniform in [0, 1)."""
     if temperature < COLDEST:
         return logits_BV.argmax(-1)
     # The largest becomes 0 first: divided by a tiny temperature it would be infinite, and no number any more.
     logits_BV = logits_BV.float()
     probabilities_BV = torch.softmax((logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature, -1)
-    return torch.multinomial(probabilities_BV, 1, generator=generator)[:, 0]
+    # In double precision: in single, the last of 100,000 tokens would be lost in the rounding of the sum before them.
+    cumulative_BV = probabilities_BV.double().cumsum(-1)
+    wanted_B1 = (draws_B * cumulative_BV[:, -1])[:, None]
+    return torch.searchsorted(cumulative_BV, wanted_B1, right=True)[:, 0]
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -3,15 +3,23 @@
 The estimators take log-probabilities of tokens that the policy sampled; with r = p_ref / p: k1 = -log r (unbiased,
 noisy), k2 = (log r)^2 / 2 (right gradient on policy), k3 = (r - 1) - log r (unbiased, never negative). Schulman 2020,
 http://joschu.net/blog/kl-approx.html
+
+An unbiased value does not make an unbiased gradient: that of k3 is the gradient of KL(reference || policy), that of k1
+is 0 in the mean. What is trained on is `penalty` or, in the reward, the sum of k1 over a rollout (arXiv 2512.21852).
+
+Legend: B rollouts, T completion tokens.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from stepforge.contracts.jobs import KlPenalty
+
 CLAMP = 20.0
-"""k3 overflows without it."""
+"""Bound on the log ratio: k3 overflows without it."""
 
 
 def exact_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
@@ -36,3 +44,20 @@ def k2(logps: Tensor, reference_logps: Tensor) -> Tensor:
 def k3(logps: Tensor, reference_logps: Tensor) -> Tensor:
     log_ratio = _log_ratio(logps, reference_logps)
     return log_ratio.expm1() - log_ratio
+
+
+def penalty(form: KlPenalty, logps_BT: Tensor, old_logps_BT: Tensor, reference_logps_BT: Tensor) -> Tensor:
+    """What to add to each token's loss, before its weight, BT: its gradient is that of the exact KL, in the mean.
+
+    Both forms carry the ratio to the policy that sampled. Where the clamp is reached they still pull back: the value
+    stands still there, but not the gradient. `k1_in_reward` adds nothing here.
+    """
+    ratio_BT = (logps_BT - old_logps_BT).exp()
+    if form == "k3_times_ratio":
+        return ratio_BT * k3(logps_BT, reference_logps_BT)
+    if form == "k2_as_loss":
+        k1_BT = k1(logps_BT, reference_logps_BT).detach()
+        # The clamp would cut the gradient where the pull matters most, so value and gradient are put together.
+        value_BT = k2(logps_BT, reference_logps_BT).detach() + k1_BT * (logps_BT - logps_BT.detach())
+        return ratio_BT.detach() * value_BT
+    return torch.zeros_like(logps_BT)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +25,7 @@ from stepforge_jobs.rl.advantages import has_spread
 from stepforge_jobs.rl.dynamic_sampling import informative
 from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.stage import draw
 
 ROLLOUTS = 1
@@ -106,7 +108,8 @@ def gather(
             seed=seed_of(work.seed, step, ROLLOUTS, *([rounds] if rounds else [])),
             stops=stops,
         )
-        judged = judge([problem for _, problem in drawn for _ in range(group)], found)
+        problems = [problem for _, problem in drawn for _ in range(group)]
+        judged = ranks().same(partial(judge, problems, found))
         rewards_PG = torch.tensor(judged.rewards).view(len(drawn), group)
         informs_P = informative(rewards_PG, above=work.spread_above)
         if not rounds:

@@ -1,128 +1,167 @@
-"""Group-relative policy optimisation (arXiv 2402.03300): what SRL and RLVR share.
+"""Group-relative policy optimisation (arXiv 2402.03300) and its family: what SRL and RLVR share.
 
 One step: draw P prompts, sample G rollouts of each, judge them, turn rewards into advantages within each group, and
-take one gradient of the clipped loss, mean over each rollout's tokens and then over rollouts. The rollouts come from
-the very weights that are updated, so the ratio is 1 and nothing is clipped. A test holds loss and gradient to those of
-TRL's GRPOTrainer (loss_type "grpo"). Groups without spread take no part; `gathering` may draw others in their place.
+take `updates_per_batch` optimiser steps on the clipped loss (rl/losses.py). In the first the policy is the one that
+sampled, so its ratio is 1; from the second on the old log-probabilities are those of the sampler and clips are live.
+Tests hold loss and gradient of each member to those of TRL's GRPOTrainer.
 
 Legend: P prompts, G rollouts of each, B = P x G, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any, Generic
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from stepforge.contracts.jobs import PolicyGradient
+from stepforge.contracts.jobs import KlPenalty, Normalisation, PolicyGradient
 from stepforge.contracts.metrics import Metric
-from stepforge.errors import InvalidInput
-from stepforge_jobs.rl.advantages import clipped_loss, group_advantages, has_spread, sequence_mean
-from stepforge_jobs.rl.kl import k3
-from stepforge_jobs.training.gathering import JudgeFunction, Pool, Problem, gather
+from stepforge_jobs.rl import losses
+from stepforge_jobs.rl.advantages import group_advantages, has_spread
+from stepforge_jobs.rl.kl import k1, k3, penalty
+from stepforge_jobs.rl.losses import Whole, clips
+from stepforge_jobs.rl.welford import Moments
+from stepforge_jobs.training.gathering import Gathered, Problem
 from stepforge_jobs.training.loop import StepResult, Values
-from stepforge_jobs.training.scoring import micro_batches, pick, score
-from stepforge_jobs.training.stage import Probe, Start, as_reference
+from stepforge_jobs.training.ranks import ranks
+from stepforge_jobs.training.rollouts import RolloutStage
+from stepforge_jobs.training.scoring import laid_out, micro_batches, pick, score
 
 
-class GrpoStage(Generic[Problem]):
-    """Each step takes problems from every pool; `judge` gets each problem's rollouts in their order."""
+@dataclass(frozen=True)
+class Batch:
+    """Rollouts that the gradient is of. Rows of log-probabilities are a completion's tokens each."""
 
-    weight_decay = 0.0
+    prompts: list[list[int]]
+    completions: list[list[int]]
+    advantages_B: Tensor
+    whole: Whole
+    """What they are a part of: groups without spread may have been left out."""
+    old: list[Tensor] | None = None
+    """Log-probabilities of the policy that sampled; None where that is the policy itself."""
+    reference: list[Tensor] | None = None
+    """Those of the stage's initial policy; None where nothing pulls towards it."""
 
-    def __init__(
-        self,
-        start: Start,
-        work: PolicyGradient,
-        *,
-        pools: Sequence[Pool[Problem]],
-        judge: JudgeFunction[Problem],
-        stops: Collection[int],
-    ) -> None:
-        if work.beta and start.reference is None:
-            raise InvalidInput(
-                "beta > 0 needs a model to stay close to; a stage that starts from scratch has none: set beta to 0"
-            )
-        self._policy, self._reference = start.policy, start.reference
-        self._work = work
-        self._pools, self._judge, self._stops = pools, judge, stops
-        self.probe = Probe(start, seed=work.seed)
 
-    def backward(self, step: int) -> StepResult:
-        """Sample, judge, and add the gradient of the clipped loss."""
-        work, policy = self._work, self._policy
-        drawn = gather(policy, work, self._pools, step, judge=self._judge, stops=self._stops)
-        prompts, completions, rewards_PG = drawn.prompts, drawn.completions, drawn.rewards_PG
-        advantages_B = group_advantages(rewards_PG).flatten()
-        spread_P = has_spread(rewards_PG)
+class GrpoStage(RolloutStage[Problem]):
+    """Any member of the family, as `work.loss` names it."""
+
+    splits = True
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._batch: Batch | None = None
+        self._moments = Moments()
+
+    def backward(self, step: int, update: int) -> StepResult:
+        """Sample and judge before the first update, and add the gradient of the clipped loss."""
+        metrics: Values = {}
+        if update == 0:
+            rolled = self.roll_out(step)
+            metrics, self._batch = rolled.metrics, self._prepare(rolled)
+        batch = self._batch
+        assert batch is not None
+        metrics |= add_gradient(self.policy.network, batch, work=self.work, beta=self.beta, device=self.policy.device)
+        if self.held is not None and batch.completions:
+            self.held.add_gradient()
+        return StepResult(metrics=metrics, tokens=sum(map(len, batch.completions)))
+
+    def _prepare(self, rolled: Gathered) -> Batch:
+        work, rewards_PG = self.work, rolled.rewards_PG
         # With no pull to a reference, a group without spread has a gradient of exactly zero: it need not be computed.
-        kept_B = (
-            spread_P.repeat_interleave(work.group_size) if not work.beta else torch.ones(len(prompts), dtype=torch.bool)
-        )
+        spread_P = has_spread(rewards_PG) | bool(self.beta)
+        kept_B = spread_P.repeat_interleave(rewards_PG.shape[1])
         kept = kept_B.nonzero()[:, 0].tolist()
-        metrics = dict(drawn.metrics)
-        metrics |= add_gradient(
-            policy.network,
-            [prompts[i] for i in kept],
-            [completions[i] for i in kept],
-            advantages_B[kept_B],
-            rollouts=len(prompts),
-            work=work,
-            device=policy.device,
-            reference=self._reference if work.beta else None,
+        given = pick(rolled.prompts, kept), pick(rolled.completions, kept)
+        old = self.old_logps(*given) if work.updates_per_batch > 1 or work.kl_penalty == "k1_in_reward" else None
+        reference = self.reference_logps(*given) if self.beta else None
+        if reference is not None and work.kl_penalty == "k1_in_reward":
+            assert old is not None
+            sums = [float(k1(own, other).sum()) for own, other in zip(old, reference, strict=True)]
+            rewards_PG = rewards_PG - self.beta * torch.tensor(sums).view_as(rewards_PG)
+        self._moments = self._moments.merge(Moments.of(rewards_PG.flatten().tolist()))
+        advantages_PG = group_advantages(rewards_PG, normalisation_of(work), running=self._moments)
+        return Batch(
+            *given,
+            advantages_B=advantages_PG.flatten()[kept_B],
+            whole=Whole(len(kept_B), sum(map(len, rolled.completions)), work.max_new_tokens),
+            old=old if work.updates_per_batch > 1 else None,
+            reference=reference,
         )
-        return StepResult(metrics=metrics, tokens=sum(len(completions[i]) for i in kept))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "rewards": self._moments.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._moments = Moments.from_state(state["rewards"])
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        work = self.work
+        low, high = clips(work.loss, work.clip, work.clip_high)
+        return {
+            **GRPO_CHOICES,
+            **super().choices,
+            "loss": f"{work.loss}, ratio from {1 - low:g} to {1 + high:g}, {work.updates_per_batch} update(s) a batch",
+            "advantage": ADVANTAGES[normalisation_of(work)],
+            "kl_penalty": PENALTIES[work.kl_penalty] if self.beta else "none",
+        }
 
 
-def add_gradient(
-    network: Any,
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    advantages_B: torch.Tensor,
-    *,
-    rollouts: int,
-    work: PolicyGradient,
-    device: torch.device,
-    reference: Any = None,
-) -> Values:
-    """Add the gradient of the loss over `rollouts` rollouts, of which those given may be the ones that carry a signal.
+def normalisation_of(work: PolicyGradient) -> Normalisation:
+    """What was asked for, or else what the loss's paper has."""
+    return work.normalisation or ("none" if work.loss == "dr_grpo" else "group")
 
-    Returns loss, entropy and, with a reference, the mean k3 of the batch.
+
+def add_gradient(network: Any, batch: Batch, *, work: PolicyGradient, beta: float, device: torch.device) -> Values:
+    """Add the gradient of the loss of the whole batch, micro-batch by micro-batch.
+
+    Returns loss, entropy, the share of clipped tokens and, with a reference, the mean k3 of the batch.
     """
-    loss_sum, entropy_sum, k3_sum, tokens = 0.0, 0.0, 0.0, 0
-    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    loss_sum, entropy_sum, k3_sum, clipped, tokens = 0.0, 0.0, 0.0, 0.0, 0.0
+    lengths = [len(p) + len(c) for p, c in zip(batch.prompts, batch.completions, strict=True)]
+    low, high = clips(work.loss, work.clip, work.clip_high)
     for rows in micro_batches(lengths, network.config.vocab_size, device=device):
-        given = pick(prompts, rows), pick(completions, rows)
-        scored = score(network, *given, device=device)
+        scored = score(network, pick(batch.prompts, rows), pick(batch.completions, rows), device=device)
+        mask_BT = scored.mask_BT
         logps_BT = scored.logps(work.temperature)
-        penalty_BT = None
-        if reference is not None:
-            with torch.no_grad(), as_reference(reference):
-                other = score(reference.network, *given, device=device)
-                reference_logps_BT = other.logps(work.temperature)
-            # Times the ratio, which is 1: without it k3 has the right value and a biased gradient.
-            ratio_BT = (logps_BT - logps_BT.detach()).exp()
-            penalty_BT = work.beta * ratio_BT * k3(logps_BT, reference_logps_BT)
-            k3_sum += float(penalty_BT.detach()[scored.mask_BT].sum()) / work.beta
-        advantages = advantages_B[rows].to(device)
-        loss_BT = clipped_loss(logps_BT, logps_BT.detach(), advantages, clip=work.clip, penalty_BT=penalty_BT)
-        loss = sequence_mean(loss_BT, scored.mask_BT).sum() / rollouts
+        old_BT = logps_BT.detach() if batch.old is None else laid_out(pick(batch.old, rows), mask_BT)
+        advantages_B1 = batch.advantages_B[rows].to(device)[:, None]
+        values_BT = losses.token_losses(work.loss, logps_BT, old_BT, advantages_B1, mask_BT, clip=low, clip_high=high)
+        if batch.reference is not None:
+            reference_BT = laid_out(pick(batch.reference, rows), mask_BT)
+            values_BT = values_BT + beta * penalty(work.kl_penalty, logps_BT, old_BT, reference_BT)
+            k3_sum += float(k3(logps_BT.detach(), reference_BT)[mask_BT].sum())
+        loss = losses.share(work.loss, values_BT, mask_BT, batch.whole)
         loss.backward()  # type: ignore[no-untyped-call]
         loss_sum += float(loss.detach())
-        entropy_sum += float(scored.entropy(work.temperature)[scored.mask_BT].sum())
-        tokens += int(scored.mask_BT.sum())
+        entropy_sum += float(scored.entropy(work.temperature)[mask_BT].sum())
+        weights_BT = losses.weights(work.loss, logps_BT.detach(), old_BT, mask_BT)
+        clipped += int(losses.out_of_range(weights_BT, advantages_B1, clip=low, clip_high=high)[mask_BT].sum())
+        tokens += int(mask_BT.sum())
+    loss_sum, entropy_sum, k3_sum, clipped, tokens = ranks().sum(loss_sum, entropy_sum, k3_sum, clipped, tokens)
     if not tokens:
         return {Metric.LOSS: 0.0}
-    values: Values = {Metric.LOSS: loss_sum, Metric.ENTROPY: entropy_sum / tokens}
-    if reference is not None:
+    values: Values = {Metric.LOSS: loss_sum, Metric.ENTROPY: entropy_sum / tokens, Metric.CLIPPED: clipped / tokens}
+    if batch.reference is not None:
         values[Metric.KL_K3] = k3_sum / tokens
     return values
 
 
+ADVANTAGES: dict[Normalisation, str] = {
+    "group": "(r - mean) / (std + 1e-4) within the group, std with Bessel's correction",
+    "batch": "(r - the group's mean) / (the batch's std + 1e-4)",
+    "none": "r - the group's mean",
+    "running": "(r - the group's mean) / (std of all rewards so far + 1e-4)",
+}
+PENALTIES: dict[KlPenalty, str] = {
+    "k3_times_ratio": "beta x k3 x ratio for each token, whose gradient is unbiased",
+    "k2_as_loss": "beta x k2 for each token, whose gradient is unbiased on policy",
+    "k1_in_reward": "the reward less beta x the sum of k1 over the rollout, before advantages",
+}
 GRPO_CHOICES: dict[str, Any] = {
-    "loss": "GRPO: mean over a rollout's tokens, then over all rollouts; one update a batch",
-    "advantage": "(r - mean) / (std + 1e-4) within the group, std with Bessel's correction",
-    "kl_penalty": "beta x k3 x ratio, whose gradient is unbiased",
-    "tokens": "completion tokens of the groups that took part",
+    "tokens": "completion tokens of the groups that took part, in each update",
 }

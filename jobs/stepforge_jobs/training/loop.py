@@ -1,30 +1,42 @@
 """The loop that every training stage runs in. A stage says what one step's gradient is; the rest is here.
 
-A step is a pure function of (weights, optimiser, seed, step): no generator's state outlives it. So a restart from any
-checkpoint gives the same bits on the same CPU as a run that nothing interrupted.
+A step is a pure function of (weights, optimiser, stage state, seed, step). No generator outlives it: each is seeded
+anew from (seed, step), and so are the global ones of Python, numpy and torch. The learning rate and which records are
+drawn are functions of the step alone, or of the stage's state. So a checkpoint holds weights, moments, the step and the
+stage's state, and needs no scheduler, generators or cursor beside them: a restart from any checkpoint gives the same
+bits on the same CPU as a run that nothing interrupted.
 """
 
 from __future__ import annotations
 
-import json
+import random
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
+import numpy
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from stepforge.contracts.jobs import Optimisation
 from stepforge.contracts.metrics import Metric
-from stepforge.errors import IdentityConflict
+from stepforge.errors import InvalidInput
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.job import Interrupted, Job
-from stepforge_jobs.training.checkpoints import newest_checkpoint, write_checkpoint
+from stepforge_jobs.training.book import Book
+from stepforge_jobs.training.ranks import Ranks, ranks
+from stepforge_jobs.training.state import (
+    Trained,
+    TrainingState,
+    better,
+    go_back,
+    restore,
+    trained_parameters,
+)
 
 BETAS = (0.9, 0.95)
 FINAL_LEARNING_RATE = 0.1
@@ -42,76 +54,135 @@ class StepResult:
     """Tokens that the gradient is of; 0 where nothing could be learnt, and then no optimiser step is taken."""
 
 
-class Stage(Protocol):
-    weight_decay: float
+class Stage:
+    """What one kind of training is; a stage of its own kind inherits this and says what differs."""
 
-    def backward(self, step: int) -> StepResult:
-        """Add the gradient of step `step` (0-based) to the parameters."""
-        ...
+    weight_decay: float = 0.0
+    updates: int = 1
+    """Optimiser steps in one step of the loop: a batch of rollouts may be learnt from more than once."""
+    learning_rate_scale: float = 1.0
+    """Times the schedule's rate."""
+    splits: bool = False
+    """Whether `backward` is written for several ranks: it goes over `micro_batches` and sums what it reports."""
+    guarded: bool = False
+    """Whether `after_probe` may refuse: only then a checkpoint is written before the first step too."""
+    probe: Callable[[int], Values]
+    """Costly measurements, taken at checkpoints and after the last step."""
 
-    def probe(self, step: int) -> Values:
-        """Costly measurements, taken at checkpoints and after the last step."""
-        ...
+    def backward(self, step: int, update: int) -> StepResult:
+        """Add the gradient of update `update` of step `step` (both 0-based) to the parameters."""
+        raise NotImplementedError
 
+    def parameters(self) -> dict[str, Tensor]:
+        """What is trained beside the network: kept in checkpoints, absent from the saved model."""
+        return {}
 
-@dataclass
-class TrainingState:
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    rows: list[dict[str, float]] = field(default_factory=list)
-    """A line of metrics.jsonl each."""
+    def after_probe(self, values: Values) -> bool:
+        """Whether these weights may stay. Where not, those of the last probe that might come back.
+
+        May change `values`, which is what the metrics of the step will say.
+        """
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a restart must find again, as JSON; kept in each checkpoint's state.json under "stage"."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
 
 
 def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingState:
-    """Run the stage to its last step, from its newest checkpoint if any. Raises Interrupted after SIGTERM."""
-    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    """Run the stage to its last step, from its newest checkpoint if any.
+
+    Raises Interrupted after SIGTERM, DiskFull where a checkpoint finds no room.
+    """
+    group = ranks()
+    if group.world > 1 and not stage.splits:
+        raise InvalidInput(f"{work.name!r} trains in one process, not in {group.world}: use an instance with one GPU")
+    parameters = trained_parameters(network) | stage.parameters()
     optimiser = torch.optim.AdamW(
-        trained.values(), lr=work.learning_rate, betas=BETAS, weight_decay=stage.weight_decay, fused=True
+        parameters.values(), lr=work.learning_rate, betas=BETAS, weight_decay=stage.weight_decay, fused=True
     )
-    state = restore(job, trained, optimiser)
-    with sigterm_noted() as stopping:
+    trained = Trained(parameters, optimiser)
+    state = restore(job, trained, stage)
+    with sigterm_noted() as stopping, closing(Book(job, work, state)) as book:
+        if stage.guarded and state.step == 0:
+            book.keep(trained, state, stage)
         while state.step < work.steps:
             started = time.perf_counter()
-            row = take_step(work, stage, trained, optimiser, state)
+            row = take_step(work, stage, trained, state)
             state.step += 1
             at_checkpoint = state.step % work.checkpoint_every == 0 or state.step == work.steps
             if at_checkpoint:
-                row |= stage.probe(state.step)
+                row |= look_closer(job, stage, trained, state)
             row[Metric.SECONDS] = time.perf_counter() - started
             state.seconds += row[Metric.SECONDS]
             state.rows.append({"step": state.step, **{str(name): value for name, value in row.items()}})
-            if at_checkpoint or stopping:
-                keep(job, trained, optimiser, state)
+            book.write(state.rows[-1])
+            stop = group.any(stopping)
+            if at_checkpoint or stop:
+                check_together(group, trained)
+                book.keep(trained, state, stage)
             shown = {str(name): row[name] for name in SHOWN if name in row}
             job.progress.step(work.name, state.step, work.steps, **shown)
-            if stopping and state.step < work.steps:
+            if stop and state.step < work.steps:
                 raise Interrupted(
                     f"SIGTERM after step {state.step} of {work.steps}: the checkpoint holds what was learnt"
                 )
+        book.finish()
     return state
 
 
 SHOWN = (Metric.LOSS, Metric.REWARD, Metric.ACCEPTED, Metric.KL, Metric.ENTROPY)
 
 
-def take_step(
-    work: Optimisation, stage: Stage, trained: dict[str, Tensor], optimiser: torch.optim.Optimizer, state: TrainingState
-) -> Values:
-    """One optimiser step; its metrics."""
-    rate = learning_rate(work, state.step)
-    for group in optimiser.param_groups:
+def take_step(work: Optimisation, stage: Stage, trained: Trained, state: TrainingState) -> Values:
+    """The optimiser steps of one batch; their metrics, of which the last update's stay."""
+    rate = learning_rate(work, state.step) * stage.learning_rate_scale
+    for group in trained.optimiser.param_groups:
         group["lr"] = rate
-    torch.manual_seed(seed_of(work.seed, state.step))
-    optimiser.zero_grad(set_to_none=True)
-    result = stage.backward(state.step)
-    row = {**result.metrics, Metric.LEARNING_RATE: rate}
-    if result.tokens:
-        norm = torch.nn.utils.clip_grad_norm_(trained.values(), work.gradient_norm)
-        row[Metric.GRADIENT_NORM] = float(norm)
-        optimiser.step()
-    state.tokens += result.tokens
+    # Dropout must not fall on the same places of every rank's rows.
+    seed_everything(seed_of(work.seed, state.step, *([ranks().rank] if ranks().rank else [])))
+    row: Values = {}
+    for update in range(stage.updates):
+        trained.optimiser.zero_grad(set_to_none=True)
+        result = stage.backward(state.step, update)
+        row |= {**result.metrics, Metric.LEARNING_RATE: rate}
+        if result.tokens:
+            ranks().sum_gradients(trained.parameters.values())
+            norm = torch.nn.utils.clip_grad_norm_(trained.parameters.values(), work.gradient_norm)
+            row[Metric.GRADIENT_NORM] = float(norm)
+            trained.optimiser.step()
+        state.tokens += result.tokens
     return row
+
+
+def look_closer(job: Job, stage: Stage, trained: Trained, state: TrainingState) -> Values:
+    """Probe the weights, and take back those that the stage refuses."""
+    values = stage.probe(state.step)
+    if stage.after_probe(values):
+        state.best = better(state.best, state.step, values.get(Metric.VALIDATION))
+    else:
+        go_back(job, trained, state)
+    state.accepted = state.step
+    return values
+
+
+def check_together(group: Ranks, trained: Trained) -> None:
+    """Raises RuntimeError where the ranks' weights have come apart, before a checkpoint says that all is well."""
+    if group.world == 1:
+        return
+    totals = group.gather([sum(float(p.detach().double().sum()) for p in trained.parameters.values())])
+    if len({repr(total) for total in totals}) > 1:
+        raise RuntimeError(f"the ranks' weights have come apart: their sums are {totals}")
+
+
+def seed_everything(seed: int) -> None:
+    """The global generators, which dropout and a user's verifier draw from."""
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def learning_rate(work: Optimisation, step: int) -> float:
@@ -121,55 +192,9 @@ def learning_rate(work: Optimisation, step: int) -> float:
     return work.learning_rate * warm * decay
 
 
-# ── Checkpoints ──────────────────────────────────────────────────────────────────────────────────
-
-
-def keep(job: Job, trained: dict[str, Tensor], optimiser: torch.optim.Optimizer, state: TrainingState) -> None:
-    moments: dict[str, Tensor] = {}
-    for name, parameter in trained.items():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            moments[f"{name}|{key}"] = value
-    head = {"spec_sha256": job.spec.identity, "step": state.step, "tokens": state.tokens, "seconds": state.seconds}
-    files = {
-        "weights.safetensors": save({name: parameter.detach().contiguous() for name, parameter in trained.items()}),
-        "optimiser.safetensors": save(moments),
-        "metrics.jsonl": metrics_lines(state.rows),
-        "state.json": json.dumps(head).encode(),
-    }
-    write_checkpoint(job.checkpoint_dir, state.step, files)
-
-
-def restore(job: Job, trained: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> TrainingState:
-    """Put the newest valid checkpoint into weights and optimiser. A fresh state where there is none."""
-    found = newest_checkpoint(job.checkpoint_dir, warn=lambda text: job.progress.event("warning", message=text))
-    if found is None:
-        return TrainingState()
-    step, files = found
-    head = json.loads(files["state.json"])
-    if head["spec_sha256"] != job.spec.identity:
-        raise IdentityConflict(
-            f"{job.checkpoint_dir} holds a checkpoint of {head['spec_sha256']}, but this job is {job.spec.identity}"
-        )
-    weights, moments = load(files["weights.safetensors"]), load(files["optimiser.safetensors"])
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(weights[name])
-    for moment, value in moments.items():
-        name, _, key = moment.rpartition("|")
-        parameter = trained[name]
-        optimiser.state[parameter][key] = value.to(parameter.device, copy=True)
-    rows = [json.loads(line) for line in files["metrics.jsonl"].splitlines()]
-    job.progress.event("resumed", step=step)
-    return TrainingState(step=step, tokens=head["tokens"], seconds=head["seconds"], rows=rows)
-
-
-def metrics_lines(rows: list[dict[str, float]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
 @contextmanager
 def sigterm_noted() -> Iterator[list[int]]:
-    """A list that is empty until SIGTERM arrives."""
+    """A list that is empty until SIGTERM arrives. More of them change nothing: what is under way is finished."""
     arrived: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -19,17 +19,20 @@ from stepforge_jobs.domains.judging import FAILED, Judge, judge_of
 from stepforge_jobs.evaluation.verdicts import verdicts_of
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.asking import UNFINISHED, UNTHOUGHT
+from stepforge_jobs.training.dpo import DpoStage
 from stepforge_jobs.training.gathering import Judged, Pool, sampling_choices
-from stepforge_jobs.training.grpo import GRPO_CHOICES, GrpoStage
+from stepforge_jobs.training.grpo import GrpoStage
 from stepforge_jobs.training.loop import Values, train
+from stepforge_jobs.training.ppo import PpoStage
+from stepforge_jobs.training.rollouts import RolloutStage
 from stepforge_jobs.training.stage import begin, finish
 from stepforge_jobs.training.watch import Watch
 
 MOST_HELD_OUT = 5
 """At most one problem in so many is held out."""
 FORMAT = (UNFINISHED.reason, UNTHOUGHT.reason)
+ALGORITHMS: dict[str, type[RolloutStage[Record]]] = {"grpo": GrpoStage, "ppo": PpoStage, "dpo": DpoStage}
 CHOICES = {
-    **GRPO_CHOICES,
     "unfinished": "a completion without an end within max_new_tokens is refused, whatever it says",
 }
 
@@ -59,12 +62,13 @@ def _run(job: Job, judge: Judge) -> None:
 
     pools = [pool(target, work.batch_prompts - rehearsed, work.seed)]
     pools += [pool(retained, rehearsed, work.seed + 1)] if rehearsed else []
-    stage = GrpoStage[Record](
+    stage: RolloutStage[Record] = ALGORITHMS[work.algorithm](
         start,
         work,
         pools=pools,
         judge=lambda records, completions: judged(work, verdicts(records, completions)),
         stops=stops,
+        hard=[(prompts[record.id], record) for record in target],
     )
     if start.reference is not None:
         watch = Watch(
@@ -81,11 +85,11 @@ def _run(job: Job, judge: Judge) -> None:
         stage.probe.watches.append(watch)
     state = train(job, work, start.policy.network, stage)
     choices = {
+        **stage.choices,
         **CHOICES,
         **sampling_choices(work),
         "asking": start.policy.asking,
         "rehearsed_prompts": rehearsed,
-        "kl_prompts": stage.probe.prompts_of,
         "held_out": f"{len(held_out)} problems that this stage is never trained on",
     }
     finish(job, work, "rlvr", start.policy, state, choices)

@@ -1,6 +1,6 @@
 """Log-probabilities of given completions, in micro-batches that fit the memory.
 
-Legend: B rows, T positions from the first that predicts a completion's token, V vocabulary.
+Legend: B rows, T positions from the first that predicts a completion's token, V vocabulary, H hidden units.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from stepforge_jobs.training.ranks import ranks
 
 TOKENS = {"cpu": 1_024, "cuda": 16_384}
 LOGITS = 1 << 26
@@ -26,6 +28,8 @@ class Scored:
     targets_BT: Tensor
     mask_BT: Tensor
     """Where a target belongs to a completion."""
+    hidden_BTH: Tensor | None = None
+    """The network's last hidden states, from which the logits are made; where they were asked for."""
 
     def logps(self, temperature: float = 1.0) -> Tensor:
         """Log-probability of each target, BT; 0 outside the completions."""
@@ -46,7 +50,12 @@ def precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def score(
-    network: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, device: torch.device
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    device: torch.device,
+    hidden: bool = False,
 ) -> Scored:
     """One forward pass over prompts and completions. Rows are padded on the right, so no attention mask is needed."""
     lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
@@ -54,19 +63,67 @@ def score(
     rows = [[*p, *c, *([0] * (width - len(p) - len(c)))] for p, c in zip(prompts, completions, strict=True)]
     ids_BL = torch.tensor(rows, device=device)
     with precision(device):
-        logits_BTV = network(input_ids=ids_BL[:, :-1], logits_to_keep=width - 1 - first, use_cache=False).logits
+        out = network(
+            input_ids=ids_BL[:, :-1], logits_to_keep=width - 1 - first, use_cache=False, output_hidden_states=hidden
+        )
     columns_T = torch.arange(first, width - 1, device=device)
     start_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
     end_B = torch.tensor(lengths, device=device) - 1
     mask_BT = (columns_T >= start_B[:, None]) & (columns_T < end_B[:, None])
-    return Scored(logits_BTV=logits_BTV.float(), targets_BT=ids_BL[:, first + 1 :], mask_BT=mask_BT)
+    return Scored(
+        logits_BTV=out.logits.float(),
+        targets_BT=ids_BL[:, first + 1 :],
+        mask_BT=mask_BT,
+        hidden_BTH=out.hidden_states[-1][:, first:] if hidden else None,
+    )
+
+
+@torch.no_grad()
+def logps_of(
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    temperature: float,
+    device: torch.device,
+) -> list[Tensor]:
+    """Log-probability of each completion's tokens, a row each, without gradient and without dropout."""
+    rows: list[Tensor] = [torch.empty(0)] * len(prompts)
+    was_training = network.training
+    network.eval()
+    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    for part in micro_batches(lengths, network.config.vocab_size, device=device):
+        scored = score(network, pick(prompts, part), pick(completions, part), device=device)
+        for row, logps_T, mask_T in zip(part, scored.logps(temperature), scored.mask_BT, strict=True):
+            rows[row] = logps_T[mask_T]
+    network.train(was_training)
+    return gathered(rows)
+
+
+def gathered(rows: list[Tensor]) -> list[Tensor]:
+    """All rows, of which each rank has filled its own."""
+    if (group := ranks()).world > 1:
+        for index, row in group.gather([(index, row.cpu()) for index, row in enumerate(rows) if len(row)]):
+            rows[index] = row
+    return rows
+
+
+def laid_out(rows: Sequence[Tensor], mask_BT: Tensor) -> Tensor:
+    """Values of each completion's tokens where `mask_BT` has these tokens, BT; 0 elsewhere."""
+    laid_BT = torch.zeros(mask_BT.shape, dtype=rows[0].dtype, device=mask_BT.device)
+    laid_BT[mask_BT] = torch.cat(list(rows)).to(mask_BT.device)
+    return laid_BT
 
 
 def micro_batches(lengths: Sequence[int], vocabulary: int, *, device: torch.device) -> Iterator[list[int]]:
-    """Row numbers in micro-batches of rows of like length, which stay within the device's tokens when padded."""
+    """This rank's row numbers, in micro-batches of rows of like length that fit the device's tokens when padded.
+
+    Every so-manieth row by length, so that the ranks have as much to do; sums over rows are to be summed over ranks.
+    """
     most = TOKENS.get(device.type, TOKENS["cuda"])
     chosen: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+    group = ranks()
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__)[group.rank :: group.world]:
         padded = lengths[index] * (len(chosen) + 1)
         if chosen and (padded > most or padded * vocabulary > LOGITS):
             yield chosen

@@ -6,7 +6,8 @@ from stepforge.contracts.jobs import SftWork
 from stepforge.contracts.metrics import Metric
 from stepforge.errors import InvalidInput
 from stepforge_jobs.job import Job
-from stepforge_jobs.training.loop import StepResult, Values, train
+from stepforge_jobs.training.loop import Stage, StepResult, Values, train
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import micro_batches, pick, score
 from stepforge_jobs.training.stage import Probe, Start, begin, draw, finish, fitting
 
@@ -25,8 +26,10 @@ def run(job: Job) -> None:
     )
 
 
-class SftStage:
+class SftStage(Stage):
     weight_decay = 0.01
+    splits = True
+    probe: Probe
 
     def __init__(self, start: Start, work: SftWork) -> None:
         records = [record for record in start.records if record.steps]
@@ -42,7 +45,7 @@ class SftStage:
         self._work = work
         self.probe = Probe(start, seed=work.seed)
 
-    def backward(self, step: int) -> StepResult:
+    def backward(self, step: int, update: int) -> StepResult:
         """Gradient of the mean negative log-likelihood of a batch's target tokens."""
         rows = draw(self._rows, step, self._work.batch_size, seed=self._work.seed)
         prompts, targets = [row[0] for row in rows], [row[1] for row in rows]
@@ -54,5 +57,6 @@ class SftStage:
             loss = -scored.logps().sum() / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
+        (total,) = ranks().sum(total)
         metrics: Values = {Metric.LOSS: total, Metric.COMPLETION_TOKENS: tokens / len(rows)}
         return StepResult(metrics=metrics, tokens=tokens)

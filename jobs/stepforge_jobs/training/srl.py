@@ -20,7 +20,7 @@ from stepforge_jobs.rl.rewards import FORMAT_PENALTY, similarity
 from stepforge_jobs.training import asking
 from stepforge_jobs.training.asking import Asker
 from stepforge_jobs.training.gathering import Judged, Pool, sampling_choices
-from stepforge_jobs.training.grpo import GRPO_CHOICES, GrpoStage
+from stepforge_jobs.training.grpo import GrpoStage
 from stepforge_jobs.training.loop import train
 from stepforge_jobs.training.stage import Start, begin, finish, fitting
 
@@ -28,7 +28,6 @@ Instance = tuple[Record, int]
 """A record and its step (0-based) that is asked for."""
 
 CHOICES = {
-    **GRPO_CHOICES,
     "similarity": "difflib ratio of (generated, expert), autojunk off",
     "action": "thoughts before it and `N. **Title**` at its head are taken off, of the expert's step too",
     "format_failure": "no end within max_new_tokens, or no thoughts and then an action where they are asked for: -1",
@@ -54,8 +53,8 @@ def run(job: Job) -> None:
         stops=asker.step_stops,
     )
     state = train(job, work, start.policy.network, stage)
-    told = {"kl_prompts": stage.probe.prompts_of, "parsing": start.data.metadata.get("parsing")}
-    finish(job, work, "srl", start.policy, state, {**CHOICES, **choices(work, records, len(chosen)), **told})
+    told = {**choices(work, records, len(chosen)), "parsing": start.data.metadata.get("parsing")}
+    finish(job, work, "srl", start.policy, state, {**stage.choices, **CHOICES, **told})
 
 
 def instances(records: Sequence[Record], work: SrlWork) -> list[Instance]:

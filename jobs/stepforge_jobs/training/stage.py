@@ -27,9 +27,12 @@ from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.job import Job
 from stepforge_jobs.rl.kl import exact_kl
 from stepforge_jobs.training import models
-from stepforge_jobs.training.loop import TrainingState, Values, metrics_lines
+from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import micro_batches, pick, score
+from stepforge_jobs.training.state import METRICS, TrainingState, metrics_lines, settle
+from stepforge_jobs.training.validation import Validation, held_out
 
 PROBE_PROMPTS = 64
 PROBE_COMPLETIONS = 8
@@ -47,13 +50,18 @@ class Start:
     """The stage's initial policy, frozen. None where that is random weights, from which no distance means anything."""
     data: Manifest
     records: list[Record]
+    """Without those that are held out."""
+    validation: Validation
 
 
 def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
     """Check the data and the gate, read the records, make the policy. Raises InvalidInput where the gate is shut."""
+    ranks()  # Joins the others first: a rank's GPU is chosen there.
     data = job.artifact("data")
     require_open_gate(job, data)
-    records = read_records(job.channel("data"), data, *splits)
+    problems = held_out(job, work, data)
+    unseen = {record.id for record in problems}
+    records = [record for record in read_records(job.channel("data"), data, *splits) if record.id not in unseen]
     policy = models.policy_of(job, data, seed=work.seed, lora=work.lora)
     keep_reference = isinstance(job.spec.model, LocalModel)
     reference = frozen(policy) if keep_reference and work.lora is None else None
@@ -62,7 +70,8 @@ def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
         reference = policy
     policy.network.train()
     job.progress.event("model", parameters=policy.parameters, device=str(policy.device))
-    return Start(policy=policy, reference=reference, data=data, records=records)
+    validation = Validation(job, work, policy, problems)
+    return Start(policy=policy, reference=reference, data=data, records=records, validation=validation)
 
 
 def frozen(policy: Policy) -> Policy:
@@ -84,6 +93,7 @@ class Probe:
     def __init__(self, start: Start, *, seed: int) -> None:
         self._policy = start.policy
         self._reference = start.reference
+        self._validation = start.validation
         retained = [record for record in start.records if record.stratum == "retained"]
         self.prompts_of = "retained" if retained else "all training records"
         chosen = (retained or start.records)[:PROBE_PROMPTS]
@@ -93,45 +103,79 @@ class Probe:
         """What else is measured when the probe is."""
 
     def __call__(self, step: int) -> Values:
-        values = self._kl()
+        values = self._distance() | self._validation()
         for watch in self.watches:
             values |= watch(step)
         return values
 
-    def _kl(self) -> Values:
+    def _distance(self) -> Values:
         if self._reference is None or not self._prompts:
             return {}
+        given = self.completions(PROBE_COMPLETIONS, seed=self._seed)
+        return {Metric.KL: kl_of(self._policy, self._reference, *given).per_token}
+
+    def completions(self, count: int, *, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompts and completions of the current policy, `count` of each prompt."""
         policy = self._policy
         completions = sample(
             policy,
             self._prompts,
-            count=PROBE_COMPLETIONS,
+            count=count,
             max_new_tokens=PROBE_TOKENS,
             temperature=1.0,
-            seed=self._seed,
+            seed=seed,
             stops={policy.codec.eos},
         )
-        prompts = [prompt for prompt in self._prompts for _ in range(PROBE_COMPLETIONS)]
-        return {Metric.KL: mean_kl(policy, self._reference, prompts, completions)}
+        return [prompt for prompt in self._prompts for _ in range(count)], completions
 
 
-@torch.no_grad()
-def mean_kl(
-    policy: Policy, reference: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
-) -> float:
-    """Exact KL(policy || reference), averaged over all tokens of the completions."""
-    total, tokens = 0.0, 0
-    policy.network.eval()
+@dataclass(frozen=True)
+class MeasuredKl:
+    """Exact KL(policy || reference) at the tokens of completions, in nats."""
+
+    total: float
+    tokens: int
+    completions: int
+
+    @property
+    def per_token(self) -> float:
+        return self.total / max(1, self.tokens)
+
+    @property
+    def per_completion(self) -> float:
+        """With completions of the policy itself, an unbiased estimate of the KL between whole completions."""
+        return self.total / max(1, self.completions)
+
+
+def kl_of(
+    policy: Policy,
+    reference: Policy,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    weight: float | None = None,
+) -> MeasuredKl:
+    """Exact KL(policy || reference) over all tokens of the completions.
+
+    With a weight, the gradient of weight x the KL a token is added to the parameters; the completions count as given.
+    """
+    total, tokens = 0.0, max(1, sum(map(len, completions)))
+    was_training = policy.network.training
+    policy.network.train(was_training and weight is not None)
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
     for rows in micro_batches(lengths, policy.network.config.vocab_size, device=policy.device):
         given = pick(prompts, rows), pick(completions, rows)
-        own = score(policy.network, *given, device=policy.device)
-        with as_reference(reference):
+        with torch.no_grad(), as_reference(reference):
             other = score(reference.network, *given, device=policy.device)
-        total += float(exact_kl(own.logits_BTV, other.logits_BTV)[own.mask_BT].sum())
-        tokens += int(own.mask_BT.sum())
-    policy.network.train()
-    return total / max(1, tokens)
+        with torch.set_grad_enabled(weight is not None):
+            own = score(policy.network, *given, device=policy.device)
+            found = exact_kl(own.logits_BTV, other.logits_BTV)[own.mask_BT].sum()
+        if weight is not None:
+            (weight * found / tokens).backward()
+        total += float(found.detach())
+    policy.network.train(was_training)
+    (total,) = ranks().sum(total)
+    return MeasuredKl(total, tokens, len(completions))
 
 
 def draw(items: Sequence[Item], step: int, count: int, *, seed: int) -> list[Item]:
@@ -164,8 +208,11 @@ def finish(
     state: TrainingState,
     choices: dict[str, Any],
 ) -> None:
-    """Write weights, tokenizer, metrics.jsonl, run.json, and the manifest last."""
+    """On rank 0: write weights, tokenizer, metrics.jsonl, run.json, and the manifest last."""
+    if not ranks().first:
+        return
     parameters = policy.parameters
+    choices = choices | settle(job, work, policy.network, state)
     models.save(policy, job.model_dir)
     last: dict[str, float] = {}
     for row in state.rows:
@@ -183,7 +230,7 @@ def finish(
         versions=versions(),
         metrics=last,
     )
-    write_durably(job.model_dir / "metrics.jsonl", metrics_lines(state.rows))
+    write_durably(job.model_dir / METRICS, metrics_lines(state.rows))
     write_durably(job.model_dir / models.RUN, canonical_json(report))
     # Whose rules judge the answers: those of the domain of that name, unless the user brought a verifier.
     verifier = job.spec.plugin.verifier if job.spec.plugin is not None else None

@@ -16,6 +16,7 @@ from stepforge.contracts.rewards import Verdict
 from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.stage import as_reference
 
 PROBLEMS = 16
@@ -85,7 +86,8 @@ class Watch:
             seed=self._seed,
             stops={policy.codec.eos},
         )
-        verdicts = self._judge([record for record in records for _ in range(COMPLETIONS)], completions)
+        asked = [record for record in records for _ in range(COMPLETIONS)]
+        verdicts = ranks().same(lambda: self._judge(asked, completions))
         groups = [verdicts[start : start + COMPLETIONS] for start in range(0, len(verdicts), COMPLETIONS)]
         return Measured(
             accepted=[fmean(verdict.accepted for verdict in group) for group in groups],

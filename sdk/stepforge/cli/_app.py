@@ -169,6 +169,24 @@ def report(
         say(f"no browser was found here: open {path.resolve().as_uri()} in one")
 
 
+@app.command("track")
+def track(
+    name: Annotated[str, typer.Argument(help="Run, or latest.")] = "latest",
+    to: Annotated[
+        str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow's tracking URI, or MLFLOW_TRACKING_URI.")
+    ] = "sqlite:///mlflow.db",
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Send the metrics of a run's finished stages to MLflow. Run it again and only what is new is sent."""
+    from stepforge.client import Client
+    from stepforge.tracking.runs import track_run
+
+    sent = track_run(Client(env).pipelines.get(name), to)
+    said = ", ".join(f"{stage}: {count}" for stage, count in sent.items()) or "no stage has finished yet"
+    emit({"tracking_uri": to, "sent": sent}, as_json=json, text=f"metrics sent to {to}: {said}")
+
+
 @app.command("predict")
 def predict(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, each one argument.")] = None,

@@ -21,6 +21,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "logs": ("stepforge logs latest -f", "stepforge logs rlvr-0123456789ab-a0"),
     "stop": ("stepforge stop latest", "stepforge stop rlvr-0123456789ab-a0"),
     "report": ("stepforge report latest --open", "stepforge report latest --out run.html"),
+    "track": (
+        "stepforge track latest --to sqlite:///mlflow.db",
+        "stepforge track latest --env dev --to arn:aws:sagemaker:eu-west-1:111122223333:mlflow-app/app-ABC",
+    ),
     "predict": (
         "stepforge predict --domain facial",
         "stepforge predict --domain facial 'feel:fear with:surprise level4 felt sudden arkit :'",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -94,6 +94,9 @@ class Optimisation(Contract):
     lora: Lora | None = None
     checkpoint_every: PositiveInt = 20
     """Optimiser steps between checkpoints: the most that an interruption can lose."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the model: those of the last step, or of the checkpoint with the highest `validation`. With
+    `best` an eighth of the target problems of split `rl`, at most 64, is held out of training to measure it."""
 
 
 class SftWork(Optimisation):
@@ -107,24 +110,92 @@ class SftWork(Optimisation):
     learning_rate: PositiveFloat = 3e-4
 
 
-class PolicyGradient(Optimisation):
-    """GRPO as arXiv 2402.03300 has it: groups of rollouts, advantages within the group, clipped ratio."""
+PolicyLoss = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
+Normalisation = Literal["group", "batch", "none", "running"]
+KlPenalty = Literal["k3_times_ratio", "k2_as_loss", "k1_in_reward"]
 
+
+class KlControl(Contract):
+    """Holds the exact KL to the stage's initial policy on retained prompts below a cap, by its weight beta.
+
+    >>> KlControl().target
+    0.06
+    """
+
+    cap: PositiveFloat = 0.1
+    """Nats a token. Weights that are over it at an evaluation do not stay."""
+    aim: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """Share of the cap that the controller steers towards."""
+    controller: Literal["pi", "ziegler"] = "pi"
+    """`pi`: in log space, on a moving average. `ziegler`: arXiv 1909.08593, too slow to hold a cap by itself."""
+    penalise: Literal["retained", "rollouts"] = "retained"
+    """`retained`: beta weighs the exact KL on the completions that the controller measures, one of each of the probe's
+    prompts in every step, so that problems which need distance may take it. `rollouts`: on the batch, by `kl_penalty`.
+    """
+    memory: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Weight of the past in the moving average."""
+    proportional: Annotated[float, Field(ge=0)] = 2.0
+    integral: Annotated[float, Field(ge=0)] = 0.2
+    beta_min: PositiveFloat = 0.01
+    beta_max: PositiveFloat = 10.0
+    """Bounds of the weight, which starts at the lower one."""
+    horizon: PositiveInt = 10_000
+    """Ziegler's, in rollouts."""
+    guard: bool = True
+    """Over the cap at an evaluation: weights and moments go back, the learning rate halves, beta doubles."""
+
+    @property
+    def target(self) -> float:
+        return self.cap * self.aim
+
+    @model_validator(mode="after")
+    def _bounds_are_a_range(self) -> KlControl:
+        if self.beta_min >= self.beta_max:
+            raise ValueError(f"beta_min {self.beta_min} must be below beta_max {self.beta_max}")
+        return self
+
+
+class PolicyGradient(Optimisation):
+    """Groups of rollouts, advantages within the group, a clipped ratio: GRPO (arXiv 2402.03300) and its family."""
+
+    loss: PolicyLoss = "grpo"
+    """`dr_grpo` 2503.20783, `dapo` 2503.14476 (but see `dynamic_sampling`), `gspo` 2507.18071, `cispo` 2506.13585."""
     batch_prompts: PositiveInt = 16
     """Distinct prompts in one optimiser step."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts for each prompt (G)."""
+    updates_per_batch: PositiveInt = 1
+    """Optimiser steps on one batch of rollouts. The first is on policy, so clips are live from the second on."""
     temperature: PositiveFloat = 1.0
     max_new_tokens: PositiveInt = 64
+    normalisation: Normalisation | None = None
+    """What the centred rewards are divided by: the deviation of the `group`, the `batch` or all so far (`running`).
+
+    None is what the loss's paper has: `none` for dr_grpo, otherwise `group`.
+    """
     beta: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL penalty towards the stage's initial policy."""
-    clip: PositiveFloat = 0.2
+    """Weight of the KL penalty towards the stage's initial policy, on the batch's rollouts."""
+    kl_penalty: KlPenalty = "k3_times_ratio"
+    kl: KlControl | None = None
+    clip: PositiveFloat | None = None
+    """How far below 1 the ratio counts. None is the loss's own: see CLIPS in rl/losses.py."""
+    clip_high: PositiveFloat | None = None
+    """How far above 1. None is the loss's own, or `clip` where that is given."""
     dynamic_sampling: bool = False
     """Take only groups whose rewards spread, and draw fresh prompts in place of the others (arXiv 2503.14476)."""
     spread_above: Annotated[float, Field(ge=0)] = 1e-6
     """Dynamic sampling keeps a group whose rewards' population standard deviation is above this; no paper states it."""
     sampling_rounds: PositiveInt = 4
     """Most rounds of drawing in one step, the first included. What is not full then is trained on as it is."""
+
+    @model_validator(mode="after")
+    def _one_weight_on_the_rollouts(self) -> Self:
+        if self.beta and self.kl is not None and self.kl.penalise == "rollouts":
+            raise ValueError(
+                f"beta {self.beta:g} and kl.penalise 'rollouts' both weigh what holds the rollouts: "
+                "leave beta out, or set kl.penalise to 'retained'"
+            )
+        return self
 
 
 class SrlWork(PolicyGradient):
@@ -151,6 +222,25 @@ class SrlWork(PolicyGradient):
     dynamic_sampling: bool = True
 
 
+class Ppo(Contract):
+    """What PPO (arXiv 1707.06347) needs beside what it shares with GRPO."""
+
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    lam: Share = 0.95
+    """Lambda of the generalised advantages (arXiv 1506.02438)."""
+    value_clip: PositiveFloat = 0.2
+    """How far a value may move from the one before the batch's updates."""
+    value_step: PositiveFloat = 0.1
+    """About how far an update moves a value at the peak of the learning rate, however low that is for the model."""
+
+
+class Dpo(Contract):
+    """What DPO (arXiv 2305.18290) needs beside `beta`."""
+
+    rollouts: Literal["current", "initial"] = "current"
+    """Whose completions make the pairs: those of the policy as it is, or of the one that the stage began with."""
+
+
 class RlvrWork(PolicyGradient):
     """Reinforcement learning with verifiable rewards: whole trajectories, judged by the record's verifier."""
 
@@ -158,6 +248,12 @@ class RlvrWork(PolicyGradient):
     name: str = "rlvr"
     steps: PositiveInt = 100
     learning_rate: PositiveFloat = 5e-4
+    algorithm: Literal["grpo", "ppo", "dpo"] = "grpo"
+    """`grpo`: the family that `loss` is from. `ppo`: with a value head. `dpo`: on verified and refused rollouts."""
+    ppo: Ppo | None = None
+    """None is PPO's defaults."""
+    dpo: Dpo | None = None
+    """None is DPO's defaults."""
     reward: Literal["outcome", "reward", "partial"] = "outcome"
     """`outcome`: 1 where every hard rule holds. `reward`: hard x soft. `partial`: mean of the rules, a control."""
     rehearsal_share: Share = 0.25
@@ -167,6 +263,28 @@ class RlvrWork(PolicyGradient):
     held_out: NonNegativeInt = 32
     """Most problems of split `rl` (and at most a fifth) that are never trained on: signs of hacking are looked for
     there at checkpoints. With 0 demonstrations take their place."""
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_algorithm(self) -> RlvrWork:
+        algorithm = self.algorithm
+        for name in ("ppo", "dpo"):
+            if getattr(self, name) is not None and name != algorithm:
+                raise ValueError(f"settings of {name!r} beside algorithm {algorithm!r}: set algorithm to {name!r}")
+        family = {"loss": "grpo", "kl_penalty": "k3_times_ratio"}
+        if algorithm != "grpo":
+            for name, default in family.items():
+                if (given := getattr(self, name)) != default:
+                    raise ValueError(
+                        f"{name} {given!r} belongs to algorithm 'grpo', but it is {algorithm!r}: leave it out"
+                    )
+        if algorithm == "ppo" and self.normalisation == "group":
+            raise ValueError("PPO has values in place of groups: set normalisation to 'none', 'batch' or 'running'")
+        if algorithm == "dpo":
+            if not self.beta:
+                raise ValueError("DPO needs beta > 0, the weight of its implicit reward: 0.1 is usual")
+            if self.normalisation is not None:
+                raise ValueError("DPO compares rewards and does not scale them: leave normalisation out")
+        return self
 
 
 class EvaluateWork(Contract):

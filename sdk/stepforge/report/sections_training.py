@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from stepforge.contracts.metrics import Metric
 from stepforge.report import charts
@@ -65,7 +66,7 @@ CURVES = (
         Metric.LOSS,
         "Loss of policy-gradient stages",
         "loss",
-        "Near 0 by construction: advantages within a group add up to 0. A drift or a spike matters, not the level.",
+        "With GRPO and PPO near 0 by construction: advantages add up to 0. A drift or a spike matters, not the level.",
         types=RL,
         bounds=(0.0, None),
         rounding=1e-5,
@@ -180,9 +181,9 @@ def kl(data: ReportData) -> Markup:
             rows.append([stage.stage, el("td", "not reported", colspan=3, class_="missing")])
             continue
         highest = max(value for _, value in points)
-        beta = next((job.settings.get("beta") for job in data.jobs if job.stage == stage.stage), None)
+        settings: dict[str, Any] = next((job.settings for job in data.jobs if job.stage == stage.stage), {})
         cells: list[Markup] = [el("td", number(value), class_="num") for value in (points[-1][1], highest)]
-        rows.append([stage.stage, *cells, el("td", "none" if not beta else number(beta), class_="num")])
+        rows.append([stage.stage, *cells, el("td", _penalty(settings), class_="num")])
     columns: list[object] = ["Stage", "Last", "Highest", "KL penalty (beta)"]
     measured = {str(stage.report.choices.get("kl_metric", "")) for stage in data.stages} - {""}
     how = f"How it is measured: {'; '.join(sorted(measured))}." if measured else None
@@ -199,6 +200,14 @@ def kl(data: ReportData) -> Markup:
             "Small is close to where the stage started. A stage that starts from random weights has no such distance."
         ),
     )
+
+
+def _penalty(settings: dict[str, Any]) -> str:
+    """A weight that stands, or the cap below which a moving one holds the KL."""
+    beta, held = settings.get("beta"), settings.get("kl")
+    words = [number(beta)] if beta else []
+    words += [f"held below {number(held['cap'])}"] if held else []
+    return ", ".join(words) or "none"
 
 
 def _count_cell(value: int) -> Markup:

@@ -1,33 +1,75 @@
-"""Kill -9 at any point: the same command finishes with the same bits."""
+"""kill -9 at any point, any number of times: the same command finishes with the same bits."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import resource
 import signal
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tests.functional.jobs.conftest import World
 from tests.support import forked
 from tests.support.job_folders import job_folder
+from tests.support.kills import die_at_byte, die_in_step, in_step, terminate_in_step
 
-from stepforge.contracts.jobs import LocalModel, Lora, RlvrWork, SftWork, SrlWork, TrainingWork
+from stepforge.contracts.jobs import KlControl, LocalModel, Lora, RlvrWork, SftWork, SrlWork, TrainingWork
 from stepforge.contracts.manifests import sha256_of
-from stepforge_jobs.training import checkpoints, loop
+from stepforge.contracts.metrics import Metric
+from stepforge_jobs import durable
+from stepforge_jobs.training import stage
+from stepforge_jobs.training.metrics_log import NAME, read_rows
+from stepforge_jobs.training.state import WEIGHTS
 
-STEPS = 12
-RL = {"steps": STEPS, "checkpoint_every": 4, "batch_prompts": 4, "group_size": 4, "warmup_steps": 2}
+STEPS, EVERY = 12, 3
+RL = {"steps": STEPS, "checkpoint_every": EVERY, "batch_prompts": 4, "group_size": 4, "warmup_steps": 2}
 WORKS: dict[str, TrainingWork] = {
-    "sft": SftWork(steps=STEPS, checkpoint_every=4, batch_size=8),
-    "sft-lora": SftWork(steps=STEPS, checkpoint_every=4, batch_size=8, lora=Lora(r=2, alpha=4, dropout=0.2)),
+    "sft": SftWork(steps=STEPS, checkpoint_every=EVERY, batch_size=8),
+    "sft-lora": SftWork(steps=STEPS, checkpoint_every=EVERY, batch_size=8, lora=Lora(r=2, alpha=4, dropout=0.2)),
     "srl": SrlWork(max_new_tokens=3, asking="plain", **RL),
     "rlvr": RlvrWork(max_new_tokens=10, reward="partial", beta=0.05, **RL),
+    "dapo": RlvrWork(
+        max_new_tokens=10,
+        reward="partial",
+        loss="dapo",
+        updates_per_batch=2,
+        normalisation="running",
+        beta=0.02,
+        kl_penalty="k1_in_reward",
+        keep="best",
+        **RL,
+    ),
+    "ppo": RlvrWork(algorithm="ppo", max_new_tokens=10, reward="partial", beta=0.02, updates_per_batch=2, **RL),
+    "dpo": RlvrWork(algorithm="dpo", max_new_tokens=10, reward="partial", beta=0.1, **RL),
+    # A cap that is breached, so that what a refusal leaves behind must be found again.
+    "held": RlvrWork(
+        max_new_tokens=10, reward="partial", kl=KlControl(cap=2e-3), **RL | {"learning_rate": 3e-3, "warmup_steps": 0}
+    ),
 }
+KILLS = 4
+"""In a chain: each next attempt of the same job is killed again."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_probes() -> Iterator[None]:
+    """Most of an attempt would be measuring the KL."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "PROBE_PROMPTS", 4)
+        yield
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a run that nothing interrupted left."""
+
+    weights: str
+    rows: list[dict[str, float]]
+    checkpoint_bytes: int
 
 
 def lay_out(base: Path, world: World, work: TrainingWork) -> Path:
@@ -36,129 +78,166 @@ def lay_out(base: Path, world: World, work: TrainingWork) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Digest of the weights of each stage that nothing interrupted."""
+def uninterrupted(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Whole]:
     root = tmp_path_factory.mktemp("whole")
-    return {name: weights(forked.succeed(lay_out(root / name, world, work))) for name, work in WORKS.items()}
+    found = {}
+    for name, work in WORKS.items():
+        model = forked.succeed(lay_out(root / name, world, work))
+        size = sum(path.stat().st_size for path in checkpoints(root / name)[-2].iterdir())
+        found[name] = Whole(weights(model), rows_of(model), size)
+    assert any(Metric.KL_REFUSED in row for row in found["held"].rows)
+    assert all((Metric.VALIDATION in row) == (row["step"] % EVERY == 0) for row in found["dapo"].rows)
+    return found
 
 
 def weights(model: Path) -> str:
     return sha256_of(model / "model.safetensors")
 
 
-def die_at_write(count: int) -> Callable[[], None]:
-    """Kill the process in the middle of its `count`-th write to a checkpoint: half the bytes are there."""
-
-    def prepare() -> None:
-        written = Counter[str]()
-        original = checkpoints._write
-
-        def write(path: Path, data: bytes) -> None:
-            written["files"] += 1
-            if written["files"] == count:
-                path.write_bytes(data[: len(data) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            original(path, data)
-
-        checkpoints._write = write
-
-    return prepare
-
-
-def die_in_step(step: int) -> Callable[[], None]:
-    """Kill the process between a step's gradient and the next."""
-
-    def prepare() -> None:
-        original = loop.learning_rate
-
-        def rate(work: object, at: int) -> float:
-            if at == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(work, at)  # type: ignore[arg-type]
-
-        loop.learning_rate = rate
-
-    return prepare
-
-
-def seeded_kills() -> list[tuple[str, str, int]]:
-    """A kill in a step and one in a write for each stage; a checkpoint is five writes."""
-    rng = random.Random(20)
-    return [
-        (name, kind, rng.randint(1, 11) if kind == "step" else rng.randint(1, 15))
-        for name in WORKS
-        for kind in ("step", "write")
-    ]
-
-
-@pytest.mark.parametrize(("name", "kind", "at"), seeded_kills(), ids=lambda value: str(value))
-def test_a_job_killed_and_started_again_has_the_same_weights_and_each_metric_once(
-    world: World, uninterrupted: dict[str, str], tmp_path: Path, name: str, kind: str, at: int
-) -> None:
-    base = lay_out(tmp_path / "job", world, WORKS[name])
-    assert forked.run(base, prepare=die_in_step(at) if kind == "step" else die_at_write(at)) == -signal.SIGKILL
-    assert not (base / "model" / "manifest.json").exists()
-    model = forked.succeed(base)
-    assert weights(model) == uninterrupted[name]
+def rows_of(model: Path) -> list[dict[str, float]]:
+    """Lines of metrics.jsonl without what the clock decides."""
     rows = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert all("loss" in row for row in rows)
-    resumed = '"event": "resumed"' in (base / "log.txt").read_text()
-    assert resumed == (at >= 4 if kind == "step" else at > 5)
+    return [{name: value for name, value in row.items() if name != Metric.SECONDS} for row in rows]
 
 
-def test_a_damaged_checkpoint_is_walked_past_to_the_same_weights(
-    world: World, uninterrupted: dict[str, str], tmp_path: Path
+def checkpoints(base: Path) -> list[Path]:
+    return sorted(base.glob("checkpoints/*/step-*"))
+
+
+def newest_step(base: Path) -> int:
+    return max((int(path.name.removeprefix("step-")) for path in checkpoints(base)), default=0)
+
+
+def log_of(base: Path) -> str:
+    return (base / "log.txt").read_text()
+
+
+def seeded_kill(rng: random.Random, base: Path, whole: Whole) -> Callable[[], None]:
+    """In a step that is still to come, or at one of the bytes that are still to be written."""
+    done = newest_step(base)
+    if rng.random() < 0.4:
+        return die_in_step(rng.randrange(done, STEPS))
+    return die_at_byte(rng.randint(1, (STEPS - done) // EVERY * whole.checkpoint_bytes))
+
+
+def killed_again_and_again(base: Path, seed: str, whole: Whole) -> None:
+    rng = random.Random(seed)
+    for _ in range(KILLS):
+        assert forked.run(base, prepare=seeded_kill(rng, base, whole)) == -signal.SIGKILL
+        assert not (base / "model" / "manifest.json").exists()
+    model = forked.succeed(base)
+    assert weights(model) == whole.weights
+    assert rows_of(model) == whole.rows
+    (written_ahead,) = base.glob(f"checkpoints/*/{NAME}")
+    assert [row["step"] for row in read_rows(written_ahead)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_a_job_killed_four_times_has_the_same_weights_and_each_metric_once(
+    world: World, uninterrupted: dict[str, Whole], tmp_path: Path, name: str
+) -> None:
+    assert len(uninterrupted[name].rows) == STEPS
+    killed_again_and_again(lay_out(tmp_path / "job", world, WORKS[name]), name, uninterrupted[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", WORKS)
+def test_more_than_a_hundred_kills(
+    world: World, uninterrupted: dict[str, Whole], tmp_path: Path, name: str, seed: int
+) -> None:
+    killed_again_and_again(lay_out(tmp_path / "job", world, WORKS[name]), f"{name} {seed}", uninterrupted[name])
+
+
+def test_a_flipped_byte_in_the_newest_checkpoint_is_walked_past_to_the_same_weights(
+    world: World, uninterrupted: dict[str, Whole], tmp_path: Path
 ) -> None:
     base = lay_out(tmp_path / "job", world, WORKS["srl"])
     assert forked.run(base, prepare=die_in_step(10)) == -signal.SIGKILL
-    newest = sorted(base.glob("checkpoints/*/step-*"))[-1]
-    data = bytearray((newest / "weights.safetensors").read_bytes())
+    newest = checkpoints(base)[-1]
+    data = bytearray((newest / WEIGHTS).read_bytes())
     data[-3] ^= 1
-    (newest / "weights.safetensors").write_bytes(data)
-    assert weights(forked.succeed(base)) == uninterrupted["srl"]
-    log = (base / "log.txt").read_text()
-    assert "checkpoint step-00000008 is damaged (weights.safetensors has another digest" in log
-    assert '{"event": "resumed", "step": 4}' in log
+    (newest / WEIGHTS).write_bytes(data)
+    assert weights(forked.succeed(base)) == uninterrupted["srl"].weights
+    assert "checkpoint step-00000009 is damaged (weights.safetensors has another digest" in log_of(base)
+    assert '{"event": "resumed", "step": 6}' in log_of(base)
 
 
+@pytest.mark.parametrize("name", ["rlvr", "held"])
 def test_sigterm_leaves_a_checkpoint_of_that_step_and_no_failure(
-    world: World, uninterrupted: dict[str, str], tmp_path: Path
+    world: World, uninterrupted: dict[str, Whole], tmp_path: Path, name: str
 ) -> None:
-    base = lay_out(tmp_path / "job", world, WORKS["rlvr"])
-
-    def terminate_in_step_six() -> None:
-        original = loop.learning_rate
-
-        def rate(work: object, at: int) -> float:
-            if at == 5:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(work, at)  # type: ignore[arg-type]
-
-        loop.learning_rate = rate
-
-    assert forked.run(base, prepare=terminate_in_step_six) == 143
+    base = lay_out(tmp_path / "job", world, WORKS[name])
+    assert forked.run(base, prepare=terminate_in_step(4)) == 143
     assert not (base / "output" / "failure").exists()
     assert not (base / "model" / "manifest.json").exists()
-    assert sorted(p.name for p in base.glob("checkpoints/*/step-*")) == ["step-00000004", "step-00000006"]
-    assert weights(forked.succeed(base)) == uninterrupted["rlvr"]
+    # A guarded stage goes back to what a probe accepted; no probe has seen step 5.
+    assert [path.name for path in checkpoints(base)][-2:] == ["step-00000003", "step-00000005"]
+    assert weights(forked.succeed(base)) == uninterrupted[name].weights
 
 
-def test_a_kill_at_an_arbitrary_moment_changes_nothing(
-    world: World, uninterrupted: dict[str, str], tmp_path: Path
+def test_a_second_sigterm_while_the_checkpoint_is_written_harms_nothing(
+    world: World, uninterrupted: dict[str, Whole], tmp_path: Path
 ) -> None:
     base = lay_out(tmp_path / "job", world, WORKS["rlvr"])
-    rng = random.Random(4)
-    kills = 0
-    for _ in range(3):
-        pid = forked.fork(base)
-        time.sleep(rng.uniform(0.1, 0.5))
-        os.kill(pid, signal.SIGKILL)
-        kills += forked.wait(pid) == -signal.SIGKILL
-    assert kills
-    assert weights(forked.succeed(base)) == uninterrupted["rlvr"]
+
+    original = durable.put
+
+    def put(stream: object, data: bytes) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        original(stream, data)  # type: ignore[arg-type]
+
+    def terminate_and_again() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        durable.put = put  # type: ignore[assignment]
+
+    assert forked.run(base, prepare=in_step(4, terminate_and_again)) == 143
+    assert newest_step(base) == 5
+    assert weights(forked.succeed(base)) == uninterrupted["rlvr"].weights
+    assert "damaged" not in log_of(base)
 
 
-def test_different_seeds_give_different_weights(world: World, uninterrupted: dict[str, str], tmp_path: Path) -> None:
+def test_a_step_longer_than_the_grace_leaves_the_checkpoint_before_it(
+    world: World, uninterrupted: dict[str, Whole], tmp_path: Path
+) -> None:
+    base = lay_out(tmp_path / "job", world, WORKS["srl"])
+    reached = tmp_path / "reached"
+
+    def long_step() -> None:
+        reached.touch()
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            time.sleep(0.01)
+
+    pid = forked.fork(base, prepare=in_step(7, long_step))
+    while not reached.exists():
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGTERM)
+    time.sleep(0.1)
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0), "SIGTERM ended it in the middle of a step"
+    os.kill(pid, signal.SIGKILL)
+    assert forked.wait(pid) == -signal.SIGKILL
+    assert newest_step(base) == 6
+    assert weights(forked.succeed(base)) == uninterrupted["srl"].weights
+
+
+def test_a_full_disk_is_said_and_harms_no_checkpoint(
+    world: World, uninterrupted: dict[str, Whole], tmp_path: Path
+) -> None:
+    base = lay_out(tmp_path / "job", world, WORKS["sft"])
+
+    def fill() -> None:
+        """The kernel refuses files over a size that the weights do not fit in."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
+
+    assert forked.run(base, prepare=in_step(7, fill)) == 1
+    failure = (base / "output" / "failure").read_text()
+    assert failure.startswith("DiskFull: no space for the checkpoint of step 9 in ")
+    assert [path.name for path in checkpoints(base)] == ["step-00000003", "step-00000006"]
+    assert not list(base.glob("checkpoints/*/.step-*"))
+    assert weights(forked.succeed(base)) == uninterrupted["sft"].weights
+
+
+def test_different_seeds_give_different_weights(world: World, uninterrupted: dict[str, Whole], tmp_path: Path) -> None:
     work = WORKS["srl"].model_copy(update={"seed": 1})
-    assert weights(forked.succeed(lay_out(tmp_path / "job", world, work))) != uninterrupted["srl"]
+    assert weights(forked.succeed(lay_out(tmp_path / "job", world, work))) != uninterrupted["srl"].weights

@@ -1,84 +1,88 @@
-"""Our GRPO against TRL's GRPOTrainer on the same rollouts: loss, gradients, with and without a reference."""
+"""Our losses against TRL's on the same rollouts: values and gradients, on and off policy, with and without a reference.
+
+TRL's `_compute_loss` runs on an instance without its heavy parts: what it reads is set by hand.
+"""
 
 from __future__ import annotations
 
 import copy
 import os
-from pathlib import Path
+from collections import defaultdict
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tests.support.job_folders import TINY
+from torch import Tensor
 
-from stepforge.contracts.jobs import SrlWork
+from stepforge.contracts.jobs import PolicyLoss, SrlWork
 from stepforge.contracts.metrics import Metric
 from stepforge_jobs.main import OFFLINE
-from stepforge_jobs.rl.advantages import clipped_loss, group_advantages, sequence_mean
+from stepforge_jobs.rl import losses
+from stepforge_jobs.rl.advantages import group_advantages
+from stepforge_jobs.rl.kl import k3, penalty
+from stepforge_jobs.rl.losses import Whole, clips
 from stepforge_jobs.testing import CountingDomain
-from stepforge_jobs.training.grpo import add_gradient
-from stepforge_jobs.training.models import Policy, from_scratch, save
-from stepforge_jobs.training.scoring import score
+from stepforge_jobs.training import dpo, scoring
+from stepforge_jobs.training.grpo import Batch, add_gradient
+from stepforge_jobs.training.models import Policy, from_scratch
+from stepforge_jobs.training.scoring import logps_of
 
 G = 4
+LONGEST = 8
 CPU = torch.device("cpu")
+LOSSES: list[PolicyLoss] = ["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
+Rolled = tuple[list[list[int]], list[list[int]], Tensor]
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def policy() -> Policy:
     torch.set_num_threads(1)
-    made = from_scratch(TINY, CountingDomain.vocabulary, step_end=";", seed=0)
-    save(made, tmp_path_factory.mktemp("model"))
-    return made
+    return from_scratch(TINY, CountingDomain.vocabulary, step_end=";", seed=0)
 
 
-@pytest.fixture(scope="module")
-def rollouts(policy: Policy) -> tuple[list[list[int]], list[list[int]], torch.Tensor]:
+def rollouts(policy: Policy, seed: int) -> Rolled:
     """Prompts and completions of different lengths, and rewards; one group has no spread."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     texts = ["n1 up x2 :", "n1 down x3 : n0 ;", "n9 up x4 : n10 ; n11 ;"]
     prompts = [prompt for prompt in policy.codec.contexts(texts) for _ in range(G)]
-    lengths = torch.randint(1, 7, (len(prompts),), generator=generator).tolist()
+    lengths = torch.randint(1, LONGEST - 1, (len(prompts),), generator=generator).tolist()
     completions = [torch.randint(2, 38, (length,), generator=generator).tolist() for length in lengths]
     rewards = torch.rand(3, G, generator=generator)
     rewards[1] = 0.5
     return prompts, completions, rewards
 
 
-def trainer(policy: Policy, folder: Path, beta: float) -> Any:
+def trl_trainer(loss: PolicyLoss, *, clip: float, clip_high: float, beta: float = 0.0, model: Any = None) -> Any:
     os.environ.update(OFFLINE)
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
+    from accelerate import Accelerator
+    from trl import GRPOTrainer
+    from trl.trainer.grpo_trainer import add_fused_lm_head
 
-    save(policy, folder / "model")
-    network = copy.deepcopy(policy.network)
-    network.config._name_or_path = str(folder / "model")
-    config = GRPOConfig(
-        output_dir=str(folder),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        per_device_train_batch_size=3 * G,
-        num_generations=G,
-        loss_type="grpo",
-        beta=beta,
-        epsilon=0.2,
-        disable_tqdm=True,
-    )
-    made = GRPOTrainer(
-        model=network,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=config,
-        train_dataset=Dataset.from_list([{"prompt": "n1 up x2 :"}] * 3),
-        processing_class=policy.codec.tokenizer,
-    )
-    # `train` sets it; the loss divides by it.
-    made.current_gradient_accumulation_steps = 1
+    made: Any = object.__new__(GRPOTrainer)
+    made.loss_type = "grpo" if loss == "gspo" else loss
+    made.importance_sampling_level = "sequence" if loss == "gspo" else "token"
+    # TRL's bound for cispo is the largest weight itself; ours is its distance from 1, as for the others.
+    made.epsilon_low, made.epsilon_high = clip, clip_high + (loss == "cispo")
+    made.beta, made.temperature, made.max_completion_length = beta, 1.0, LONGEST
+    made.model = SimpleNamespace(training=True) if model is None else model
+    made.model_kwarg_keys = set()
+    if model is not None:
+        add_fused_lm_head(model, temperature=1.0, outputs=("log_probs", "entropy"))
+    made.args = SimpleNamespace(delta=None, use_bias_correction_kl=True, steps_per_generation=1)
+    made.accelerator = Accelerator(cpu=True)
+    made._metrics = {"train": defaultdict(list)}
+    made.top_entropy_quantile, made.off_policy_mask_threshold, made.current_gradient_accumulation_steps = 1.0, None, 1
+    made.aux_loss_enabled = made._entropy_bonus_enabled = made.use_vllm = False
     return made
 
 
-def trl_inputs(prompts: list[list[int]], completions: list[list[int]], advantages: torch.Tensor) -> dict[str, Any]:
+def padded(rows: list[Tensor], width: int) -> Tensor:
+    return torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
+
+
+def trl_inputs(prompts: list[list[int]], completions: list[list[int]], advantages: Tensor) -> dict[str, Any]:
     """Prompts padded on the left and completions on the right, as TRL has them."""
     wide, deep = max(map(len, prompts)), max(map(len, completions))
     return {
@@ -91,67 +95,149 @@ def trl_inputs(prompts: list[list[int]], completions: list[list[int]], advantage
     }
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.3], ids=["no-reference", "reference"])
-def test_loss_and_gradients_equal_those_of_trl(
-    policy: Policy, rollouts: tuple[list[list[int]], list[list[int]], torch.Tensor], tmp_path: Path, beta: float
-) -> None:
-    prompts, completions, rewards = rollouts
-    advantages = group_advantages(rewards).flatten()
-    theirs = trainer(policy, tmp_path, beta)
-    inputs = trl_inputs(prompts, completions, advantages)
-    reference = copy.deepcopy(policy)
-    with torch.no_grad():
-        for parameter in reference.network.parameters():
-            parameter.add_(0.05)
-    if beta:
-        scored = score(reference.network, prompts, completions, device=CPU)
-        width = max(map(len, completions))
-        rows = [scored.logps()[i][scored.mask_BT[i]] for i in range(len(prompts))]
-        inputs["ref_per_token_logps"] = torch.stack(
-            [torch.nn.functional.pad(r.detach(), (0, width - len(r))) for r in rows]
-        )
-    theirs.model.zero_grad()
-    loss = theirs._compute_loss(theirs.model, inputs)
-    loss.backward()
-    wanted = {name: parameter.grad for name, parameter in theirs.model.named_parameters()}
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
 
-    policy.network.zero_grad()
+
+@pytest.mark.parametrize("beta", [0.0, 0.3], ids=["no-reference", "reference"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_and_gradients_of_random_ragged_batches_equal_those_of_trl(loss: PolicyLoss, beta: float) -> None:
+    clip, clip_high = clips(loss, None, None)
+    trainer = trl_trainer(loss, clip=clip, clip_high=clip_high, beta=beta)
+    clipped = 0
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int, generator: torch.Generator = generator) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.double)
+
+        lengths_B = torch.randint(1, LONGEST + 1, (2 * G,), generator=generator)
+        mask_BT = torch.arange(LONGEST) < lengths_B[:, None]
+        # Within a token's ratio of e^{+-2}, so that every clip is reached; a policy's log-probabilities are below 0.
+        old_BT = -normal(2 * G, LONGEST).abs() - 1
+        given_BT = torch.where(mask_BT, old_BT + normal(2 * G, LONGEST), 0.0)
+        old_BT = torch.where(mask_BT, old_BT, 0.0)
+        reference_BT = torch.where(mask_BT, old_BT + normal(2 * G, LONGEST) / 2, 0.0)
+        advantages_B = normal(2 * G)
+
+        theirs_BT = given_BT.clone().requires_grad_()
+        inputs = trl_inputs([[2]] * 2 * G, [[2] * LONGEST] * 2 * G, advantages_B)
+        inputs |= {"completion_mask": mask_BT.long(), "num_items_in_batch": mask_BT.sum()}
+        inputs |= {"old_per_token_logps": old_BT, "ref_per_token_logps": reference_BT}
+        trainer._get_per_token_logps_and_entropies = lambda *_, of=theirs_BT, **__: (of, torch.zeros_like(of), None)
+        wanted = trainer._compute_loss(None, inputs)
+        wanted.backward()
+
+        ours_BT = given_BT.clone().requires_grad_()
+        values_BT = losses.token_losses(
+            loss, ours_BT, old_BT, advantages_B[:, None], mask_BT, clip=clip, clip_high=clip_high
+        )
+        if beta:
+            # TRL corrects the penalty by the loss's own weight, which for gspo is the rollout's; ours by the token's.
+            weights_BT = losses.weights(loss, ours_BT, old_BT, mask_BT)
+            pull_BT = weights_BT * k3(ours_BT, reference_BT)
+            if loss != "gspo":
+                assert torch.equal(pull_BT, penalty("k3_times_ratio", ours_BT, old_BT, reference_BT))
+            values_BT = values_BT + beta * pull_BT
+        found = losses.share(loss, values_BT, mask_BT, Whole(2 * G, int(mask_BT.sum()), LONGEST))
+        found.backward()
+        assert theirs_BT.grad is not None
+        assert ours_BT.grad is not None
+        assert found.item() == pytest.approx(wanted.item(), rel=1e-9)
+        assert relative(ours_BT.grad, theirs_BT.grad) <= 1e-9
+        weights_BT = losses.weights(loss, given_BT, old_BT, mask_BT)
+        clipped += int(
+            losses.out_of_range(weights_BT, advantages_B[:, None], clip=clip, clip_high=clip_high)[mask_BT].sum()
+        )
+    assert clipped > 5
+
+
+@pytest.mark.parametrize("off_policy", [False, True], ids=["on-policy", "off-policy"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_gradient_of_a_network_in_micro_batches_equals_that_of_trl_in_one(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, loss: PolicyLoss, off_policy: bool
+) -> None:
+    monkeypatch.setitem(scoring.TOKENS, "cpu", 40)
+    beta = 0.0 if loss == "gspo" else 0.3
+    prompts, completions, rewards = rollouts(policy, seed=5)
+    advantages_B = group_advantages(rewards).flatten()
+    other = copy.deepcopy(policy)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in other.network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) / 20)
+    rows = logps_of(other.network, prompts, completions, temperature=1.0, device=CPU)
+    clip, clip_high = clips(loss, None, None)
+    network = copy.deepcopy(policy.network)
+    trainer = trl_trainer(loss, clip=clip, clip_high=clip_high, beta=beta, model=network)
+    width = max(map(len, completions))
+    inputs = trl_inputs(prompts, completions, advantages_B) | {"ref_per_token_logps": padded(rows, width)}
+    if off_policy:
+        inputs["old_per_token_logps"] = padded(rows, width)
+    wanted = trainer._compute_loss(network, inputs)
+    wanted.backward()
+
+    # Without a reference a group without spread has no gradient, and is left out of the batch though not of its size.
     kept = [i for i in range(len(prompts)) if beta or not G <= i < 2 * G]
-    values = add_gradient(
-        policy.network,
+    batch = Batch(
         [prompts[i] for i in kept],
         [completions[i] for i in kept],
-        advantages[kept],
-        rollouts=len(prompts),
-        work=SrlWork(beta=beta, clip=0.2),
-        device=CPU,
-        reference=reference if beta else None,
+        advantages_B[kept],
+        Whole(len(prompts), sum(map(len, completions)), LONGEST),
+        old=[rows[i] for i in kept] if off_policy else None,
+        reference=[rows[i] for i in kept] if beta else None,
     )
-    assert values[Metric.LOSS] == pytest.approx(loss.item(), abs=1e-6)
+    policy.network.zero_grad()
+    found = add_gradient(policy.network, batch, work=SrlWork(loss=loss), beta=beta, device=CPU)
+    assert found[Metric.LOSS] == pytest.approx(wanted.item(), rel=1e-5, abs=1e-6)
+    assert (found[Metric.CLIPPED] > 0) == (off_policy and loss != "cispo")
+    gradients = dict(network.named_parameters())
     for name, parameter in policy.network.named_parameters():
         assert parameter.grad is not None
-        assert torch.allclose(parameter.grad, wanted[name], atol=2e-6, rtol=1e-4), name
-    if beta:
-        assert values[Metric.KL_K3] > 0
+        assert relative(parameter.grad, gradients[name].grad) <= 1e-5, name
 
 
-def test_the_clipped_loss_off_policy_equals_that_of_trl(
-    policy: Policy, rollouts: tuple[list[list[int]], list[list[int]], torch.Tensor], tmp_path: Path
+def test_the_gradient_of_dpo_in_micro_batches_equals_that_of_trl_in_one(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, completions, rewards = rollouts
-    prompts = rollouts[0]
-    advantages = group_advantages(rewards).flatten()
-    theirs = trainer(policy, tmp_path, 0.0)
-    inputs = trl_inputs(prompts, completions, advantages)
-    width = max(map(len, completions))
-    old = torch.zeros(len(prompts), width)
-    scored = score(policy.network, prompts, completions, device=CPU)
-    ours_old = torch.zeros_like(scored.logps())
-    generator = torch.Generator().manual_seed(5)
-    for i, completion in enumerate(completions):
-        shifted = scored.logps()[i][scored.mask_BT[i]].detach() + torch.randn(len(completion), generator=generator) / 2
-        old[i, : len(completion)] = shifted
-        ours_old[i][scored.mask_BT[i]] = shifted
-    wanted = theirs._compute_loss(theirs.model, {**inputs, "old_per_token_logps": old})
-    loss = sequence_mean(clipped_loss(scored.logps(), ours_old, advantages, clip=0.2), scored.mask_BT).mean()
-    assert loss.item() == pytest.approx(wanted.item(), abs=1e-6)
+    from accelerate import Accelerator
+    from trl import DPOTrainer
+    from trl.trainer.grpo_trainer import add_fused_lm_head
+
+    monkeypatch.setitem(scoring.TOKENS, "cpu", 60)
+    prompts, completions, _ = rollouts(policy, seed=9)
+    chosen, refused = completions[: len(prompts) // 2], completions[len(prompts) // 2 :]
+    prompts = prompts[: len(chosen)]
+    reference = -torch.rand(2, len(prompts), generator=torch.Generator().manual_seed(0)) * 30
+    network = copy.deepcopy(policy.network)
+    add_fused_lm_head(network, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
+    trainer: Any = object.__new__(DPOTrainer)
+    trainer.model, trainer.beta, trainer.loss_types, trainer.loss_weights = network, 0.3, ["sigmoid"], [1.0]
+    trainer.accelerator, trainer._metrics = Accelerator(cpu=True), {"train": defaultdict(list)}
+    trainer.precompute_ref_logps, trainer.f_divergence_type, trainer.ld_alpha = True, "reverse_kl", None
+    trainer.aux_loss_enabled = trainer.use_weighting = False
+    trainer._total_train_tokens, trainer._tp_size = 0, 1
+    rows = [p + c for side in (chosen, refused) for p, c in zip(prompts, side, strict=True)]
+    width = max(map(len, rows))
+    inputs = {
+        "input_ids": torch.tensor([row + [0] * (width - len(row)) for row in rows]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+        "completion_mask": torch.tensor(
+            [
+                [0] * len(p) + [1] * (len(row) - len(p)) + [0] * (width - len(row))
+                for p, row in zip(prompts * 2, rows, strict=True)
+            ]
+        ),
+        "ref_chosen_logps": reference[0],
+        "ref_rejected_logps": reference[1],
+    }
+    wanted = trainer._compute_loss(network, inputs, return_outputs=False)
+    wanted.backward()
+    policy.network.zero_grad()
+    batch = dpo.Batch(prompts, chosen, refused, reference_chosen_N=reference[0], reference_refused_N=reference[1])
+    found = dpo.add_gradient(policy, batch, beta=0.3, temperature=1.0)
+    assert found[Metric.LOSS] == pytest.approx(wanted.item(), rel=1e-5)
+    gradients = dict(network.named_parameters())
+    for name, parameter in policy.network.named_parameters():
+        assert parameter.grad is not None
+        assert relative(parameter.grad, gradients[name].grad) <= 1e-5, name

@@ -14,6 +14,7 @@ from stepforge.contracts.previews import Preview
 from stepforge.report import render
 from stepforge.report.data import Example, ReportData
 from stepforge.report.html import Markup, clean, el, join
+from stepforge.report.sections_training import kl
 
 HOSTILE = (
     "</pre></style></title>'\"><script>alert(1)</script><img src=//evil.example onerror=alert(1)><svg onload=alert(1)>"
@@ -332,3 +333,15 @@ def test_an_unknown_price_is_never_zero() -> None:
 
 def test_a_stage_of_every_name_has_its_own_label(page: Page) -> None:
     assert all(name in page.text for name in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({}, "none"), ({"beta": 0.05}, "0.05"), ({"beta": 0.0, "kl": {"cap": 0.1}}, "held below 0.1")],
+    ids=["none", "fixed", "held"],
+)
+def test_the_distance_tells_what_pulled_back(settings: dict[str, object], words: str) -> None:
+    data = report_data()
+    jobs = [job.model_copy(update={"settings": settings}) if job.stage else job for job in data.jobs]
+    page = str(kl(data.model_copy(update={"jobs": tuple(jobs)})))
+    assert f'<td class="num">{words}</td>' in page

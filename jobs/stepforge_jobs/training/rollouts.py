@@ -1,0 +1,144 @@
+"""What the stages that learn from their own rollouts share: sampling, judging, and a KL that is watched or held.
+
+Legend: P prompts, G rollouts of each, B = P x G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from typing import Any, Generic
+
+from torch import Tensor
+
+from stepforge.contracts.jobs import PolicyGradient
+from stepforge.contracts.metrics import Metric
+from stepforge.errors import InvalidInput
+from stepforge_jobs.training.gathering import Gathered, JudgeFunction, Pool, Problem, gather
+from stepforge_jobs.training.hard import Hard
+from stepforge_jobs.training.held import Held
+from stepforge_jobs.training.loop import Stage, Values
+from stepforge_jobs.training.models import Policy
+from stepforge_jobs.training.ranks import ranks
+from stepforge_jobs.training.scoring import logps_of
+from stepforge_jobs.training.stage import Probe, Start, as_reference
+
+
+class RolloutStage(Stage, Generic[Problem]):
+    """Each step takes problems from every pool; `judge` gets each problem's rollouts in their order.
+
+    `hard` are problems that the base fails: where KL is held, it is reported on them too.
+    """
+
+    probe: Probe
+
+    def __init__(
+        self,
+        start: Start,
+        work: PolicyGradient,
+        *,
+        pools: Sequence[Pool[Problem]],
+        judge: JudgeFunction[Problem],
+        stops: Collection[int],
+        hard: Sequence[tuple[list[int], Problem]] = (),
+    ) -> None:
+        if (work.beta or work.kl) and start.reference is None:
+            raise InvalidInput(
+                "beta > 0 and kl need a model to stay close to; a stage that starts from scratch has none: "
+                "set beta to 0 and leave kl out"
+            )
+        self.policy, self.work = start.policy, work
+        self._reference = start.reference
+        self._pools, self._judge, self._stops = pools, judge, stops
+        self.updates = work.updates_per_batch
+        self.probe = Probe(start, seed=work.seed)
+        self.held: Held | None = None
+        self.hard: Hard[Problem] | None = None
+        if work.kl is not None:
+            assert start.reference is not None
+            rollouts = work.batch_prompts * work.group_size
+            self.held = Held(work.kl, start, self.probe, seed=work.seed, rollouts=rollouts)
+            self.guarded = work.kl.guard
+            if hard:
+                self.hard = Hard(
+                    start.policy,
+                    start.reference,
+                    hard,
+                    accepted=self._accepted,
+                    seed=work.seed,
+                    max_new_tokens=work.max_new_tokens,
+                    stops=stops,
+                )
+
+    @property
+    def beta(self) -> float:
+        """Weight of the KL penalty on this step's rollouts."""
+        return self.held.beta if self.held is not None and self.held.on_rollouts else self.work.beta
+
+    @property
+    def reference(self) -> Policy:
+        """The stage's initial policy, where there is one."""
+        assert self._reference is not None
+        return self._reference
+
+    def roll_out(self, step: int, sampler: Policy | None = None) -> Gathered:
+        """Draw, sample from the policy (or from another, with its adapters off), judge; maybe no group at all."""
+        with as_reference(sampler) if sampler else nullcontext():
+            gathered = gather(
+                sampler or self.policy, self.work, self._pools, step, judge=self._judge, stops=self._stops
+            )
+        if self.held is not None:
+            gathered.metrics.update(self.held.before_step(step))
+        return gathered
+
+    def old_logps(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Of the policy that sampled them, each completion's tokens."""
+        return logps_of(
+            self.policy.network, prompts, completions, temperature=self.work.temperature, device=self.policy.device
+        )
+
+    def reference_logps(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Of the stage's initial policy."""
+        with as_reference(self.reference):
+            return logps_of(
+                self.reference.network,
+                prompts,
+                completions,
+                temperature=self.work.temperature,
+                device=self.policy.device,
+            )
+
+    def after_probe(self, values: Values) -> bool:
+        if self.held is None:
+            return True
+        stays = self.held.after_probe(values)
+        self.learning_rate_scale = self.held.learning_rate_scale
+        if stays and self.hard is not None:
+            values |= self.hard()
+        return stays
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.held is None:
+            return {}
+        return {"held": self.held.state_dict(), "base": self.hard and self.hard.base}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.held is not None:
+            self.held.load_state_dict(state["held"])
+            self.learning_rate_scale = self.held.learning_rate_scale
+        if self.hard is not None and state["base"]:
+            self.hard.base = tuple(state["base"])
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What this run decided, for the stage's report."""
+        found: dict[str, Any] = {"kl_prompts": self.probe.prompts_of}
+        if self.held is not None:
+            found |= self.held.choices
+        if self.hard is not None and self.hard.base is not None:
+            found["kl_hard_bound"] = "ln(1 / p_base), p_base {} of {} completions".format(*self.hard.base)
+        return found
+
+    def _accepted(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> int:
+        judged = ranks().same(lambda: self._judge(problems, completions))
+        return round(judged.metrics[Metric.ACCEPTED] * len(completions))
