@@ -52,6 +52,7 @@ class Functions(Construct):
         look_at_jobs = allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], jobs)
         packages = self.arns("sagemaker", f"model-package/{GROUPS}/*")
         groups = self.arns("sagemaker", f"model-package-group/{GROUPS}")
+        promotions = self.arns("states", f"execution:{self.machine_name('promote')}:*")
         read_packages = [
             # A list is granted on what it lists.
             allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"], packages),
@@ -109,8 +110,10 @@ class Functions(Construct):
             ),
             pass_role(roles.serving),
             grant_key_to_aws(key),
-            # The machine's ARN is built from its name: the machine itself needs this function's.
-            allow(["states:ListExecutions"], [self.machine_arn("promote")]),
+            # The candidate's tag names the execution that it belongs to.
+            allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
+            allow(["states:DescribeExecution"], promotions),
+            allow(["sagemaker:DescribeModelPackage"], packages),
             allow(["cloudwatch:DescribeAlarms"], self.arns("cloudwatch", f"alarm:{GROUPS}")),
         ])  # fmt: skip
         self._add("smoke", {}, [
@@ -123,7 +126,7 @@ class Functions(Construct):
             *read_packages,
             allow(["sagemaker:ListModelPackageGroups"], ["*"]),
             allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
-            allow(["states:DescribeExecution"], self.arns("states", f"execution:{self.machine_name('promote')}:*")),
+            allow(["states:DescribeExecution"], promotions),
         ])  # fmt: skip
 
     def __getitem__(self, name: str) -> lambda_.Function:

@@ -20,9 +20,8 @@ class Environment(Variables):
 class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    action: Literal["prepare", "candidate", "check_candidate", "live", "check_live", "roll_back", "remove_candidate"]
+    action: Literal["candidate", "check_candidate", "live", "check_live", "roll_back", "remove_candidate"]
     deployment: steps.Deployment
-    machine_arn: str
     execution_arn: str
     failed: bool = False
 
@@ -35,7 +34,7 @@ class Answer(Contract):
 def handler(request: Request) -> Answer:
     env, sagemaker, deployment = variables(Environment), client("sagemaker"), request.deployment
     match request.action:
-        case "prepare":
+        case "candidate":
             steps.prepare(
                 sagemaker,
                 deployment,
@@ -43,11 +42,7 @@ def handler(request: Request) -> Answer:
                 instance_type=env.serve_instance_type,
                 key_arn=env.key_arn,
             )
-        case "candidate":
-            states = client("stepfunctions")
-            steps.deploy_candidate(
-                sagemaker, states, deployment, machine_arn=request.machine_arn, execution_arn=request.execution_arn
-            )
+            steps.deploy_candidate(sagemaker, client("stepfunctions"), deployment, execution_arn=request.execution_arn)
         case "check_candidate":
             return Answer(state=steps.endpoint_state(sagemaker, deployment.candidate, deployment.config))
         case "live":
@@ -57,5 +52,5 @@ def handler(request: Request) -> Answer:
         case "roll_back":
             steps.roll_back(sagemaker, deployment)
         case "remove_candidate":
-            steps.remove_candidate(sagemaker, deployment, failed=request.failed)
+            steps.remove_candidate(sagemaker, deployment, execution_arn=request.execution_arn, failed=request.failed)
     return Answer()

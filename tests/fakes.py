@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -103,10 +103,16 @@ class FakeSageMaker:
     def describe_endpoint(self, *, EndpointName: str) -> dict[str, Any]:
         return self._described(self.endpoints, EndpointName, "endpoint")
 
-    def create_endpoint(self, *, EndpointName: str, EndpointConfigName: str) -> None:
+    def create_endpoint(
+        self, *, EndpointName: str, EndpointConfigName: str, Tags: Sequence[dict[str, str]] = ()
+    ) -> None:
+        arn = f"{REGION_ARN}:endpoint/{EndpointName}"
         self._create(
-            self.endpoints, EndpointName, {"EndpointConfigName": EndpointConfigName, "EndpointStatus": "InService"}
+            self.endpoints,
+            EndpointName,
+            {"EndpointArn": arn, "EndpointConfigName": EndpointConfigName, "EndpointStatus": "InService"},
         )
+        self.tags[arn] = list(Tags)
 
     def update_endpoint(self, *, EndpointName: str, EndpointConfigName: str, **_: Any) -> None:
         self.calls.append(f"update_endpoint {EndpointConfigName}")

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +15,16 @@ from pydantic import ValidationError
 
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.names import parameter
-from stepforge.errors import EnvironmentUnavailable, InvalidInput
+from stepforge.errors import EnvironmentUnavailable, InvalidInput, UnknownName
 
 if TYPE_CHECKING:
     import boto3
 
 LOCAL = "local"
+REMEDY = (
+    "Check the network and the region (AWS_REGION), and the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY); --env local needs none of them"
+)
 
 
 class Connection:
@@ -37,30 +44,45 @@ class Connection:
             # Nothing is throttled here: a local server that does not answer is gone, and the next command starts it.
             attempts = 8 if self.endpoint_url is None else 3
             config = Config(retries={"mode": "standard", "max_attempts": attempts}, user_agent_extra="stepforge")
+            if service == "ssm" and self.endpoint_url is None:
+                # The first call: who mistyped a region or is offline hears of it in seconds.
+                quick = Config(connect_timeout=4, read_timeout=10, retries={"mode": "standard", "max_attempts": 2})
+                config = config.merge(quick)
             self._clients[service] = self._session.client(service, endpoint_url=self.endpoint_url, config=config)
         return self._clients[service]
 
     @cached_property
     def environment(self) -> Environment:
-        """What SSM says about the environment. Raises InvalidInput where it says nothing."""
+        """What SSM says about the environment.
+
+        Raises InvalidInput where it says nothing, EnvironmentUnavailable where it does not answer within seconds.
+        """
         prefix = parameter(self.name, "")
-        values: dict[str, str] = {}
         try:
-            for page in (
-                self.client("ssm").get_paginator("get_parameters_by_path").paginate(Path=prefix, Recursive=True)
-            ):
-                values |= {item["Name"].removeprefix(prefix): item["Value"] for item in page["Parameters"]}
+            values = self._parameters(prefix)
+            others = [] if values else self._parameters(prefix.removesuffix(f"{self.name}/"))
         except _botocore_errors() as error:
+            near = f"Did you mean {LOCAL!r}? " if _like_local(self.name) else ""
+            where = f"in region {self._session.region_name}" if self._session.region_name else "without a region"
             raise EnvironmentUnavailable(
-                f"environment {self.name!r} cannot be reached: {error} (Needed are credentials, say AWS_PROFILE, and a "
-                f"region, say AWS_REGION. {LOCAL!r} needs neither)"
+                f"environment {self.name!r} cannot be looked up {where}: {str(error).rstrip('.')}. {near}{REMEDY}"
             ) from error
         if not values:
+            known = {LOCAL, *(name.partition("/")[0] for name in others)}
             raise InvalidInput(
-                f"environment {self.name!r} does not exist in this account and region: SSM has no parameter under "
-                f"{prefix}. Deploy it with `cdk deploy --all -c env={self.name}`, or use {LOCAL!r}"
+                f"{UnknownName('environment', self.name, known)} in this account and region "
+                f"({self._session.region_name}). Deploy another with `cdk deploy --all -c env={self.name}`"
             )
         return parse_environment(self.name, values)
+
+    def _parameters(self, prefix: str) -> dict[str, str]:
+        """The parameters below a path, by their names without it."""
+        pages = self.client("ssm").get_paginator("get_parameters_by_path").paginate(Path=prefix, Recursive=True)
+        return {item["Name"].removeprefix(prefix): item["Value"] for page in pages for item in page["Parameters"]}
+
+
+def _like_local(name: str) -> bool:
+    return bool(difflib.get_close_matches(name, [LOCAL]))
 
 
 def parse_environment(name: str, values: dict[str, str]) -> Environment:
@@ -95,9 +117,19 @@ def connect(environment: str, *, session: boto3.Session | None = None) -> Connec
                 "environment 'local' has its own credentials: give no session, or name a cloud environment"
             )
         return _connect_local()
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", environment):
+        near = f"did you mean {LOCAL!r}? " if _like_local(environment.lower()) else ""
+        raise InvalidInput(
+            f"environment {environment!r} cannot be one: {near}It is {LOCAL!r}, or the name of one "
+            "that was deployed: small letters, digits and hyphens"
+        )
     import boto3
 
-    return Connection(environment, session or boto3.Session())
+    # boto3 itself reads AWS_DEFAULT_REGION alone; most other tools read AWS_REGION.
+    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
+    connection = Connection(environment, session or boto3.Session(region_name=region))
+    _ = connection.environment  # the first call of all, so that what is wrong is told soon, and once
+    return connection
 
 
 def _connect_local() -> Connection:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
 
+from stepforge import executions
 from stepforge.artifacts import check_digest, folder, list_paths, read_file, read_manifest, stream_sha256
 from stepforge.attempts import volume_key
 from stepforge.contracts.base import Contract, Sha256, digest
@@ -32,6 +33,8 @@ from stepforge.packages import ROWS, summaries
 GOLDEN = 8
 """Recorded greedy answers that a deployed model is asked for; all but one must come back."""
 VARIANT = "main"
+OWNER_TAG = "stepforge:execution"
+"""Tag on the candidate endpoint: the ARN of the promotion that tries it. It is the lock between promotions."""
 _APPROVAL_DESCRIPTION = 1024
 
 
@@ -83,9 +86,7 @@ def verify(sagemaker: Any, s3: Any, promotion: Promotion, *, instance_type: str,
 
     Raises ArtifactRefused with the file and the reason.
     """
-    package = sagemaker.describe_model_package(ModelPackageName=promotion.package_arn)
-    if package["ModelApprovalStatus"] != "Approved":
-        raise ArtifactRefused(f"{promotion.package_arn} is {package['ModelApprovalStatus']} by now, not Approved")
+    package = _approved(sagemaker, promotion)
     metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
     if metadata is None:
         raise ArtifactRefused(f"{promotion.package_arn} was not registered by stepforge: its digests are unknown")
@@ -172,27 +173,41 @@ def prepare(sagemaker: Any, deployment: Deployment, *, role_arn: str, instance_t
         )
 
 
-def deploy_candidate(
-    sagemaker: Any, states: Any, deployment: Deployment, *, machine_arn: str, execution_arn: str
-) -> None:
-    """Bring up `{group}-candidate`. Raises PromotionBusy while another promotion has it, or a stale one is going."""
+def deploy_candidate(sagemaker: Any, states: Any, deployment: Deployment, *, execution_arn: str) -> None:
+    """Bring up `{group}-candidate` for this execution, which its tag names.
+
+    Raises PromotionBusy while another promotion has it, of this very version too, or a stale one is going.
+    """
     found = _endpoint(sagemaker, deployment.candidate)
     if found is None:
-        sagemaker.create_endpoint(EndpointName=deployment.candidate, EndpointConfigName=deployment.config)
+        tags = [{"Key": OWNER_TAG, "Value": execution_arn}]
+        try:
+            sagemaker.create_endpoint(
+                EndpointName=deployment.candidate, EndpointConfigName=deployment.config, Tags=tags
+            )
+        except AwsError as error:
+            if _endpoint(sagemaker, deployment.candidate) is None:
+                raise
+            raise PromotionBusy(f"another promotion made {deployment.candidate} first: wait for it to go") from error
         return
-    if found["EndpointConfigName"] == deployment.config and found["EndpointStatus"] in ("InService", "Creating"):
+    owner = _owner(sagemaker, found)
+    if owner == execution_arn and found["EndpointStatus"] in ("InService", "Creating"):
         return
-    others = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING")["executions"]
-    if all(other["executionArn"] == execution_arn for other in others) and found["EndpointStatus"] != "Deleting":
-        # An execution that was stopped cannot clean up: nobody else runs, so what it left behind is nobody's.
+    if found["EndpointStatus"] != "Deleting" and (owner == execution_arn or not _runs(states, owner)):
+        # An execution that was stopped cannot clean up: what it left behind is nobody's.
         sagemaker.delete_endpoint(EndpointName=deployment.candidate)
     raise PromotionBusy(
-        f"{deployment.candidate} serves {found['EndpointConfigName']} ({found['EndpointStatus']}): wait for it to go"
+        f"{deployment.candidate} is {found['EndpointStatus']} for {owner.rpartition(':')[2] or 'nobody'}: "
+        "wait for it to go"
     )
 
 
 def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment) -> None:
-    """Create the live endpoint, or update it blue/green. Where it serves this already, nothing happens."""
+    """Create the live endpoint, or update it blue/green. Where it serves this already, nothing happens.
+
+    Raises ArtifactRefused where the approval was taken back meanwhile.
+    """
+    _approved(sagemaker, deployment.promotion)
     _point(sagemaker, cloudwatch, deployment.endpoint, deployment.config)
 
 
@@ -209,13 +224,16 @@ def roll_back(sagemaker: Any, deployment: Deployment) -> None:
         sagemaker.update_endpoint(EndpointName=deployment.endpoint, EndpointConfigName=deployment.previous_config)
 
 
-def remove_candidate(sagemaker: Any, deployment: Deployment, *, failed: bool) -> None:
-    """Delete the candidate endpoint, and after a failure the config and model that nothing serves now."""
+def remove_candidate(sagemaker: Any, deployment: Deployment, *, execution_arn: str, failed: bool) -> None:
+    """Delete this execution's candidate endpoint, and after a failure the config and model that nothing serves now."""
     found = _endpoint(sagemaker, deployment.candidate)
-    if found is not None and found["EndpointConfigName"] == deployment.config and found["EndpointStatus"] != "Deleting":
-        sagemaker.delete_endpoint(EndpointName=deployment.candidate)
+    if found is not None and _owner(sagemaker, found) == execution_arn:
+        if found["EndpointStatus"] != "Deleting":
+            sagemaker.delete_endpoint(EndpointName=deployment.candidate)
+        found = None
     live = _endpoint(sagemaker, deployment.endpoint)
-    if failed and (live is None or live["EndpointConfigName"] != deployment.config):
+    served = [endpoint["EndpointConfigName"] for endpoint in (live, found) if endpoint is not None]
+    if failed and deployment.config not in served:
         if _exists(sagemaker.describe_endpoint_config, EndpointConfigName=deployment.config):
             sagemaker.delete_endpoint_config(EndpointConfigName=deployment.config)
         if _exists(sagemaker.describe_model, ModelName=deployment.model):
@@ -320,6 +338,30 @@ def stamp(sagemaker: Any, promotion: Promotion, result: PromotionResult, reason:
             sagemaker.update_model_package(ModelPackageArn=arn, ModelLifeCycle=archived)
 
 
+def _approved(sagemaker: Any, promotion: Promotion) -> dict[str, Any]:
+    """The package as it is now. Raises ArtifactRefused where it is not approved."""
+    package: dict[str, Any] = sagemaker.describe_model_package(ModelPackageName=promotion.package_arn)
+    if package["ModelApprovalStatus"] != "Approved":
+        raise ArtifactRefused(f"{promotion.package_arn} is {package['ModelApprovalStatus']} by now, not Approved")
+    return package
+
+
+def _owner(sagemaker: Any, candidate: dict[str, Any]) -> str:
+    """ARN of the execution that a candidate endpoint belongs to; empty where it has no such tag."""
+    try:
+        tags = sagemaker.list_tags(ResourceArn=candidate["EndpointArn"])["Tags"]
+    except AwsError as error:
+        if _is_absent(error):
+            return ""
+        raise
+    return next((tag["Value"] for tag in tags if tag["Key"] == OWNER_TAG), "")
+
+
+def _runs(states: Any, execution_arn: str) -> bool:
+    found = executions.describe(states, execution_arn) if execution_arn else None
+    return found is not None and found.status == "RUNNING"
+
+
 def _point(sagemaker: Any, cloudwatch: Any, endpoint: str, config: str) -> None:
     found = _endpoint(sagemaker, endpoint)
     if found is None:
@@ -357,10 +399,12 @@ def _exists(describe: Callable[..., dict[str, Any]], **name: str) -> dict[str, A
     try:
         return describe(**name)
     except AwsError as error:
-        if (
-            "could not find" in str(error).lower()
-            or "not found" in str(error).lower()
-            or "does not exist" in str(error)
-        ):
+        if _is_absent(error):
             return None
         raise
+
+
+def _is_absent(error: AwsError) -> bool:
+    """SageMaker has no error code of its own for what does not exist."""
+    text = str(error).lower()
+    return any(words in text for words in ("could not find", "not found", "does not exist"))

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from botocore.exceptions import ClientError as AwsError
+
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Machine, execution_name
 from stepforge.errors import InvalidInput
 
 ADOPTED = ("RUNNING", "SUCCEEDED", "PENDING_REDRIVE")
 """An execution that waits to be taken up again is under way."""
+STOPPED = "StoppedByUser"
+INTERRUPTED = "Interrupted"
+"""Errors of executions that nothing is wrong with: the same command goes on where they ended."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,25 @@ class Execution:
     error: str = ""
     cause: str = ""
 
+    @property
+    def word(self) -> str:
+        """`status` for people: INTERRUPTED where a restart cut it off, and the error's name where it failed."""
+        return status_word(self.status, self.error)
+
+
+def status_word(status: str, error: str) -> str:
+    if error == INTERRUPTED:
+        return "INTERRUPTED"
+    return f"{status} ({error})" if error else status
+
 
 def execution_arn(machine_arn: str, name: str) -> str:
     return machine_arn.replace(":stateMachine:", ":execution:") + f":{name}"
+
+
+def child_name(job_prefix: str, run: str) -> str:
+    """Name of the execution of `run-job` through which a run waits for a job, as the machine `train` builds it."""
+    return f"run-job-{job_prefix}-{run}"
 
 
 def describe(states: Any, arn: str) -> Execution | None:
@@ -90,3 +111,16 @@ def start_or_adopt(states: Any, machine_arn: str, machine: Machine, identity: st
         if found.status in ADOPTED:
             return found
         number += 1
+
+
+def stop(states: Any, arn: str, *, cause: str) -> None:
+    """Stop an execution; nothing happens where it has ended or does not exist."""
+    try:
+        states.stop_execution(executionArn=arn, error=STOPPED, cause=cause)
+    except states.exceptions.ExecutionDoesNotExist:
+        return
+    except AwsError as error:
+        # One that has ended is a ValidationException, and so is a malformed ARN.
+        found = describe(states, arn) if error.response["Error"]["Code"] == "ValidationException" else None
+        if found is None or found.status == "RUNNING":
+            raise

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
-from stepforge import attempts
+from stepforge import attempts, stopping
 from stepforge.connection import Connection
 from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.names import job_name
 from stepforge.errors import UnknownName
+from stepforge.stopping import Stopped
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 ENDED = ("Completed", "Failed", "Stopped")
@@ -69,12 +71,17 @@ class Jobs:
         summaries: list[dict[str, Any]] = answer["TrainingJobSummaries"]
         return summaries
 
-    def stop(self, name: str) -> None:
-        """Ask a job to stop; it has 120 s to write a checkpoint."""
-        self.get(name)
-        self._connection.client("sagemaker").stop_training_job(TrainingJobName=name)
+    def stop(self, name: str) -> Stopped:
+        """Ask a job to stop; it has 120 s to write a checkpoint. One that has ended stays as it is."""
+        job = self.get(name)
+        found = Stopped(name, job["TrainingJobStatus"], job.get("TrainingEndTime"), job=name)
+        if found.status in ENDED:
+            return found
+        waiting = stopping.waiting_for(self._connection, name.rpartition("-")[0])
+        stopping.stop_job(self._connection, name)
+        return replace(found, job_stopped=True, waiting=tuple(waiting))
 
-    def logs(self, name: str, *, follow: bool = False, poll_seconds: float = 1.0) -> Iterator[str]:
+    def logs(self, name: str, *, follow: bool = False, poll_seconds: float = 1.0) -> Iterator[LogLine]:
         """Lines of a job's log; with `follow` until it has ended. A log group that is not there yet is waited for.
 
         Raises UnknownName for a job that does not exist.
@@ -88,6 +95,14 @@ class Jobs:
             time.sleep(poll_seconds)
 
 
+@dataclass(frozen=True)
+class LogLine:
+    """A line that a job printed, and when."""
+
+    at: datetime
+    text: str
+
+
 class LogTail:
     """Reads what is new in a job's log streams, by forward tokens."""
 
@@ -96,7 +111,7 @@ class LogTail:
         self._job = job
         self._tokens: dict[str, str] = {}
 
-    def read(self) -> Iterator[str]:
+    def read(self) -> Iterator[LogLine]:
         try:
             streams = self._logs.describe_log_streams(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{self._job}/")
         except self._logs.exceptions.ResourceNotFoundException:
@@ -104,12 +119,14 @@ class LogTail:
         for stream in streams["logStreams"]:
             yield from self._read_stream(stream["logStreamName"])
 
-    def _read_stream(self, stream: str) -> Iterator[str]:
+    def _read_stream(self, stream: str) -> Iterator[LogLine]:
         while True:
             token = self._tokens.get(stream)
             position = {"nextToken": token} if token else {"startFromHead": True}
             page = self._logs.get_log_events(logGroupName=LOG_GROUP, logStreamName=stream, **position)
-            yield from (event["message"].rstrip("\n") for event in page["events"])
+            for event in page["events"]:
+                at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
+                yield LogLine(at, event["message"].rstrip("\n"))
             self._tokens[stream] = page["nextForwardToken"]
             if token == page["nextForwardToken"] or not page["events"]:
                 return

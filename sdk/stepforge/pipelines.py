@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from stepforge import executions
+from stepforge import executions, stopping
 from stepforge.artifacts import read_report
 from stepforge.attempts import completed, succeeded
 from stepforge.connection import LOCAL, Connection
@@ -21,8 +21,10 @@ from stepforge.contracts.reports import EvaluationReport
 from stepforge.errors import RunFailed, UnknownName
 from stepforge.executions import Execution
 from stepforge.jobs import ENDED, JobState, LogTail, attempts_of
+from stepforge.overview import RunSummary, summarise
 from stepforge.packages import EVALUATION
 from stepforge.planning import advance, job_request, read_pipeline
+from stepforge.stopping import Stopped
 
 PROGRESS_EVENT = "progress"
 
@@ -46,7 +48,11 @@ class PlannedJob:
 
 @dataclass(frozen=True)
 class RunEvent:
-    """What `Run.follow` yields. `progress` carries what the job printed: step, steps, reward and so on."""
+    """What `Run.follow` yields. `progress` carries what the job printed: step, steps, reward and so on.
+
+    `stage` and `done` say whether the job is `adopted`: it was there before the run. Of one that was Completed by then
+    nothing is between them.
+    """
 
     kind: Literal["stage", "progress", "done", "log"]
     stage: str
@@ -88,6 +94,10 @@ class Pipelines:
         )
         summaries: list[dict[str, Any]] = answer["executions"]
         return sorted(summaries, key=lambda run: run["startDate"], reverse=True)
+
+    def overview(self, *, most: int = 20) -> list[RunSummary]:
+        """Runs at a glance, newest first."""
+        return summarise(self._connection, [run["executionArn"] for run in self.runs(most=most)])
 
     def get(self, name: str) -> Run:
         """A run by its name, or `latest`. Raises UnknownName."""
@@ -183,11 +193,21 @@ class Run:
         """The held-out scores of a run that has succeeded. Raises IntegrityError where they were altered."""
         return read_report(self.connection.client("s3"), output.evaluation.artifact, EVALUATION, EvaluationReport)
 
-    def stop(self) -> None:
-        """Stop the execution; the job that it waits for is stopped with it."""
-        self.connection.client("stepfunctions").stop_execution(
-            executionArn=self.execution.arn, error="StoppedByUser", cause="stopped with `stepforge stop`"
-        )
+    def stop(self) -> Stopped:
+        """Stop the execution and the job that it waits for, unless another execution waits for that job too.
+
+        A run that has ended stays as it is; a job of it that trains on with nobody waiting is stopped.
+        """
+        before = self.refresh()
+        if waited := before.status == "RUNNING":
+            executions.stop(self.connection.client("stepfunctions"), before.arn, cause=stopping.CAUSE)
+        last = self.jobs()[-1]
+        found = Stopped(self.name, before.word, before.stopped)
+        if last.attempt.status not in ("InProgress", "Stopping"):
+            return found
+        name, prefix = last.attempt.name, last.spec.prefix
+        stops, others = stopping.stop_job_of(self.connection, self.name, job=name, job_prefix=prefix, waited=waited)
+        return replace(found, job=name, job_stopped=stops, waiting=others)
 
     def follow(self, *, poll_seconds: float | None = None) -> Iterator[RunEvent]:
         """Yield what happens until the execution has ended. Each poll asks about the current job alone."""
@@ -199,19 +219,27 @@ class Run:
             ended = self.refresh().status != "RUNNING"
             while (planned := walk.look()) is not None and self._concerns(planned.attempt):
                 name = planned.attempt.name
+                adopted = self._adopted(planned.attempt)
                 if name != announced:
                     announced, tail = name, LogTail(self.connection, name)
-                    yield RunEvent("stage", planned.stage, name, {"status": planned.attempt.status})
+                    status = {"status": planned.attempt.status, "adopted": adopted}
+                    yield RunEvent("stage", planned.stage, name, status)
                 assert tail is not None  # made when the job was announced
-                yield from (_parse(planned.stage, name, line) for line in tail.read())
+                if not (adopted and planned.attempt.status == "Completed"):
+                    yield from (_parse(planned.stage, name, line.text) for line in tail.read())
                 if planned.attempt.status in ENDED and name != ended_job:
                     ended_job = name
-                    yield RunEvent("done", planned.stage, name, _summary(planned.attempt))
+                    yield RunEvent("done", planned.stage, name, {**_summary(planned.attempt), "adopted": adopted})
                 if not walk.advance(planned):
                     break
             if ended:
                 return
             time.sleep(pause)
+
+    def _adopted(self, attempt: JobState) -> bool:
+        """Whether a job was there before this run was."""
+        created = (attempt.description or {}).get("CreationTime")
+        return created is not None and created < self.execution.started
 
     def _concerns(self, attempt: JobState) -> bool:
         """Whether there is something to tell: an attempt that failed before this run began is another run's story."""
@@ -230,7 +258,7 @@ class Run:
         """The output of a run that has succeeded. Raises RunFailed where it has not."""
         execution = self.refresh()
         if execution.status != "SUCCEEDED":
-            raise RunFailed(f"run {self.name} {execution.status}: {execution.error}: {execution.cause}".strip(": "))
+            raise RunFailed(f"run {self.name} {execution.word}: {execution.cause}".strip(": "))
         return execution.output or {}
 
 

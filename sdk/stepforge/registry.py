@@ -178,6 +178,9 @@ class Registry:
         began = time.monotonic()
         while (waited := time.monotonic() - began) < timeout_seconds:
             found = self.promotion(package)
+            if found is None and (now := self._describe(package.arn)).stage == "Production":
+                # The promotion of an earlier approval was under way, and this one started none.
+                found = self.promotion(now)
             if found is None and waited > start_seconds:
                 raise RunFailed(
                     f"no promotion of {package.reference} has started within {start_seconds:.0f} s of its approval: "

@@ -65,7 +65,7 @@ class Home:
         return json.loads(out)
 
     def down(self) -> None:
-        self.start("local", "down").communicate(timeout=60)
+        self.start("local", "down", "--yes").communicate(timeout=60)
 
     def aws(self) -> LocalAws:
         """The running server, without starting one."""

@@ -79,7 +79,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     ).stdout.split()  # fmt: skip
     assert all(Path(file).is_relative_to(site) for file in where), where
     yield found
-    found.run("local", "down")
+    found.run("local", "down", "--yes")
 
 
 def test_everything_that_runs_travels_in_the_wheel(installed: Installed) -> None:

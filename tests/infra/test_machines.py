@@ -128,7 +128,7 @@ def test_every_error_that_a_machine_names_is_one_that_stepforge_raises() -> None
 
 
 def test_whatever_fails_after_a_candidate_exists_removes_it() -> None:
-    """Follow every Catch from the states between Prepare and the end: each passes RemoveFailedCandidate."""
+    """Follow every Catch from the states between DeployCandidate and the end: each passes RemoveFailedCandidate."""
     before = {"Verify", "Explain", "StampRefused", "StampFailed", "RemoveCandidate", "RemoveFailedCandidate"}
     for machine, name in TASKS:
         if machine == "promote" and name not in before:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from stepforge.local.backend import VERSION, check_version
+from stepforge.local.backend.functions import reap_idle_workers
 from stepforge.local.backend.objects import persist_object
 
 
@@ -34,3 +37,17 @@ def test_an_object_that_could_not_be_written_is_an_error(monkeypatch: pytest.Mon
     monkeypatch.setattr(s3, "_atomic_write", no_space)
     with pytest.raises(OSError, match="s3://kept/b could not be stored"):
         persist_object("kept", "b", {"body": b"bytes", "etag": "", "size": 5, "last_modified": ""})
+
+
+def test_idle_handlers_end_the_first_of_a_function_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ministack.core.lambda_runtime as runtime
+
+    def worker(*, idle: float, in_use: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(
+            in_use=in_use, last_used=time.time() - idle, _proc=None, _discard_tmpdir=lambda: None, idle=idle
+        )
+
+    pools = {"one": [worker(idle=400)], "two": [worker(idle=10), worker(idle=400, in_use=True), worker(idle=301)]}
+    monkeypatch.setattr(runtime, "_workers", pools)
+    assert reap_idle_workers(300) == 2
+    assert {name: [found.idle for found in pool] for name, pool in pools.items()} == {"one": [], "two": [10, 400]}

@@ -134,7 +134,7 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
     return state
 
 
-SHOWN = (Metric.LOSS, Metric.REWARD, Metric.KL, Metric.ENTROPY)
+SHOWN = (Metric.LOSS, Metric.REWARD, Metric.ACCEPTED, Metric.KL, Metric.ENTROPY)
 
 
 def take_step(work: Optimisation, stage: Stage, trained: Trained, state: TrainingState) -> Values:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from stepforge.cli._examples import add_examples
-from stepforge.cli._output import Env, Json, emit, say, table
+from stepforge.cli._output import Env, Json, emit, say
 
 app = typer.Typer(
     name="stepforge",
@@ -94,15 +93,16 @@ def run_train(
 
 
 @app.command("runs")
-def runs(env: Env = "local", json: Json = False) -> None:
-    """List runs, newest first."""
+def runs(
+    most: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """List runs, newest first: domain, duration, and how often the model's greedy answers are accepted."""
+    from stepforge.cli import _runs
     from stepforge.client import Client
 
-    found = Client(env).pipelines.runs()
-    plain = [{"name": r["name"], "status": r["status"], "started": r["startDate"].isoformat()} for r in found]
-    emit(plain, as_json=json)
-    if not json:
-        table(["RUN", "STATUS", "STARTED"], [(r["name"], r["status"], r["started"][:19]) for r in plain])
+    _runs.print_runs(Client(env).pipelines.overview(most=most), as_json=json)
 
 
 @app.command("watch")
@@ -123,27 +123,27 @@ def logs(
     env: Env = "local",
     json: Json = False,
 ) -> None:
-    """Print a job's log, or that of a run's newest job."""
+    """Print a job's log, or that of a run's newest job; with --json the lines as the job printed them."""
+    from stepforge.cli import _stop
+    from stepforge.cli._progress import log_lines
     from stepforge.client import Client
 
     client = Client(env)
-    job = name
-    if name == "latest" or name.startswith("train-"):
-        job = client.pipelines.get(name).jobs()[-1].attempt.name
-    _print_lines(client.jobs.logs(job, follow=follow), as_json=json, job=job)
+    job = client.pipelines.get(name).jobs()[-1].attempt.name if _stop.is_run(client, name) else name
+    lines = client.jobs.logs(job, follow=follow)
+    _print_lines((line.text for line in lines) if json else log_lines(lines), as_json=json, job=job)
 
 
 @app.command("stop")
 def stop(name: Annotated[str, typer.Argument(help="Run or job.")], env: Env = "local", json: Json = False) -> None:
-    """Stop a run and the job that it waits for, or one job. What was trained so far stays in its checkpoint."""
+    """Stop a run and the job that it waits for, or one job. What was trained so far stays in its checkpoint.
+
+    A job that another run waits for too is left to that run. What has ended already stays as it is.
+    """
+    from stepforge.cli import _stop
     from stepforge.client import Client
 
-    client = Client(env)
-    if name == "latest" or name.startswith("train-"):
-        client.pipelines.get(name).stop()
-    else:
-        client.jobs.stop(name)
-    emit({"stopped": name}, as_json=json, text=f"stopping {name}")
+    _stop.stop(Client(env), name, as_json=json)
 
 
 @app.command("report")
@@ -304,23 +304,26 @@ def local_up(json: Json = False) -> None:
     )
 
 
-@local_app.command("down")
-def local_down(json: Json = False) -> None:
-    """Stop the local AWS. What it holds is kept."""
-    from stepforge import local
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
-    ran = local.down()
-    say("stopped")
-    emit({"stopped": ran}, as_json=json)
+
+@local_app.command("down")
+def local_down(yes: Yes = False, json: Json = False) -> None:
+    """Stop the local AWS. What it holds is kept; runs that are under way are interrupted, after a question.
+
+    The command that started a run goes on from its last checkpoint.
+    """
+    from stepforge.cli import _local
+
+    _local.down(yes=yes, as_json=json)
 
 
 @local_app.command("status")
 def local_status(json: Json = False) -> None:
-    """Tell whether the local AWS runs, since when and where its state lies."""
-    from stepforge import local
+    """Tell whether the local AWS runs, what it is at, how much memory it holds and where its state lies."""
+    from stepforge.cli import _local
 
-    found = {k: str(v) for k, v in dataclasses.asdict(local.status()).items()}
-    emit(found, as_json=json, text="\n".join(f"{key}: {value}" for key, value in found.items()))
+    _local.status(as_json=json)
 
 
 @local_app.command("logs")
@@ -336,16 +339,11 @@ def local_logs(
 
 
 @local_app.command("reset")
-def local_reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, json: Json = False) -> None:
+def local_reset(yes: Yes = False, json: Json = False) -> None:
     """Stop the local AWS and delete all that it holds: runs, models, endpoints."""
-    from stepforge import local
+    from stepforge.cli import _local
 
-    if not yes and not typer.confirm("Delete every local run, model and endpoint?", err=True):
-        say("nothing was deleted")
-        raise typer.Exit(130)
-    local.reset()
-    say("deleted")
-    emit({"deleted": True}, as_json=json)
+    _local.reset(yes=yes, as_json=json)
 
 
 @new_app.command("domain")

@@ -1,16 +1,21 @@
-"""Progress of a run: a bar on a terminal, plain lines in a log."""
+"""Progress of a run: a bar on a terminal, plain lines in a log. Also a job's log as people read it."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stepforge.cli._output import say
-from stepforge.pipelines import RunEvent
+from stepforge.jobs import LogLine
+from stepforge.pipelines import PROGRESS_EVENT, RunEvent
 
 _PLAIN_EVERY_SECONDS = 10.0
+_OF_REWARDS = ("reward", "accepted", "kl")
+"""What tells how a stage with rewards goes: the loss of a policy gradient is about 0 however well it learns."""
+_POSITION = ("event", "stage", "step", "steps")
 
 
 def show(events: Iterable[RunEvent], *, quiet: bool = False) -> None:
@@ -24,17 +29,63 @@ def show(events: Iterable[RunEvent], *, quiet: bool = False) -> None:
         _lines(events)
 
 
+def log_lines(lines: Iterable[LogLine]) -> Iterator[str]:
+    """A job's log for people: the time, then the stage, its step and its numbers, or what the line says."""
+    for line in lines:
+        yield f"{line.at.astimezone():%H:%M:%S}  {_log_text(line.text)}"
+
+
+def numbers(data: dict[str, Any]) -> str:
+    """The numbers of a progress line: of a stage with rewards its rewards, otherwise all."""
+    shown = _OF_REWARDS if "reward" in data else [key for key in data if key not in _POSITION]
+    return " ".join(f"{key} {data[key]:.3g}" for key in shown if isinstance(data.get(key), int | float))
+
+
+def _log_text(text: str) -> str:
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(data, dict) or "event" not in data:
+        return text
+    if data["event"] == PROGRESS_EVENT:
+        return f"{data.get('stage', ''):<21} {position(data):>9}  {numbers(data)}".rstrip()
+    said = (f"{key} {value}" for key, value in data.items() if key != "event" and value != "")
+    return f"{data['event']:<21} {' '.join(said)}".rstrip()
+
+
+def position(data: dict[str, Any]) -> str:
+    return f"{data['step']}/{data['steps']}" if "step" in data and "steps" in data else ""
+
+
+class _Latest:
+    """The newest value of each number: a few are measured at checkpoints only."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, dict[str, Any]] = {}
+
+    def of(self, event: RunEvent) -> dict[str, Any]:
+        known = self._seen.setdefault(event.job, {})
+        known.update(event.data)
+        return known
+
+
 def _lines(events: Iterable[RunEvent]) -> None:
-    last = 0.0
+    last, latest = 0.0, _Latest()
     for event in events:
         if event.kind == "stage":
             last = time.monotonic()
-            say(f"{event.stage:<12} {event.job}")
+            if not event.data.get("adopted"):
+                say(f"{event.stage:<12} {event.job}")
+            elif event.data["status"] != "Completed":
+                say(f"{event.stage:<12} {event.job}, adopted while it runs")
         elif event.kind == "done":
-            say(f"{event.stage:<12} {_ending(event.data)}")
-        elif event.kind == "progress" and time.monotonic() - last > _PLAIN_EVERY_SECONDS:
-            last = time.monotonic()
-            say(f"{event.stage:<12} {_position(event.data)} {_numbers(event.data)}".rstrip())
+            say(f"{event.stage:<12} {_ending(event)}")
+        elif event.kind == "progress":
+            data = latest.of(event)
+            if time.monotonic() - last > _PLAIN_EVERY_SECONDS:
+                last = time.monotonic()
+                say(f"{event.stage:<12} {position(data)} {numbers(data)}".rstrip())
 
 
 def _bars(events: Iterable[RunEvent]) -> None:
@@ -49,6 +100,7 @@ def _bars(events: Iterable[RunEvent]) -> None:
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[numbers]}"),
     )
+    latest = _Latest()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks: dict[str, Any] = {}
         for event in events:
@@ -56,30 +108,26 @@ def _bars(events: Iterable[RunEvent]) -> None:
                 continue
             task = tasks.get(event.job)
             if task is None:
-                task = tasks[event.job] = progress.add_task(event.stage, total=None, position="", numbers="")
+                adopted = "adopted" if event.data.get("adopted") else ""
+                task = tasks[event.job] = progress.add_task(event.stage, total=None, position="", numbers=adopted)
             if event.kind == "progress":
+                data = latest.of(event)
                 progress.update(
                     task,
-                    completed=event.data.get("step"),
-                    total=event.data.get("steps"),
-                    position=_position(event.data),
-                    numbers=_numbers(event.data),
+                    completed=data.get("step"),
+                    total=data.get("steps"),
+                    position=position(data),
+                    numbers=numbers(data),
                 )
             elif event.kind == "done":
-                progress.update(task, total=1, completed=1, position="", numbers=_ending(event.data))
+                progress.update(task, total=1, completed=1, position="", numbers=_ending(event))
                 progress.stop_task(task)
 
 
-def _position(data: dict[str, Any]) -> str:
-    return f"{data['step']}/{data['steps']}" if "step" in data and "steps" in data else ""
-
-
-def _numbers(data: dict[str, Any]) -> str:
-    skip = ("step", "steps")
-    return " ".join(f"{k} {v:.3g}" for k, v in data.items() if isinstance(v, int | float) and k not in skip)
-
-
-def _ending(data: dict[str, Any]) -> str:
-    if data["status"] == "Completed":
-        return f"done in {data['seconds']} s"
-    return f"{data['status']}: {data['reason']}"
+def _ending(event: RunEvent) -> str:
+    data = event.data
+    if data["status"] != "Completed":
+        return f"{data['status']}: {data['reason']}"
+    if data.get("adopted"):
+        return f"adopted: {event.job} had done it, in {data['seconds']} s"
+    return f"done in {data['seconds']} s"

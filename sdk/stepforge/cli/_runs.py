@@ -1,19 +1,23 @@
-"""`stepforge run train` and `stepforge watch`."""
+"""`stepforge run train`, `stepforge watch` and `stepforge runs`."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from stepforge.cli import _doctor
+from stepforge.cli import _doctor, _local
 from stepforge.cli._output import emit, say, table
 from stepforge.cli._progress import show
 from stepforge.client import Client
 from stepforge.connection import LOCAL
 from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import TrainOutput
 from stepforge.errors import InvalidInput
+from stepforge.executions import status_word
 from stepforge.inputs import prepare
+from stepforge.overview import RunSummary
 from stepforge.pipelines import Run
 from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe, records_domain
 
@@ -57,6 +61,8 @@ def follow(run: Run, *, as_json: bool) -> None:
     from stepforge.cli import _scores
 
     show(run.follow(), quiet=as_json)
+    if run.connection.name == LOCAL and not as_json:
+        _local.say_what_stays()
     result = run.result()
     output = TrainOutput.model_validate(result)
     report = run.evaluation(output)
@@ -69,6 +75,35 @@ def follow(run: Run, *, as_json: bool) -> None:
         f"look at it with: stepforge registry show {name}; approve it with: stepforge registry approve {name}",
     ]
     emit(document, as_json=as_json, text="\n".join(lines))
+
+
+def print_runs(runs: list[RunSummary], *, as_json: bool) -> None:
+    emit([dataclasses.asdict(run) | {"started": run.started.isoformat()} for run in runs], as_json=as_json)
+    if not as_json:
+        table(
+            ["RUN", "STATUS", "DOMAIN", "STARTED", "TOOK", f"ACCEPTED % ({', '.join(TEST_SPLITS)}; greedy)"],
+            [
+                (
+                    run.name,
+                    status_word(run.status, run.error),
+                    run.domain or "?",
+                    f"{run.started.astimezone():%Y-%m-%d %H:%M:%S}",
+                    _duration(run.seconds),
+                    ", ".join(f"{run.accepted[s] * 100:.1f}" if s in run.accepted else "-" for s in TEST_SPLITS)
+                    if run.accepted
+                    else "-",
+                )
+                for run in runs
+            ],
+        )
+
+
+def _duration(seconds: float) -> str:
+    """Two units at most: `43 s`, `2 min 43 s`, `5 h 2 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _recipe(

@@ -5,17 +5,21 @@ CloudFormation come from ministack with the mends in `backend/`; SageMaker is th
 Loopback only; every request must be signed with the key that lies in a file of the user's own.
 """
 
+from stepforge.local.activity import Activity, activity
 from stepforge.local.images import Image, entrypoint, register_images
-from stepforge.local.lifecycle import LocalAws, LocalStatus, down, ensure_up, logs, reset, status
+from stepforge.local.lifecycle import LocalAws, LocalStatus, down, ensure_up, logs, reach, reset, status
 
 __all__ = [
+    "Activity",
     "Image",
     "LocalAws",
     "LocalStatus",
+    "activity",
     "down",
     "ensure_up",
     "entrypoint",
     "logs",
+    "reach",
     "register_images",
     "reset",
     "status",

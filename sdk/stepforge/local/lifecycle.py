@@ -99,6 +99,11 @@ def _start(layout: Layout) -> LocalAws:
     )
 
 
+def reach() -> LocalAws | None:
+    """The local AWS where it runs, whatever code it runs; None where it does not. Starts nothing."""
+    return _reach(Layout.of(home()))
+
+
 def status() -> LocalStatus:
     base = home()
     layout = Layout.of(base)

@@ -138,7 +138,8 @@ async def _serve(layout: Layout, listener: socket.socket, port: int) -> None:
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stop.set)
-    serving = asyncio.create_task(serve(front, config, shutdown_trigger=stop.wait))  # type: ignore[arg-type]
+    closing = asyncio.Event()
+    serving = asyncio.create_task(serve(front, config, shutdown_trigger=closing.wait))  # type: ignore[arg-type]
     await _ready(serving)
     checkpoints.start()
     sagemaker.start()
@@ -154,8 +155,11 @@ async def _serve(layout: Layout, listener: socket.socket, port: int) -> None:
     )
     logger.info("ready on port %d", port)
     await stop.wait()
+    # The door stays open meanwhile: through it the last checkpoints of the jobs that are cut off get into S3.
     await asyncio.to_thread(sagemaker.stop)
+    closing.set()
     await serving
+    sagemaker.close()
 
 
 async def _ready(serving: asyncio.Task[None]) -> None:

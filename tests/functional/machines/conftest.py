@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
+from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.contracts.names import Keys, execution_name, package_group, parameter
@@ -19,6 +21,7 @@ from stepforge.local.deploy import deploy
 
 REPOSITORY = "000000000000.dkr.ecr.us-east-1.amazonaws.com/stepforge-fake"
 IMAGE = f"{REPOSITORY}@sha256:{'0' * 64}"
+CODE = dict.fromkeys(WORK_TYPES, "c" * 64)
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,15 @@ class Deployed:
             domain="facial",
             dataset=DatasetWork(domain="facial", seed=seed),
             stages=(SftWork(learning_rate=rate), SrlWork(learning_rate=rate))[:stages],
-            code=dict.fromkeys(WORK_TYPES, "c" * 64),
+            code=CODE,
             image=IMAGE,
             group=package_group("facial"),
         )
+
+    @property
+    def connection(self) -> Connection:
+        session = boto3.Session(self.aws.access_key_id, self.aws.secret_access_key, region_name=self.aws.region)
+        return Connection("local", session, endpoint_url=self.aws.endpoint_url)
 
     def train(self, spec: PipelineSpec, *, number: int = 1) -> dict[str, Any]:
         """Run `train` to its end and return DescribeExecution."""
@@ -78,11 +86,17 @@ class Deployed:
 
 @pytest.fixture(scope="session")
 def deployed(local_aws: LocalAws) -> Deployed:
+    return deploy_fake(local_aws)
+
+
+def deploy_fake(local_aws: LocalAws) -> Deployed:
     script = str(Path(__file__).with_name("fake_image.py"))
     register_images({REPOSITORY: Image(argv_train=("python", script, "train"), argv_serve=("python", script, "serve"))})
     deploy(local_aws)
     ssm = local_aws.client("ssm")
-    ssm.put_parameter(Name=parameter("local", "images/serve"), Value=IMAGE, Type="String", Overwrite=True)
+    published = {"images/serve": IMAGE, **{f"code/{work}": code for work, code in CODE.items()}}
+    for key, published_value in published.items():
+        ssm.put_parameter(Name=parameter("local", key), Value=published_value, Type="String", Overwrite=True)
 
     def value(key: str) -> str:
         return ssm.get_parameter(Name=parameter("local", key))["Parameter"]["Value"]

@@ -1,7 +1,8 @@
 """An image whose jobs do next to nothing, under the very contracts of the real ones. Also the container that serves.
 
-Seeds steer it. A dataset of seed 13 fails its gate, one of seed 7 crashes. A stage with learning rate 0.5 makes a model
-that answers otherwise when it is served than in its evaluation.
+Seeds steer it. A dataset of seed 13 fails its gate, one of seed 7 crashes, one of 100 is endless until it is started
+again from its checkpoint, one of 101 is endless then too. A stage with learning rate 0.5 makes a model that answers
+otherwise when it is served than in its evaluation.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import http.server
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from stepforge.contracts.base import canonical_json
@@ -20,6 +22,7 @@ from stepforge.contracts.reports import EvaluationReport, GateFinding, GateRepor
 
 BASE = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 LIAR = 0.5
+ENDLESS, FOREVER = 100, 101
 
 
 def train() -> None:
@@ -32,6 +35,10 @@ def train() -> None:
         if work.seed == 7:
             (BASE / "output" / "failure").write_text("line 17 of the records is malformed")
             sys.exit(2)
+        begun = BASE / "checkpoints" / "begun"
+        if work.seed == FOREVER or (work.seed == ENDLESS and not begun.exists()):
+            begun.touch()
+            time.sleep(60)
         (out / "records.jsonl").write_text(f"{work.seed}\n")
         write_manifest(out, "dataset", metadata={"seed": work.seed})
     elif work.type == "gate":

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
 
 from stepforge.cli import _predict, _registry, _runs
-from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Keys, endpoint_name, package_group, split_uri
 from stepforge.contracts.pipelines import PipelineState, next_job
@@ -20,6 +20,7 @@ from stepforge.errors import InvalidInput
 from stepforge.local.deploy import deploy
 from stepforge.pipelines import Pipelines
 from stepforge.registry import Registry
+from tests.functional.local_aws.helpers import wait
 
 from .conftest import Deployed
 from .fake_image import LIAR
@@ -69,6 +70,14 @@ def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed, train
     assert again.adopted
     assert again.package_arn == trained.package_arn
     assert len(deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]) == len(jobs)
+
+    runs = Pipelines(deployed.connection)
+    second, first = runs.overview(most=2)
+    assert (first.status, first.domain, first.accepted["test_new"]) == ("SUCCEEDED", "facial", 0.5)
+    assert 0 < second.seconds < first.seconds
+    told = [[(e.kind, e.data.get("adopted")) for e in runs.get(run.name).follow()] for run in (first, second)]
+    assert {("stage", False), ("done", False), ("log", None)} >= set(told[0])
+    assert told[1] == [("stage", True), ("done", True)] * 5
 
 
 def test_data_that_fails_the_gate_is_refused_by_record_and_rule(deployed: Deployed) -> None:
@@ -142,10 +151,7 @@ def test_an_altered_artifact_is_refused_with_the_reason(deployed: Deployed) -> N
 @pytest.fixture(scope="module")
 def client(deployed: Deployed) -> Any:
     """A client of the running server; `Client("local")` would deploy the real images over the fake one."""
-    aws = deployed.aws
-    session = boto3.Session(aws.access_key_id, aws.secret_access_key, region_name=aws.region)
-    connection = Connection("local", session, endpoint_url=aws.endpoint_url)
-    connection.__dict__["environment"] = SimpleNamespace(bucket=deployed.bucket, machines=deployed.machines)
+    connection = deployed.connection
     return SimpleNamespace(connection=connection, registry=Registry(connection), pipelines=Pipelines(connection))
 
 
@@ -226,3 +232,85 @@ def test_one_version_takes_the_others_place_and_gives_it_back(
     _registry.reject(client, old, comment="worse too", as_json=False)
     assert "but answers at its endpoint until another is approved" in capsys.readouterr().out
     assert states() == ("Production, though Rejected by now", "rejected")
+
+
+# ── Decisions that change ────────────────────────────────────────────────────────────────────────
+
+
+def another_version(deployed: Deployed, arn: str) -> str:
+    """The same weights and evaluation, registered once more."""
+    found = deployed.package(arn)
+    kept = {
+        key: found[key] for key in ("ModelPackageGroupName", "InferenceSpecification", "CustomerMetadataProperties")
+    }
+    kept["CustomerMetadataProperties"] = {
+        key: value for key, value in kept["CustomerMetadataProperties"].items() if not key.startswith("promotion")
+    }
+    created = deployed.aws.client("sagemaker").create_model_package(ModelApprovalStatus="PendingManualApproval", **kept)
+    return created["ModelPackageArn"]
+
+
+def promotions(deployed: Deployed, package: str) -> list[str]:
+    """The executions for a package, oldest first."""
+    states = deployed.aws.client("stepfunctions")
+    found = sorted(deployed.executions("promote"), key=lambda execution: execution["startDate"])
+    described = [states.describe_execution(executionArn=execution["executionArn"]) for execution in found]
+    return [d["executionArn"] for d in described if json.loads(d["input"])["package_arn"] == package]
+
+
+def serving(deployed: Deployed) -> str | None:
+    """What the live endpoint serves; None where there is none."""
+    sagemaker = deployed.aws.client("sagemaker")
+    names = [endpoint["EndpointName"] for endpoint in sagemaker.list_endpoints()["Endpoints"]]
+    return sagemaker.describe_endpoint(EndpointName=GROUP)["EndpointConfigName"] if GROUP in names else None
+
+
+def entered(deployed: Deployed, execution: str) -> dict[str, datetime]:
+    """The states that an execution went through, and when it entered each for the first time."""
+    history = deployed.aws.client("stepfunctions").get_execution_history(executionArn=execution, maxResults=1000)
+    found: dict[str, datetime] = {}
+    for event in history["events"]:
+        if "stateEnteredEventDetails" in event:
+            found.setdefault(event["stateEnteredEventDetails"]["name"], event["timestamp"])
+    return found
+
+
+def decide(deployed: Deployed, package: str, approval: str) -> None:
+    deployed.aws.client("sagemaker").update_model_package(ModelPackageArn=package, ModelApprovalStatus=approval)
+
+
+def test_a_decision_counts_while_a_promotion_runs(deployed: Deployed, trained: TrainOutput) -> None:
+    registry = Registry(deployed.connection)
+    package = another_version(deployed, trained.package_arn)
+
+    # Taken back before the live endpoint is touched: it is not touched.
+    served = serving(deployed)
+    decide(deployed, package, "Approved")
+    first = wait(lambda: promotions(deployed, package), bool)[0]
+    wait(lambda: entered(deployed, first), lambda states: "WaitForCandidate" in states)
+    decide(deployed, package, "Rejected")
+    ended = deployed.ended(first)
+    assert (ended["status"], ended["error"]) == ("FAILED", "ArtifactRefused")
+    assert "is Rejected by now" in ended["cause"]
+    assert serving(deployed) == served
+    assert not candidate_exists(deployed)
+
+    # Taken back and given again: the second waits until the first has done with the candidate, and promotes it again.
+    decide(deployed, package, "Approved")
+    time.sleep(1)  # an approval's id is to the second
+    second = wait(lambda: promotions(deployed, package), lambda found: len(found) == 2)[1]
+    wait(lambda: entered(deployed, second), lambda states: "WaitForCandidate" in states)
+    decide(deployed, package, "Rejected")
+    decide(deployed, package, "Approved")
+    approved = registry.get(package)
+    third = wait(lambda: promotions(deployed, package), lambda found: len(found) == 3)[2]
+    assert registry.wait_promoted(approved).status == "SUCCEEDED"
+    for execution in (second, third):
+        ended = deployed.ended(execution)
+        assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+    assert entered(deployed, third)["WaitForCandidate"] > entered(deployed, second)["RemoveCandidate"]
+    found = deployed.package(package)
+    assert found["CustomerMetadataProperties"]["promotion"] == "deployed"
+    assert found["ModelLifeCycle"]["Stage"] == "Production"
+    assert serving(deployed) != served
+    assert not candidate_exists(deployed)

@@ -16,6 +16,7 @@ from stepforge.contracts.names import split_uri
 from stepforge.contracts.registry import PackageMetadata, Promotion
 from stepforge.contracts.serving import InvokeResponse
 from stepforge.deployment import (
+    OWNER_TAG,
     PICKLES,
     Deployment,
     Golden,
@@ -165,33 +166,77 @@ def test_a_serving_name_is_one_that_sagemaker_takes(group: str, version: int) ->
 # Endpoints
 
 
-def test_each_step_twice_is_each_step_once(
-    sagemaker: FakeSageMaker, states: Any, machine_arn: str, deployment: Deployment
-) -> None:
+def test_each_step_twice_is_each_step_once(sagemaker: FakeSageMaker, states: Any, deployment: Deployment) -> None:
     for _ in range(2):
         prepare(sagemaker, deployment, role_arn="arn:r", instance_type="ml.m5.large", key_arn=KEY_ARN)
-        deploy_candidate(sagemaker, states, deployment, machine_arn=machine_arn, execution_arn="arn:me")
+        deploy_candidate(sagemaker, states, deployment, execution_arn="arn:me")
         deploy_live(sagemaker, FakeAlarms(), deployment)
         assert endpoint_state(sagemaker, deployment.endpoint, deployment.config) == "ready"
     for _ in range(2):
-        remove_candidate(sagemaker, deployment, failed=False)
+        remove_candidate(sagemaker, deployment, execution_arn="arn:me", failed=False)
     assert set(sagemaker.endpoints) == {GROUP}
     assert sagemaker.models[deployment.model]["EnableNetworkIsolation"] is True
 
 
-def test_a_candidate_that_nobody_owns_is_removed_and_one_in_use_is_not(
-    sagemaker: FakeSageMaker, states: Any, machine_arn: str, deployment: Deployment
+@pytest.fixture
+def executions(states: Any, machine_arn: str) -> tuple[str, str]:
+    """Two promotions that run."""
+    one, other = (states.start_execution(stateMachineArn=machine_arn, name=n, input="{}") for n in ("one", "other"))
+    return one["executionArn"], other["executionArn"]
+
+
+def test_a_candidate_belongs_to_one_promotion_even_where_two_promote_the_same_version(
+    sagemaker: FakeSageMaker, states: Any, deployment: Deployment, executions: tuple[str, str]
 ) -> None:
-    sagemaker.create_endpoint(EndpointName=deployment.candidate, EndpointConfigName="another")
-    other = states.start_execution(stateMachineArn=machine_arn, name="other", input="{}")["executionArn"]
-    with pytest.raises(PromotionBusy):
-        deploy_candidate(sagemaker, states, deployment, machine_arn=machine_arn, execution_arn="arn:me")
+    first, second = executions
+    prepare(sagemaker, deployment, role_arn="arn:r", instance_type="ml.m5.large", key_arn=KEY_ARN)
+    deploy_candidate(sagemaker, states, deployment, execution_arn=first)
+    with pytest.raises(PromotionBusy, match="InService for one: wait"):
+        deploy_candidate(sagemaker, states, deployment, execution_arn=second)
+    remove_candidate(sagemaker, deployment, execution_arn=second, failed=True)
     assert deployment.candidate in sagemaker.endpoints
-    states.stop_execution(executionArn=other)
+    assert deployment.config in sagemaker.configs
+    remove_candidate(sagemaker, deployment, execution_arn=first, failed=False)
+    deploy_candidate(sagemaker, states, deployment, execution_arn=second)
+    remove_candidate(sagemaker, deployment, execution_arn=second, failed=True)
+    assert (sagemaker.endpoints, sagemaker.configs, sagemaker.models) == ({}, {}, {})
+
+
+def test_two_that_make_the_candidate_at_once_are_one_that_waits(
+    sagemaker: FakeSageMaker, states: Any, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = sagemaker.create_endpoint
+
+    def second(**request: Any) -> None:
+        create(**request)
+        create(**request)
+
+    monkeypatch.setattr(sagemaker, "create_endpoint", second)
+    with pytest.raises(PromotionBusy, match="another promotion made"):
+        deploy_candidate(sagemaker, states, deployment, execution_arn="arn:me")
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_candidate_whose_promotion_ended_is_removed(
+    sagemaker: FakeSageMaker, states: Any, deployment: Deployment, executions: tuple[str, str], tagged: bool
+) -> None:
+    first, second = executions
+    tags = [{"Key": OWNER_TAG, "Value": first}] if tagged else []
+    sagemaker.create_endpoint(EndpointName=deployment.candidate, EndpointConfigName="another", Tags=tags)
+    states.stop_execution(executionArn=first)
     with pytest.raises(PromotionBusy):
-        deploy_candidate(sagemaker, states, deployment, machine_arn=machine_arn, execution_arn="arn:me")
-    deploy_candidate(sagemaker, states, deployment, machine_arn=machine_arn, execution_arn="arn:me")
+        deploy_candidate(sagemaker, states, deployment, execution_arn=second)
+    deploy_candidate(sagemaker, states, deployment, execution_arn=second)
     assert sagemaker.endpoints[deployment.candidate]["EndpointConfigName"] == deployment.config
+
+
+def test_an_approval_that_was_taken_back_meanwhile_leaves_the_live_endpoint(
+    sagemaker: FakeSageMaker, deployment: Deployment
+) -> None:
+    sagemaker.packages[deployment.promotion.package_arn] |= {"ModelApprovalStatus": "Rejected"}
+    with pytest.raises(ArtifactRefused, match="is Rejected by now"):
+        deploy_live(sagemaker, FakeAlarms(), deployment)
+    assert GROUP not in sagemaker.endpoints
 
 
 @pytest.mark.parametrize("status", ["Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"])
@@ -233,7 +278,7 @@ def test_rolling_back_restores_what_served_before(sagemaker: FakeSageMaker, s3: 
     prepare(sagemaker, deployment, role_arn="arn:r", instance_type="ml.m5.large", key_arn=KEY_ARN)
     deploy_live(sagemaker, FakeAlarms(), deployment)
     roll_back(sagemaker, deployment)
-    remove_candidate(sagemaker, deployment, failed=True)
+    remove_candidate(sagemaker, deployment, execution_arn="arn:me", failed=True)
     assert sagemaker.endpoints[GROUP]["EndpointConfigName"] == "old"
     assert (sagemaker.configs, sagemaker.models) == ({}, {})
 

@@ -7,18 +7,22 @@ from typing import Any
 
 import ministack.services.stepfunctions as sfn
 
+from stepforge.executions import INTERRUPTED
 from stepforge.local.backend import waiting
 
 Json = Any
 _start_execution = sfn._start_execution
 _run_execution = sfn._run_execution
 _fail_execution = sfn._fail_execution
+_load_persisted_state = sfn.load_persisted_state
+_UPSTREAM_INTERRUPTED = "States.ServiceRestart"
 
 
 def install() -> None:
     sfn._start_execution = start_execution
     sfn._run_execution = run_execution
     sfn._fail_execution = fail_execution
+    sfn.load_persisted_state = load_persisted_state
     sfn._invoke_nested_start_execution_sync = nested_start_execution_sync
     sfn._invoke_nested_start_execution = nested_start_execution
 
@@ -53,6 +57,17 @@ def fail_execution(execution: Json, error: str, cause: str) -> None:
     """Upstream turns an execution that was stopped into a failed one when its last task ends."""
     if execution["status"] == "RUNNING":
         _fail_execution(execution, error, cause)
+
+
+def load_persisted_state(data: Json) -> None:
+    """Upstream fails what ran when the server went away under a name that tells nobody what to do."""
+    _load_persisted_state(data)
+    for execution in sfn._executions.all_values():
+        if execution.get("error") == _UPSTREAM_INTERRUPTED:
+            execution["error"] = INTERRUPTED
+            execution["cause"] = (
+                "the local AWS stopped while this ran; the same command goes on from the last checkpoint"
+            )
 
 
 def _start_nested(input_data: Json) -> str:

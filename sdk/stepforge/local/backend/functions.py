@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import ministack.core.lambda_runtime as runtime
@@ -45,6 +46,8 @@ def install(key: AccessKey) -> None:
     lambda_svc.execution_credentials = execution_credentials
     runtime.acquire_worker = acquire_worker
     lambda_svc.acquire_worker = acquire_worker
+    runtime.reap_idle_workers = reap_idle_workers
+    lambda_svc.reap_idle_workers = reap_idle_workers
     runtime.Worker.invoke = invoke
     lambda_svc._execute_function_warm = execute_function_warm
 
@@ -91,3 +94,15 @@ def acquire_worker(
                     stale.append(worker)
     runtime.kill_workers(stale)
     return _acquire_worker(func_name, config, code_zip, qualifier=qualifier, max_concurrency=max_concurrency)
+
+
+def reap_idle_workers(ttl: float | None = None) -> int:
+    """Upstream keeps the first worker of each function for ever: a dozen of them hold .8 GB while nothing runs."""
+    limit = time.time() - (runtime._LOCAL_WORKER_TTL if ttl is None else ttl)
+    idle = []
+    with runtime._lock:
+        for workers in runtime._workers.values():
+            idle += [worker for worker in workers if not worker.in_use and worker.last_used < limit]
+            workers[:] = [worker for worker in workers if worker not in idle]
+    runtime.kill_workers(idle)
+    return len(idle)

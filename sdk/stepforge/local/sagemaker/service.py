@@ -101,6 +101,9 @@ class SageMakerService:
         self._scheduler.stop()
         self._deployments.stop()
         self._postman.join(5)
+
+    def close(self) -> None:
+        """Call when nothing asks any more: an execution that still polls a job must not take the end for a failure."""
         self.context.store.close()
 
     def call(self, name: str, request: Json) -> Json:

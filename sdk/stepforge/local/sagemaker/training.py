@@ -194,9 +194,12 @@ class JobRun:
         self._process = Process(command, folder=self._base, environment=self._environment(job), on_line=self._line)
         cause, code = self._watch(job, sync)
         if code is None:
-            return
+            self._process.kill()
+            self._process.wait(10)
         if sync is not None:
             sync.step(final=True)
+        if code is None:
+            return
         self._log.close()
         self._finish(job, cause, code)
 
