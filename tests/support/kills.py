@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
 from io import FileIO
+from pathlib import Path
 
 from stepforge_jobs import durable
 from stepforge_jobs.training import loop
@@ -28,6 +30,30 @@ def die_at_byte(count: int) -> Callable[[], None]:
             original(stream, view)
 
         durable.put = put
+
+    return prepare
+
+
+def count_bytes(path: Path) -> Callable[[], None]:
+    """Let the process write to `path` how many bytes it had written to checkpoints and metrics before each step.
+
+    A list, by the 0-based step; its last item is the number at the end.
+    """
+
+    def prepare() -> None:
+        before = [0]
+        put, rate = durable.put, loop.learning_rate
+
+        def counted(stream: FileIO, data: bytes | memoryview) -> None:
+            put(stream, data)
+            before[-1] += memoryview(data).nbytes
+            path.write_text(json.dumps(before))
+
+        def started(work: object, at: int) -> float:
+            before.append(before[-1])
+            return rate(work, at)  # type: ignore[arg-type]
+
+        durable.put, loop.learning_rate = counted, started
 
     return prepare
 

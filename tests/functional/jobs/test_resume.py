@@ -16,7 +16,7 @@ import pytest
 from tests.functional.jobs.conftest import World
 from tests.support import forked
 from tests.support.job_folders import job_folder
-from tests.support.kills import die_at_byte, die_in_step, in_step, terminate_in_step
+from tests.support.kills import count_bytes, die_at_byte, die_in_step, in_step, terminate_in_step
 
 from stepforge.contracts.jobs import KlControl, LocalModel, Lora, RlvrWork, SftWork, SrlWork, TrainingWork
 from stepforge.contracts.manifests import sha256_of
@@ -69,7 +69,8 @@ class Whole:
 
     weights: str
     rows: list[dict[str, float]]
-    checkpoint_bytes: int
+    bytes_after: list[int]
+    """Written to checkpoints and metrics from the beginning of each step on."""
 
 
 def lay_out(base: Path, world: World, work: TrainingWork) -> Path:
@@ -82,9 +83,10 @@ def uninterrupted(world: World, tmp_path_factory: pytest.TempPathFactory) -> dic
     root = tmp_path_factory.mktemp("whole")
     found = {}
     for name, work in WORKS.items():
-        model = forked.succeed(lay_out(root / name, world, work))
-        size = sum(path.stat().st_size for path in checkpoints(root / name)[-2].iterdir())
-        found[name] = Whole(weights(model), rows_of(model), size)
+        base = lay_out(root / name, world, work)
+        assert forked.run(base, prepare=count_bytes(root / f"{name}.json")) == 0, log_of(base)
+        before = json.loads((root / f"{name}.json").read_text())
+        found[name] = Whole(weights(base / "model"), rows_of(base / "model"), [before[-1] - b for b in before[:-1]])
     assert any(Metric.KL_REFUSED in row for row in found["held"].rows)
     assert all((Metric.VALIDATION in row) == (row["step"] % EVERY == 0) for row in found["dapo"].rows)
     return found
@@ -117,7 +119,8 @@ def seeded_kill(rng: random.Random, base: Path, whole: Whole) -> Callable[[], No
     done = newest_step(base)
     if rng.random() < 0.4:
         return die_in_step(rng.randrange(done, STEPS))
-    return die_at_byte(rng.randint(1, (STEPS - done) // EVERY * whole.checkpoint_bytes))
+    # A little less than all: time stamps differ in length.
+    return die_at_byte(rng.randint(1, whole.bytes_after[done] - 100))
 
 
 def killed_again_and_again(base: Path, seed: str, whole: Whole) -> None:
