@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --co
 export HF_HUB_OFFLINE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check lint types bench verify lock template schemas clean
+.PHONY: setup demo test check lint types bench verify reproduce lock template schemas clean
 
 setup: $(READY)
 
@@ -67,6 +67,10 @@ verify: setup
 	$(BIN)/python -m pytest -m slow --proof tests/benchmarks/results/verify/slow.txt
 	$(BIN)/python -m tests.benchmarks.held_out.table --check
 	$(BIN)/python -m tests.benchmarks.kl_held.table --check
+
+reproduce: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.reproduction.run --work out/reproduction
+	$(BIN)/python -m tests.benchmarks.reproduction.table
 
 lock: setup
 	$(BIN)/python containers/lock.py train > containers/train/requirements.lock

@@ -3,6 +3,7 @@
 An instance is (problem and the expert's steps before k, step k), k = 1 to N - 1 of N steps as the paper has it; of a
 single step there is none. The reward is the similarity of the actions alone: thoughts, numbers and titles are taken off
 both. A step that does not end, or does not come after thoughts where they were asked for, has the reward -1.
+As a control (the paper's "holistic" reward) the whole solution can be asked for and compared at once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ from stepforge_jobs.training.stage import Start, begin, finish, fitting
 Instance = tuple[Record, int]
 """A record and its step (0-based) that is asked for."""
 
+NO_STEPS = "split 'train' has no records with steps: SRL learns expert steps. Give steps, or use RLVR alone"
+ASKED = {
+    "paper": "steps 1 to N - 1 of N",
+    "all": "every step, the last one too",
+    "whole": "the whole solution at once",
+}
 CHOICES = {
     "similarity": "difflib ratio of (generated, expert), autojunk off",
     "action": "thoughts before it and `N. **Title**` at its head are taken off, of the expert's step too",
@@ -42,27 +49,42 @@ def run(job: Job) -> None:
     start.policy.asking = work.asking
     asker = start.policy.asker
     records = [record for record in start.records if record.split == "train"]
-    chosen = instances(records, work)
-    experts = [without_head(record.steps[k].action) for record, k in chosen]
-    prompts = prompts_of(start, work, chosen)
+    whole = work.instances == "whole"
+    prompts, experts = whole_solutions(start, records) if whole else single_steps(start, work, records)
     stage = GrpoStage[str](
         start,
         work,
         pools=[Pool(items=list(zip(prompts, experts, strict=True)), count=work.batch_prompts, seed=work.seed)],
         judge=lambda steps, completions: judge(asker, work, steps, completions),
-        stops=asker.step_stops,
+        stops={start.policy.codec.eos} if whole else asker.step_stops,
     )
     state = train(job, work, start.policy.network, stage)
-    told = {**choices(work, records, len(chosen)), "parsing": start.data.metadata.get("parsing")}
+    told = {**choices(work, records, len(experts)), "parsing": start.data.metadata.get("parsing")}
     finish(job, work, "srl", start.policy, state, {**stage.choices, **CHOICES, **told})
+
+
+def single_steps(start: Start, work: SrlWork, records: Sequence[Record]) -> tuple[list[list[int]], list[str]]:
+    """What is seen before each step that is asked for, and the expert's action."""
+    chosen = instances(records, work)
+    return prompts_of(start, work, chosen), [without_head(record.steps[k].action) for record, k in chosen]
+
+
+def whole_solutions(start: Start, records: Sequence[Record]) -> tuple[list[list[int]], list[str]]:
+    """Each problem, and the actions of its expert solution, a line each."""
+    solved = [record for record in records if record.steps]
+    if not solved:
+        raise InvalidInput(NO_STEPS)
+    prompts = start.policy.asker.solutions(solved)
+    targets = start.policy.codec.targets((record.solution for record in solved), end=True)
+    for record, prompt, target in zip(solved, prompts, targets, strict=True):
+        fitting(start.policy, record, prompt, target)
+    return prompts, ["\n".join(without_head(step.action) for step in record.steps) for record in solved]
 
 
 def instances(records: Sequence[Record], work: SrlWork) -> list[Instance]:
     """Step instances in the order of the records. Raises InvalidInput where there are none, with what would help."""
     if not any(record.steps for record in records):
-        raise InvalidInput(
-            "split 'train' has no records with steps: SRL learns expert steps. Give steps, or use RLVR alone"
-        )
+        raise InvalidInput(NO_STEPS)
     last = 1 if work.instances == "paper" else 0
     found = [(record, k) for record in records for k in range(len(record.steps) - last)]
     if not found:
@@ -87,12 +109,14 @@ def choices(work: SrlWork, records: Sequence[Record], count: int) -> dict[str, A
     seen = "all steps before it" if work.window is None else f"the last {work.window} steps before it"
     return {
         **sampling_choices(work),
-        "instances": "steps 1 to N - 1 of N" if work.instances == "paper" else "every step, the last one too",
+        "instances": ASKED[work.instances],
         "count": count,
         "records_without_instance": sum(len(record.steps) == 1 for record in records)
         if work.instances == "paper"
         else 0,
-        "context": f"the problem and {seen}{', with the title of the step itself' if work.next_title else ''}",
+        "context": "the problem"
+        if work.instances == "whole"
+        else f"the problem and {seen}{', with the title of the step itself' if work.next_title else ''}",
         "asking": work.asking,
         "system_prompt": [asking.THINK] * (work.asking == "think")
         + [asking.STEP, asking.TITLED_STEP] * (work.asking != "plain"),
@@ -100,12 +124,18 @@ def choices(work: SrlWork, records: Sequence[Record], count: int) -> dict[str, A
     }
 
 
+def whole_answer(asker: Asker, completion: Sequence[int]) -> str | None:
+    """A solution's text with the heads of its steps taken off; None where it did not end or the format fails."""
+    answer = None if asker.refusal(completion) else asker.answer(completion)
+    return None if answer is None else "\n".join(map(without_head, answer.splitlines()))
+
+
 def judge(asker: Asker, work: SrlWork, experts: Sequence[str], completions: Sequence[Sequence[int]]) -> Judged:
     """Similarity of each completion's action to that of its expert's step; -1 for one without."""
     rewards: list[float] = []
     matched: list[float] = []
     for expert, completion in zip(experts, completions, strict=True):
-        action = asker.action(completion)
+        action = whole_answer(asker, completion) if work.instances == "whole" else asker.action(completion)
         if action is not None:
             matched.append(similarity(action, expert, unit=work.similarity))
         rewards.append(FORMAT_PENALTY if action is None else matched[-1])

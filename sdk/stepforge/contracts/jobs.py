@@ -211,8 +211,9 @@ class SrlWork(PolicyGradient):
     max_new_tokens: PositiveInt = 24
     similarity: Literal["characters", "words"] = "characters"
     """What is matched; the paper leaves it open. Words suit a grammar whose words are its tokens."""
-    instances: Literal["paper", "all"] = "paper"
-    """Steps of a trajectory that are asked for: `paper` is 1 to N - 1 of N, `all` the last one too."""
+    instances: Literal["paper", "all", "whole"] = "paper"
+    """What is asked for: `paper` is each of the steps 1 to N - 1 of N, `all` the last one too. `whole` is the solution
+    at once, the paper's control with one similarity for all of it; `next_title` and `window` mean nothing to it."""
     asking: Asking = "think"
     """Also decides how the trained model is asked by the stages after this one, its evaluation and its endpoint."""
     next_title: bool = False

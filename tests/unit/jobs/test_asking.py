@@ -14,7 +14,7 @@ from stepforge.contracts.records import Provenance, Record, Step
 from stepforge.contracts.rewards import Verdict
 from stepforge.errors import InvalidInput
 from stepforge_jobs.evaluation.verdicts import verdicts_of
-from stepforge_jobs.rl.rewards import similarity
+from stepforge_jobs.rl.rewards import FORMAT_PENALTY, similarity
 from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training.asking import STEP, THINK, Asker, answer_of, plain_context
 from stepforge_jobs.training.srl import instances, judge
@@ -138,6 +138,14 @@ def test_the_papers_instances_are_all_steps_but_the_last() -> None:
     assert len(instances([RECORD, single], SrlWork(instances="all"))) == 5
     with pytest.raises(InvalidInput, match="instances = 'all'"):
         instances([single], SrlWork())
+
+
+def test_a_whole_solution_is_compared_at_once_without_the_heads_of_its_steps(codec: Codec) -> None:
+    work = SrlWork(instances="whole", asking="plain")
+    expert = "add two\nhalve it"
+    right, unfinished, half = codec.targets(["1. **One** add two\n2. **Two** halve it", "add two", "add two"], end=True)
+    judged = judge(Asker(codec), work, [expert] * 3, [right, unfinished[:-1], half])
+    assert judged.rewards == [1.0, FORMAT_PENALTY, similarity("add two", expert)]
 
 
 def test_the_defaults_of_srl_are_the_papers() -> None:
