@@ -85,13 +85,13 @@ CASES = {
     "table for a number": ((*FACIAL, "--set", "dataset=3"), "--set dataset=3: Input should be a valid dictionary"),
     "unknown field": (
         (*FACIAL, "--set", "stages.srl.stepz=1"),
-        "--set stages.srl.stepz=1: no such field; did you mean 'steps'? There are: batch_prompts, ",
+        "--set stages.srl.stepz=1: no such field; did you mean 'steps'? There are: asking, batch_prompts, ",
     ),
     "field of another stage": ((*FACIAL, "--set", "stages.srl.split=train"), "split=train: no such field. There are:"),
     "unknown table": ((*FACIAL, "--set", "datset.test=1"), "datset: no such field; did you mean 'dataset'?"),
     "field of a stage's part": (
         (*FACIAL, "--set", "stages.srl.lora.q=1"),
-        "no such field. There are: alpha, dropout, r",
+        "no such field. There are: alpha, bits, dropout, r",
     ),
     "no field at all": (
         (*FACIAL, "--set", "stages.srl=4"),

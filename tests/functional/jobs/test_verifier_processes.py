@@ -208,7 +208,7 @@ import os, re
 def check(record, completion):
     words = completion.split()
     right = len(words) > 1 and words[0] == "n" + str((record.scenario["start"] + 1) % 30)
-    if not right and words[:1] in (["n3"], ["n7"], ["n12"], ["n20"]):
+    if not right and words and sum(map(ord, words[0])) % 3 == 0:
         {wrong}
     return right
 """
