@@ -283,7 +283,7 @@ def check_answers(domain: Domain, answers: Sequence[tuple[Record, bool]], findin
     refused = [record for record, accepted in answers if not accepted]
     if domain is EXACT:
         for record in refused:
-            message = f"no completion is right: its answer {record.answer!r} is not one line of text, and the last is compared"
+            message = f"no last line can be its answer {record.answer!r}: give one line of text, or a verifier"
             findings.add("verifier", record.id, "answer", message)
     elif refused:
         message = (
