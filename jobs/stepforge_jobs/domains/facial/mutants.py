@@ -11,8 +11,8 @@ from collections.abc import Callable
 from stepforge.contracts.domains.facial import GRADES, BodyLanguage, FacialArtifact, FacialScenario, Keyframe
 from stepforge_jobs.domains.facial.checks import timing
 from stepforge_jobs.domains.facial.expectation import expect
-from stepforge_jobs.domains.facial.expert import least_onset
-from stepforge_jobs.domains.facial.tables import ACTION_UNITS, ANTAGONISTS, RIG_TABLES, UNILATERAL, WEIGHTS
+from stepforge_jobs.domains.facial.expert import displayed, least_onset
+from stepforge_jobs.domains.facial.tables import ACTION_UNITS, ANTAGONISTS, PROTOTYPES, RIG_TABLES, UNILATERAL, WEIGHTS
 
 Mutant = Callable[[random.Random, FacialScenario, FacialArtifact], FacialArtifact | None]
 Curves = dict[str, tuple[Keyframe, ...]]
@@ -66,8 +66,10 @@ def one_emotion_left_out(
     if not asked.evidence:
         return None
     lost = rng.choice(list(asked.evidence))
-    (kept,) = asked.alone.keys() - {lost}
-    return mutate(artifact, action_units={unit: GRADES[asked.grades[unit]] for unit in asked.alone[kept]})
+    kept = scenario.secondary if lost == scenario.primary else scenario.primary
+    assert kept is not None
+    units = displayed(PROTOTYPES[kept], scenario)
+    return mutate(artifact, action_units={unit: GRADES[asked.grades[unit]] for unit in units})
 
 
 def antagonist(rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact) -> FacialArtifact:
