@@ -95,6 +95,8 @@ def test_a_failed_job_gives_its_own_words_and_the_next_run_takes_the_next_attemp
         assert (ended["status"], ended["error"]) == ("FAILED", "AlgorithmError")
         assert "line 17 of the records is malformed" in ended["cause"]
         assert "{" not in ended["cause"]
+        assert "output" not in ended
+    assert "FAILED" in [run.status for run in Pipelines(deployed.connection).overview()]
     state = PipelineState(pipeline_uri=f"s3://{deployed.bucket}/any", pipeline_sha256=spec.identity)
     dataset = next_job(spec, state)
     assert dataset is not None
