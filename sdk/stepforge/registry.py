@@ -16,7 +16,7 @@ from stepforge.artifacts import read_file, read_report
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import first_problem
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.names import endpoint_name, package_group
+from stepforge.contracts.names import endpoint_name, group_domain, package_group
 from stepforge.contracts.registry import PROMOTION, Approval, PackageMetadata
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
@@ -53,7 +53,7 @@ class Package:
     @property
     def reference(self) -> str:
         """What the CLI takes: `facial/3`."""
-        return f"{self.group.removeprefix(GROUP_PREFIX)}/{self.version}"
+        return f"{group_domain(self.group)}/{self.version}"
 
     @property
     def serving(self) -> bool:
@@ -85,7 +85,7 @@ class Registry:
         sagemaker = self._connection.client("sagemaker")
         groups = self._groups()
         if domain is not None and package_group(domain) not in groups:
-            raise UnknownName("model", domain, [group.removeprefix(GROUP_PREFIX) for group in groups])
+            raise UnknownName("model", domain, [group_domain(group) for group in groups])
         chosen = groups if domain is None else [package_group(domain)]
         arns = [summary["ModelPackageArn"] for group in chosen for summary in summaries(sagemaker, group)]
         return sorted((self._describe(arn) for arn in arns), key=lambda p: (p.group, -p.version))

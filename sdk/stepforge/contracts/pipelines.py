@@ -21,6 +21,7 @@ from stepforge.contracts.jobs import (
     TrainingWork,
     WorkType,
 )
+from stepforge.contracts.names import LONGEST_GROUP
 
 
 class PipelineSpec(Contract):
@@ -45,7 +46,7 @@ class PipelineSpec(Contract):
     """Digest of what runs each type of job, as the environment publishes it."""
     image: str
     resources: dict[WorkType, Resources] = {}
-    group: Annotated[str, Field(pattern=r"^stepforge-[a-zA-Z0-9](-?[a-zA-Z0-9])*$", max_length=53)]
+    group: Annotated[str, Field(pattern=r"^stepforge-[a-zA-Z0-9](-{0,2}[a-zA-Z0-9])*$", max_length=LONGEST_GROUP)]
     """The model package group and the endpoint. Roles are scoped to the prefix, and `-candidate` must fit."""
 
     @model_validator(mode="after")

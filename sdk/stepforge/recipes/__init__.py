@@ -43,6 +43,8 @@ _HERE = Path(__file__).parent
 ENTRY_POINTS = "stepforge.domains"
 RECORDS_RECIPE = _HERE / "records.toml"
 """For the user's own records; no domain of that name exists."""
+_LONGEST_NAME = 28
+"""Room for its endpoint, though every second character be an underscore, which counts twice."""
 
 
 class Recipe(Contract):
@@ -52,7 +54,7 @@ class Recipe(Contract):
     ['base', 'sft', 'srl', 'rlvr']
     """
 
-    domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,47}$")]
+    domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=48)]
     dataset: DatasetWork
     gate: GateWork = GateWork()
     model: ScratchModel = ScratchModel()
@@ -157,7 +159,8 @@ def records_domain(data: Path) -> str:
 
     Raises InvalidInput where a domain has it, whose champion such a model would be compared with.
     """
-    name = re.sub(r"[^A-Za-z0-9_]+", "-", data.stem).strip("-_")[:48] or RECORDS_RECIPE.stem
+    name = re.sub(r"[\W_]+", lambda run: "_" if set(run[0]) == {"_"} else "-", data.stem, flags=re.ASCII).strip("-_")
+    name = name[:_LONGEST_NAME].strip("-_") or RECORDS_RECIPE.stem
     if name in recipe_names():
         raise InvalidInput(
             f"{data.name!r} is named like the domain {name!r}: rename it, or say so with --domain {name}"
