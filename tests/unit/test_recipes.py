@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import stepforge.recipes
+from stepforge.cli import main
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge.recipes import RECORDS_RECIPE, domain_package, load_recipe, recipe_names, records_domain
 from stepforge.user_code import plugin_for
@@ -146,3 +148,22 @@ def test_what_was_set_is_blamed_only_where_it_is_at_fault(tmp_path: Path) -> Non
     assert "recipe mine.toml: dataset.test: " in str(refused.value)
     assert "--set stages.sft.type=stf: stages.sft: Input tag 'stf'" in str(refused.value)
     assert "dataset.train" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("key", ["stages.srl.learning_rate", "stages.srl.temperature", "stages.rlvr.spread_above"])
+def test_a_setting_is_a_finite_number(key: str, value: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^--set {key}={value}: Input should be"):
+        load_recipe("facial", overrides={key: value})
+
+
+def test_a_domain_beside_a_recipe_of_another_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text((Path(stepforge.recipes.__file__).parent / "facial.toml").read_text())
+    for more, said in (
+        (["--recipe", str(path)], f"--domain 'other' contradicts recipe '{path}', which says 'facial'"),
+        (["--set", "domain=own"], "--domain 'facial' contradicts --set domain=own, which says 'own'"),
+    ):
+        domain = "other" if "--recipe" in more else "facial"
+        assert main(["run", "train", "--dry-run", "--domain", domain, *more]) == 2
+        assert said in capsys.readouterr().err
