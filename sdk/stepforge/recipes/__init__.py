@@ -32,7 +32,7 @@ from stepforge.contracts.jobs import (
     WorkType,
 )
 from stepforge.contracts.names import package_group
-from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.pipelines import PipelineSpec, splits_of
 from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.errors import InvalidInput, UnknownName
 
@@ -74,10 +74,10 @@ class Recipe(Contract):
             raise InvalidInput(
                 f"no test split has records; there are {dict(counts)}: give about 30 groups or more, or set 'split'"
             )
-        idle = [stage for stage in self.stages if not any(counts.get(split) for split in _reads(stage))]
+        idle = [stage for stage in self.stages if not any(counts.get(split) for split in splits_of(stage))]
         stages = tuple(stage for stage in self.stages if stage not in idle)
         if idle and (not self.leave_out_idle or not stages):
-            splits = " or ".join(map(repr, _reads(idle[0])))
+            splits = " or ".join(map(repr, splits_of(idle[0])))
             raise InvalidInput(
                 f"stage {idle[0].name!r} reads split {splits}, which has no records; there are {dict(counts)}: "
                 "give records with steps, or leave the stage out of the recipe"
@@ -236,13 +236,6 @@ def _blame(where: str, message: str, overrides: dict[str, str], recipe: str) -> 
 
 def _shipped() -> list[str]:
     return sorted(path.stem for path in _HERE.glob("*.toml") if path != RECORDS_RECIPE)
-
-
-def _reads(stage: TrainingWork) -> tuple[str, ...]:
-    """Splits of which a stage needs records: one of them is enough."""
-    if isinstance(stage, SftWork):
-        return (stage.split,)
-    return ("train",) if isinstance(stage, SrlWork) else ("rl", "train")
 
 
 def _find(domain: str) -> Path:
