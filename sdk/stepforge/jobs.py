@@ -16,6 +16,8 @@ from stepforge.errors import JobFailed, UnknownName
 from stepforge.stopping import Stopped
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+PENDING = "Pending"
+"""Secondary status of a job that waits for a machine: locally for another job to end."""
 ENDED = ("Completed", "Failed", "Stopped")
 
 
@@ -29,6 +31,14 @@ class JobState:
     """What it produced, where it is Completed with a sound manifest."""
     failure: str = ""
     """Why it produced nothing, where SageMaker says Completed all the same."""
+
+    @property
+    def waits(self) -> str:
+        """What it waits for before it starts, in the words of its last transition; empty where it does not."""
+        job = self.description or {}
+        if job.get("TrainingJobStatus") != "InProgress" or job.get("SecondaryStatus") != PENDING:
+            return ""
+        return str((job.get("SecondaryStatusTransitions") or [{}])[-1].get("StatusMessage") or "Waits for a machine")
 
     @property
     def status(self) -> str:

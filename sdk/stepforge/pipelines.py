@@ -53,7 +53,7 @@ class RunEvent:
     nothing is between them.
     """
 
-    kind: Literal["stage", "progress", "done", "log"]
+    kind: Literal["stage", "waits", "progress", "done", "log"]
     stage: str
     job: str = ""
     data: dict[str, Any] = field(default_factory=dict)
@@ -199,7 +199,7 @@ class Run:
         pause = poll_seconds or (0.5 if self.connection.name == LOCAL else 15.0)
         walk = Walk(self.connection, self.spec)
         tail: LogTail | None = None
-        announced = ended_job = ""
+        announced = ended_job = waits = ""
         while True:
             ended = self.refresh().status != "RUNNING"
             while (planned := walk.look()) is not None and self._concerns(planned.attempt):
@@ -209,6 +209,10 @@ class Run:
                     announced, tail = name, LogTail(self.connection, name)
                     status = {"status": planned.attempt.status, "adopted": adopted}
                     yield RunEvent("stage", planned.stage, name, status)
+                if planned.attempt.waits != waits:
+                    waits = planned.attempt.waits
+                    if waits:
+                        yield RunEvent("waits", planned.stage, name, {"reason": waits})
                 assert tail is not None  # made when the job was announced
                 if not (adopted and planned.attempt.status == "Completed"):
                     yield from (_parse(planned.stage, name, line.text) for line in tail.read())

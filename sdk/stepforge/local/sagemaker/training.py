@@ -85,7 +85,9 @@ class Scheduler:
                 if len(self._running) < parallel_jobs():
                     self._running[name] = JobRun(self._context, name)
                 elif job["SecondaryStatus"] != "Pending":
-                    jobs.transition(self._context, job, "Pending", message="Waiting for another training job to end")
+                    jobs.transition(
+                        self._context, job, "Pending", message=f"Waits for {', '.join(self._running)} to end"
+                    )
 
 
 def recover(context: Context, job: Json) -> None:
