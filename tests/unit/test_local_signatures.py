@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +89,27 @@ def test_a_presigned_address_with_strange_digits_is_refused_not_an_error(name: s
     query = re.sub(f"{name}=[^&]*", f"{name}={value}", request.query)
     with pytest.raises(Refused):
         verify(replace(request, query=query), KEY)
+
+
+class SignsNoHost(SigV4Auth):
+    def headers_to_sign(self, request: AWSRequest) -> HTTPHeaders:
+        headers = super().headers_to_sign(request)
+        del headers["host"]
+        return headers
+
+
+def test_a_signature_that_holds_for_any_host_is_refused() -> None:
+    with pytest.raises(Refused, match="host must be signed"):
+        verify(signed(SignsNoHost, "lambda", "GET", "http://localhost:1/"), KEY)
+
+
+def test_a_presigned_address_lives_for_7_days_at_most() -> None:
+    week = 7 * 86_400
+    longest, longer = (
+        signed(S3SigV4QueryAuth, "s3", "GET", "http://localhost:1/bucket/key", expires=seconds)
+        for seconds in (week, week + 1)
+    )
+    assert verify(longest, KEY).service == "s3"
+    with pytest.raises(Refused) as caught:
+        verify(longer, KEY)
+    assert caught.value.code == "AccessDenied"

@@ -41,7 +41,22 @@ def test_a_malformed_line_17_is_named_with_its_field_and_nothing_is_read_further
         ('{"prompt": "x", "answer": "1", "split": "test"}', "'split'"),
         ('{"prompt": "x", "answer": "1", "split": "train"}', "needs steps"),
         ('{"prompt": "x", "scenario": {"n": NaN}}', "Invalid JSON"),
-        ("[1, 2]", "dictionary"),
+        ("[1, 2]", r'a line must be an object, as in \{"prompt": ..., "answer": ...\}; this is an array$'),
+        ("null", "a line must be an object, .*this is null$"),
+        ("3", "a line must be an object, .*this is a number$"),
+        ('{"prompt": "x", "answer": 1e999}', "field 'answer': a number beyond"),
+        ('{"prompt": "x", "scenario": {"n": [0, -1e999]}}', "field 'scenario.n.1': a number beyond"),
+        ('{"prompt": "x", "answer": "1", "answer": "2"}', "field 'answer': given 2 times"),
+        ('{"prompt": "x", "scenario": {"n": 1, "n": 1}}', "field 'n': given 2 times"),
+        ('{"prompt": " \\n\\t", "answer": "1"}', "field 'prompt': .* white space alone"),
+        ('{"prompt": "x", "steps": ["1", "  "]}', "field 'steps': step 1 .* white space alone"),
+        ('{"prompt": "x", "steps": [{"action": " "}]}', "field 'steps': step 0 .* white space alone"),
+        ('{"prompt": "x\\u0000", "answer": "1"}', "field 'prompt': its text has the character NUL"),
+        ('{"prompt": "x", "steps": ["1\\u0000"]}', "field 'steps.0': its text has the character NUL"),
+        *(
+            (json.dumps({"prompt": "x", "answer": "1", "id": name}), "field 'id': .* is no id: use letters")
+            for name in ("../../etc", "/etc", "a/b", "a\\b", ".hidden", "a b", "a\n", "-rf")
+        ),
         ('{"prompt": "x"', r"Invalid JSON: EOF while parsing an object at column 14$"),
         ('{"question": "x", "answer": "1"}', r"field 'question': no such field.*There are: .*prompt.* \(1 more\)"),
         ('{"promt": "x", "answer": "1"}', "field 'promt': no such field; did you mean 'prompt'"),
@@ -54,6 +69,13 @@ def test_each_mistake_has_its_reason(tmp_path: Path, line: str, reason: str) -> 
     path.write_text(line + "\n")
     with pytest.raises(InvalidInput, match=f"line 1.*{reason}"):
         read(path, verifier="sums@1")
+
+
+@pytest.mark.parametrize("name", ["q-1", "7", "train:0012.v2", "_x", "käse"])
+def test_an_id_is_kept_as_it_is_given(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps({"prompt": "x", "answer": 0.5, "id": name}))
+    assert [(record.id, record.answer) for record in read(path)] == [(name, "0.5")]
 
 
 def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from stepforge.errors import IntegrityError, InvalidInput
 from stepforge_jobs.datasets.open_gate import GATE
 from stepforge_jobs.datasets.shards import is_shard, read_lines, split_of, write_durably
 from stepforge_jobs.domains.base import Domain
-from stepforge_jobs.domains.judging import HereJudge, Judge, judge_of
+from stepforge_jobs.domains.judging import FAILED, Asked, HereJudge, Judge, judge_of
+from stepforge_jobs.domains.user import DOMAIN as EXACT
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.job import Job
 
@@ -30,6 +31,8 @@ MOST_FINDINGS = 50
 GARBAGE = "\x01\x02 }{ zqx zqx zqx"
 MOST_MUTANTS_ACCEPTED = 0.5
 """A verifier may find a mutant right by luck (yes/no answers), but not more often than not."""
+ENOUGH_FAILED = 40
+"""Calls that all failed, after which no more are made: a verifier that hangs takes its whole time at each."""
 
 
 @dataclass
@@ -37,12 +40,16 @@ class Findings:
     """Collects findings of the checks, and how many records each looked at."""
 
     found: list[GateFinding] = field(default_factory=list)
+    warnings: list[GateFinding] = field(default_factory=list)
     checked: Counter[str] = field(default_factory=Counter)
 
     def add(self, check: str, record: str, rule: str, message: str) -> None:
         self.found.append(
             GateFinding.model_validate({"check": check, "record": record, "rule": rule, "message": message})
         )
+
+    def warn(self, record: str, rule: str, message: str) -> None:
+        self.warnings.append(GateFinding(check="verifier", record=record, rule=rule, message=message))
 
 
 def run(job: Job) -> None:
@@ -53,7 +60,13 @@ def run(job: Job) -> None:
     with judge_of(job) as judge:
         report = examine(job.channel("data"), manifest, domain_of(job), sample=work.sample, judge=judge)
     write_durably(job.model_dir / GATE, canonical_json(report))
-    job.progress.event("gate", passed=report.passed, findings=report.total_findings, refusal=report.refusal)
+    job.progress.event(
+        "gate",
+        passed=report.passed,
+        findings=report.total_findings,
+        refusal=report.refusal,
+        warnings=[warning.message for warning in report.warnings],
+    )
     write_manifest(job.model_dir, "gate", metadata={"passed": report.passed, "manifest_sha256": manifest.sha256})
 
 
@@ -75,6 +88,7 @@ def examine(folder: Path, manifest: Manifest, domain: Domain, *, sample: int, ju
         checked=dict(findings.checked),
         findings=tuple(findings.found[:MOST_FINDINGS]),
         total_findings=len(findings.found),
+        warnings=tuple(findings.warnings),
     )
 
 
@@ -189,8 +203,30 @@ def spread(records: Sequence[Record], most: int) -> list[Record]:
     ]
 
 
+class Counted:
+    """A judge that counts the calls in which the verifier itself failed. Empty completions reach no user's verifier."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self.calls = 0
+        self.failures: list[tuple[Record, str]] = []
+
+    def verdicts(self, asked: Sequence[Asked]) -> list[Verdict]:
+        verdicts = self._judge.verdicts(asked)
+        for (record, completion), verdict in zip(asked, verdicts, strict=True):
+            if completion:
+                self.calls += 1
+                if verdict.reason.startswith(FAILED):
+                    self.failures.append((record, verdict.reason))
+        return verdicts
+
+    @property
+    def always_failed(self) -> bool:
+        return 0 < self.calls == len(self.failures)
+
+
 def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings, *, sample: int, judge: Judge) -> None:
-    """The verifier accepts experts, refuses what is empty or garbage, and refuses mutants more often than not.
+    """The verifier answers, accepts experts, refuses what is empty or garbage, and mutants more often than not.
 
     Careless authors (split `corpus`) need not be right, but what they write must be readable.
     """
@@ -201,25 +237,60 @@ def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings
         findings.add("verifier", strange.id, "name", message)
         return
     chosen = spread(records, sample)
+    counted = Counted(judge)
     mutants: dict[str, list[tuple[Record, bool]]] = {}
+    answers: list[tuple[Record, bool]] = []
     for index, record in enumerate(chosen):
+        if counted.always_failed and counted.calls >= ENOUGH_FAILED:
+            break
         findings.checked["verifier"] += 1
         try:
-            audit_record(judge, record, findings)
+            audit_record(counted, record, findings)
+            if not record.steps and record.answer is not None:
+                (verdict,) = counted.verdicts([(record, record.answer)])
+                answers.append((record, verdict.accepted))
             if record.split != "corpus":
                 made = {kind: mutate(record, chosen, index) for kind, mutate in MUTATIONS.items()}
                 there = {kind: mutant for kind, mutant in made.items() if mutant is not None}
-                verdicts = judge.verdicts([(record, mutant) for mutant in there.values()])
+                verdicts = counted.verdicts([(record, mutant) for mutant in there.values()])
                 for kind, verdict in zip(there, verdicts, strict=True):
                     mutants.setdefault(kind, []).append((record, verdict.accepted))
         except ValueError as error:
             # A verifier raises nothing for bad text, so it is the record that it cannot read.
             findings.add("verifier", record.id, "scenario", f"{name} cannot read the record: {error}")
+    if counted.always_failed:
+        record, reason = counted.failures[0]
+        message = (
+            f"{name} failed in each of {counted.calls} calls, here with {reason!r}: it must return a Verdict, a bool "
+            "or a number from 0 to 1 for any text, 0 for one that it cannot read"
+        )
+        findings.add("verifier", record.id, "answers", message)
+        return
+    check_answers(domain, answers, findings)
     for kind, tried in mutants.items():
         accepted = [record for record, right in tried if right]
         if len(accepted) > MOST_MUTANTS_ACCEPTED * len(tried):
             message = f"{name} accepts {len(accepted)} of {len(tried)} solutions that were corrupted ({kind})"
             findings.add("verifier", accepted[0].id, f"refuses-{kind}", message)
+
+
+def check_answers(domain: Domain, answers: Sequence[tuple[Record, bool]], findings: Findings) -> None:
+    """A record's answer is right: a finding where the last line is compared with it, else a warning.
+
+    A user's verifier may ask for another form, as in `The answer is 4`, or for a program whose output is the answer:
+    a refusal would shut out what is sound.
+    """
+    refused = [record for record, accepted in answers if not accepted]
+    if domain is EXACT:
+        for record in refused:
+            message = f"no last line can be its answer {record.answer!r}: give one line of text, or a verifier"
+            findings.add("verifier", record.id, "answer", message)
+    elif refused:
+        message = (
+            f"{refused[0].verifier} refuses the record's own answer {refused[0].answer!r}, as it does with "
+            f"{len(refused)} of {len(answers)}: right only where a completion must have another form than the answer"
+        )
+        findings.warn(refused[0].id, "answer", message)
 
 
 def audit_record(judge: Judge, record: Record, findings: Findings) -> None:

@@ -26,7 +26,7 @@ from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.user_records import plugin_version
 from stepforge.errors import InvalidInput
 from stepforge_jobs.domains.base import Domain
-from stepforge_jobs.domains.user import domain_of
+from stepforge_jobs.domains.user import RAISED, domain_of
 from stepforge_jobs.job import Job
 
 VERIFIER_SECONDS = 10.0
@@ -37,7 +37,7 @@ MEMORY_BYTES = 4 << 30
 """Address space of a worker: what asks for more gets MemoryError, and the machine stays usable."""
 MOST_REPLY_BYTES = 8 << 20
 MOST_WORKERS = 8
-FAILED = ("timeout", "crash")
+FAILED = ("timeout: ", "crash: ", RAISED)
 """What the reason begins with where the verifier itself failed."""
 
 Asked = tuple[Record, str]

@@ -20,6 +20,8 @@ from stepforge_jobs.job import Job
 RECORDS = "records"
 """Name of the domain of records that bring their answers."""
 
+RAISED = "verifier: "
+"""What the reason begins with where a verifier raised."""
 Verifier = Callable[[Record, str], Verdict | bool | float]
 ADAPTERS = ("stepforge_jobs.domains.verifiers_env",)
 """Ours, but imported by users' verifiers alone: named here so that a change of them changes what jobs are called."""
@@ -74,7 +76,7 @@ class RecordsDomain:
 
 def refused(error: BaseException) -> Verdict:
     """The verdict where a verifier raised."""
-    return Verdict(accepted=False, reward=0.0, partial=0.0, reason=f"verifier: {type(error).__name__}: {error}")
+    return Verdict(accepted=False, reward=0.0, partial=0.0, reason=f"{RAISED}{type(error).__name__}: {error}")
 
 
 def _verdict(score: bool | float, *, rule: str, message: str = "") -> Verdict:

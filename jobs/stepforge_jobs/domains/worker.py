@@ -48,7 +48,7 @@ def _serve(stream: Any) -> None:
     most_growth = begin["memory_bytes"] // GROWTH_PART
     try:
         judge = _load(begin)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code is imported: the parent reports it
+    except BaseException as error:  # noqa: BLE001 - foreign code is imported: the parent reports it
         _answer(
             stream, {"error": str(error) if isinstance(error, InvalidInput) else f"{type(error).__name__}: {error}"}
         )
@@ -64,6 +64,8 @@ def _serve(stream: Any) -> None:
             found: dict[str, Any] = {"verdict": judge(record, call["completion"]).model_dump(mode="json")}
         except ValueError as error:
             found = {"error": str(error)}
+        except BaseException as error:  # noqa: BLE001 - foreign code; nobody but it interrupts this process
+            found = {"verdict": refused(error).model_dump(mode="json")}
         _answer(stream, {"call": call["call"], "replace": _resident() - at_start > most_growth, **found})
 
 

@@ -135,7 +135,7 @@ def judged(work: RlvrWork, verdicts: Sequence[Verdict]) -> Judged:
     metrics: Values = {
         Metric.FORMAT_FAILURES: sum(bool(verdict.reason) for verdict in verdicts) / len(verdicts),
         Metric.UNREADABLE: sum(bool(verdict.reason) for verdict in ended) / len(verdicts),
-        Metric.VERIFIER_FAILURES: sum(v.reason.startswith((*FAILED, "verifier: ")) for v in ended) / len(verdicts),
+        Metric.VERIFIER_FAILURES: sum(v.reason.startswith(FAILED) for v in ended) / len(verdicts),
         Metric.ACCEPTED: fmean(verdict.accepted for verdict in verdicts),
         Metric.GRADED: fmean(verdict.reward for verdict in verdicts),
         Metric.PARTIAL: fmean(verdict.partial for verdict in verdicts),

@@ -31,6 +31,8 @@ class GateReport(Contract):
     findings: tuple[GateFinding, ...] = ()
     """The first 50."""
     total_findings: int = 0
+    warnings: tuple[GateFinding, ...] = ()
+    """What may be wrong, and shuts nothing out."""
 
     @property
     def refusal(self) -> str:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import json
+import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
 from stepforge.contracts.base import Contract, digest, first_problem
@@ -24,6 +27,9 @@ from stepforge.errors import InvalidInput
 TEST_SHARE = 0.10
 UNKNOWN_VERSION = "unknown"
 """Stands in a verifier's name where its version is not known yet."""
+
+
+_ID = re.compile(r"\w[\w.:-]*")
 
 
 class ShortRecord(Contract):
@@ -46,6 +52,32 @@ class ShortRecord(Contract):
     source: Source = "user"
     verifier: str | None = None
     provenance: Provenance | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError(f"{prompt!r} has white space alone: give the problem's text")
+        return prompt
+
+    @field_validator("steps")
+    @classmethod
+    def _do_something(cls, steps: tuple[Step | str, ...]) -> tuple[Step | str, ...]:
+        for number, step in enumerate(steps):
+            action = step.action if isinstance(step, Step) else step
+            if not action.strip():
+                raise ValueError(f"step {number} (from 0) is {action!r}, white space alone: give its text, or no step")
+        return steps
+
+    @field_validator("id")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and not _ID.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no id: use letters, digits, '_', '-', '.' and ':', beginning with a letter, a digit or "
+                "'_', or leave it out"
+            )
+        return name
 
     @model_validator(mode="after")
     def _can_be_learnt_from(self) -> ShortRecord:
@@ -156,8 +188,7 @@ def _read_file(
             if not text:
                 continue
             try:
-                # NaN would be written as null further on: it is refused here.
-                short = ShortRecord.model_validate(from_json(text, allow_inf_nan=False))
+                short = ShortRecord.model_validate(_object(text))
                 kept, solution = short.parsed()
                 if solution is not None:
                     solutions.append(solution)
@@ -166,6 +197,8 @@ def _read_file(
                 record = kept.record(domain=domain, verifier=judge, file_sha256=file.sha256)
             except ValidationError as error:
                 raise InvalidInput(f"{where}: {first_problem(error, fields=ShortRecord.model_fields)}") from error
+            except _Unfit as error:
+                raise InvalidInput(f"{where}: {error}") from error
             except ValueError as error:
                 # The parser saw one line, and calls it line 1.
                 raise InvalidInput(
@@ -176,3 +209,46 @@ def _read_file(
                     f"{where}: field 'verifier': {short.verifier!r}, but {verifier!r} judges these: leave it out"
                 )
             yield number, record
+
+
+# ── What JSON lets through and no record may have ────────────────────────────────────────────────
+
+
+class _Unfit(ValueError):
+    """JSON, but not what a record is made of."""
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """The object on a line. Raises ValueError where it is no JSON, _Unfit where it cannot be meant as it is read."""
+    # NaN would be written as null further on: it is refused here.
+    found = from_json(text, allow_inf_nan=False)
+    if not isinstance(found, dict):
+        kinds = {list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+        kind = kinds.get(type(found), "a number")
+        raise _Unfit(f'a line must be an object, as in {{"prompt": ..., "answer": ...}}; this is {kind}')
+    # Of two fields with one name either parser takes the last and says nothing.
+    json.loads(text.decode(), object_pairs_hook=_once)
+    _check_values(found, "")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Unfit(f"field {twice!r}: given {names.count(twice)} times in one object: leave one")
+    return found
+
+
+def _check_values(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_values(inner, f"{where}.{name}" if where else name)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_values(inner, f"{where}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise _Unfit(f"field {where!r}: a number beyond 1.8e308 cannot be kept: write it as text, in quotes")
+    elif isinstance(value, str) and "\0" in value:
+        raise _Unfit(f"field {where!r}: its text has the character NUL (\\u0000): take it out")

@@ -44,8 +44,9 @@ def _gate(data: ReportData) -> Markup:
     word = el("span", "Passed" if gate.passed else "Refused", class_=f"badge {'good' if gate.passed else 'bad'}")
     looked = ", ".join(f"{name} {count(number)}" for name, number in gate.checked.items())
     head = el("p", word, f" Records looked at, by check: {looked}." if looked else " It names no check.")
+    head = join(head, *(el("p", "Warning, record ", el("code", w.record), f": {w.message}") for w in gate.warnings))
     if not gate.findings:
-        return join(head)
+        return head
     rows: list[list[object]] = [
         [el("code", f.record), f.check, el("code", f.rule), f.message] for f in gate.findings[:MOST_FINDINGS]
     ]

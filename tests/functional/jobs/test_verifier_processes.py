@@ -43,6 +43,10 @@ def check(record, completion):
         ctypes.string_at(0)
     if what == "leave":
         sys.exit(0)
+    if what == "interrupt":
+        raise KeyboardInterrupt("by hand")
+    if what == "base":
+        raise BaseException("no Exception")
     if what == "leak":
         leaked.append(b"x" * int(value))
     if what == "print":
@@ -126,6 +130,17 @@ def test_a_process_that_ends_refuses_and_says_how(judge: Callable[..., WorkerJud
         "verifier: SystemExit: 0",
         "",
     ]
+
+
+def test_whatever_is_raised_refuses_and_the_same_process_goes_on(judge: Callable[..., WorkerJudge]) -> None:
+    one = judge(seconds=5.0)
+    before = process(one)
+    assert reasons(one, "interrupt", "base", "right") == [
+        "verifier: KeyboardInterrupt: by hand",
+        "verifier: BaseException: no Exception",
+        "",
+    ]
+    assert process(one) == before
 
 
 def test_memory_has_a_limit_and_a_worker_that_grew_is_replaced(judge: Callable[..., WorkerJudge]) -> None:

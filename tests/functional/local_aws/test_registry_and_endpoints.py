@@ -90,6 +90,14 @@ def test_an_endpoint_answers_and_an_update_that_does_not_ping_leaves_the_old_one
         ask(local_aws, "face")
 
 
+def test_a_model_may_not_say_which_code_its_process_loads(local_aws: LocalAws, image: str) -> None:
+    container = {"Image": image, "Environment": {"LD_PRELOAD": "/tmp/mine.so"}}
+    with pytest.raises(ClientError, match="'LD_PRELOAD' would run any code"):
+        local_aws.client("sagemaker").create_model(
+            ModelName="preloaded", ExecutionRoleArn="arn:aws:iam::000000000000:role/jobs", PrimaryContainer=container
+        )
+
+
 def test_an_endpoint_that_never_pings_fails_with_the_reason(local_aws: LocalAws, image: str) -> None:
     model(local_aws, "never", image, "broken")
     local_aws.client("sagemaker").create_endpoint(EndpointName="never", EndpointConfigName="never")

@@ -167,6 +167,9 @@ def test_an_empty_channel_fails_the_job_and_says_which(local_aws: LocalAws, imag
     assert 'No S3 objects found under S3 URL "s3://artifacts/nothing/"' in ended(local_aws, "empty-a1")["FailureReason"]
 
 
+LOADER_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP")
+
+
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
@@ -186,6 +189,10 @@ def test_an_empty_channel_fails_the_job_and_says_which(local_aws: LocalAws, imag
             "ValidationException",
             "would run any command",
         ),
+        *(
+            ({"Environment": {"FINE": "1", name: "/tmp/mine"}}, "ValidationException", f"'{name}' would run any code")
+            for name in LOADER_VARIABLES
+        ),
         ({"TrainingJobName": "no_underscores"}, "ValidationException", "regular expression"),
         ({"HyperParameters": {"a": "x" * 2501}}, "ValidationException", "at most 2500"),
         ({"TrainingJobName": "whole-a1"}, "ResourceInUse", "already exists"),
@@ -195,7 +202,15 @@ def test_an_empty_channel_fails_the_job_and_says_which(local_aws: LocalAws, imag
             "one machine",
         ),
     ],
-    ids=["unregistered image", "own entry point", "bad name", "long hyperparameter", "taken name", "two instances"],
+    ids=[
+        "unregistered image",
+        "own entry point",
+        *LOADER_VARIABLES,
+        "bad name",
+        "long hyperparameter",
+        "taken name",
+        "two instances",
+    ],
 )
 def test_a_request_that_aws_refuses_is_refused(
     local_aws: LocalAws, image: str, change: dict, code: str, message: str

@@ -210,7 +210,7 @@ def test_a_users_verifier_may_return_a_bool_a_number_or_fail(tmp_path: Path) -> 
         verdict(lambda _record, _text: 7)
 
 
-@pytest.mark.parametrize("returned", [None, "yes", "0.5", [1.0], float("nan")], ids=repr)
+@pytest.mark.parametrize("returned", [None, "yes", "0.5", [1.0], float("nan"), 1.5, -0.5], ids=repr)
 def test_what_is_no_verdict_is_named(returned: object) -> None:
     record = CountingDomain().record("train", 0, seed=0)
     domain = RecordsDomain("mine", lambda _record, _text: returned, version="1")  # type: ignore[arg-type,return-value]

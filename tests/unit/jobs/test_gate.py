@@ -18,7 +18,7 @@ from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets import gate, generate
 from stepforge_jobs.datasets.open_gate import require_open_gate
 from stepforge_jobs.datasets.shards import shard_bytes
-from stepforge_jobs.domains.user import RecordsDomain
+from stepforge_jobs.domains.user import DOMAIN, RecordsDomain
 from stepforge_jobs.testing import CountingDomain
 
 Records = dict[Split, list[Record]]
@@ -175,6 +175,90 @@ def test_a_verifier_that_accepts_what_is_wrong_fails_the_audit(
     path = dataset(tmp_path / "d", records)
     report = gate.examine(path, read_manifest(path), domain, sample=1_000)
     assert rule in {finding.rule for finding in report.findings if finding.check == "verifier"}
+
+
+@pytest.mark.parametrize(("lucky", "passes"), [(5, True), (7, False)])
+def test_a_verifier_may_accept_half_of_the_mutants_by_luck_and_no_more(
+    tmp_path: Path, records: Records, lucky: int, passes: bool
+) -> None:
+    """Of each ten records, `lucky` are judged by whether the text is a record's solution at all."""
+    solutions = {record.solution for part in records.values() for record in part}
+    places = {record.id: place for part in records.values() for place, record in enumerate(part)}
+
+    def check(record: Record, text: str) -> bool:
+        return text in solutions if places[record.id] % 10 < lucky else text == record.solution
+
+    ten = {split: part[:10] if split == "train" else [] for split, part in records.items()}
+    found = gate.Findings()
+    domain = accepting(check)
+    gate.audit_verifier(domain, ten["train"], found, sample=100, judge=gate.HereJudge(domain))
+    assert ("refuses-foreign" not in {finding.rule for finding in found.found}) is passes
+
+
+def test_a_shard_without_the_rows_that_the_manifest_counts_is_a_finding(tmp_path: Path, records: Records) -> None:
+    folder = dataset(tmp_path / "d", records)
+    write_manifest(folder, "dataset", rows={"records/rl-00000.jsonl": 11})
+    (finding,) = gate.examine(folder, read_manifest(folder), CountingDomain(), sample=10).findings
+    assert (finding.check, finding.record, finding.rule) == ("integrity", "records/rl-00000.jsonl", "rows")
+    assert finding.message == "10 records, but the manifest says 11"
+
+
+# ── Records with answers alone ───────────────────────────────────────────────────────────────────────────────────
+
+
+def audited(domain: RecordsDomain, *answers: str) -> gate.Findings:
+    """What the audit finds of records with these answers and without steps."""
+    template = CountingDomain().record("rl", 0, seed=0)
+    name = f"{domain.name}@{domain.version}"
+    asked = [
+        template.model_copy(update={"id": f"r{n}", "prompt": f"p{n}", "answer": answer, "verifier": name})
+        for n, answer in enumerate(answers)
+    ]
+    found = gate.Findings()
+    gate.audit_verifier(domain, asked, found, sample=100, judge=gate.HereJudge(domain))
+    return found
+
+
+class TakesNothing:
+    pass
+
+
+def hangs(_record: Record, _text: str) -> Verdict:
+    return Verdict(accepted=False, reward=0, partial=0, reason="timeout: the verifier took more than 10 s")
+
+
+@pytest.mark.parametrize(
+    ("function", "why"), [(TakesNothing, "verifier: TypeError"), (hangs, "timeout: ")], ids=["raises", "hangs"]
+)
+def test_a_verifier_that_fails_in_every_call_is_refused(function: Callable[[Record, str], bool], why: str) -> None:
+    (finding,) = audited(accepting(function), "1", "2", "3").found
+    assert (finding.check, finding.record, finding.rule) == ("verifier", "r0", "answers")
+    assert f"failed in each of 9 calls, here with {why!r}"[:-1] in finding.message
+
+
+def test_a_verifier_that_only_fails_is_not_asked_about_every_record() -> None:
+    found = audited(accepting(TakesNothing), *map(str, range(500)))
+    assert found.checked["verifier"] < 20
+    assert [finding.rule for finding in found.found] == ["answers"]
+
+
+def test_a_verifier_that_fails_on_garbage_alone_is_not_refused() -> None:
+    found = audited(accepting(lambda record, text: int(text) == int(record.answer or "")), "1", "2", "3")
+    assert (found.found, found.warnings) == ([], [])
+
+
+def test_an_answer_that_a_users_verifier_refuses_is_a_warning_for_it_may_want_another_form() -> None:
+    found = audited(accepting(lambda record, text: text == f"it is {record.answer}"), "1", "2")
+    assert found.found == []
+    (warning,) = found.warnings
+    assert (warning.record, warning.rule) == ("r0", "answer")
+    assert "refuses the record's own answer '1', as it does with 2 of 2" in warning.message
+
+
+def test_an_answer_that_no_last_line_can_be_is_refused_where_lines_are_compared() -> None:
+    found = audited(DOMAIN, "1", "2\n3", " 4 ")
+    assert found.warnings == []
+    assert [(finding.record, finding.rule) for finding in found.found] == [("r1", "answer")]
 
 
 def test_the_sample_is_spread_over_all_splits(records: Records) -> None:

@@ -35,7 +35,7 @@ class FacialDomain:
     """
 
     name = "facial"
-    version = "2"
+    version = "3"
     vocabulary = grammar.VOCABULARY
     step_end = grammar.STEP_END
     export_formats = tuple(FORMATS)

@@ -5,10 +5,11 @@ A check returns None where its rule holds, else (score, path, message) with a sc
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from functools import lru_cache
 from itertools import pairwise
 
-from stepforge.contracts.domains.facial import GRADES, FacialArtifact
+from stepforge.contracts.domains.facial import GRADES, FacialArtifact, Keyframe
 from stepforge_jobs.domains.facial.expectation import Expectation, closeness, shown_units
 from stepforge_jobs.domains.facial.expert import least_onset
 from stepforge_jobs.domains.facial.tables import (
@@ -25,6 +26,13 @@ from stepforge_jobs.domains.facial.tables import (
 )
 
 EPSILON = 1e-9
+SIDES_APART = 6
+"""Frames by which one side of the face may be ahead of the other: .1 s, ours."""
+UNITS_APART = 15
+"""Frames by which a unit may reach or leave its apex before or after the strongest: .25 s, ours."""
+LEAST_WEIGHT = WEIGHTS["A"] / 2
+"""Below it a blendshape is nearer to rest than to the weakest grade."""
+Curve = tuple[Keyframe, ...]
 Fault = tuple[float, str, str]
 
 
@@ -44,16 +52,10 @@ def prototype_exact(asked: Expectation, artifact: FacialArtifact) -> Fault | Non
     return None if f1 >= 1 - EPSILON else (f1, "action_units", f"F1 {f1:.2f} against the nearest reference")
 
 
-def _is_published(asked: Expectation, shown: set[str]) -> bool:
-    """Whether this is the published face of the pair, and not that of one emotion alone, which some cores hold."""
-    faces = asked.references[1:]
-    return any(face.core <= shown <= face.core | face.also for face in faces) and shown not in asked.alone.values()
-
-
 def both_emotions(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
     shown = shown_units(artifact)
     hidden = [emotion for emotion, units in asked.evidence.items() if not units & shown]
-    if not hidden or _is_published(asked, shown):
+    if not hidden:
         return None
     wanted = " or ".join(sorted(asked.evidence[hidden[0]], key=ORDER.__getitem__))
     return 1 - len(hidden) / len(asked.evidence), "action_units", f"nothing shows {hidden[0]}: {wanted} would"
@@ -180,8 +182,11 @@ def rig_mapping(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
 def rig_weights(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
     units = artifact.action_units
     for name, unit in _driven(asked.scenario.rig, tuple(units)).items():
-        wanted = WEIGHTS[units[unit]]
-        if name in artifact.curves and abs((peak := artifact.weight(name)) - wanted) > 0.1 + EPSILON:
+        if name not in artifact.curves:
+            continue
+        wanted, peak = WEIGHTS[units[unit]], artifact.weight(name)
+        # Rest lies within the tolerance of grade A.
+        if peak < LEAST_WEIGHT - EPSILON or abs(peak - wanted) > 0.1 + EPSILON:
             return 0.0, f"curves.{name}", f"{unit} {units[unit]} is weight {wanted:g}; {name} reaches {peak:g}"
     return None
 
@@ -203,7 +208,37 @@ def symmetry(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
         apart = abs(artifact.weight(left) - artifact.weight(right))
         if apart > 0.1 + EPSILON:
             return 0.0, f"curves.{left}", f"{left} and {right} are {apart:.2f} apart: only contempt is one-sided"
+        frame = _lead(first or (), second or ())
+        if frame is not None:
+            seconds = SIDES_APART / 60
+            return 0.0, f"curves.{left}", f"{left} and {right} move more than {seconds:g} s apart, near frame {frame}"
     return None
+
+
+def _lead(left: Curve, right: Curve) -> int | None:
+    """The frame of a keyframe whose weight the other side does not have within `SIDES_APART` frames."""
+    if not left or not right:
+        return None
+    # A trace of a smile has less weight than the tolerance.
+    tolerance = min(0.1, max(weight for _, weight in (*left, *right)) / 2) + EPSILON
+    for one, other in ((left, right), (right, left)):
+        frames = [frame for frame, _ in other]
+        for frame, weight in one:
+            first, last = frame - SIDES_APART, frame + SIDES_APART
+            near = other[bisect_left(frames, first) : bisect_right(frames, last)]
+            weights = [_weight_at(other, frames, first), _weight_at(other, frames, last), *(w for _, w in near)]
+            if not min(weights) - tolerance <= weight <= max(weights) + tolerance:
+                return frame
+    return None
+
+
+def _weight_at(curve: Curve, frames: list[int], frame: int) -> float:
+    """Between keyframes on their line; before the first and after the last as there."""
+    place = bisect_right(frames, frame)
+    if place in (0, len(curve)):
+        return curve[min(place, len(curve) - 1)][1]
+    (start, low), (end, high) = curve[place - 1], curve[place]
+    return low + (high - low) * (frame - start) / max(1, end - start)
 
 
 def lids(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
@@ -266,25 +301,47 @@ def one_apex(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
     return None
 
 
+def _distinct(artifact: FacialArtifact) -> set[Curve]:
+    """The different curves of what action units move: a blink has a time of its own."""
+    free = _free(artifact.rig)
+    return {curve for name, curve in artifact.curves.items() if curve and name not in free}
+
+
 def timing(artifact: FacialArtifact) -> tuple[int, int, int]:
-    """Frames of onset, apex and offset of the whole expression: from its strongest curve."""
+    """Frames of onset, apex and offset of the whole expression: from its strongest curve, a blink aside.
+
+    Of several that are as strong, from the one that is there first.
+    """
     best: tuple[float, int, int, int] = (-1.0, 0, 0, 0)
-    for curve in set(artifact.curves.values()):
-        if not curve:
-            continue
+    for curve in _distinct(artifact):
         peak = max(weight for _, weight in curve)
-        if peak > best[0]:
+        if peak >= best[0]:
             held = [frame for frame, weight in curve if weight >= peak - EPSILON]
-            best = (peak, held[0], held[-1] - held[0], curve[-1][0] - held[-1])
-    return best[1], best[2], best[3]
+            best = max(best, (peak, -held[0], held[-1] - held[0], curve[-1][0] - held[-1]))
+    return -best[1], best[2], best[3]
 
 
 def apex(asked: Expectation, artifact: FacialArtifact) -> Fault | None:
-    _, apex, _ = timing(artifact)
+    onset, apex, _ = timing(artifact)
     low, high = DISPLAY_RULES[asked.scenario.display].apex_window
-    if low <= apex <= high:
-        return None
-    return 0.0, "curves", f"the apex holds {apex} frames; a {asked.scenario.display} expression holds {low} to {high}"
+    if not low <= apex <= high:
+        held = f"the apex holds {apex} frames"
+        return 0.0, "curves", f"{held}; a {asked.scenario.display} expression holds {low} to {high}"
+    return _straggler(artifact, onset, onset + apex)
+
+
+def _straggler(artifact: FacialArtifact, start: int, end: int) -> Fault | None:
+    """A unit whose apex, nine tenths of its own peak, is not that of the strongest one, from `start` to `end`."""
+    for curve in _distinct(artifact):
+        near = max(weight for _, weight in curve) * 0.9 - EPSILON
+        if near <= 0:
+            continue
+        held = [frame for frame, weight in curve if weight >= near]
+        if abs(held[0] - start) > UNITS_APART or abs(held[-1] - end) > UNITS_APART:
+            name = next(name for name, other in artifact.curves.items() if other == curve)
+            span = f"from frame {held[0]} to {held[-1]}, the strongest curve from {start} to {end}"
+            return 0.0, f"curves.{name}", f"{name} is at its apex {span}: at most {UNITS_APART} frames apart"
+    return None
 
 
 def pace(asked: Expectation, artifact: FacialArtifact) -> Fault | None:

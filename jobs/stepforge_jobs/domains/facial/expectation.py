@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import permutations
 
 from stepforge.contracts.domains.facial import Emotion, FacialArtifact, FacialScenario
-from stepforge_jobs.domains.facial.expert import blend, display_grade, displayed
+from stepforge_jobs.domains.facial.expert import OWN_UNITS, blend, display_grade, displayed
 from stepforge_jobs.domains.facial.grammar import body_language
 from stepforge_jobs.domains.facial.tables import (
     ACTION_UNITS,
@@ -27,12 +28,11 @@ class Expectation:
     scenario: FacialScenario
     references: tuple[Published, ...]
     """Sets of action units that count as right: the blend of the prototypes, and the published face of the pair."""
-    alone: dict[Emotion, frozenset[str]]
-    """What each of two emotions would show without the other; empty where one is asked for."""
     evidence: dict[Emotion, frozenset[str]]
-    """Units of the blend that tell each of two emotions: those that the other alone would not show.
+    """What tells each of two emotions: units of its published faces that no published face of the other alone has.
 
-    Without an entry where antagonists and the display rule leave none."""
+    Where the blend brings none of these, what it adds to the other's prototype; without an entry where antagonists and
+    the display rule let it add nothing."""
     grades: dict[str, int]
     rig: RigTable
     posture: str
@@ -54,15 +54,13 @@ def expect(scenario: FacialScenario) -> Expectation:
         )
     body = body_language(scenario)
     grades = {unit: display_grade(scenario, unit) for unit in ACTION_UNITS}
-    alone = {emotion: _alone(emotion, scenario) for emotion in emotions} if scenario.secondary else {}
-    evidence = {one: brought for one in alone for other in alone if one != other and (brought := units - alone[other])}
+    evidence = {
+        one: told if (told := OWN_UNITS[one] - OWN_UNITS[other]) & brought else brought
+        for one, other in permutations(emotions, 2)
+        if (brought := units - frozenset(displayed(PROTOTYPES[other], scenario)))
+    }
     rig = RIG_TABLES[scenario.rig]
-    return Expectation(scenario, tuple(references), alone, evidence, grades, rig, body.posture, body.tempo)
-
-
-def _alone(emotion: Emotion, scenario: FacialScenario) -> frozenset[str]:
-    """What the display rule lets through of one emotion, were it the only one."""
-    return frozenset(displayed(PROTOTYPES[emotion], scenario))
+    return Expectation(scenario, tuple(references), evidence, grades, rig, body.posture, body.tempo)
 
 
 def shown_units(artifact: FacialArtifact) -> set[str]:

@@ -22,7 +22,7 @@ from stepforge_jobs.domains.facial.tables import (
     WEIGHTS,
 )
 
-_OWN = {
+OWN_UNITS = {
     emotion: frozenset(units)
     | OPTIONAL.get(emotion, frozenset())
     | (row.core | row.also if (row := COMPOUNDS.get(frozenset({emotion}))) else frozenset())
@@ -63,7 +63,7 @@ def plain_grade(scenario: FacialScenario, unit: str) -> int:
     AU 5 is at most B in surprise, for a stronger one reads as fear or anger (1+2+5B+26).
     """
     grade = scenario.level - 1
-    if unit not in _OWN[scenario.primary] and not (scenario.display == "masked" and unit == SMILE):
+    if unit not in OWN_UNITS[scenario.primary] and not (scenario.display == "masked" and unit == SMILE):
         grade -= 1
     return _bounded(grade, scenario, unit)
 

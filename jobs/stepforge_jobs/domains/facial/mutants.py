@@ -11,11 +11,11 @@ from collections.abc import Callable
 from stepforge.contracts.domains.facial import GRADES, BodyLanguage, FacialArtifact, FacialScenario, Keyframe
 from stepforge_jobs.domains.facial.checks import timing
 from stepforge_jobs.domains.facial.expectation import expect
-from stepforge_jobs.domains.facial.expert import least_onset
-from stepforge_jobs.domains.facial.tables import ACTION_UNITS, ANTAGONISTS, RIG_TABLES, UNILATERAL, WEIGHTS
+from stepforge_jobs.domains.facial.expert import displayed, least_onset
+from stepforge_jobs.domains.facial.tables import ACTION_UNITS, ANTAGONISTS, PROTOTYPES, RIG_TABLES, UNILATERAL, WEIGHTS
 
 Mutant = Callable[[random.Random, FacialScenario, FacialArtifact], FacialArtifact | None]
-Curves = dict[str, tuple[Keyframe, ...]]
+Curve = tuple[Keyframe, ...]
 
 
 def mutate(artifact: FacialArtifact, **changes: object) -> FacialArtifact:
@@ -66,8 +66,10 @@ def one_emotion_left_out(
     if not asked.evidence:
         return None
     lost = rng.choice(list(asked.evidence))
-    (kept,) = asked.alone.keys() - {lost}
-    return mutate(artifact, action_units={unit: GRADES[asked.grades[unit]] for unit in asked.alone[kept]})
+    kept = scenario.secondary if lost == scenario.primary else scenario.primary
+    assert kept is not None
+    units = displayed(PROTOTYPES[kept], scenario)
+    return mutate(artifact, action_units={unit: GRADES[asked.grades[unit]] for unit in units})
 
 
 def antagonist(rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact) -> FacialArtifact:
@@ -135,6 +137,17 @@ def wrong_weight(rng: random.Random, scenario: FacialScenario, artifact: FacialA
     return _replace(artifact, name, _scaled(curve, peak - 0.25 if peak > 0.5 else peak + 0.25))
 
 
+def still_trace(rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact) -> FacialArtifact | None:
+    """A trace of a unit that does not move at all, or hardly."""
+    traces = [unit for unit, grade in artifact.action_units.items() if grade == "A"]
+    if not traces:
+        return None
+    rig = RIG_TABLES[scenario.rig]
+    peak = rng.choice([0.0, 0.01])
+    names = rig.blendshapes(rig.shapes[rng.choice(traces)])
+    return mutate(artifact, curves={**artifact.curves, **{n: _scaled(artifact.curves[n], peak) for n in names}})
+
+
 def out_of_range(rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact) -> FacialArtifact:
     name, curve = _any_curve(rng, artifact)
     return _replace(artifact, name, _scaled(curve, rng.choice([1.2, 1.01, -0.1])))
@@ -142,15 +155,33 @@ def out_of_range(rng: random.Random, scenario: FacialScenario, artifact: FacialA
 
 def lopsided(rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact) -> FacialArtifact | None:
     """One side .3 away from the other, where no unit is one-sided."""
+    paired = _right_sides(scenario, artifact)
+    if not paired:
+        return None
+    name = rng.choice(paired)
+    peak = artifact.weight(name)
+    return _replace(artifact, name, _scaled(artifact.curves[name], peak - 0.3 if peak > 0.5 else peak + 0.3))
+
+
+def late_side(rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact) -> FacialArtifact | None:
+    """One side moves as the other does, but .2 to 2.5 s later."""
+    paired = _right_sides(scenario, artifact)
+    if not paired:
+        return None
+    name = rng.choice(paired)
+    return _replace(artifact, name, _later(artifact.curves[name], rng.choice([12, 30, 150])))
+
+
+def _right_sides(scenario: FacialScenario, artifact: FacialArtifact) -> list[str]:
+    """Names of the right side that a unit of both sides moves."""
     rig = RIG_TABLES[scenario.rig]
     bare = {rig.shapes[unit] for unit in UNILATERAL & artifact.action_units.keys()}
     paired = [n for n in artifact.curves if n.endswith(rig.sides[1]) and n not in bare and n not in rig.shapes.values()]
-    paired = [n for n in paired if n.removesuffix(rig.sides[1]) + rig.sides[0] in artifact.curves]
-    if not paired:
-        return None
-    name = rng.choice(sorted(paired))
-    peak = artifact.weight(name)
-    return _replace(artifact, name, _scaled(artifact.curves[name], peak - 0.3 if peak > 0.5 else peak + 0.3))
+    return sorted(n for n in paired if n.removesuffix(rig.sides[1]) + rig.sides[0] in artifact.curves)
+
+
+def _later(curve: Curve, frames: int) -> Curve:
+    return (curve[0], *((frame + frames, weight) for frame, weight in curve))
 
 
 def blink_wide(rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact) -> FacialArtifact:
@@ -194,6 +225,16 @@ def apex_of_another_display(rng: random.Random, scenario: FacialScenario, artifa
     return _timed(artifact, onset, rng.choice([a for a in (30, 60, 90, 120, 180) if a != apex]), offset)
 
 
+def late_unit(rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact) -> FacialArtifact | None:
+    """One unit, on both sides, after the others."""
+    words = {RIG_TABLES[scenario.rig].shapes[unit] for unit in artifact.action_units}
+    if len(words) < 2:
+        return None
+    names = RIG_TABLES[scenario.rig].blendshapes(rng.choice(sorted(words)))
+    frames = rng.choice([20, 60])
+    return mutate(artifact, curves={**artifact.curves, **{n: _later(artifact.curves[n], frames) for n in names}})
+
+
 def other_pace(rng: random.Random, scenario: FacialScenario, artifact: FacialArtifact) -> FacialArtifact:
     onset, apex, offset = timing(artifact)
     return _timed(
@@ -233,15 +274,15 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "units.intensity": (grades_shifted,),
     "rig.names": (foreign_name, other_rig),
     "rig.mapping": (lost_curve, stray_curve),
-    "rig.weights": (wrong_weight,),
+    "rig.weights": (wrong_weight, still_trace),
     "rig.range": (out_of_range,),
-    "rig.symmetry": (lopsided,),
+    "rig.symmetry": (lopsided, late_side),
     "rig.lids": (blink_wide,),
     "rig.jaw": (closed_over_jaw,),
     "time.rate": (too_fast,),
     "time.neutral": (not_neutral,),
     "time.one_apex": (two_apexes,),
-    "time.apex": (apex_of_another_display,),
+    "time.apex": (apex_of_another_display, late_unit),
     "time.pace": (other_pace,),
     "time.offset": (gone_too_fast,),
     "time.duration": (too_long_or_short,),

@@ -56,14 +56,16 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("rig.names", True, _RIGS, checks.rig_names),
     Rule("rig.mapping", True, _RIGS, checks.rig_mapping),
-    Rule("rig.weights", True, "ours: five equal parts of [0, 1], tolerance .1", checks.rig_weights),
+    Rule(
+        "rig.weights", True, "ours: five equal parts of [0, 1], tolerance .1; what is graded moves", checks.rig_weights
+    ),
     Rule(
         "rig.range", True, "Apple, ARFaceAnchor.blendShapes: 0 is neutral, 1 is maximum movement", checks.weight_range
     ),
     Rule(
         "rig.symmetry",
         True,
-        f"contempt is one-sided (R12A+R14A): EMFACS; .1 elsewhere: ours; notation: {FACS}",
+        f"contempt is one-sided (R12A+R14A): EMFACS; .1 in weight and .1 s elsewhere: ours; notation: {FACS}",
         checks.symmetry,
     ),
     Rule("rig.lids", True, "ours: a lid is not closed and wide open", checks.lids),
@@ -86,7 +88,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "time.apex",
         True,
-        "Ekman & Friesen 1982: false smiles are held too long (not re-read at its source); the windows: ours",
+        "Ekman & Friesen 1982: false smiles are held too long (not re-read at its source); the windows, and that "
+        "all units share the apex to a quarter of a second: ours",
         checks.apex,
     ),
     Rule(

@@ -18,6 +18,25 @@ from stepforge.local.sagemaker.store import Store
 from stepforge.local.state import ACCOUNT_ID, REGION, Layout
 
 Json = Any
+_CODE_VARIABLES = frozenset(
+    [
+        "BASH_ENV",
+        "ENV",
+        "PATH",
+        "PYTHONBREAKPOINT",
+        "PYTHONEXECUTABLE",
+        "PYTHONHOME",
+        "PYTHONINSPECT",
+        "PYTHONPATH",
+        "PYTHONPLATLIBDIR",
+        "PYTHONPYCACHEPREFIX",
+        "PYTHONSTARTUP",
+        "PYTHONUSERBASE",
+        "PYTHONWARNINGS",
+    ]
+)
+_LOADER_PREFIXES = ("LD_", "DYLD_")
+"""What the dynamic loaders of Linux and macOS read."""
 
 
 @dataclass
@@ -64,6 +83,16 @@ class Context:
                 "Register it with stepforge.local.register_images"
             )
         return command
+
+    @staticmethod
+    def check_variables(given: dict[str, str]) -> None:
+        """Raises ValidationException for a variable that decides which code a process loads."""
+        refused = sorted(name for name in given if name in _CODE_VARIABLES or name.startswith(_LOADER_PREFIXES))
+        if refused:
+            raise validation(
+                f"Environment variable {refused[0]!r} would run any code: leave it out, or register an image that "
+                "starts with it"
+            )
 
     def check_pinned(self, address: str) -> None:
         """Raises ValidationException where the sources are no longer those that the address was made from."""

@@ -55,6 +55,7 @@ def container(context: Context, definition: Json) -> Json:
     if "Image" not in definition:
         raise validation("the container has neither Image nor ModelPackageName")
     context.command(definition["Image"], "serve")
+    context.check_variables(definition.get("Environment", {}))
     return definition
 
 

@@ -85,6 +85,7 @@ def _check(context: Context, request: Json) -> None:
     context.command(image, "train")
     if algorithm.get("ContainerEntrypoint"):
         raise validation("ContainerEntrypoint would run any command: register an image with that entry point instead")
+    context.check_variables(request.get("Environment", {}))
     for field in ("RoleArn", "OutputDataConfig", "StoppingCondition", "ResourceConfig"):
         if field not in request:
             raise validation(f"{field} is missing")

@@ -157,6 +157,42 @@ def test_the_whole_artifact_as_json_is_judged_like_its_text():
         assert verify(scenario, as_json) == verify(scenario, grammar.render(plan))
 
 
+def expert_json(scenario: FacialScenario, **curves: tuple[tuple[int, float], ...]) -> str:
+    artifact = grammar.expand(solve(scenario), scenario)
+    return artifact.model_copy(update={"curves": {**artifact.curves, **curves}}).model_dump_json()
+
+
+def delayed(scenario: FacialScenario, name: str, frames: int) -> tuple[tuple[int, float], ...]:
+    first, *rest = grammar.expand(solve(scenario), scenario).curves[name]
+    return (first, (frames, 0.0), *((frame + frames, weight) for frame, weight in rest))
+
+
+@pytest.mark.parametrize(
+    "scenario", [s for s in EVERY[::40] if s.rig == "arkit"], ids=lambda s: f"{s.primary}-{s.level}"
+)
+@pytest.mark.parametrize("start", [1, 20])
+def test_the_expert_may_blink(scenario: FacialScenario, start: int):
+    blink = ((0, 0.0), (start, 0.0), (start + 7, 1.0), (start + 14, 0.0))
+    verdict = verify(scenario, expert_json(scenario, eyeBlinkLeft=blink, eyeBlinkRight=blink))
+    # A blink while the eyes are wide is refused, as ever.
+    assert failing(verdict) <= ({"rig.lids"} if "AU5" in solve(scenario).units else set())
+
+
+def test_sides_and_units_need_not_move_on_the_very_same_frame():
+    scenario = FacialScenario(primary="happiness", level=3)
+    smile = delayed(scenario, "mouthSmileRight", 5)
+    assert verify(scenario, expert_json(scenario, mouthSmileRight=smile)).reward == 1.0
+    late = {name: delayed(scenario, name, 15) for name in ("cheekSquintLeft", "cheekSquintRight")}
+    assert verify(scenario, expert_json(scenario, **late)).reward == 1.0
+
+
+def test_a_left_smile_after_the_right_one_is_refused_with_the_frame():
+    scenario = FacialScenario(primary="happiness", level=3)
+    verdict = verify(scenario, expert_json(scenario, mouthSmileLeft=delayed(scenario, "mouthSmileLeft", 150)))
+    (symmetry,) = (result for result in verdict.rules if result.rule == "rig.symmetry")
+    assert symmetry.message == "mouthSmileLeft and mouthSmileRight move more than 0.1 s apart, near frame 154"
+
+
 def test_reward_is_the_weighted_mean_of_the_soft_rules_where_all_hard_ones_hold():
     scenario = FacialScenario(primary="sadness", level=3)
     verdict = verify(scenario, "AU4 AU15 ; AU4 C AU15 B ; browDown mouthFrown ; on4 apex60 off4 ;")
