@@ -60,7 +60,9 @@ class Functions(Construct):
 
         # run-job
         self._add(
-            "find_attempt", {"KEY_ARN": key.key_arn, "POLL_SECONDS": str(settings.job_poll_seconds)}, [look_at_jobs]
+            "find_attempt",
+            {**data, "POLL_SECONDS": str(settings.job_poll_seconds)},
+            [look_at_jobs, *read_objects(bucket, "jobs"), use_key(key)],
         )
         self._add(
             "classify_job",

@@ -9,6 +9,7 @@ from stepforge.contracts.jobs import JobRequest
 
 
 class Environment(Variables):
+    bucket: str
     key_arn: str
     poll_seconds: int
 
@@ -16,4 +17,11 @@ class Environment(Variables):
 @handles
 def handler(request: JobRequest) -> Found:
     env = variables(Environment)
-    return find(client("sagemaker"), request, key_arn=env.key_arn, poll_seconds=env.poll_seconds)
+    return find(
+        client("sagemaker"),
+        client("s3"),
+        request,
+        bucket=env.bucket,
+        key_arn=env.key_arn,
+        poll_seconds=env.poll_seconds,
+    )

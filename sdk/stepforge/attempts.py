@@ -14,6 +14,7 @@ from stepforge import errors
 from stepforge.artifacts import read_manifest
 from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest, Resources
+from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.names import SPEC_TAG, Keys, job_name
 
 MAX_ATTEMPTS = 50
@@ -66,7 +67,9 @@ class Ended(Contract):
     error: CaughtError | None = None
 
 
-def find_attempt(sagemaker: Any, request: JobRequest, *, key_arn: str, poll_seconds: int) -> Found:
+def find_attempt(
+    sagemaker: Any, s3: Any, request: JobRequest, *, bucket: str, key_arn: str, poll_seconds: int
+) -> Found:
     """Describe `-a0`, `-a1`, ... and adopt what runs or is done; after failures the next number is free.
 
     Raises IdentityConflict where the name belongs to another spec, JobFailed after 50 failed attempts.
@@ -75,6 +78,8 @@ def find_attempt(sagemaker: Any, request: JobRequest, *, key_arn: str, poll_seco
         name = job_name(request.prefix, number)
         job = describe(sagemaker, request, name)
         action = next_action(job)
+        if action == "adopt" and not _is_whole(s3, job, bucket=bucket):
+            continue
         if action is not None:
             return Found(
                 request=request, attempt=_attempt(request, name, action, key_arn=key_arn, poll_seconds=poll_seconds)
@@ -108,8 +113,17 @@ def is_absent(error: AwsError) -> bool:
     return "not found" in str(error).lower() or code in ("ResourceNotFound", "ResourceNotFoundException")
 
 
+def _is_whole(s3: Any, job: dict[str, Any] | None, *, bucket: str) -> bool:
+    assert job is not None  # what is adopted was described
+    try:
+        completed(s3, job, bucket=bucket, adopted=True)
+    except errors.JobFailed:
+        return False
+    return True
+
+
 def next_action(job: dict[str, Any] | None) -> Action | None:
-    """What to do about a described job; None where its attempt is spent."""
+    """What to do about a described job; None where its attempt is spent. One to adopt still needs a sound manifest."""
     if job is None:
         return "create"
     if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
@@ -126,7 +140,7 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
     """The outcome of a Completed attempt with the digest of its manifest.
 
     Raises the JobFailed that says why there is none; JobStillRunning where another execution won the race for the
-    name; IntegrityError or InvalidInput where the artifact has no sound manifest.
+    name.
     """
     name = ended.attempt.name
     job = describe(sagemaker, ended.request, name)
@@ -138,17 +152,27 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
 
 
 def completed(s3: Any, job: dict[str, Any], *, bucket: str, adopted: bool) -> JobOutcome:
-    """The outcome of a described job. Raises the JobFailed that says why there is none: Stopped is no success."""
+    """The outcome of a described job. Raises the JobFailed that says why there is none.
+
+    Stopped is no success, nor is an end without a sound manifest: a job writes that last.
+    """
     if not succeeded(job):
         raise job_failure(job)
     name = job["TrainingJobName"]
     uri = f"s3://{bucket}/{Keys.artifact(name)}"
+    try:
+        manifest = read_manifest(s3, uri)
+    except (errors.InvalidInput, errors.IntegrityError) as error:
+        raise errors.AlgorithmError(
+            f"{name} is Completed, but it left no sound {MANIFEST}, which a job writes last: its process ended before "
+            "it was done, as os._exit() in code that it runs would end it. The same command starts the next attempt"
+        ) from error
     return JobOutcome.model_validate(
         {
             "name": name,
             "arn": job["TrainingJobArn"],
             "type": name.partition("-")[0],
-            "artifact": ArtifactRef(uri=uri, sha256=read_manifest(s3, uri).sha256),
+            "artifact": ArtifactRef(uri=uri, sha256=manifest.sha256),
             "billable_seconds": job.get("BillableTimeInSeconds", 0),
             "instance_type": job["ResourceConfig"].get("InstanceType", ""),
             "adopted": adopted,

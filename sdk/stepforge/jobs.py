@@ -10,12 +10,14 @@ from typing import Any
 
 from stepforge import attempts, stopping
 from stepforge.connection import Connection
-from stepforge.contracts.jobs import JobRequest
+from stepforge.contracts.jobs import JobOutcome, JobRequest
 from stepforge.contracts.names import job_name
-from stepforge.errors import UnknownName
+from stepforge.errors import JobFailed, UnknownName
 from stepforge.stopping import Stopped
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+PENDING = "Pending"
+"""Secondary status of a job that waits for a machine: locally for another job to end."""
 ENDED = ("Completed", "Failed", "Stopped")
 
 
@@ -25,25 +27,51 @@ class JobState:
 
     name: str
     description: dict[str, Any] | None
+    outcome: JobOutcome | None = None
+    """What it produced, where it is Completed with a sound manifest."""
+    failure: str = ""
+    """Why it produced nothing, where SageMaker says Completed all the same."""
+
+    @property
+    def waits(self) -> str:
+        """What it waits for before it starts, in the words of its last transition; empty where it does not."""
+        job = self.description or {}
+        if job.get("TrainingJobStatus") != "InProgress" or job.get("SecondaryStatus") != PENDING:
+            return ""
+        return str((job.get("SecondaryStatusTransitions") or [{}])[-1].get("StatusMessage") or "Waits for a machine")
 
     @property
     def status(self) -> str:
         """InProgress, Completed, Failed, Stopping, Stopped, or Absent."""
+        if self.failure:
+            return "Failed"
         return "Absent" if self.description is None else str(self.description["TrainingJobStatus"])
 
 
-def attempts_of(sagemaker: Any, request: JobRequest) -> list[JobState]:
+def attempts_of(connection: Connection, request: JobRequest) -> list[JobState]:
     """Attempts up to the one that runs or is done. One Describe for each, and never a List."""
+    sagemaker = connection.client("sagemaker")
     found: list[JobState] = []
     for number in range(attempts.MAX_ATTEMPTS):
         name = job_name(request.prefix, number)
         description = attempts.describe(sagemaker, request, name)
         if description is None:
             break
-        found.append(JobState(name, description))
-        if attempts.next_action(description) is not None:
+        action = attempts.next_action(description)
+        found.append(JobState(name, description) if action != "adopt" else _ended(connection, name, description))
+        if action is not None and not found[-1].failure:
             break
     return found
+
+
+def _ended(connection: Connection, name: str, description: dict[str, Any]) -> JobState:
+    # A plan of which nothing is done asks S3 for nothing, and its client takes a tenth of a second to make.
+    s3, bucket = connection.client("s3"), connection.environment.bucket
+    try:
+        outcome = attempts.completed(s3, description, bucket=bucket, adopted=True)
+    except JobFailed as error:
+        return JobState(name, description, failure=str(error))
+    return JobState(name, description, outcome)
 
 
 class Jobs:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from stepforge import executions
 from stepforge.artifacts import read_report
 from stepforge.connection import Connection
@@ -20,7 +22,7 @@ from stepforge.packages import EVALUATION
 from stepforge.planning import read_pipeline
 
 _AT_ONCE = 8
-_UNREADABLE = (InvalidInput, IntegrityError, IdentityConflict)
+_UNREADABLE = (ValidationError, InvalidInput, IntegrityError, IdentityConflict)
 """A row of a list leaves out what it cannot read; the run's own commands say why."""
 
 
@@ -72,10 +74,10 @@ def _domain(s3: Any, execution: Execution) -> str:
 
 
 def _accepted(s3: Any, execution: Execution) -> dict[str, float]:
-    if execution.output is None:
+    if execution.status != "SUCCEEDED":
         return {}
-    artifact = TrainOutput.model_validate(execution.output).evaluation.artifact
     try:
+        artifact = TrainOutput.model_validate(execution.output).evaluation.artifact
         report = read_report(s3, artifact, EVALUATION, EvaluationReport)
     except _UNREADABLE:
         return {}

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from stepforge import executions, stopping
 from stepforge.artifacts import read_report
-from stepforge.attempts import completed, succeeded
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import JobOutcome, JobSpec
+from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.names import Keys, job_name
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
@@ -54,7 +53,7 @@ class RunEvent:
     nothing is between them.
     """
 
-    kind: Literal["stage", "progress", "done", "log"]
+    kind: Literal["stage", "waits", "progress", "done", "log"]
     stage: str
     job: str = ""
     data: dict[str, Any] = field(default_factory=dict)
@@ -121,7 +120,6 @@ class Walk:
 
     def __init__(self, connection: Connection, spec: PipelineSpec) -> None:
         self._connection = connection
-        self._sagemaker = connection.client("sagemaker")
         self._bucket = connection.environment.bucket
         self._spec = spec
         self._state = PipelineState(
@@ -134,22 +132,13 @@ class Walk:
         if job is None:
             return None
         request = job_request(job, self._spec, bucket=self._bucket)
-        return PlannedJob(job, tuple(attempts_of(self._sagemaker, request)))
-
-    def outcome(self, planned: PlannedJob) -> JobOutcome | None:
-        """What a job produced; None where it is not Completed."""
-        description = planned.attempt.description
-        if description is None or not succeeded(description):
-            return None
-        # A plan of which nothing is done asks S3 for nothing, and its client takes a tenth of a second to make.
-        return completed(self._connection.client("s3"), description, bucket=self._bucket, adopted=True)
+        return PlannedJob(job, tuple(attempts_of(self._connection, request)))
 
     def advance(self, planned: PlannedJob) -> bool:
-        """Go past a job that is Completed. Returns whether it is."""
-        outcome = self.outcome(planned)
-        if outcome is None:
+        """Go past a job that is done. Returns whether it is."""
+        if planned.attempt.outcome is None:
             return False
-        self._state = advance(self._spec, self._state, outcome)
+        self._state = advance(self._spec, self._state, planned.attempt.outcome)
         return True
 
     def all(self) -> list[PlannedJob]:
@@ -185,10 +174,6 @@ class Run:
         """The jobs that are done, and the one after them."""
         return Walk(self.connection, self.spec).all()
 
-    def outcome(self, planned: PlannedJob) -> JobOutcome | None:
-        """What one of its jobs produced; None where it is not Completed."""
-        return Walk(self.connection, self.spec).outcome(planned)
-
     def evaluation(self, output: TrainOutput) -> EvaluationReport:
         """The held-out scores of a run that has succeeded. Raises IntegrityError where they were altered."""
         return read_report(self.connection.client("s3"), output.evaluation.artifact, EVALUATION, EvaluationReport)
@@ -214,7 +199,7 @@ class Run:
         pause = poll_seconds or (0.5 if self.connection.name == LOCAL else 15.0)
         walk = Walk(self.connection, self.spec)
         tail: LogTail | None = None
-        announced = ended_job = ""
+        announced = ended_job = waits = ""
         while True:
             ended = self.refresh().status != "RUNNING"
             while (planned := walk.look()) is not None and self._concerns(planned.attempt):
@@ -224,6 +209,10 @@ class Run:
                     announced, tail = name, LogTail(self.connection, name)
                     status = {"status": planned.attempt.status, "adopted": adopted}
                     yield RunEvent("stage", planned.stage, name, status)
+                if planned.attempt.waits != waits:
+                    waits = planned.attempt.waits
+                    if waits:
+                        yield RunEvent("waits", planned.stage, name, {"reason": waits})
                 assert tail is not None  # made when the job was announced
                 if not (adopted and planned.attempt.status == "Completed"):
                     yield from (_parse(planned.stage, name, line.text) for line in tail.read())
@@ -277,5 +266,5 @@ def _summary(attempt: JobState) -> dict[str, Any]:
     return {
         "status": attempt.status,
         "seconds": description.get("TrainingTimeInSeconds", 0),
-        "reason": description.get("FailureReason", ""),
+        "reason": attempt.failure or description.get("FailureReason", ""),
     }

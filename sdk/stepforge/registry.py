@@ -16,7 +16,7 @@ from stepforge.artifacts import read_file, read_report
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import first_problem
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.names import endpoint_name, package_group
+from stepforge.contracts.names import endpoint_name, group_domain, package_group
 from stepforge.contracts.registry import PROMOTION, Approval, PackageMetadata
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
@@ -27,6 +27,7 @@ from stepforge.promotion import GROUP_PREFIX
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
+_LONGEST_REASON = 400
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Package:
     @property
     def reference(self) -> str:
         """What the CLI takes: `facial/3`."""
-        return f"{self.group.removeprefix(GROUP_PREFIX)}/{self.version}"
+        return f"{group_domain(self.group)}/{self.version}"
 
     @property
     def serving(self) -> bool:
@@ -85,7 +86,7 @@ class Registry:
         sagemaker = self._connection.client("sagemaker")
         groups = self._groups()
         if domain is not None and package_group(domain) not in groups:
-            raise UnknownName("model", domain, [group.removeprefix(GROUP_PREFIX) for group in groups])
+            raise UnknownName("model", domain, [group_domain(group) for group in groups])
         chosen = groups if domain is None else [package_group(domain)]
         arns = [summary["ModelPackageArn"] for group in chosen for summary in summaries(sagemaker, group)]
         return sorted((self._describe(arn) for arn in arns), key=lambda p: (p.group, -p.version))
@@ -215,8 +216,8 @@ class Registry:
     ) -> InvokeResponse:
         """Ask the domain's endpoint; `export` names a format of the domain, such as `arkit-json`.
 
-        Raises InvalidInput for what no endpoint answers and where the model refuses, EnvironmentUnavailable where no
-        version was promoted yet or the endpoint failed.
+        Raises UnknownName for a domain without models, InvalidInput where none was promoted yet, for what no endpoint
+        answers and where the model refuses, EnvironmentUnavailable where the endpoint failed.
         """
         try:
             request = InvokeRequest(
@@ -244,7 +245,9 @@ class Registry:
             raise EnvironmentUnavailable(f"the endpoint {name!r} failed to answer: {reason}") from error
         except runtime.exceptions.ClientError as error:
             if error.response["Error"]["Code"] in ("ValidationError", "ValidationException"):
-                raise EnvironmentUnavailable(
+                if package_group(domain) not in (groups := self._groups()):
+                    raise UnknownName("model", domain, map(group_domain, groups)) from error
+                raise InvalidInput(
                     f"domain {domain!r} has no endpoint {name!r} in service: approve a version first "
                     f"(`stepforge registry approve {domain}`) and wait for its promotion"
                 ) from error
@@ -298,8 +301,12 @@ def said_by_container(error: ClientError) -> str:
     try:
         plain = json.loads(text)
     except ValueError:
-        return text
-    return str(plain["error"]) if isinstance(plain, dict) and "error" in plain else text
+        plain = None
+    said = " ".join((str(plain["error"]) if isinstance(plain, dict) and "error" in plain else text).split())
+    # What a container refuses it may quote whole.
+    return (
+        said if len(said) <= _LONGEST_REASON else f"{said[: _LONGEST_REASON // 2]} ... {said[-_LONGEST_REASON // 2 :]}"
+    )
 
 
 def _comparison(card: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,19 @@ def test_importing_the_sdk_loads_nothing_heavy(module: str) -> None:
     environment = {"PYTHONPATH": f"{SDK}:{JOBS}", "PATH": "/usr/bin:/bin"}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert run.stdout.strip() == "[]"
+
+
+def test_help_loads_what_it_prints_and_no_contracts() -> None:
+    program = (
+        "import sys; from stepforge.cli import main; main(['--help']); "
+        "print([m for m in ('pydantic', 'boto3', 'stepforge.connection') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(SDK)},
+    )
+    assert "Usage" in done.stdout
+    assert done.stderr.strip() == "[]"

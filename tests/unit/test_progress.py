@@ -8,7 +8,7 @@ import pytest
 
 from stepforge.cli import _progress
 from stepforge.contracts.metrics import Metric
-from stepforge.jobs import LogLine
+from stepforge.jobs import JobState, LogLine
 from stepforge.pipelines import RunEvent
 
 JOB = "srl-000000000000-a0"
@@ -83,3 +83,19 @@ def test_a_log_is_for_people(text: str, said: str) -> None:
 
 def test_the_numbers_of_a_stage_have_the_names_that_jobs_give_them() -> None:
     assert set(_progress._OF_REWARDS) <= set(Metric)
+
+
+def test_a_job_that_waits_for_another_says_for_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    description = {
+        "TrainingJobStatus": "InProgress",
+        "SecondaryStatus": "Pending",
+        "SecondaryStatusTransitions": [{"StatusMessage": "Waits for sft-000000000000-a0 to end"}],
+    }
+    waits = JobState(JOB, description).waits
+    assert shown(monkeypatch, capsys, RunEvent("waits", "srl", JOB, {"reason": waits})) == [
+        "srl          waits for sft-000000000000-a0 to end"
+    ]
+    assert JobState(JOB, {**description, "SecondaryStatus": "Training"}).waits == ""
+    assert JobState(JOB, None).waits == ""

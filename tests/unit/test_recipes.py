@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import stepforge.recipes
+from stepforge.cli import main
+from stepforge.contracts.environment import Environment
+from stepforge.contracts.jobs import WORK_TYPES
+from stepforge.contracts.names import MACHINES
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge.recipes import RECORDS_RECIPE, domain_package, load_recipe, recipe_names, records_domain
 from stepforge.user_code import plugin_for
@@ -146,3 +151,56 @@ def test_what_was_set_is_blamed_only_where_it_is_at_fault(tmp_path: Path) -> Non
     assert "recipe mine.toml: dataset.test: " in str(refused.value)
     assert "--set stages.sft.type=stf: stages.sft: Input tag 'stf'" in str(refused.value)
     assert "dataset.train" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("key", ["stages.srl.learning_rate", "stages.srl.temperature", "stages.rlvr.spread_above"])
+def test_a_setting_is_a_finite_number(key: str, value: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^--set {key}={value}: Input should be"):
+        load_recipe("facial", overrides={key: value})
+
+
+def test_a_domain_beside_a_recipe_of_another_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text((Path(stepforge.recipes.__file__).parent / "facial.toml").read_text())
+    for more, said in (
+        (["--recipe", str(path)], f"--domain 'other' contradicts recipe '{path}', which says 'facial'"),
+        (["--set", "domain=own"], "--domain 'facial' contradicts --set domain=own, which says 'own'"),
+    ):
+        domain = "other" if "--recipe" in more else "facial"
+        assert main(["run", "train", "--dry-run", "--domain", domain, *more]) == 2
+        assert said in capsys.readouterr().err
+
+
+ENVIRONMENT = Environment(
+    name="test",
+    bucket="stepforge-test",
+    key_arn="arn:aws:kms:us-east-1:123456789012:key/0",
+    training_role_arn="arn:aws:iam::123456789012:role/t",
+    serving_role_arn="arn:aws:iam::123456789012:role/s",
+    machines={name: f"arn:aws:states:us-east-1:123456789012:stateMachine:{name}" for name in MACHINES},
+    images={"train": "i@sha256:0", "serve": "i@sha256:0"},
+    code=dict.fromkeys(WORK_TYPES, "c" * 64),
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"dataset.test": "0"}, "set dataset.test to 1 or more"),
+        ({"dataset.train": "0"}, "stage 'sft' has nothing to read where dataset.train is 0"),
+        ({"dataset.corpus": "0"}, "stage 'base' has nothing to read where dataset.corpus is 0"),
+        ({"stages.rlvr.max_new_tokens": "65"}, "max_new_tokens 65 of 'rlvr' is over model.context 64"),
+        ({"evaluation.max_new_tokens": "65"}, "max_new_tokens 65 of 'evaluation' is over model.context 64"),
+        ({"model.hidden_size": "62"}, "is no even multiple of heads 4, .* set hidden_size to 64"),
+        ({"model.heads": "64"}, "hidden_size 64 is no even multiple of heads 64"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_contradict_each_other_are_refused_with_what_to_do(overrides: dict[str, str], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        load_recipe("facial", overrides=overrides).pipeline(ENVIRONMENT)
+
+
+def test_problems_to_train_on_may_come_from_demonstrations_alone() -> None:
+    assert load_recipe("facial", overrides={"dataset.rl": "0"}).pipeline(ENVIRONMENT).dataset.rl == 0

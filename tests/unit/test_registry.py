@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from stepforge.connection import Connection
 from stepforge.contracts.registry import PROMOTION
-from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError
+from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError, UnknownName
 from stepforge.registry import Package, Registry
 from tests.fakes import FakeSageMaker, refusal
 
@@ -169,7 +169,28 @@ def test_an_empty_group_says_what_makes_a_model() -> None:
 
 
 def test_other_errors_of_a_cloud_are_not_taken_for_an_answer() -> None:
-    with pytest.raises(EnvironmentUnavailable, match="approve a version first"):
-        registry_of(sagemaker_runtime=Runtime(refusal("InvokeEndpoint", "not found"))).predict("facial", ["x"])
+    nothing = Runtime(refusal("InvokeEndpoint", "not found"))
+    sagemaker = FakeSageMaker()
+    with pytest.raises(UnknownName, match="unknown model 'facial': There are none"):
+        registry_of(sagemaker_runtime=nothing, sagemaker=sagemaker).predict("facial", ["x"])
+    sagemaker.groups.add(GROUP)
+    with pytest.raises(InvalidInput, match="approve a version first"):
+        registry_of(sagemaker_runtime=nothing, sagemaker=sagemaker).predict("facial", ["x"])
     with pytest.raises(ClientError):
         registry_of(sagemaker_runtime=Runtime(refusal("InvokeEndpoint", "no", "AccessDenied"))).predict("facial", ["x"])
+
+
+def test_a_refusal_that_quotes_a_long_prompt_is_one_short_sentence() -> None:
+    said = json.dumps({"error": f"unknown words in {'x ' * 25_000!r}\nleave them out"})
+    with pytest.raises(InvalidInput) as refused:
+        registry_of(sagemaker_runtime=Runtime(ModelError(400, said))).predict("facial", ["x " * 25_000])
+    text = str(refused.value)
+    assert (len(text) < 420, text.count("\n")) == (True, 0)
+    assert text.startswith("unknown words in")
+    assert text.endswith("leave them out")
+
+
+@pytest.mark.parametrize("domain", ["./facial", "nope/../facial"])
+def test_what_is_no_domain_is_not_asked_as_one(domain: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot be a domain's name"):
+        registry_of(sagemaker_runtime=Runtime(b"")).predict(domain, ["x"])

@@ -85,8 +85,6 @@ def from_scratch(model: ScratchModel, vocabulary: Sequence[str], *, step_end: st
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = scratch_tokenizer(vocabulary, step_end=step_end)
-    if model.hidden_size % model.heads or (model.hidden_size // model.heads) % 2:
-        raise InvalidInput(f"hidden_size {model.hidden_size} must be an even multiple of heads {model.heads}")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=model.hidden_size,

@@ -25,7 +25,6 @@ _NO_ANSWER = ("EndpointConnectionError", "ConnectionClosedError", "ConnectTimeou
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; the console script passes it to the shell."""
     from stepforge.cli._app import app
-    from stepforge.connection import REMEDY
     from stepforge.errors import StepforgeError
 
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -47,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not type(error).__module__.startswith("botocore"):
             raise
         if type(error).__name__ in _NO_ACCESS:
+            from stepforge.connection import REMEDY
+
             return _fail(given, "EnvironmentUnavailable", f"AWS cannot be called: {error} {REMEDY}", 5)
         if type(error).__name__ in _NO_ANSWER:
             said = f"the environment stopped answering: {error} Run it again: what was submitted is found, and goes on"

@@ -48,7 +48,8 @@ def status(*, as_json: bool) -> None:
         lines = [
             f"running since {plain['started']} at {server.endpoint_url} (process {server.pid}, {server.version})",
             f"state: {server.home}",
-            f"under way: {', '.join((*found.runs, *found.jobs)) or 'nothing'}",
+            f"under way: {', '.join((*found.runs, *(j for j in found.jobs if j not in found.waiting))) or 'nothing'}",
+            *([f"waiting for another job to end: {', '.join(found.waiting)}"] if found.waiting else []),
             f"serving: {', '.join(found.endpoints) or 'nothing'}",
             f"memory: {_memory(found)}",
             "stop it with `stepforge local down`: what it holds is kept",

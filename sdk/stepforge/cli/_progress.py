@@ -79,6 +79,8 @@ def _lines(events: Iterable[RunEvent]) -> None:
                 say(f"{event.stage:<12} {event.job}")
             elif event.data["status"] != "Completed":
                 say(f"{event.stage:<12} {event.job}, adopted while it runs")
+        elif event.kind == "waits":
+            say(f"{event.stage:<12} {_wait(event)}")
         elif event.kind == "done":
             say(f"{event.stage:<12} {_ending(event)}")
         elif event.kind == "progress":
@@ -119,9 +121,16 @@ def _bars(events: Iterable[RunEvent]) -> None:
                     position=position(data),
                     numbers=numbers(data),
                 )
+            elif event.kind == "waits":
+                progress.update(task, numbers=_wait(event))
             elif event.kind == "done":
                 progress.update(task, total=1, completed=1, position="", numbers=_ending(event))
                 progress.stop_task(task)
+
+
+def _wait(event: RunEvent) -> str:
+    reason = str(event.data["reason"])
+    return reason[:1].lower() + reason[1:]
 
 
 def _ending(event: RunEvent) -> str:

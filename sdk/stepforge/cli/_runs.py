@@ -127,9 +127,15 @@ def _recipe(
         if not equals:
             raise InvalidInput(f"--set {item!r} has no value: write it as stages.srl.steps=50")
         pairs[key] = value
-    if data is not None:
-        return load_recipe(domain or records_domain(data), path=recipe or RECORDS_RECIPE, overrides=pairs)
-    return load_recipe(domain or "", path=recipe, overrides=pairs)
+    source = recipe or (RECORDS_RECIPE if data is not None else None)
+    name = domain or (records_domain(data) if data is not None else "")
+    chosen = load_recipe(name, path=source, overrides=pairs)
+    if domain is not None and chosen.domain != domain:
+        where = f"--set domain={pairs['domain']}" if "domain" in pairs else f"recipe {str(recipe)!r}"
+        raise InvalidInput(
+            f"--domain {domain!r} contradicts {where}, which says {chosen.domain!r}: leave one of them out"
+        )
+    return chosen
 
 
 def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stepforge.cli._output import columns
+from stepforge.contracts.names import group_domain
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import EvaluationReport, Interval
@@ -55,7 +56,7 @@ def against_champion(comparison: Comparison) -> str:
 def reference(arn: str) -> str:
     """What the CLI calls the package: `facial/3`."""
     group, _, version = arn.rpartition(":")[2].partition("/")[2].rpartition("/")
-    return f"{group.removeprefix('stepforge-')}/{version}"
+    return f"{group_domain(group)}/{version}"
 
 
 def _with_interval(value: Interval | None) -> str:

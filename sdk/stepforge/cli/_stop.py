@@ -26,12 +26,19 @@ def is_run(client: Client, name: str) -> bool:
 
 def stop(client: Client, name: str, *, as_json: bool) -> None:
     if is_run(client, name):
-        found = client.pipelines.get(name).stop()
+        run = client.pipelines.get(name)
+        found = run.stop()
         text = _run_text(found)
+        execution = run.refresh()
+        status, ended = execution.word, execution.stopped
     else:
         found = client.jobs.stop(name)
         text = _job_text(found)
-    plain = dataclasses.asdict(found) | {"ended": None if found.ended is None else found.ended.isoformat()}
+        job = client.jobs.get(name)
+        status, ended = job["TrainingJobStatus"], job.get("TrainingEndTime")
+    # What was found is what there was before: people are told that, programs how it stands now.
+    now = {"status": status, "ended": None if ended is None else ended.isoformat()}
+    plain = dataclasses.asdict(found) | now
     emit({"stopped": found.ended is None, **plain}, as_json=as_json, text=text)
 
 

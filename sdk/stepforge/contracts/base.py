@@ -15,9 +15,9 @@ S3Uri = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.
 
 
 class Contract(BaseModel):
-    """Frozen, and closed to fields that it does not name."""
+    """Frozen, closed to fields that it does not name, and without infinities: canonical JSON has none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def canonical_json(value: Any) -> bytes:

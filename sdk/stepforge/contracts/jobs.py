@@ -37,6 +37,16 @@ class ScratchModel(Contract):
     context: PositiveInt = 64
     """Longest sequence, in tokens."""
 
+    @model_validator(mode="after")
+    def _heads_share_evenly(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            near = max(1, round(self.hidden_size / (2 * self.heads))) * 2 * self.heads
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is no even multiple of heads {self.heads}, as rotary positions need: "
+                f"set hidden_size to {near}, or change heads"
+            )
+        return self
+
 
 class LocalModel(Contract):
     """A Hugging Face directory that arrives through the `model` channel."""

@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from stepforge.errors import InvalidInput
+
 Machine = Literal["run-job", "train", "promote"]
 MACHINES: tuple[Machine, ...] = ("run-job", "train", "promote")
 
 SPEC_TAG = "stepforge:spec-sha256"
 """Tag on a training job: with it a job is adopted or refused as another's."""
+
+LONGEST_GROUP = 53
+"""An endpoint has 63 characters at most, and `-candidate` must fit."""
+_CANDIDATE = "-candidate"
+_GROUP_PREFIX = "stepforge-"
+_DOMAIN = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
 
 
 def parameter(environment: str, key: str) -> str:
@@ -28,11 +36,35 @@ def execution_name(machine: Machine, identity: str, number: int) -> str:
 
 
 def package_group(domain: str) -> str:
-    return "stepforge-" + re.sub(r"[^a-zA-Z0-9]+", "-", domain).strip("-")
+    """The model package group of a domain, which is its endpoint's name too. No two domains share one.
+
+    >>> package_group("a_b"), package_group("a-b")
+    ('stepforge-a--b', 'stepforge-a-b')
+
+    Raises InvalidInput for what is no name of a domain.
+    """
+    if not _DOMAIN.fullmatch(domain) or domain.endswith(_CANDIDATE):
+        raise InvalidInput(
+            f"{domain!r} cannot be a domain's name: use letters and digits, with single hyphens or underscores "
+            f"between them, and no {_CANDIDATE} at the end"
+        )
+    # SageMaker takes no underscore, and a name of a domain has no two hyphens in a row.
+    group = _GROUP_PREFIX + domain.replace("_", "--")
+    if len(group) > LONGEST_GROUP:
+        raise InvalidInput(
+            f"domain {domain!r} is too long by {len(group) - LONGEST_GROUP} for the name of an endpoint, "
+            "where an underscore counts twice: shorten it"
+        )
+    return group
+
+
+def group_domain(group: str) -> str:
+    """The domain of a model package group: what the CLI calls its models by."""
+    return group.removeprefix(_GROUP_PREFIX).replace("--", "_")
 
 
 def endpoint_name(group: str, *, candidate: bool = False) -> str:
-    return f"{group}-candidate" if candidate else group
+    return f"{group}{_CANDIDATE}" if candidate else group
 
 
 class Keys:

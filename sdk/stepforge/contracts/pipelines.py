@@ -18,9 +18,19 @@ from stepforge.contracts.jobs import (
     Plugin,
     Resources,
     ScratchModel,
+    SftWork,
+    SrlWork,
     TrainingWork,
     WorkType,
 )
+from stepforge.contracts.names import LONGEST_GROUP
+
+
+def splits_of(stage: TrainingWork) -> tuple[str, ...]:
+    """Splits of which a stage needs records: one of them is enough."""
+    if isinstance(stage, SftWork):
+        return (stage.split,)
+    return ("train",) if isinstance(stage, SrlWork) else ("rl", "train")
 
 
 class PipelineSpec(Contract):
@@ -45,7 +55,7 @@ class PipelineSpec(Contract):
     """Digest of what runs each type of job, as the environment publishes it."""
     image: str
     resources: dict[WorkType, Resources] = {}
-    group: Annotated[str, Field(pattern=r"^stepforge-[a-zA-Z0-9](-?[a-zA-Z0-9])*$", max_length=53)]
+    group: Annotated[str, Field(pattern=r"^stepforge-[a-zA-Z0-9](-{0,2}[a-zA-Z0-9])*$", max_length=LONGEST_GROUP)]
     """The model package group and the endpoint. Roles are scoped to the prefix, and `-candidate` must fit."""
 
     @model_validator(mode="after")
@@ -55,7 +65,31 @@ class PipelineSpec(Contract):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages need different names, given {names}: set `name` on each")
+        if self.records is None:
+            self._has_records()
+        if isinstance(self.model, ScratchModel):
+            self._fits(self.model.context)
         return self
+
+    def _has_records(self) -> None:
+        """The user's own records are counted where they are read."""
+        if not self.dataset.test:
+            raise ValueError("dataset.test is 0, so nothing could be evaluated: set dataset.test to 1 or more")
+        for stage in self.stages:
+            if not any(getattr(self.dataset, split) for split in splits_of(stage)):
+                counts = " and ".join(f"dataset.{split}" for split in splits_of(stage))
+                raise ValueError(
+                    f"stage {stage.name!r} has nothing to read where {counts} is 0: raise it, or leave the stage out"
+                )
+
+    def _fits(self, context: int) -> None:
+        for where in (*self.stages, self.evaluation):
+            tokens = getattr(where, "max_new_tokens", 0)
+            if tokens > context:
+                raise ValueError(
+                    f"max_new_tokens {tokens} of {getattr(where, 'name', 'evaluation')!r} is over model.context "
+                    f"{context}: lower it, or lengthen the context"
+                )
 
     @property
     def identity(self) -> str:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from stepforge.jobs import PENDING
 from stepforge.local.lifecycle import reach, status
 
 
@@ -14,7 +15,9 @@ class Activity:
     runs: tuple[str, ...]
     """Executions that run, of `train` and `promote`; their children are left out."""
     jobs: tuple[str, ...]
-    """Training jobs that have not ended."""
+    """Training jobs that have not ended, those that wait included."""
+    waiting: tuple[str, ...]
+    """Of them those that wait for another to end."""
     endpoints: tuple[str, ...]
     memory_mb: int | None
     """Resident, of the server, its handlers, jobs and endpoints; shared pages count in each. None without `ps`."""
@@ -40,14 +43,15 @@ def activity() -> Activity | None:
         ]
     ]
     jobs = [
-        job["TrainingJobName"]
+        job
         for status_ in ("InProgress", "Stopping")
         for job in sagemaker.list_training_jobs(StatusEquals=status_)["TrainingJobSummaries"]
     ]
     endpoints = [endpoint["EndpointName"] for endpoint in sagemaker.list_endpoints()["Endpoints"]]
     return Activity(
         runs=tuple(sorted(runs)),
-        jobs=tuple(sorted(jobs)),
+        jobs=tuple(sorted(job["TrainingJobName"] for job in jobs)),
+        waiting=tuple(sorted(job["TrainingJobName"] for job in jobs if job.get("SecondaryStatus") == PENDING)),
         endpoints=tuple(sorted(endpoints)),
         memory_mb=_resident_mb(pid),
     )

@@ -32,7 +32,7 @@ from stepforge.contracts.jobs import (
     WorkType,
 )
 from stepforge.contracts.names import package_group
-from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.pipelines import PipelineSpec, splits_of
 from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.errors import InvalidInput, UnknownName
 
@@ -43,6 +43,8 @@ _HERE = Path(__file__).parent
 ENTRY_POINTS = "stepforge.domains"
 RECORDS_RECIPE = _HERE / "records.toml"
 """For the user's own records; no domain of that name exists."""
+_LONGEST_NAME = 28
+"""Room for its endpoint, though every second character be an underscore, which counts twice."""
 
 
 class Recipe(Contract):
@@ -52,7 +54,7 @@ class Recipe(Contract):
     ['base', 'sft', 'srl', 'rlvr']
     """
 
-    domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,47}$")]
+    domain: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=48)]
     dataset: DatasetWork
     gate: GateWork = GateWork()
     model: ScratchModel = ScratchModel()
@@ -72,10 +74,10 @@ class Recipe(Contract):
             raise InvalidInput(
                 f"no test split has records; there are {dict(counts)}: give about 30 groups or more, or set 'split'"
             )
-        idle = [stage for stage in self.stages if not any(counts.get(split) for split in _reads(stage))]
+        idle = [stage for stage in self.stages if not any(counts.get(split) for split in splits_of(stage))]
         stages = tuple(stage for stage in self.stages if stage not in idle)
         if idle and (not self.leave_out_idle or not stages):
-            splits = " or ".join(map(repr, _reads(idle[0])))
+            splits = " or ".join(map(repr, splits_of(idle[0])))
             raise InvalidInput(
                 f"stage {idle[0].name!r} reads split {splits}, which has no records; there are {dict(counts)}: "
                 "give records with steps, or leave the stage out of the recipe"
@@ -157,7 +159,8 @@ def records_domain(data: Path) -> str:
 
     Raises InvalidInput where a domain has it, whose champion such a model would be compared with.
     """
-    name = re.sub(r"[^A-Za-z0-9_]+", "-", data.stem).strip("-_")[:48] or RECORDS_RECIPE.stem
+    name = re.sub(r"[\W_]+", lambda run: "_" if set(run[0]) == {"_"} else "-", data.stem, flags=re.ASCII).strip("-_")
+    name = name[:_LONGEST_NAME].strip("-_") or RECORDS_RECIPE.stem
     if name in recipe_names():
         raise InvalidInput(
             f"{data.name!r} is named like the domain {name!r}: rename it, or say so with --domain {name}"
@@ -233,13 +236,6 @@ def _blame(where: str, message: str, overrides: dict[str, str], recipe: str) -> 
 
 def _shipped() -> list[str]:
     return sorted(path.stem for path in _HERE.glob("*.toml") if path != RECORDS_RECIPE)
-
-
-def _reads(stage: TrainingWork) -> tuple[str, ...]:
-    """Splits of which a stage needs records: one of them is enough."""
-    if isinstance(stage, SftWork):
-        return (stage.split,)
-    return ("train",) if isinstance(stage, SrlWork) else ("rl", "train")
 
 
 def _find(domain: str) -> Path:

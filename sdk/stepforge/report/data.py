@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import ConfigDict
+
 from stepforge.contracts.base import Contract, Sha256
 from stepforge.contracts.jobs import ArtifactRef, WorkType
 from stepforge.contracts.previews import Preview
@@ -49,6 +51,9 @@ class JobView(Contract):
 
 class StageView(Contract):
     """A training stage that is done."""
+
+    # A metric that was not a number at a step is a gap in its curve, not the end of the report.
+    model_config = ConfigDict(allow_inf_nan=True)
 
     stage: str
     report: StageReport

@@ -51,7 +51,7 @@ def read_run(
     """
     connection, execution = run.connection, run.refresh()
     planned = run.jobs()
-    views = [_job(run, job) for job in planned]
+    views = [_job(job) for job in planned]
     names = ["dataset", "gate", *(stage.name for stage in run.spec.stages), "evaluate"]
     output = execution.output or {}
     comparison = Comparison.model_validate(output["comparison"]) if output.get("comparison") else None
@@ -91,8 +91,8 @@ def read_run(
 # ── Jobs ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _job(run: Run, planned: PlannedJob) -> JobView:
-    spec, outcome = planned.spec, run.outcome(planned)
+def _job(planned: PlannedJob) -> JobView:
+    spec, outcome = planned.spec, planned.attempt.outcome
     return JobView(
         stage=planned.stage,
         type=spec.type,
@@ -117,7 +117,7 @@ def _attempt(attempt: JobState) -> AttemptView:
         instance_count=resources.get("InstanceCount", 1),
         billable_seconds=description.get("BillableTimeInSeconds"),
         spot=description.get("EnableManagedSpotTraining", False),
-        failure=description.get("FailureReason", ""),
+        failure=attempt.failure or description.get("FailureReason", ""),
     )
 
 

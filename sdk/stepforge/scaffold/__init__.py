@@ -23,7 +23,7 @@ _TEMPLATE = Path(__file__).parent / "template"
 _PACKAGE = "package"
 """The template's folder that becomes the package."""
 _ENDING = ".tmpl"
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,46}[a-z0-9]")
+_NAME = re.compile(r"(?=.{2,28}\Z)[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _OF_THE_PACKAGE = {"tests", "test"}
 
 
@@ -53,10 +53,10 @@ def write_domain(name: str, out: Path) -> Path:
 def check_name(name: str) -> None:
     """Raises InvalidInput where a domain's package cannot have this name: what is wrong and what is allowed."""
     if not _NAME.fullmatch(name):
-        near = re.sub(r"\W+", "_", name.lower(), flags=re.ASCII).strip("_")
+        near = re.sub(r"[\W_]+", "_", name.lower(), flags=re.ASCII).strip("_")
         hint = f", such as {near!r}" if _NAME.fullmatch(near) else ""
         raise InvalidInput(
-            f"name {name!r} cannot be a domain's: use 2 to 48 lower-case letters, digits and underscores, "
+            f"name {name!r} cannot be a domain's: use 2 to 28 lower-case letters, digits and single underscores, "
             f"a letter first and no underscore last{hint}"
         )
     if keyword.iskeyword(name):

@@ -7,6 +7,7 @@ import json
 import pytest
 from botocore.exceptions import ClientError
 
+from stepforge import local
 from stepforge.local import Image, LocalAws, code, register_images
 from tests.functional.local_aws.helpers import ECR, TRAIN, bucket, ended, job_request, register, wait
 
@@ -136,7 +137,10 @@ def test_jobs_beyond_the_limit_wait_and_can_be_stopped_while_they_do(local_aws: 
     sagemaker.create_training_job(**job_request("first-a1", image, hyperparameters={"steps": "99", "seconds": "1"}))
     sagemaker.create_training_job(**job_request("second-a1", image))
     describe = lambda: sagemaker.describe_training_job(TrainingJobName="second-a1")  # noqa: E731
-    wait(describe, lambda d: d["SecondaryStatus"] == "Pending")
+    waiting = wait(describe, lambda d: d["SecondaryStatus"] == "Pending")
+    assert waiting["SecondaryStatusTransitions"][-1]["StatusMessage"] == "Waits for first-a1 to end"
+    assert (activity := local.activity()) is not None
+    assert activity.waiting == ("second-a1",)
     sagemaker.stop_training_job(TrainingJobName="second-a1")
     assert ended(local_aws, "second-a1")["SecondaryStatus"] == "Stopped"
     sagemaker.stop_training_job(TrainingJobName="first-a1")

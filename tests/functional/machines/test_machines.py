@@ -16,7 +16,7 @@ from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Keys, endpoint_name, package_group, split_uri
 from stepforge.contracts.pipelines import PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
-from stepforge.errors import InvalidInput
+from stepforge.errors import InvalidInput, RunFailed
 from stepforge.local.deploy import deploy
 from stepforge.pipelines import Pipelines
 from stepforge.registry import Registry
@@ -95,11 +95,30 @@ def test_a_failed_job_gives_its_own_words_and_the_next_run_takes_the_next_attemp
         assert (ended["status"], ended["error"]) == ("FAILED", "AlgorithmError")
         assert "line 17 of the records is malformed" in ended["cause"]
         assert "{" not in ended["cause"]
+        assert "output" not in ended
+    assert "FAILED" in [run.status for run in Pipelines(deployed.connection).overview()]
     state = PipelineState(pipeline_uri=f"s3://{deployed.bucket}/any", pipeline_sha256=spec.identity)
     dataset = next_job(spec, state)
     assert dataset is not None
     jobs = deployed.aws.client("sagemaker").list_training_jobs(NameContains=dataset.prefix)["TrainingJobSummaries"]
     assert sorted(job["TrainingJobName"] for job in jobs) == [f"{dataset.prefix}-a0", f"{dataset.prefix}-a1"]
+
+
+def test_a_job_that_ends_without_a_manifest_has_failed_and_poisons_nothing(
+    deployed: Deployed, client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = deployed.pipeline(seed=8)
+    for number in (0, 1):
+        run = client.pipelines.start(spec)
+        with pytest.raises(RunFailed, match=r"AlgorithmError.* left no sound manifest\.json") as failed:
+            _runs.follow(run, as_json=False)
+        assert failed.value.exit_code == 4
+        said = capsys.readouterr().err
+        assert "left no sound manifest" in said
+        assert "done in" not in said
+        planned = run.jobs()
+        assert [(job.attempt.name[-3:], job.attempt.status) for job in planned] == [(f"-a{number}", "Failed")]
+        assert run.stop().status == "FAILED (AlgorithmError)"
 
 
 def test_another_spec_under_the_same_uri_is_an_identity_conflict(deployed: Deployed) -> None:

@@ -99,6 +99,7 @@ def test_a_run_that_the_end_of_the_server_cut_off_says_so_and_its_job_is_stopped
     assert main(["local", "status", "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert (status["running"], status["runs"], status["jobs"]) == (True, [run.name], [job])
+    assert status["waiting"] == []
     assert isinstance(status["pid"], int)
     assert 50 < status["memory_mb"] < 4000
     assert main(["local", "down", "--yes", "--json"]) == 0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stepforge import errors
-from stepforge.attempts import CaughtError, Ended, find_attempt, job_failure, outcome, succeeded, volume_key
+from stepforge.attempts import Attempt, CaughtError, Ended, find_attempt, job_failure, outcome, succeeded, volume_key
 from stepforge.contracts.jobs import JobRequest, Resources
 from stepforge.errors import IdentityConflict, JobFailed, JobStillRunning, StepforgeError
+from stepforge.jobs import attempts_of
 from tests.fakes import FakeSageMaker
 
 from .conftest import BUCKET, IMAGE, KEY_ARN, put_artifact
@@ -24,8 +26,12 @@ REQUEST = JobRequest(
 )
 
 
-def find(sagemaker: FakeSageMaker, request: JobRequest = REQUEST) -> tuple[str, str]:
-    attempt = find_attempt(sagemaker, request, key_arn=KEY_ARN, poll_seconds=1).attempt
+def found(sagemaker: FakeSageMaker, s3: Any, request: JobRequest = REQUEST) -> Attempt:
+    return find_attempt(sagemaker, s3, request, bucket=BUCKET, key_arn=KEY_ARN, poll_seconds=1).attempt
+
+
+def find(sagemaker: FakeSageMaker, s3: Any) -> tuple[str, str]:
+    attempt = found(sagemaker, s3)
     return attempt.name.removeprefix(PREFIX), attempt.action
 
 
@@ -44,31 +50,57 @@ def find(sagemaker: FakeSageMaker, request: JobRequest = REQUEST) -> tuple[str, 
     ids=lambda value: "-".join(value) or "none",
 )
 def test_the_first_attempt_that_is_not_spent_is_taken(
-    sagemaker: FakeSageMaker, statuses: list[str], expected: tuple[str, str]
+    sagemaker: FakeSageMaker, s3: Any, statuses: list[str], expected: tuple[str, str]
 ) -> None:
     for number, status in enumerate(statuses):
         sagemaker.add_job(f"{PREFIX}-a{number}", SHA, status)
-    assert find(sagemaker) == expected
+        if status == "Completed":
+            put_artifact(s3, f"{PREFIX}-a{number}", "model", {"model.safetensors": b"w"})
+    assert find(sagemaker, s3) == expected
+
+
+@pytest.mark.parametrize("manifest", [None, b"{", b"{}"], ids=["none", "cut off", "another file"])
+def test_an_attempt_that_left_no_sound_manifest_is_spent(
+    sagemaker: FakeSageMaker, s3: Any, manifest: bytes | None
+) -> None:
+    sagemaker.add_job(f"{PREFIX}-a0", SHA)
+    if manifest is not None:
+        s3.put_object(Bucket=BUCKET, Key=f"jobs/{PREFIX}-a0/output/model/manifest.json", Body=manifest)
+    assert find(sagemaker, s3) == ("-a1", "create")
+    with pytest.raises(errors.AlgorithmError, match=r"left no sound manifest\.json, which a job writes last"):
+        outcome(sagemaker, s3, ended(sagemaker, s3), bucket=BUCKET)
+
+    connection: Any = SimpleNamespace(
+        client={"sagemaker": sagemaker, "s3": s3}.__getitem__, environment=SimpleNamespace(bucket=BUCKET)
+    )
+    spent = attempts_of(connection, REQUEST)
+    assert [(a.name, a.status, a.outcome) for a in spent] == [(f"{PREFIX}-a0", "Failed", None)]
+    assert "its process ended before it was done" in spent[0].failure
+    sagemaker.add_job(f"{PREFIX}-a1", SHA)
+    artifact = put_artifact(s3, f"{PREFIX}-a1", "model", {"model.safetensors": b"w"})
+    last = attempts_of(connection, REQUEST)[-1]
+    assert (last.status, last.outcome and last.outcome.artifact) == ("Completed", artifact)
+    assert find(sagemaker, s3) == ("-a1", "adopt")
 
 
 @pytest.mark.parametrize("tag", ["b" * 64, None], ids=["another spec", "untagged"])
 def test_a_name_that_another_spec_has_is_a_conflict_and_never_renamed(
-    sagemaker: FakeSageMaker, tag: str | None
+    sagemaker: FakeSageMaker, s3: Any, tag: str | None
 ) -> None:
     sagemaker.add_job(f"{PREFIX}-a0", tag)
     with pytest.raises(IdentityConflict, match=SHA):
-        find(sagemaker)
+        find(sagemaker, s3)
 
 
-def test_fifty_failures_are_enough(sagemaker: FakeSageMaker) -> None:
+def test_fifty_failures_are_enough(sagemaker: FakeSageMaker, s3: Any) -> None:
     for number in range(50):
         sagemaker.add_job(f"{PREFIX}-a{number}", SHA, "Failed")
     with pytest.raises(JobFailed, match="50 times"):
-        find(sagemaker)
+        find(sagemaker, s3)
 
 
 def test_a_refused_describe_is_not_taken_for_a_free_name(
-    sagemaker: FakeSageMaker, monkeypatch: pytest.MonkeyPatch
+    sagemaker: FakeSageMaker, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.fakes import refusal
 
@@ -77,11 +109,11 @@ def test_a_refused_describe_is_not_taken_for_a_free_name(
 
     monkeypatch.setattr(sagemaker, "describe_training_job", denied)
     with pytest.raises(Exception, match="not authorized"):
-        find(sagemaker)
+        find(sagemaker, s3)
 
 
-def test_the_request_has_the_shape_of_the_api(sagemaker: FakeSageMaker) -> None:
-    attempt = find_attempt(sagemaker, REQUEST, key_arn=KEY_ARN, poll_seconds=1).attempt
+def test_the_request_has_the_shape_of_the_api(sagemaker: FakeSageMaker, s3: Any) -> None:
+    attempt = found(sagemaker, s3)
     assert [channel["ChannelName"] for channel in attempt.input_data_config] == ["data", "spec"]
     assert {"Key": "stepforge:spec-sha256", "Value": SHA} in attempt.tags
     assert attempt.stopping_condition == {"MaxRuntimeInSeconds": 86_400}
@@ -95,9 +127,9 @@ def test_the_request_has_the_shape_of_the_api(sagemaker: FakeSageMaker) -> None:
         validate_parameters(plain[name], model.members[member])
 
 
-def test_only_a_spot_job_has_a_limit_on_waiting(sagemaker: FakeSageMaker) -> None:
+def test_only_a_spot_job_has_a_limit_on_waiting(sagemaker: FakeSageMaker, s3: Any) -> None:
     spot = REQUEST.model_copy(update={"resources": Resources(spot=True, max_runtime_seconds=100)})
-    attempt = find_attempt(sagemaker, spot, key_arn=KEY_ARN, poll_seconds=1).attempt
+    attempt = found(sagemaker, s3, spot)
     assert attempt.stopping_condition == {"MaxRuntimeInSeconds": 100, "MaxWaitTimeInSeconds": 100}
 
 
@@ -151,23 +183,16 @@ def test_nothing_but_completed_is_success(status: str, secondary: str) -> None:
     assert succeeded(job("Completed"))
 
 
-def ended(sagemaker: FakeSageMaker, error: CaughtError | None = None) -> Ended:
-    found = find_attempt(FakeSageMaker(), REQUEST, key_arn=KEY_ARN, poll_seconds=1)
-    return Ended(request=REQUEST, attempt=found.attempt, error=error)
+def ended(sagemaker: FakeSageMaker, s3: Any, error: CaughtError | None = None) -> Ended:
+    return Ended(request=REQUEST, attempt=found(FakeSageMaker(), s3), error=error)
 
 
 def test_a_completed_job_yields_the_digest_of_its_manifest(sagemaker: FakeSageMaker, s3: Any) -> None:
     artifact = put_artifact(s3, f"{PREFIX}-a0", "model", {"model.safetensors": b"w"})
     sagemaker.add_job(f"{PREFIX}-a0", SHA)
-    result = outcome(sagemaker, s3, ended(sagemaker), bucket=BUCKET)
+    result = outcome(sagemaker, s3, ended(sagemaker, s3), bucket=BUCKET)
     assert (result.artifact, result.type, result.billable_seconds) == (artifact, "sft", 60)
     assert result.adopted is False
-
-
-def test_a_completed_job_without_a_manifest_is_no_outcome(sagemaker: FakeSageMaker, s3: Any) -> None:
-    sagemaker.add_job(f"{PREFIX}-a0", SHA)
-    with pytest.raises(errors.InvalidInput, match=r"manifest\.json does not exist"):
-        outcome(sagemaker, s3, ended(sagemaker), bucket=BUCKET)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +210,11 @@ def test_a_job_that_was_never_created_says_why(
     sagemaker: FakeSageMaker, s3: Any, error: CaughtError, kind: type[StepforgeError]
 ) -> None:
     with pytest.raises(kind, match=error.Cause):
-        outcome(sagemaker, s3, ended(sagemaker, error), bucket=BUCKET)
+        outcome(sagemaker, s3, ended(sagemaker, s3, error), bucket=BUCKET)
 
 
 def test_losing_the_race_for_a_name_means_to_wait(sagemaker: FakeSageMaker, s3: Any) -> None:
     sagemaker.add_job(f"{PREFIX}-a0", SHA, "InProgress")
     lost = CaughtError(Error="SageMaker.ResourceInUse", Cause="Training job names must be unique")
     with pytest.raises(JobStillRunning):
-        outcome(sagemaker, s3, ended(sagemaker, lost), bucket=BUCKET)
+        outcome(sagemaker, s3, ended(sagemaker, s3, lost), bucket=BUCKET)

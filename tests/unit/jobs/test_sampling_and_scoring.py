@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.support.job_folders import TINY
 
-from stepforge.contracts.jobs import Lora, ScratchModel
+from stepforge.contracts.jobs import Lora
 from stepforge.errors import IntegrityError, InvalidInput
 from stepforge_jobs.directories import check_directory
 from stepforge_jobs.evaluation.sampling import sample, seed_of
@@ -178,11 +178,6 @@ def test_a_pickle_is_refused_before_anything_is_read(tmp_path: Path, name: str) 
     (tmp_path / name).write_bytes(b"\x80\x04")
     with pytest.raises(IntegrityError, match="which can run code when read: only safetensors are loaded"):
         check_directory(tmp_path)
-
-
-def test_an_odd_number_of_hidden_units_a_head_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="hidden_size 30 must be an even multiple of heads 4"):
-        from_scratch(ScratchModel(hidden_size=30, heads=4), ["a"], step_end=None, seed=0)
 
 
 def test_the_order_of_data_is_shuffled_passes_and_a_pure_function_of_the_step() -> None:

@@ -15,6 +15,7 @@ _start_execution = sfn._start_execution
 _run_execution = sfn._run_execution
 _fail_execution = sfn._fail_execution
 _load_persisted_state = sfn.load_persisted_state
+_describe_execution = sfn._describe_execution
 _UPSTREAM_INTERRUPTED = "States.ServiceRestart"
 
 
@@ -23,6 +24,7 @@ def install() -> None:
     sfn._run_execution = run_execution
     sfn._fail_execution = fail_execution
     sfn.load_persisted_state = load_persisted_state
+    sfn._describe_execution = describe_execution
     sfn._invoke_nested_start_execution_sync = nested_start_execution_sync
     sfn._invoke_nested_start_execution = nested_start_execution
 
@@ -57,6 +59,18 @@ def fail_execution(execution: Json, error: str, cause: str) -> None:
     """Upstream turns an execution that was stopped into a failed one when its last task ends."""
     if execution["status"] == "RUNNING":
         _fail_execution(execution, error, cause)
+
+
+def describe_execution(data: Json) -> Json:
+    """Upstream writes the error as an output too; on AWS only an execution that succeeded has one:
+    https://docs.aws.amazon.com/step-functions/latest/apireference/API_DescribeExecution.html"""
+    status, headers, body = _describe_execution(data)
+    if status != 200:
+        return status, headers, body
+    answer = json.loads(body)
+    if answer["status"] != "SUCCEEDED":
+        answer = {key: value for key, value in answer.items() if key not in ("output", "outputDetails")}
+    return sfn.json_response(answer)
 
 
 def load_persisted_state(data: Json) -> None:

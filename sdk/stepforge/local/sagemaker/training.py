@@ -84,8 +84,12 @@ class Scheduler:
             elif status == "InProgress" and not self._ending.is_set():
                 if len(self._running) < parallel_jobs():
                     self._running[name] = JobRun(self._context, name)
-                elif job["SecondaryStatus"] != "Pending":
-                    jobs.transition(self._context, job, "Pending", message="Waiting for another training job to end")
+                else:
+                    self._wait(job, f"Waits for {', '.join(self._running)} to end")
+
+    def _wait(self, job: Json, message: str) -> None:
+        if job["SecondaryStatusTransitions"][-1].get("StatusMessage") != message:
+            jobs.transition(self._context, job, "Pending", message=message)
 
 
 def recover(context: Context, job: Json) -> None:
