@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stepforge_jobs import main as entry
-from stepforge_jobs.training.ranks import ranks
 
 
 def fork(base: Path, *, prepare: Callable[[], None] = lambda: None) -> int:
@@ -26,8 +25,6 @@ def fork(base: Path, *, prepare: Callable[[], None] = lambda: None) -> int:
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         os.environ["SAGEMAKER_BASE_DIR"] = str(base)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # A test that trained in the parent has settled there that it is the only process.
-        ranks.cache_clear()
         prepare()
         code = entry.main(["train"])
         sys.stdout.flush()

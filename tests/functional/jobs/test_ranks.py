@@ -77,8 +77,12 @@ def two_ranks(base: Path, prepare: Callable[[int], None] = lambda _: None) -> li
 
     def join(rank: int) -> Callable[[], None]:
         def enter() -> None:
+            from accelerate.state import AcceleratorState
+
             os.environ |= rank_environment(PLAN, rank, port) | {"OMP_NUM_THREADS": "1"}
             ranks.cache_clear()
+            # Where TRL was imported in the parent, accelerate has settled there that it is the only process.
+            AcceleratorState._reset_state(reset_partial_state=True)
             prepare(rank)
 
         return enter
