@@ -36,7 +36,7 @@ demo: setup
 	$(BIN)/stepforge registry approve facial --comment "make demo"
 	$(BIN)/stepforge predict --domain facial
 	@mkdir -p out
-	$(BIN)/stepforge report latest --out out/report.html
+	$(BIN)/stepforge report facial --out out/report.html
 	@echo
 	@echo "The promoted model answers. To go on:"
 	@echo "  . $(BIN)/activate                  # so that 'stepforge' is found; or write $(BIN)/stepforge"

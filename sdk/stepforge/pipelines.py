@@ -99,10 +99,14 @@ class Pipelines:
         return summarise(self._connection, [run["executionArn"] for run in self.runs(most=most)])
 
     def get(self, name: str) -> Run:
-        """A run by its name, or `latest`. Raises UnknownName."""
+        """A run by its name, the `latest`, or the newest one of a domain. Raises UnknownName."""
         connection = self._connection
         names = [run["name"] for run in self.runs()]
-        wanted = names[0] if name == "latest" and names else name
+        if name == "latest":
+            wanted = names[0] if names else name
+        else:
+            of_domain = (run.name for run in self.overview() if run.domain == name)
+            wanted = name if name in names else next(of_domain, name)
         arn = executions.execution_arn(connection.environment.machines["train"], wanted)
         execution = executions.describe(connection.client("stepfunctions"), arn)
         if execution is None or execution.input is None:

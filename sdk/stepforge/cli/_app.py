@@ -107,7 +107,9 @@ def runs(
 
 @app.command("watch")
 def watch(
-    name: Annotated[str, typer.Argument(help="Run, or latest.")] = "latest", env: Env = "local", json: Json = False
+    name: Annotated[str, typer.Argument(help="Run, latest, or a domain for its newest run.")] = "latest",
+    env: Env = "local",
+    json: Json = False,
 ) -> None:
     """Follow a run until it ends."""
     from stepforge.cli import _runs
@@ -148,7 +150,7 @@ def stop(name: Annotated[str, typer.Argument(help="Run or job.")], env: Env = "l
 
 @app.command("report")
 def report(
-    name: Annotated[str, typer.Argument(help="Run, or latest.")] = "latest",
+    name: Annotated[str, typer.Argument(help="Run, latest, or a domain for its newest run.")] = "latest",
     out: Annotated[Path | None, typer.Option(help="File to write.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     env: Env = "local",
@@ -171,7 +173,7 @@ def report(
 
 @app.command("track")
 def track(
-    name: Annotated[str, typer.Argument(help="Run, or latest.")] = "latest",
+    name: Annotated[str, typer.Argument(help="Run, latest, or a domain for its newest run.")] = "latest",
     to: Annotated[
         str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow's tracking URI, or MLFLOW_TRACKING_URI.")
     ] = "sqlite:///mlflow.db",

@@ -20,7 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "watch": ("stepforge watch", "stepforge watch latest --env dev"),
     "logs": ("stepforge logs latest -f", "stepforge logs rlvr-0123456789ab-a0"),
     "stop": ("stepforge stop latest", "stepforge stop rlvr-0123456789ab-a0"),
-    "report": ("stepforge report latest --open", "stepforge report latest --out run.html"),
+    "report": ("stepforge report latest --open", "stepforge report facial --out facial.html"),
     "track": (
         "stepforge track latest --to sqlite:///mlflow.db",
         "stepforge track latest --env dev --to arn:aws:sagemaker:eu-west-1:111122223333:mlflow-app/app-ABC",

@@ -75,7 +75,8 @@ def _lines(number: int, answer: dict[str, Any]) -> list[str]:
     lines = []
     if "verdict" in answer:
         lines += [_judged(Verdict.model_validate(answer["verdict"])), *answer["reading"].splitlines()]
-    lines.append(f"answer: {' '.join(answer['completion'].split()) or '(empty)'}")
+    first, *rest = answer["completion"].splitlines() or ["(empty)"]
+    lines += [f"answer: {first}", *(f"        {line}" for line in rest)]
     if "file" in answer:
         lines.append(f"exported: {answer['file']}")
     elif "refusal" in answer:

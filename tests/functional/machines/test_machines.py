@@ -75,6 +75,7 @@ def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed, train
     second, first = runs.overview(most=2)
     assert (first.status, first.domain, first.accepted["test_new"]) == ("SUCCEEDED", "facial", 0.5)
     assert 0 < second.seconds < first.seconds
+    assert runs.get("facial").name == runs.get("latest").name == second.name
     told = [[(e.kind, e.data.get("adopted")) for e in runs.get(run.name).follow()] for run in (first, second)]
     assert {("stage", False), ("done", False), ("log", None)} >= set(told[0])
     assert told[1] == [("stage", True), ("done", True)] * 5
