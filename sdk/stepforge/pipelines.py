@@ -102,11 +102,10 @@ class Pipelines:
         """A run by its name, the `latest`, or the newest one of a domain. Raises UnknownName."""
         connection = self._connection
         names = [run["name"] for run in self.runs()]
-        if name == "latest":
-            wanted = names[0] if names else name
-        else:
-            of_domain = (run.name for run in self.overview() if run.domain == name)
-            wanted = name if name in names else next(of_domain, name)
+        wanted = names[0] if name == "latest" and names else name
+        if wanted not in names:
+            # Only now: an overview takes several calls for each run.
+            wanted = next((run.name for run in self.overview() if run.domain == name), name)
         arn = executions.execution_arn(connection.environment.machines["train"], wanted)
         execution = executions.describe(connection.client("stepfunctions"), arn)
         if execution is None or execution.input is None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.kl_held.run import ARMS, ROWS, STOCK
-from tests.support.experiment import ROOT, interval, show
+from tests.support.experiment import ROOT, Cell, interval, show
 
 PAGE = ROOT / "docs" / "kl-held.md"
 CAP = 0.1
@@ -29,8 +29,6 @@ LABELS = {
 TARGET = ("test_known", "test_new")
 
 Row = dict[str, Any]
-Cell = dict[int, np.ndarray]
-"""Seed to the share of accepted completions of each record."""
 
 
 def cell(rows: list[Row], arm: str, splits: tuple[str, ...]) -> Cell:
