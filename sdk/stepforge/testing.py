@@ -1,11 +1,45 @@
-"""Small real classes that stand in for the cloud in tests: yours and ours."""
+"""Small real classes that stand in for the cloud and for time in tests: yours and ours."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
+
+
+class FakeClock:
+    """Time that passes in pauses alone, for what takes a `stepforge.watchdog.Clock`.
+
+    >>> clock = FakeClock()
+    >>> clock.sleep(2.5)
+    >>> clock.monotonic(), clock.slept
+    (2.5, [2.5])
+    """
+
+    def __init__(self, now: float = 0.0) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self.slept: list[float] = []
+        """Every pause, in seconds."""
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass without a pause of anybody."""
+        with self._lock:
+            self._now += seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.advance(seconds)
+
+    async def sleep_async(self, seconds: float) -> None:
+        self.sleep(seconds)
+        await asyncio.sleep(0)
 
 
 class FakeStepFunctions:
