@@ -9,13 +9,14 @@ from __future__ import annotations
 from stepforge.watchdog._breaker import Breaker, BreakerState, MemoryState, fault_of_callee
 from stepforge.watchdog._budgets import budget_of, budget_variable
 from stepforge.watchdog._calls import beat, remaining_seconds
-from stepforge.watchdog._clock import Clock
+from stepforge.watchdog._clock import SYSTEM, Clock
 from stepforge.watchdog._events import Event, Kind, Listener, flush_events
 from stepforge.watchdog._guard import watchdog
 from stepforge.watchdog._redis import RedisState
 from stepforge.watchdog._retries import Retries, is_transient
 
 __all__ = [
+    "SYSTEM",
     "Breaker",
     "BreakerState",
     "Clock",

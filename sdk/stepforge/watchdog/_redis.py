@@ -1,8 +1,8 @@
 """Breakers whose state many processes share, in Redis.
 
 A Lua script makes each change atomic: of all processes one is let through an open circuit. Times are the server's, so
-that hosts whose clocks differ agree. Redis that is gone is never the guarded call's failure: what was known last goes on
-in memory, which is told, and Redis is tried again. Not covered: Redis before version 5, a name server that hangs.
+that hosts whose clocks differ agree. Redis that is gone is never the guarded call's failure: what was known last goes
+on in memory, which is told, and Redis is tried again. Not covered: Redis before version 5, a name server that hangs.
 """
 
 from __future__ import annotations

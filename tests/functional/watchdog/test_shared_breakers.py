@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.redis_server import BINARY, WITHOUT, RedisServer
 
 from stepforge.errors import CircuitOpen
 from stepforge.testing import FakeClock
 from stepforge.watchdog import Breaker, Event, Kind, MemoryState, RedisState, flush_events, watchdog
 from stepforge.watchdog._breaker import Permit
-from tests.support.redis_server import BINARY, WITHOUT, RedisServer
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason=WITHOUT)
 redis = pytest.importorskip("redis", reason="pip install 'stepforge[redis]'")

@@ -55,7 +55,9 @@ def test_it_opens_after_so_many_failures_in_a_row_lets_one_through_and_closes() 
     call = watchdog("call", breaker=made(clock), clock=clock, on_event=events.append)(service)
     for _ in range(3):
         fails(call)
-    with pytest.raises(CircuitOpen, match=r"open after 3 failures in a row, and lets a call through in about 10 s") as e:
+    with pytest.raises(
+        CircuitOpen, match=r"open after 3 failures in a row, and lets a call through in about 10 s"
+    ) as e:
         call()
     assert (service.calls, e.value.again_seconds) == (3, 10)
     clock.advance(10)
@@ -107,7 +109,9 @@ def test_attempts_count_and_the_last_error_is_raised_once_it_opens() -> None:
 def test_a_late_result_is_a_failure_to_the_breaker() -> None:
     clock = FakeClock()
     breaker = made(clock, failures=1)
-    assert watchdog("slow", budget_seconds=1, breaker=breaker, clock=clock)(lambda: clock.advance(1) or "late")() == "late"
+    assert (
+        watchdog("slow", budget_seconds=1, breaker=breaker, clock=clock)(lambda: clock.advance(1) or "late")() == "late"
+    )
     assert breaker.status == "open"
 
 

@@ -36,7 +36,7 @@ def test_a_coroutine_that_is_late_is_cancelled() -> None:
             raise
 
     started = time.monotonic()
-    with pytest.raises(BudgetExceeded, match="its budget of 0.03 s"):
+    with pytest.raises(BudgetExceeded, match=r"its budget of 0.03 s"):
         asyncio.run(hang())
     assert cancelled == [True]
     assert time.monotonic() - started < 0.5
@@ -120,7 +120,7 @@ def test_a_coroutine_that_falls_silent_is_cancelled_and_one_that_beats_is_not() 
     assert asyncio.run(work(6)) == "done"
     assert asyncio.run(work(6, elsewhere=True)) == "done"
     started = time.monotonic()
-    with pytest.raises(HeartbeatMissed, match="where one is due every 0.06 s"):
+    with pytest.raises(HeartbeatMissed, match=r"where one is due every 0.06 s"):
         asyncio.run(work(1))
     assert time.monotonic() - started < 0.5
 
