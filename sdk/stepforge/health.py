@@ -7,9 +7,9 @@ milliseconds. Not covered therefore: whether what is there runs, and credentials
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +180,7 @@ _NVIDIA, _DISPLAY = "0x10de", "0x03"
 
 def _gpu(torch: Package | None) -> Part:
     lost = "training on a GPU, in bfloat16 and with 4-bit adapters; jobs here use the CPU"
-    if platform.system() == "Darwin":
+    if sys.platform == "darwin":
         return Part("gpu", "missing", "no CUDA on macOS", lost)
     if not _DRIVER.exists():
         if cards := _nvidia_cards():

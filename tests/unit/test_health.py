@@ -144,7 +144,7 @@ def test_a_gpu_is_told_by_its_driver(
     driver, pci = tmp_path / "version", tmp_path / "pci"
     monkeypatch.setattr(health, "_DRIVER", driver)
     monkeypatch.setattr(health, "_PCI", pci)
-    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert part("gpu").state == "missing"
     (pci / "0000:01:00.0").mkdir(parents=True)
