@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import doctest
 import importlib
@@ -129,25 +130,26 @@ def test_a_failed_fetch_fails_all_who_waited_for_it_and_the_next_call_fetches_an
 
 def test_who_has_nothing_cached_hears_within_the_budget_and_what_comes_late_fills_the_cache() -> None:
     manager = FakeSecretsManager({ARN: PLANTED})
-    manager.delay_seconds = 0.3
+    manager.delay_seconds = 1
     secrets = made(manager)
     started = time.monotonic()
     with pytest.raises(SecretUnavailable, match="STEPFORGE_BUDGET_SECRETS_SECONDS"):
         secrets.get(ARN)
-    assert 0.2 <= time.monotonic() - started < 0.28
+    assert 0.2 <= time.monotonic() - started < 0.9
     # The fetch that is under way is waited for; no second one is begun.
-    assert secrets.get(ARN).reveal() == PLANTED
-    assert len(manager.asked) == 1
+    found: list[str] = []
+    while not found:
+        with contextlib.suppress(SecretUnavailable):
+            found.append(secrets.get(ARN).reveal())
+    assert (found, len(manager.asked)) == ([PLANTED], 1)
 
 
 def test_the_environment_sets_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPFORGE_BUDGET_SECRETS_SECONDS", "0.02")
     manager = FakeSecretsManager({ARN: PLANTED})
-    manager.delay_seconds = 0.2
-    started = time.monotonic()
-    with pytest.raises(SecretUnavailable):
+    manager.delay_seconds = 0.19
+    with pytest.raises(SecretUnavailable, match=r"its budget of 0.02 s"):
         made(manager).get(ARN)
-    assert time.monotonic() - started < 0.15
 
 
 @pytest.mark.parametrize(
@@ -156,12 +158,12 @@ def test_the_environment_sets_the_budget(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_stale_value_is_served_and_told_while_secrets_manager_fails_up_to_a_bound(
     fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock, manager = FakeClock(), FakeSecretsManager({ARN: PLANTED})
-    secrets = made(manager, clock, budget_seconds=0.05)
+    clock, manager, hang = FakeClock(), FakeSecretsManager({ARN: PLANTED}), threading.Event()
+    secrets = made(manager, clock, budget_seconds=0.05 if fault == "slow" else 5)
     assert not secrets.get(ARN).stale
     clock.advance(100)
     if fault == "slow":
-        manager.delay_seconds = 0.2
+        manager.wait_for = hang
     elif fault == "cut":
         manager.error = ConnectionResetError("cut")
     else:
@@ -175,10 +177,15 @@ def test_a_stale_value_is_served_and_told_while_secrets_manager_fails_up_to_a_bo
     clock.advance(1_000)
     with pytest.raises(SecretUnavailable, match=ARN):
         secrets.get(ARN)
-    manager.error, manager.delay_seconds = None, 0.0
-    time.sleep(0.25 if fault == "slow" else 0)
-    clock.advance(10)
-    assert not secrets.get(ARN).stale
+    manager.error = manager.wait_for = None
+    hang.set()
+    deadline = time.monotonic() + 10
+    while True:
+        clock.advance(10)
+        with contextlib.suppress(SecretUnavailable):
+            assert not secrets.get(ARN).stale
+            break
+        assert time.monotonic() < deadline
     assert flush_events(5)
     assert PLANTED not in caplog.text
 

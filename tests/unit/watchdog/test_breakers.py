@@ -221,13 +221,13 @@ def test_of_eight_threads_one_is_let_through() -> None:
 
 def test_calls_through_one_breaker_run_side_by_side() -> None:
     guarded = watchdog("side", budget_seconds=5, breaker=Breaker("side", state=MemoryState()))(time.sleep)
-    threads = [threading.Thread(target=guarded, args=(0.1,)) for _ in range(8)]
+    threads = [threading.Thread(target=guarded, args=(0.25,)) for _ in range(8)]
     started = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1.5
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
@@ -275,7 +275,7 @@ def test_a_listener_that_hangs_holds_nobody_up_and_what_is_dropped_is_counted(ca
     started = time.monotonic()
     for number in range(500):
         pipe.put(Event(Kind.LATE, "many", str(number)), hang)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 3
     release.set()
     assert pipe.flush(5)
     assert 10 <= len(seen) <= 11

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -35,6 +36,13 @@ class Flaky:
 def told(events: list[Event]) -> list[Kind]:
     assert flush_events(5)
     return [event.kind for event in events]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def longest(_: float, high: float) -> float:
@@ -107,8 +115,7 @@ def test_a_function_that_is_late_is_told_while_it_runs_and_its_result_is_returne
     events: list[Event] = []
 
     def slow() -> str:
-        time.sleep(0.25)
-        assert told(events) == [Kind.STARTED, Kind.LATE]
+        until(lambda: told(events) == [Kind.STARTED, Kind.LATE])
         return "late"
 
     assert watchdog("slow", budget_seconds=0.02, on_event=events.append)(slow)() == "late"
@@ -140,7 +147,7 @@ def test_an_abandoned_call_returns_in_time_and_its_late_result_is_dropped() -> N
     started = time.monotonic()
     with pytest.raises(BudgetExceeded):
         watchdog("hang", budget_seconds=0.05, when_late="abandon")(hang)()
-    assert 0.05 <= time.monotonic() - started < 0.5
+    assert 0.05 <= time.monotonic() - started < 3
     release.set()
     assert ended.wait(5)
 
@@ -156,16 +163,15 @@ def test_abandoned_threads_are_bounded_and_come_back() -> None:
         guarded()
     assert threading.active_count() <= before + 4
     release.set()
-    deadline = time.monotonic() + 5
-    while True:
-        try:
-            assert guarded() is True
-            break
-        except TooManyAbandoned:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-    for _ in range(20):
-        guarded()
+    answers: list[bool] = []
+
+    def answered() -> bool:
+        # A machine that is busy may be late by more than the budget.
+        with contextlib.suppress(TooManyAbandoned, BudgetExceeded):
+            answers.append(guarded())
+        return len(answers) == 20
+
+    until(answered)
     assert threading.active_count() <= before + 4
 
 
@@ -260,8 +266,7 @@ def test_a_silent_function_is_told_while_it_is_silent() -> None:
     events: list[Event] = []
 
     def silent() -> None:
-        time.sleep(0.2)
-        assert Kind.BEAT_MISSED in told(events)
+        until(lambda: Kind.BEAT_MISSED in told(events))
 
     watchdog("silent", heartbeat_seconds=0.05, on_event=events.append)(silent)()
 
@@ -271,15 +276,17 @@ def test_an_abandoned_call_lives_as_long_as_it_beats() -> None:
         for _ in range(beats):
             time.sleep(0.02)
             beat()
-        time.sleep(0.3 if beats < 8 else 0)
+        release.wait(5 if beats < 20 else 0)
         return "done"
 
-    guarded = watchdog("busy", heartbeat_seconds=0.08, when_late="abandon")(busy)
-    assert guarded(8) == "done"
+    release = threading.Event()
+    guarded = watchdog("busy", heartbeat_seconds=0.3, when_late="abandon")(busy)
+    assert guarded(20) == "done"
     started = time.monotonic()
     with pytest.raises(HeartbeatMissed):
         guarded(1)
-    assert time.monotonic() - started < 0.25
+    assert time.monotonic() - started < 4
+    release.set()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
