@@ -122,7 +122,7 @@ _VALUE = (
     r"|(?P<bare>[^\s,;&\"'<>\\()\[\]{}][^\s,;&\"'<>\\]{0,2047}+))"
 )
 _PAIR = Pattern(
-    r"(?s)(?<![A-Za-z0-9_.-])(?P<name>[A-Za-z_][A-Za-z0-9_.-]{0,100}+)"
+    r"(?s)(?<![A-Za-z0-9_.])(?<![A-Za-z0-9_.]-)(?P<name>[A-Za-z_][A-Za-z0-9_.-]{0,100}+)"
     r"(?P<between>\\?[\"'`]?\]?\s{0,3}(?:=>|:=|=|:)\s{0,3}|[\"'],\s{0,2})"
 )
 _AFTER = Pattern(rf"(?s){_VALUE}")
@@ -172,7 +172,9 @@ def _pairs(text: str) -> str:
     while (pair := _PAIR.search(text, search)) is not None:
         # A value that is kept may hold pairs of its own ("cause": "password=..."): what follows a name is read again.
         search = pair.end()
-        value = _AFTER.match(text, search) if kind_of(pair["name"]) else None
+        # An ARN says `:secret:` before a name.
+        in_arn = pair["between"] == ":" and text[pair.start() - 1 : pair.start()] == ":"
+        value = _AFTER.match(text, search) if kind_of(pair["name"]) and not in_arn else None
         if value is not None and (hidden := _hidden(text, pair["name"], pair["between"], value)):
             kept += [text[position : hidden[0]], hidden[2]]
             position = search = hidden[1]
