@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from stepforge.logs._context import FIXED, IDS, current
-from stepforge.logs._redact import plain, redact
+from stepforge.logs._redact import Budget, plain, redact
 
 LONGEST_LINE = 256_000
 """Bytes. CloudWatch Logs took events of 256 KiB at most for long, and counts 26 bytes more for each."""
 LONGEST_EXCEPTION = 64_000
+_SPACE = re.compile(r"\s")
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "fields"}
 _TAKEN = frozenset((*FIXED, *IDS, "exception", "stack"))
 # ASCII alone: escapes keep halves of surrogate pairs and control characters from breaking a line or a terminal.
@@ -49,7 +51,7 @@ class JsonLines(logging.Formatter):
         self.service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        here = current()
+        here, budget = current(), Budget()
         line: dict[str, Any] = {
             "time": timestamp(record.created),
             "level": record.levelname,
@@ -59,9 +61,9 @@ class JsonLines(logging.Formatter):
             **{name: _id(str(here.pop(name))) for name in IDS},
         }
         for name, value in here.items():
-            line[name] = plain(value, name)
+            line[name] = plain(value, name, budget)
         for name, value in _event_keys(record):
-            line[f"{name}_" if name in _TAKEN else name] = plain(value, name)
+            line[f"{name}_" if name in _TAKEN else name] = plain(value, name, budget)
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = redact(_ends(self.formatException(record.exc_info)), longest=LONGEST_EXCEPTION)
         elif record.exc_text:
@@ -86,9 +88,12 @@ def _ends(text: str) -> str:
     """A long traceback's beginning and, three times as much of it, its end, which says what happened."""
     if len(text) <= LONGEST_EXCEPTION:
         return text
-    head = text.rfind("\n", 0, LONGEST_EXCEPTION // 4)
-    tail = text.find("\n", len(text) - LONGEST_EXCEPTION * 3 // 4 + 200)
-    return f"{text[:head]}\n[cut: {tail - head} characters]{text[tail:]}"
+    head, tail = LONGEST_EXCEPTION // 4, len(text) - LONGEST_EXCEPTION * 3 // 4 + 4_200
+    head = max(text.rfind("\n", 0, head), 0)
+    # At a space, so that no half of a secret is taken for none.
+    space = _SPACE.search(text, tail, tail + 4_000)
+    tail = tail + 4_000 if space is None else space.start()
+    return f"{text[:head]}\n[cut: {tail - head} characters]\n{text[tail:].lstrip()}"
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -7,8 +7,9 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-Kind = Literal["secret", "perhaps", "phone", "number"]
-"""`secret`: any value but a placeholder. `perhaps`: a value that looks made by a machine. `phone`, `number`: digits."""
+Kind = Literal["secret", "perhaps", "header", "phone", "number"]
+"""`secret`: any value but a placeholder. `perhaps`: one that looks made by a machine; `header`: so, with spaces in it.
+`phone`, `number`: digits."""
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SPLIT = re.compile(r"[^a-z0-9]+")
@@ -22,9 +23,10 @@ _KEYS = {
     "subscription", "service", "storage", "webhook", "deploy", "gpg", "server", "openai", "anthropic", "wandb",
 }  # fmt: skip
 _PERHAPS = {
-    "token", "pat", "credential", "credentials", "signature", "sig", "auth", "authorization", "cookie", "pass",
+    "token", "pat", "credential", "credentials", "signature", "sig", "auth", "pass",
     "passwort", "jwt", "bearer", "dsn", "sas", "session", "nonce", "webhook",
 }  # fmt: skip
+_HEADERS = {"authorization", "cookie", "cookies"}
 _PHONE = {"phone", "telephone", "tel", "mobile", "cell", "cellphone", "fax", "msisdn", "whatsapp", "sms"}
 _NUMBER = {"cvv", "cvc", "ssn", "otp", "pan"}
 _ABOUT = {
@@ -62,6 +64,8 @@ def kind_of(name: str) -> Kind | None:
         return "secret"
     if any(second == "key" and first in _KEYS for first, second in pairwise(words)):
         return "secret"
+    if words[-1] in _HEADERS:
+        return "header"
     if _PERHAPS.intersection(words):
         return None if words[-1] == "token" and len(words) > 1 and words[-2] in _OF_TEXT else "perhaps"
     if _PHONE.intersection(words):
@@ -100,6 +104,9 @@ def is_secret(kind: Kind, value: str, *, name: str = "", quoted: bool = True) ->
         return 7 <= digits <= 15
     if kind == "number":
         return digits >= 3
+    if kind == "header":
+        plain = plain.replace(" ", "")
+        lower = plain.lower()
     if len(plain) < 8 or not _LETTERS.search(plain) or " " in plain or lower.startswith(("http://", "https://", "/")):
         return False
     mixed = lower != plain and plain.upper() != plain

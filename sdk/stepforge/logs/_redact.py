@@ -63,20 +63,34 @@ def _whole(kept: str) -> str:
     return kept[:opened] if opened >= 0 and "]" not in kept[opened:] else kept
 
 
-def plain(value: Any, name: str = "", *, longest: int = LONGEST) -> Any:
+class Budget:
+    """Characters that the values of one line may have looked at, so that a line's time is bounded too."""
+
+    def __init__(self, characters: int = 4 * LONGEST) -> None:
+        self.left = characters
+
+    def redact(self, text: str) -> str:
+        if self.left <= 0:
+            return f"[cut: {len(text)} characters]"
+        longest = min(LONGEST, self.left)
+        self.left -= min(len(text), longest) + 16
+        return redact(text, longest=longest)
+
+
+def plain(value: Any, name: str = "", budget: Budget | None = None) -> Any:
     """A value of an event as JSON knows them, redacted at every depth; `name` is the key that it stands under.
 
-    Bounded: 8 levels, 256 items of each list or mapping. What JSON does not know becomes its `str`.
+    Bounded: 8 levels, 256 items of each list or mapping, 131,072 characters. What JSON does not know becomes its `str`.
     """
-    return _plain(value, name, 0, longest)
+    return _plain(value, name, 0, Budget() if budget is None else budget)
 
 
-def _plain(value: Any, name: str, depth: int, longest: int) -> Any:
+def _plain(value: Any, name: str, depth: int, budget: Budget) -> Any:
     if value is None or value is True or value is False:
         return value
     kind = type(value)
     if kind is str:
-        return _text(value, name, longest)
+        return _text(value, name, budget)
     if kind is int:
         return _number(value, name)
     if kind is float:
@@ -84,12 +98,12 @@ def _plain(value: Any, name: str, depth: int, longest: int) -> Any:
     if depth >= _DEEPEST:
         return f"[cut: deeper than {_DEEPEST}]"
     if isinstance(value, Mapping):
-        return _mapping(value, name, depth, longest)
+        return _mapping(value, name, depth, budget)
     if isinstance(value, list | tuple | set | frozenset):
-        return _items(value, name, depth, longest)
+        return _items(value, name, depth, budget)
     if isinstance(value, bytes | bytearray):
-        return _text(bytes(value[: longest + _MARGIN + 1]).decode(errors="replace"), name, longest)
-    return _text(_said(value), name, longest)
+        return _text(bytes(value[: LONGEST + _MARGIN + 1]).decode(errors="replace"), name, budget)
+    return _text(_said(value), name, budget)
 
 
 def _said(value: Any) -> str:
@@ -99,15 +113,15 @@ def _said(value: Any) -> str:
         return f"<{type(value).__name__} that cannot be printed: {type(error).__name__}>"
 
 
-def _text(text: str, name: str, longest: int) -> str:
+def _text(text: str, name: str, budget: Budget) -> str:
     if name and (kind := kind_of(name)) and is_secret(kind, text, name=name):
         return mark("phone" if kind == "phone" else "secret")
-    return redact(text, longest=longest)
+    return budget.redact(text)
 
 
 def _number(value: int, name: str) -> int | str:
     kind = kind_of(name) if name else None
-    if kind is not None and kind != "perhaps" and is_secret(kind, str(value), name=name):
+    if kind is not None and kind not in ("perhaps", "header") and is_secret(kind, str(value), name=name):
         return mark("phone" if kind == "phone" else "secret")
     if value.bit_length() > 63:
         # Integers beyond 64 bits are no JSON number for most readers.
@@ -115,27 +129,30 @@ def _number(value: int, name: str) -> int | str:
     return mark("card") if value > 10**12 and is_card(str(value)) else value
 
 
-def _mapping(value: Mapping[Any, Any], name: str, depth: int, longest: int) -> dict[str, Any]:
+def _mapping(value: Mapping[Any, Any], name: str, depth: int, budget: Budget) -> dict[str, Any]:
     found: dict[str, Any] = {}
     everything = _hides_all(name)
-    titled = _title(value)
     try:
+        titled = _title(value)
         for index, (key, item) in enumerate(value.items()):
             if index >= _MOST_ITEMS:
                 found["..."] = f"[cut: {len(value)} items]"
                 break
             said = key if type(key) is str else _said(key)
             under = titled if titled and said.lower() in ("value", "parametervalue", "stringvalue") else said
-            if everything and not isinstance(item, Mapping | list | tuple):
-                under = "secret"
-            found[redact(said, longest=1_024)] = _plain(item, under, depth + 1, longest)
-    except RuntimeError as error:  # another thread changes it meanwhile
-        found["..."] = f"[cut: {error}]"
+            if everything:
+                under = _ALL
+            found[budget.redact(said)] = _plain(item, under, depth + 1, budget)
+    except Exception as error:  # noqa: BLE001 - another thread may change it meanwhile, and its class may be anybody's
+        found["..."] = f"[cut: cannot be read: {type(error).__name__}]"
     return found
 
 
+_ALL = "secret"
+
+
 def _hides_all(name: str) -> bool:
-    return name.lower().endswith(_CONTAINERS) or (bool(name) and kind_of(name) == "secret")
+    return bool(name) and (name.lower().endswith(_CONTAINERS) or kind_of(name) == "secret")
 
 
 def _title(value: Mapping[Any, Any]) -> str:
@@ -146,14 +163,14 @@ def _title(value: Mapping[Any, Any]) -> str:
     return ""
 
 
-def _items(value: Any, name: str, depth: int, longest: int) -> list[Any]:
-    under = "secret" if _hides_all(name) else name
+def _items(value: Any, name: str, depth: int, budget: Budget) -> list[Any]:
+    under = _ALL if _hides_all(name) else name
     try:
         items = list(value)
-    except RuntimeError as error:
-        return [f"[cut: {error}]"]
+    except Exception as error:  # noqa: BLE001 - as with mappings
+        return [f"[cut: cannot be read: {type(error).__name__}]"]
     if len(items) == 2 and type(items[0]) is str and type(items[1]) in (str, bytes) and kind_of(items[0]) is not None:
         # A header or an option as a pair.
-        return [redact(items[0], longest=longest), _plain(items[1], items[0], depth + 1, longest)]
-    found = [_plain(item, under, depth + 1, longest) for item in items[:_MOST_ITEMS]]
+        return [budget.redact(items[0]), _plain(items[1], items[0], depth + 1, budget)]
+    found = [_plain(item, under, depth + 1, budget) for item in items[:_MOST_ITEMS]]
     return found if len(items) <= _MOST_ITEMS else [*found, f"[cut: {len(items)} items]"]

@@ -152,7 +152,13 @@ def _hidden(text: str, name: str, between: str, found: re.Match[str]) -> tuple[i
     return start, start + len(value), mark(_LABEL[kind])
 
 
-_LABEL: dict[Kind, str] = {"secret": "secret", "perhaps": "secret", "phone": "phone", "number": "secret"}
+_LABEL: dict[Kind, str] = {
+    "secret": "secret",
+    "perhaps": "secret",
+    "header": "header",
+    "phone": "phone",
+    "number": "secret",
+}
 
 
 def _is_prose_or_code(text: str, between: str, value: str, end: int) -> bool:
@@ -233,7 +239,7 @@ _PREFIXED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("google-token", r"ya29\.[A-Za-z0-9_.-]{20,}+", ("ya29.",)),
     ("google-token", r"1//[A-Za-z0-9_-]{30,}+", ("1//",)),
     ("google-secret", r"GOCSPX-[A-Za-z0-9_-]{20,}+", ("gocspx-",)),
-    ("azure-secret", r"[A-Za-z0-9_~.-]{3}\dQ~[A-Za-z0-9_~.-]{31,34}(?![A-Za-z0-9_~.-])", ("q~",)),
+    ("azure-secret", r"[A-Za-z0-9_~.-]{3}\dQ~[A-Za-z0-9_~.-]{31,34}(?![A-Za-z0-9_~-])", ("q~",)),
     ("azure-key", r"[A-Za-z0-9]{52}(?:JQQJ9|AAAA|ACDb|AzFu|AzSe|APIM)[A-Za-z0-9+/]{20,40}={0,2}",
      ("jqqj9", "acdb", "azfu", "azse", "apim")),
     ("api-key", r"sk-(?:proj-|svcacct-|admin-|ant-[a-z0-9]{2,12}-|or-v1-)?[A-Za-z0-9_-]{20,}+", ("sk-",)),
@@ -274,7 +280,7 @@ def _unnamed(text: str) -> str:
         capitals = sum(character.isupper() for character in value)
         small = sum(character.islower() for character in value)
         digits = any(character.isdigit() for character in value)
-        return mark(what) if digits and capitals >= 6 and small >= 6 and value.count("/") <= 4 else value
+        return mark(what) if digits and capitals >= 3 and small >= 3 and value.count("/") <= 4 else value
 
     text = _AWS_SECRET.sub(lambda found: mixed(found, "aws-secret"), text)
     text = _PEM_LINE.sub(lambda found: mixed(found, "private-key"), text)

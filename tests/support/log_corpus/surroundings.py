@@ -112,7 +112,11 @@ BEARER = {
 
 BASIC = {
     "tuning": _all("Authorization: Basic {}", "{'Authorization': 'Basic {repr}'}", "using Basic {} as given"),
-    "held_out": _all("> Authorization: basic {}", "Proxy-Authorization: Basic {}", "h.Set(\"Authorization\", \"Basic {}\")"),
+    "held_out": _all(
+        "> Authorization: basic {}",
+        "Proxy-Authorization: Basic {}",
+        "h.Set(\"Authorization\", \"Basic {}\")",
+    ),
 }  # fmt: skip
 
 TOKEN = {
