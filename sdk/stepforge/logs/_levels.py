@@ -46,7 +46,7 @@ def parse(text: str) -> dict[str | None, int]:
 
 
 class LevelFile:
-    """A file whose words are the levels. Without the file, or with an empty one, those of the start hold."""
+    """A file whose words are the levels. Without the file those of the start hold."""
 
     def __init__(self, path: Path, level: int) -> None:
         self._path, self._level = path, level
@@ -59,6 +59,8 @@ class LevelFile:
             status = self._path.stat()
             seen = (status.st_mtime_ns, status.st_size)
             text = self._path.read_text() if seen != self._seen else ""
+            if not text.strip():
+                return  # nothing new, or somebody is about to write it
         except (OSError, ValueError):
             seen, text = (0, 0), ""
         if seen == (self._seen or (0, 0)):

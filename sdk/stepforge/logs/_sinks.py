@@ -81,6 +81,7 @@ class RotatingFile:
         self._path, self._max_bytes, self._backups, self._rotated = path, max_bytes, backups, rotated
         self._lock_path = path.with_name(f".{path.name}.lock")
         self._descriptor = -1
+        self.at_once = min(AT_ONCE, max_bytes // 8)
 
     def write(self, lines: bytes) -> int:
         self._reopen()
