@@ -13,6 +13,7 @@ import pytest
 
 from stepforge.cli import _predict, _registry, _runs
 from stepforge.contracts.base import canonical_json
+from stepforge.contracts.jobs import DatasetWork, JobSpec
 from stepforge.contracts.names import Keys, endpoint_name, package_group, split_uri
 from stepforge.contracts.pipelines import PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
@@ -20,9 +21,10 @@ from stepforge.errors import InvalidInput, RunFailed
 from stepforge.local.deploy import deploy
 from stepforge.pipelines import Pipelines
 from stepforge.registry import Registry
+from stepforge.submission import Submission, submit
 from tests.functional.local_aws.helpers import wait
 
-from .conftest import Deployed
+from .conftest import CODE, Deployed
 from .fake_image import LIAR
 
 GROUP = package_group("facial")
@@ -334,3 +336,19 @@ def test_a_decision_counts_while_a_promotion_runs(deployed: Deployed, trained: T
     assert found["ModelLifeCycle"]["Stage"] == "Production"
     assert serving(deployed) != served
     assert not candidate_exists(deployed)
+
+
+def test_a_job_submitted_twice_is_created_once_and_then_adopted(deployed: Deployed) -> None:
+    spec = JobSpec(domain="facial", work=DatasetWork(domain="facial", seed=4_711), code_sha256=CODE["dataset"])
+    connection = deployed.connection
+    sagemaker = connection.client("sagemaker")
+
+    first, second = submit(connection, spec), submit(connection, spec)
+    deadline = time.monotonic() + 30
+    while (job := sagemaker.describe_training_job(TrainingJobName=first.name))["TrainingJobStatus"] == "InProgress":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    assert (first.action, second.action, second.name) == ("create", "poll", first.name)
+    assert job["TrainingJobStatus"] == "Completed", job
+    assert submit(connection, spec) == Submission(first.name, "adopt")
