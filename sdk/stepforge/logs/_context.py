@@ -101,7 +101,7 @@ def trace_header() -> str:
     trace_id = str(current()["trace_id"])
     if _W3C.fullmatch(trace_id):
         trace_id = f"1-{trace_id[:8]}-{trace_id[8:]}"
-    return f"Root={trace_id};Sampled=1" if _XRAY.fullmatch(trace_id) else ""
+    return f"Root={trace_id}" if _XRAY.fullmatch(trace_id) else ""
 
 
 def trace_of(header: str) -> str:

@@ -15,6 +15,7 @@ from stepforge.logs._rules import RULES, Rule, is_card, mark
 LONGEST = 32_768
 """Characters of one text that are looked at and kept."""
 _MARGIN = 4_096
+_MOST_PASSES = 6
 _DEEPEST = 8
 _MOST_ITEMS = 256
 _CONTAINERS = ("secrets", "credentials")
@@ -35,6 +36,15 @@ def redact(text: str, *, longest: int = LONGEST) -> str:
 
 
 def _apply(text: str) -> str:
+    """Until nothing changes: what stood before a secret may have hidden what comes after it."""
+    for _ in range(_MOST_PASSES):
+        before, text = text, _once(text)
+        if text == before:
+            break
+    return text
+
+
+def _once(text: str) -> str:
     lower = text.lower()
     for rule in RULES:
         if not rule.hints or _hinted(rule, lower):

@@ -76,7 +76,7 @@ def prometheus_text(samples: Iterable[Sample]) -> str:
 def _labels(labels: Mapping[str, str]) -> str:
     for name in labels:
         if not _LABEL.fullmatch(name) or name.startswith("__"):
-            raise InvalidInput(f"label {name!r}: letters, digits and underscores, not beginning with a digit or '__'")
+            raise InvalidInput(f"label {name!r}: letters, digits and underscores, not a digit or '__' first")
     escaped = {
         name: str(value).replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
         for name, value in labels.items()
