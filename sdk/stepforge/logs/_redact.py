@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from stepforge.logs._names import is_secret, kind_of
@@ -16,6 +17,8 @@ LONGEST = 32_768
 """Characters of one text that are looked at and kept."""
 _MARGIN = 4_096
 _MOST_PASSES = 6
+_SHORT = 16
+"""A word of letters alone that is shorter has none of the formats."""
 _DEEPEST = 8
 _MOST_ITEMS = 256
 _CONTAINERS = ("secrets", "credentials")
@@ -30,7 +33,7 @@ def redact(text: str, *, longest: int = LONGEST) -> str:
     'POST https://ann:[redacted:password]@example.org/ as [redacted:email], api_key=[redacted:secret]'
     """
     if len(text) <= longest:
-        return _apply(text)
+        return text if len(text) < _SHORT and text.isalpha() else _apply(text)
     kept = _apply(_cut(text, longest + _MARGIN))[:longest]
     return f"{_whole(kept)} [cut: {len(text)} characters]"
 
@@ -152,13 +155,18 @@ def _mapping(value: Mapping[Any, Any], name: str, depth: int, budget: Budget) ->
             under = titled if titled and said.lower() in ("value", "parametervalue", "stringvalue") else said
             if everything:
                 under = _ALL
-            found[budget.redact(said)] = _plain(item, under, depth + 1, budget)
+            found[_key(said)] = _plain(item, under, depth + 1, budget)
     except Exception as error:  # noqa: BLE001 - another thread may change it meanwhile, and its class may be anybody's
         found["..."] = f"[cut: cannot be read: {type(error).__name__}]"
     return found
 
 
 _ALL = "secret"
+
+
+@lru_cache(maxsize=4096)
+def _key(key: str) -> str:
+    return redact(key, longest=1_024)
 
 
 def _hides_all(name: str) -> bool:
