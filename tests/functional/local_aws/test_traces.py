@@ -6,6 +6,7 @@ import json
 
 from stepforge import executions, logs
 from stepforge.local import LocalAws
+from stepforge.local.lifecycle import _tail
 from tests.functional.local_aws.helpers import execution_ended, function, machine
 
 TELLS = """
@@ -54,3 +55,11 @@ def test_an_execution_without_a_trace_begins_one(local_aws: LocalAws) -> None:
     started = local_aws.client("stepfunctions").start_execution(stateMachineArn=arn, name="plain", input="{}")
     done = execution_ended(local_aws, started["executionArn"], seconds=30)
     assert TRACE not in json.loads(done["output"])["Payload"]
+
+
+def test_the_servers_log_is_json_for_programs_and_text_for_people(local_aws: LocalAws) -> None:
+    path = local_aws.home / "local" / "server.log"
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.startswith('{"time"')]
+    assert {line["service"] for line in lines} == {"stepforge.local"}
+    assert any(line["message"].startswith("ready on port") for line in lines)
+    assert any(" INFO stepforge.local ready on port" in line for line in _tail(path, 10_000))

@@ -45,7 +45,7 @@ def test_ordinary_lines_stay_as_they_are(half: Any) -> None:
     assert len(changed) / len(lines) <= 0.01, changed[:5]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(PIECES)
 def test_redacting_twice_is_redacting_once(text: str) -> None:
     once = redact(text)
@@ -71,7 +71,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(VALUES)
 def test_any_value_becomes_json(value: Any) -> None:
     json.dumps(plain(value), allow_nan=False)
