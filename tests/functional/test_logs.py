@@ -45,6 +45,14 @@ def start(program: str, *arguments: str, **options: object) -> subprocess.Popen[
     return subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment, **options)  # type: ignore[call-overload]
 
 
+def wait_for_lines(told: Path, least: int) -> None:
+    """Until the main thread has had so many lines accepted."""
+    deadline = time.monotonic() + 60
+    while not (told.is_file() and int(told.read_text() or 0) >= least):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("sink", ["pipe", "file"])
 @pytest.mark.parametrize("round_", range(2))
 def test_sigterm_under_load_loses_no_line(tmp_path: Path, sink: str, round_: int) -> None:
@@ -56,10 +64,10 @@ def test_sigterm_under_load_loses_no_line(tmp_path: Path, sink: str, round_: int
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.extend(pipe))
     reader.start()
-    time.sleep(0.7 + 0.13 * round_)
+    wait_for_lines(told / "main", 300 + 111 * round_)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == -signal.SIGTERM
-    reader.join(20)
+    assert process.wait(60) == -signal.SIGTERM
+    reader.join(60)
     lines = read if sink == "pipe" else [line for file in tmp_path.glob("log*") for line in file.open("rb")]
     written = Counter(str(json.loads(line)["message"]) for line in lines)
     assert written.total() > 100
@@ -76,9 +84,9 @@ def test_sigterm_during_a_write_at_once_loses_no_line(tmp_path: Path) -> None:
     program = UNDER_LOAD.replace("backups=100)", "backups=100, queued=False)").replace("range(3)", "range(0)")
     (tmp_path / "told").mkdir()
     process = start(program.replace("time.sleep(0.0002)", "pass"), str(tmp_path / "log"), str(tmp_path / "told"))
-    time.sleep(0.8)
+    wait_for_lines(tmp_path / "told" / "main", 1_000)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == -signal.SIGTERM
+    assert process.wait(60) == -signal.SIGTERM
     lines = [json.loads(line)["message"] for file in tmp_path.glob("log*") for line in file.open("rb")]
     last = int((tmp_path / "told" / "main").read_text())
     assert len(lines) == len(set(lines)) > last > 100
@@ -87,9 +95,9 @@ def test_sigterm_during_a_write_at_once_loses_no_line(tmp_path: Path) -> None:
 def test_sigterm_ends_a_process_whose_sink_hangs(tmp_path: Path) -> None:
     program = UNDER_LOAD.replace("backups=100)", "backups=100).handler._close_seconds = 1")
     process = start(program, "-", str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(0.8)  # nobody reads: the pipe is full long before
+    wait_for_lines(tmp_path / "main", 1_000)  # nobody reads: the pipe is full long before
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == -signal.SIGTERM
+    assert process.wait(60) == -signal.SIGTERM
     assert process.stderr is not None
     assert b"log lines still wait for the sink" in process.stderr.read()
 
@@ -104,7 +112,7 @@ logging.info("before")
 os.kill(os.getpid(), signal.SIGTERM)
 """
     process = start(program, stdout=subprocess.PIPE)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 7
     assert json.loads(said)["message"] == "before"
 
@@ -118,7 +126,7 @@ logs.configure("tests")
 logging.info("last")
 """
     process = start(program, stdout=subprocess.PIPE)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert sorted(json.loads(line)["message"] for line in said.splitlines()) == ["last", "late"]
 
 
@@ -135,7 +143,7 @@ workers = [context.Process(target=work, args=(n,)) for n in range(8)]
 logging.info("parent")
 """
     process = start(program, stdout=subprocess.PIPE)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     messages = sorted(json.loads(line)["message"] for line in said.splitlines())
     assert messages == [*(f"child {n}" for n in range(8)), "parent"]
 
