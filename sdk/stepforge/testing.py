@@ -67,13 +67,14 @@ class FakeStepFunctions:
             ExecutionDoesNotExist=self.ExecutionDoesNotExist, ExecutionAlreadyExists=self.ExecutionAlreadyExists
         )
 
-    def start_execution(self, *, stateMachineArn: str, name: str, input: str) -> dict[str, Any]:
+    def start_execution(self, *, stateMachineArn: str, name: str, input: str, traceHeader: str = "") -> dict[str, Any]:
         arn = stateMachineArn.replace(":stateMachine:", ":execution:") + f":{name}"
         found = self.executions.get(arn)
         if found is None:
             self.starts += 1
             now = datetime.now(UTC)
             found = {"executionArn": arn, "name": name, "status": "RUNNING", "startDate": now, "input": input}
+            found["traceHeader"] = traceHeader
             self.executions[arn] = found
         elif found["status"] != "RUNNING" or found["input"] != input:
             raise self.ExecutionAlreadyExists(name)

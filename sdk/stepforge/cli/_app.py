@@ -42,7 +42,15 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-) -> None: ...
+    log_level: Annotated[
+        str | None,
+        typer.Option(envvar="STEPFORGE_LOG", help="Log to stderr as JSON lines: DEBUG, INFO..."),
+    ] = None,
+) -> None:
+    if log_level:
+        from stepforge import logs
+
+        logs.configure("stepforge.cli", level=log_level, sink="stderr")
 
 
 def _print_lines(lines: Iterable[str], *, as_json: bool, **about: str) -> None:
