@@ -7,6 +7,10 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+from stepforge.testing.faults import Call, Fault, FaultProxy, Rule
+
+__all__ = ["Call", "FakeStepFunctions", "Fault", "FaultProxy", "Rule"]
+
 
 class FakeStepFunctions:
     """Executions in memory, with the answers of Step Functions to names that are taken.
