@@ -14,8 +14,10 @@ StepforgeError
 │   ├── CapacityError        the cloud had no such instance free
 │   ├── InternalServerError  the cloud failed
 │   ├── ResourceLimitExceeded  the account's quota is used up
-│   ├── Stopped              someone stopped it
-│   ├── MaxRuntimeExceeded   it ran, or waited for a spot instance, longer than it may
+│   ├── Stopped              someone stopped it: exit code 7
+│   ├── MaxRuntimeExceeded   it ran longer than it may: 8
+│   ├── MaxWaitTimeExceeded  it waited for a spot instance longer than it may: 9
+│   ├── Interrupted          its spot instance was taken away, or the local server went: 10
 │   └── JobStillRunning      not a failure: another execution runs the same job
 ├── RunFailed                an execution of a state machine ended without success
 │   ├── SmokeFailed          a deployed model does not answer as it did in its evaluation
@@ -102,11 +104,19 @@ class ResourceLimitExceeded(JobFailed):
 
 
 class Stopped(JobFailed):
-    pass
+    exit_code = 7
 
 
 class MaxRuntimeExceeded(JobFailed):
-    pass
+    exit_code = 8
+
+
+class MaxWaitTimeExceeded(JobFailed):
+    exit_code = 9
+
+
+class Interrupted(JobFailed):
+    exit_code = 10
 
 
 class JobStillRunning(JobFailed):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from stepforge import executions, stopping
 from stepforge.artifacts import read_report
@@ -19,6 +19,7 @@ from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.errors import RunFailed, UnknownName
 from stepforge.executions import Execution
+from stepforge.following import RunEvent
 from stepforge.jobs import ENDED, JobState, LogTail, attempts_of
 from stepforge.overview import RunSummary, summarise
 from stepforge.packages import EVALUATION
@@ -43,20 +44,6 @@ class PlannedJob:
     @property
     def stage(self) -> str:
         return str(getattr(self.spec.work, "name", self.spec.type))
-
-
-@dataclass(frozen=True)
-class RunEvent:
-    """What `Run.follow` yields. `progress` carries what the job printed: step, steps, reward and so on.
-
-    `stage` and `done` say whether the job is `adopted`: it was there before the run. Of one that was Completed by then
-    nothing is between them.
-    """
-
-    kind: Literal["stage", "waits", "progress", "done", "log"]
-    stage: str
-    job: str = ""
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 class Pipelines:

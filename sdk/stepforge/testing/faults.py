@@ -78,6 +78,8 @@ class Call:
     """Seconds of the proxy's monotonic clock."""
     body: bytes
     fault: Fault | None
+    signed_at: str = ""
+    """The client's own time in the signature, as YYYYMMDDTHHMMSSZ."""
 
     def field(self, name: str) -> Any:
         """A member of a JSON request; None where there is none."""
@@ -200,7 +202,9 @@ class FaultProxy:
                 found = rule
                 break
         fault = found.fault if found is not None else None
-        self.calls.append(Call(operation, number, self._loop.time(), request.body, fault))
+        self.calls.append(
+            Call(operation, number, self._loop.time(), request.body, fault, request.headers.get("x-amz-date", ""))
+        )
         return found
 
 
