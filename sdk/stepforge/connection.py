@@ -76,12 +76,12 @@ class Connection:
         return str(self._session.region_name or "")
 
     @cached_property
-    def once(self) -> Connection:
+    def once(self) -> Once:
         """The same environment through clients that try once and answer within seconds, or raise.
 
         For who follows: what to do about an error, and when to ask again, is decided there.
         """
-        return _Once(self)
+        return Once(self)
 
     def renew_credentials(self) -> bool:
         """Renew the credentials of the caller's session. Returns whether they are others now."""
@@ -117,10 +117,12 @@ class Connection:
         return {item["Name"].removeprefix(prefix): item["Value"] for page in pages for item in page["Parameters"]}
 
 
-class _Once(Connection):
+class Once(Connection):
     """See `Connection.once`."""
 
     def __init__(self, of: Connection) -> None:
+        self.answers = 0
+        """Calls that succeeded. Who meets trouble sees by it whether anything answers at all."""
         super().__init__(of.name, of._session, endpoint_url=of.endpoint_url, patience=of.patience)
         self._of = of
 
@@ -131,8 +133,11 @@ class _Once(Connection):
     def client(self, service: str) -> Any:
         if service not in self._clients:
             made = self._make(service, connect_timeout=5, read_timeout=_ONCE_SECONDS)
-            self._clients[service] = Bounded(made, _ONCE_SECONDS)
+            self._clients[service] = Bounded(made, _ONCE_SECONDS, self._count)
         return self._clients[service]
+
+    def _count(self) -> None:
+        self.answers += 1
 
 
 def _like_local(name: str) -> bool:

@@ -25,6 +25,7 @@ StepforgeError
 │   └── PromotionBusy        another promotion of the same group has the candidate endpoint
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
 ├── Throttled                the cloud asks to call later
+├── Detached                 not a failure: who followed went away, and what runs goes on: exit code 130
 └── EnvironmentUnavailable   the cloud, the local server or a part of it cannot be reached
 """
 
@@ -145,6 +146,10 @@ class DiskFull(StepforgeError):
 
 class Throttled(StepforgeError):
     pass
+
+
+class Detached(StepforgeError):
+    exit_code = 130
 
 
 class EnvironmentUnavailable(StepforgeError):

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError as AwsError
 from stepforge.attempts import ending, is_absent
 from stepforge.connection import Connection
 
-_LONGEST_BACKOFF = 4
+_LONGEST_BACKOFF = 2
 """After refusals in a row: so many times the usual distance."""
 
 
@@ -56,6 +56,7 @@ class NotYet(Exception):
 class _Known:
     lock: threading.Lock = field(default_factory=threading.Lock)
     due: float = float("-inf")
+    asked: float = float("-inf")
     refusals: int = 0
     description: dict[str, Any] | None = None
     absent: AwsError | None = None
@@ -82,6 +83,7 @@ class PacedJobs:
             if ended or now < known.due:
                 return self._remembered(TrainingJobName, known, now)
             known.refusals += 1
+            known.asked = now
             try:
                 job = self._sagemaker.describe_training_job(TrainingJobName=TrainingJobName)
                 known.description, known.absent, known.refusals = job, None, 0
@@ -102,6 +104,11 @@ class PacedJobs:
         """When a job may be asked about again, on the clock of the pace."""
         known = self._known.get(name)
         return self.pace.clock() if known is None else known.due
+
+    def asked(self, name: str) -> float:
+        """When a job was asked about last, on the clock of the pace; minus infinity for never."""
+        known = self._known.get(name)
+        return float("-inf") if known is None else known.asked
 
     def _distance(self, known: _Known) -> float:
         return self.pace.spread(self.pace.describe_seconds * min(2 ** max(0, known.refusals - 1), _LONGEST_BACKOFF))

@@ -131,16 +131,22 @@ def bounded(call: Callable[[], Answer], seconds: float, *, what: str = "the call
 
 
 class Bounded:
-    """A client whose calls end within `seconds` each, whatever the network does."""
+    """A client whose calls end within `seconds` each, whatever the network does. `answered` is called after each."""
 
-    def __init__(self, client: Any, seconds: float) -> None:
-        self._client, self._seconds = client, seconds
+    def __init__(self, client: Any, seconds: float, answered: Callable[[], None] = lambda: None) -> None:
+        self._client, self._seconds, self._answered = client, seconds, answered
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
         if name in ("exceptions", "meta", "get_paginator", "get_waiter") or not callable(found):
             return found
-        return lambda **request: bounded(partial(found, **request), self._seconds, what=name)
+
+        def call(**request: Any) -> Any:
+            answer = bounded(partial(found, **request), self._seconds, what=name)
+            self._answered()
+            return answer
+
+        return call
 
 
 @dataclass

@@ -154,8 +154,9 @@ class FaultProxy:
             while (request := await _request(reader, writer)) is not None:
                 if not await self._answer(request, upstream, writer):
                     break
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # one of the two sides went away, which is what a proxy is for
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            # One of the two sides went away, or the proxy is at its end: asyncio logs a cancelled handler as a failure.
+            return
         finally:
             upstream.close()
             writer.close()
