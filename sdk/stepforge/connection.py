@@ -59,6 +59,10 @@ class Connection:
                 # The first call: who mistyped a region or is offline hears of it in seconds.
                 config = {"connect_timeout": 4, "read_timeout": 10}
                 patience = replace(patience, attempts=2)
+            if service == "secretsmanager":
+                # Who asks waits for .2 s; what is under way beyond that must end soon.
+                config = {"connect_timeout": 1, "read_timeout": 1}
+                patience = replace(patience, attempts=3, base_seconds=0.1)
             self._clients[service] = made = self._make(service, **config)
             patience.watch(made)
         return self._clients[service]

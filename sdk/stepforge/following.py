@@ -69,6 +69,7 @@ class Survivor:
                 asked, last, pause = False, False, min(pause, early.seconds)
             except Exception as raised:
                 if trouble(raised) is None:
+                    yield from out
                     raise
                 last, error = False, raised
             now = self.pace.clock()
