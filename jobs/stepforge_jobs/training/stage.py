@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import platform
 import random
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeVar
@@ -82,9 +82,15 @@ def frozen(policy: Policy) -> Policy:
     return replace(policy, network=copy.deepcopy(policy.network).eval().requires_grad_(False))
 
 
-def as_reference(policy: Policy) -> AbstractContextManager[Any]:
-    """With adapters the reference is the same network without them."""
-    return policy.network.disable_adapter() if hasattr(policy.network, "disable_adapter") else nullcontext()
+@contextmanager
+def as_reference(policy: Policy) -> Iterator[None]:
+    """The network as the stage found it: with adapters it is the same one without them. No dropout falls on it."""
+    network = policy.network
+    was_training = network.training
+    network.eval()
+    with network.disable_adapter() if hasattr(network, "disable_adapter") else nullcontext():
+        yield
+    network.train(was_training)
 
 
 class Probe:
