@@ -49,8 +49,8 @@ def k3(logps: Tensor, reference_logps: Tensor) -> Tensor:
 def penalty(form: KlPenalty, logps_BT: Tensor, old_logps_BT: Tensor, reference_logps_BT: Tensor) -> Tensor:
     """What to add to each token's loss, before its weight, BT: its gradient is that of the exact KL, in the mean.
 
-    Both forms carry the ratio to the policy that sampled, and one gradient, ratio x k1: d(ratio x k3) = ratio x (k3 + dk3)
-    and k3's exponential cancels. `k1_in_reward` adds nothing here.
+    Both forms carry the ratio to the policy that sampled, and one gradient, ratio x k1: in that of ratio x k3, which is
+    ratio x (k3 + dk3), the exponentials cancel. `k1_in_reward` adds nothing here.
     """
     if form == "k1_in_reward":
         return torch.zeros_like(logps_BT)

@@ -178,6 +178,8 @@ def look_closer(job: Job, stage: Stage, trained: Trained, state: TrainingState) 
         state.best = better(state.best, state.step, values.get(Metric.VALIDATION))
     else:
         go_back(job, trained, state)
+        # All else was measured of weights that are gone, and would stand in the report as if it were the model's.
+        values = {name: value for name, value in values.items() if name in (Metric.KL, Metric.KL_REFUSED)}
     state.accepted = state.step
     return values
 
