@@ -251,7 +251,7 @@ def finish(
 
 SHARED_CHOICES: dict[str, Any] = {
     "optimiser": "AdamW, betas .9 and .95",
-    "schedule": "linear warm-up, then linear decay to a tenth",
+    "schedule": "linear warm-up, times a linear decay from the first step towards a tenth",
     "precision": "float32 on CPU; bfloat16 autocast over float32 weights on CUDA",
     "kl_metric": f"exact, nats a token, {PROBE_COMPLETIONS} completions of {PROBE_PROMPTS} prompts at temperature 1",
 }
