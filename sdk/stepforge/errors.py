@@ -24,6 +24,7 @@ StepforgeError
 │   ├── EndpointFailed       an endpoint did not come up with what it was given
 │   └── PromotionBusy        another promotion of the same group has the candidate endpoint
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
+├── Diverged                 training has left the numbers: a loss, gradient or weight is inf or nan
 ├── Throttled                the cloud asks to call later
 ├── Detached                 not a failure: who followed went away, and what runs goes on: exit code 130
 ├── WatchdogError            a guarded call was ended or refused
@@ -148,6 +149,10 @@ class PromotionBusy(RunFailed):
 
 class DiskFull(StepforgeError):
     exit_code = 6
+
+
+class Diverged(StepforgeError):
+    pass
 
 
 class Throttled(StepforgeError):
