@@ -230,6 +230,7 @@ def _attempt(request: JobRequest, name: str, action: Action, *, key_arn: str, po
         tags=[
             {"Key": SPEC_TAG, "Value": request.spec_sha256},
             {"Key": "stepforge:type", "Value": request.prefix.partition("-")[0]},
+            *({"Key": key, "Value": value} for key, value in sorted(request.tags.items())),
         ],
     )
 

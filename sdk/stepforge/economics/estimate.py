@@ -18,6 +18,7 @@ from typing import Literal
 from stepforge.contracts.base import digest
 from stepforge.contracts.economics import LedgerEntry, Price
 from stepforge.contracts.jobs import (
+    ArtifactRef,
     DatasetWork,
     EvaluateWork,
     GateWork,
@@ -82,7 +83,11 @@ def model_of(spec: JobSpec) -> str:
     if isinstance(spec.model, ScratchModel):
         return scratch_name(spec.model)
     start = spec.inputs.get("model")
-    return f"model-{start.sha256[:12]}" if start is not None else ""
+    return model_name(start) if start is not None else ""
+
+
+def model_name(artifact: ArtifactRef) -> str:
+    return f"model-{artifact.sha256[:12]}"
 
 
 def scratch_name(model: ScratchModel) -> str:

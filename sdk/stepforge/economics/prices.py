@@ -77,7 +77,6 @@ class Prices:
         merged = {(row.region, row.instance_type, row.as_of): row for row in (*self.rows, *rows)}
         return Prices(tuple(merged[key] for key in sorted(merged)))
 
-
     def compact(self) -> Prices:
         """Without rows between two that agree with them: the first says since when a price holds, the last until."""
         kept: list[Price] = []
