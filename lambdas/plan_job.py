@@ -9,7 +9,7 @@ from stepforge.planning import Planned, PlanRequest, plan
 class Environment(Variables):
     bucket: str
     key_arn: str
-    environment: str
+    environment: str = ""
 
 
 @handles

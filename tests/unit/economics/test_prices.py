@@ -98,7 +98,7 @@ def test_a_row_is_stale_after_half_a_year() -> None:
 def test_the_price_list_is_read_page_by_page_and_only_for_training() -> None:
     fake = FakePricing(
         [product("USE1-Train:ml.g5.xlarge", "1.4080000000"), product("USE1-Host:ml.g5.xlarge", "1.5")],
-        [product("Train:ml.m5.large", "0.115"), product("USE1-Train:ml.m5.large", "0.0"), product("USE1-Train:ml.x", "1")],
+        [product("Train:ml.m5.large", "0.115"), product("Train:ml.m5.large", "0.0"), product("Train:ml.x", "1")],
         [product("USE1-Train:ml.m4.xlarge", "0.1", unit="GB-Mo")],
     )  # fmt: skip
     found = {r.instance_type: r.usd_per_hour for r in prices.read_price_list(fake, "us-east-1")}
