@@ -36,9 +36,10 @@ class Connection:
         self.endpoint_url = endpoint_url
         self._clients: dict[str, Any] = {}
 
-    def client(self, service: str) -> Any:
-        """The boto3 client of a service, made once."""
-        if service not in self._clients:
+    def client(self, service: str, *, region: str | None = None) -> Any:
+        """The boto3 client of a service, made once; in the session's region, or the one where alone it answers."""
+        made = f"{service} {region}" if region else service
+        if made not in self._clients:
             from botocore.config import Config
 
             # Nothing is throttled here: a local server that does not answer is gone, and the next command starts it.
@@ -48,8 +49,10 @@ class Connection:
                 # The first call: who mistyped a region or is offline hears of it in seconds.
                 quick = Config(connect_timeout=4, read_timeout=10, retries={"mode": "standard", "max_attempts": 2})
                 config = config.merge(quick)
-            self._clients[service] = self._session.client(service, endpoint_url=self.endpoint_url, config=config)
-        return self._clients[service]
+            self._clients[made] = self._session.client(
+                service, endpoint_url=self.endpoint_url, config=config, region_name=region
+            )
+        return self._clients[made]
 
     @cached_property
     def environment(self) -> Environment:

@@ -35,10 +35,14 @@ def train(
     env: str,
     as_json: bool,
 ) -> None:
-    chosen = _recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
+    chosen = chosen_recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
     # A mistake in what was given is told before an environment is started or asked.
     with prepare(chosen, model=model, data=data, verifier=verifier) as inputs:
         client = Client(env)
+        if not dry_run:
+            from stepforge.cli import _plan
+
+            _plan.enforce(client, inputs)
         spec = client.bind(inputs, dry_run=dry_run)
     if env == LOCAL:
         _doctor.warn()
@@ -88,7 +92,7 @@ def print_runs(runs: list[RunSummary], *, as_json: bool) -> None:
                     status_word(run.status, run.error),
                     run.domain or "?",
                     f"{run.started.astimezone():%Y-%m-%d %H:%M:%S}",
-                    _duration(run.seconds),
+                    duration(run.seconds),
                     ", ".join(f"{run.accepted[s] * 100:.1f}" if s in run.accepted else "-" for s in TEST_SPLITS)
                     if run.accepted
                     else "-",
@@ -98,15 +102,15 @@ def print_runs(runs: list[RunSummary], *, as_json: bool) -> None:
         )
 
 
-def _duration(seconds: float) -> str:
-    """Two units at most: `43 s`, `2 min 43 s`, `5 h 2 min`."""
+def duration(seconds: float) -> str:
+    """For people. Two units at most: `43 s`, `2 min 43 s`, `5 h 2 min`."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if minutes else f"{rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _recipe(
+def chosen_recipe(
     domain: str | None,
     *,
     data: Path | None,

@@ -133,12 +133,18 @@ def try_to_book(sagemaker: Any, s3: Any, name: str, *, bucket: str, key_arn: str
         logger.warning("the cost of %s is not booked yet: %s", name, error)
 
 
-def read(s3: Any, *, bucket: str, since: date | None = None) -> list[LedgerEntry]:
+def read(s3: Any, *, bucket: str, since: date | None = None, newest_of_each: int | None = None) -> list[LedgerEntry]:
     """Entries in the order in which their jobs ended, of those that ended `since` a day (UTC).
 
-    Raises InvalidInput for an object that is no entry.
+    `newest_of_each` reads so many of the newest days of each type of job, for estimates. Raises InvalidInput for an
+    object that is no entry.
     """
     keys = _keys(s3, bucket=bucket, since=since)
+    if newest_of_each is not None:
+        by_type: dict[str, list[str]] = defaultdict(list)
+        for key in keys:
+            by_type[key.rpartition("/")[2].partition("-")[0]].append(key)
+        keys = [key for kept in by_type.values() for key in kept[-newest_of_each:]]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         entries = list(pool.map(lambda key: _entry(s3, bucket, key), keys))
     return sorted(entries, key=lambda entry: (entry.ended, entry.job))
