@@ -110,8 +110,8 @@ class Plan:
         if budget is not None and self.usd is not None and self.usd.high > budget.usd:
             raise OverBudget(
                 f"it may cost up to {dollars(self.usd.high)} (about {dollars(self.usd.middle)}), over {budget.by} of "
-                f"{dollars(budget.usd)}: nothing was submitted. Raise it, do less, or lower resources.max_runtime_seconds, "
-                "which bounds what a job can cost"
+                f"{dollars(budget.usd)}: nothing was submitted. Raise it, do less, or lower "
+                "resources.max_runtime_seconds, which bounds what a job can cost"
             )
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _LISTED = 6
+_CLASSES = {r"\p{L}": r"\w", r"\p{N}": r"\d", r"\p{Z}": r"\s"}
+"""Java's classes of characters, as near as Python has them."""
 LONGEST_RUNTIME_SECONDS = 432_000
 """Five days: what the machine `run-job` waits for a job, and SageMaker's own limit without a higher quota."""
 
@@ -88,6 +90,8 @@ def _choice(value: str, allowed: Sequence[str]) -> tuple[str, str]:
 
 def _matches(pattern: str, value: str) -> bool:
     """Whether Java's pattern matches the whole value; a pattern that Python cannot read refuses nothing."""
+    for java, python in _CLASSES.items():
+        pattern = pattern.replace(java, python)
     try:
         return re.fullmatch(pattern, value, flags=re.DOTALL) is not None
     except re.error:
