@@ -55,6 +55,22 @@ class Connection:
         return self._clients[made]
 
     @cached_property
+    def session(self) -> boto3.Session:
+        """The caller's session, for clients that others make of it; that of a local AWS makes them for its endpoint."""
+        if self.endpoint_url is None:
+            return self._session
+        import boto3
+
+        endpoint_url, credentials = self.endpoint_url, self._session.get_credentials()
+        assert credentials is not None  # the local AWS hands out its own
+
+        class AtEndpoint(boto3.Session):
+            def client(self, *arguments: Any, **options: Any) -> Any:
+                return super().client(*arguments, **{"endpoint_url": endpoint_url, **options})
+
+        return AtEndpoint(credentials.access_key, credentials.secret_key, region_name=self._session.region_name)
+
+    @cached_property
     def environment(self) -> Environment:
         """What SSM says about the environment.
 
