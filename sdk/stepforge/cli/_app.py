@@ -372,7 +372,10 @@ def new_domain(
 
 @app.command("doctor")
 def doctor(json: Json = False) -> None:
-    """Compare what is installed with the versions that the digests of jobs stand for; exit code 3 where they differ."""
+    """Tell which optional parts work here, what is lost without the others, and which command mends that.
+
+    Then compare what is installed with the versions that the digests of jobs stand for; exit code 3 where they differ.
+    """
     from stepforge.cli import _doctor
 
     _doctor.doctor(as_json=json)
