@@ -6,7 +6,7 @@ StepforgeError
 │   ├── InvalidInput         a file, record or option that is malformed
 │   ├── GateRefused          the data did not pass the reliability gate
 │   ├── UnknownPrice         an instance has no price, and an unknown price is never zero
-│   └── OverBudget           it may cost more than it may: exit code 7, nothing was submitted
+│   └── OverBudget           it may cost more than it may: exit code 11, nothing was submitted
 ├── IntegrityError           bytes differ from their recorded digest
 │   └── ArtifactRefused      a model's files may not be served
 ├── IdentityConflict         a name is taken by something with another identity
@@ -16,8 +16,10 @@ StepforgeError
 │   ├── CapacityError        the cloud had no such instance free
 │   ├── InternalServerError  the cloud failed
 │   ├── ResourceLimitExceeded  the account's quota is used up
-│   ├── Stopped              someone stopped it
-│   ├── MaxRuntimeExceeded   it ran, or waited for a spot instance, longer than it may
+│   ├── Stopped              someone stopped it: exit code 7
+│   ├── MaxRuntimeExceeded   it ran longer than it may: 8
+│   ├── MaxWaitTimeExceeded  it waited for a spot instance longer than it may: 9
+│   ├── Interrupted          its spot instance was taken away, or the local server went: 10
 │   └── JobStillRunning      not a failure: another execution runs the same job
 ├── RunFailed                an execution of a state machine ended without success
 │   ├── SmokeFailed          a deployed model does not answer as it did in its evaluation
@@ -25,6 +27,7 @@ StepforgeError
 │   └── PromotionBusy        another promotion of the same group has the candidate endpoint
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
 ├── Throttled                the cloud asks to call later
+├── Detached                 not a failure: who followed went away, and what runs goes on: exit code 130
 ├── WatchdogError            a guarded call was ended or refused
 │   ├── BudgetExceeded       it took longer than it may
 │   ├── HeartbeatMissed      it gave no sign of life
@@ -78,7 +81,7 @@ class UnknownPrice(UserError):
 
 
 class OverBudget(UserError):
-    exit_code = 7
+    exit_code = 11
 
 
 class IntegrityError(StepforgeError):
@@ -118,11 +121,19 @@ class ResourceLimitExceeded(JobFailed):
 
 
 class Stopped(JobFailed):
-    pass
+    exit_code = 7
 
 
 class MaxRuntimeExceeded(JobFailed):
-    pass
+    exit_code = 8
+
+
+class MaxWaitTimeExceeded(JobFailed):
+    exit_code = 9
+
+
+class Interrupted(JobFailed):
+    exit_code = 10
 
 
 class JobStillRunning(JobFailed):
@@ -151,6 +162,10 @@ class DiskFull(StepforgeError):
 
 class Throttled(StepforgeError):
     pass
+
+
+class Detached(StepforgeError):
+    exit_code = 130
 
 
 class WatchdogError(StepforgeError):

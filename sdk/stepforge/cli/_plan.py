@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
-from stepforge.cli import _local, _runs
+from stepforge.cli import _follow, _local, _runs
 from stepforge.cli._output import columns, emit, say
 from stepforge.client import Client
 from stepforge.contracts.base import first_problem
@@ -92,10 +92,11 @@ def submit(given: Given, *, yes: bool, dry_run: bool, wait: bool, as_json: bool)
             _local.confirm(f"Submit {found.name}{_cost_words(found)}?", yes=yes, as_json=as_json)
         if planned.spec is not None:
             done = submit_job(planned.client.connection, planned.spec, planned.resources)
-            text = f"{done.name} ({'created' if done.action == 'create' else 'adopted'})"
-            emit({"job": done.name, "action": done.action}, as_json=as_json, text=text)
             if wait:
-                say(f"follow it with: stepforge logs {done.name} -f")
+                say(f"{done.name} ({'created' if done.action == 'create' else 'adopted'})")
+                _follow.follow_job(planned.client, done.name, as_json=as_json)
+            else:
+                emit({"job": done.name, "action": done.action}, as_json=as_json, text=done.name)
             return
         assert planned.inputs is not None  # a pipeline has inputs
         run = planned.client.pipelines.start(planned.client.bind(planned.inputs))

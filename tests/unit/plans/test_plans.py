@@ -76,7 +76,7 @@ def test_over_the_budget_is_refused_by_the_upper_end(connection: FakeConnection)
     found.refuse(Budget(found.usd.high + 0.01, "--max-usd"))
     with pytest.raises(OverBudget, match=r"over --max-usd of .*nothing was submitted.*max_runtime_seconds") as refused:
         found.refuse(Budget(found.usd.high - 0.01, "--max-usd"))
-    assert refused.value.exit_code == 7
+    assert refused.value.exit_code == 11
 
 
 def test_a_limit_of_the_jobs_bounds_what_they_may_cost(connection: FakeConnection) -> None:

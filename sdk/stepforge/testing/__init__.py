@@ -11,6 +11,10 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+from stepforge.testing.faults import Call, Fault, FaultProxy, Rule
+
+__all__ = ["Call", "FakeStepFunctions", "Fault", "FaultProxy", "Rule"]
+
 
 class FakeClock:
     """Time that passes in pauses alone, for what takes a `stepforge.watchdog.Clock`.
@@ -67,13 +71,14 @@ class FakeStepFunctions:
             ExecutionDoesNotExist=self.ExecutionDoesNotExist, ExecutionAlreadyExists=self.ExecutionAlreadyExists
         )
 
-    def start_execution(self, *, stateMachineArn: str, name: str, input: str) -> dict[str, Any]:
+    def start_execution(self, *, stateMachineArn: str, name: str, input: str, traceHeader: str = "") -> dict[str, Any]:
         arn = stateMachineArn.replace(":stateMachine:", ":execution:") + f":{name}"
         found = self.executions.get(arn)
         if found is None:
             self.starts += 1
             now = datetime.now(UTC)
             found = {"executionArn": arn, "name": name, "status": "RUNNING", "startDate": now, "input": input}
+            found["traceHeader"] = traceHeader
             self.executions[arn] = found
         elif found["status"] != "RUNNING" or found["input"] != input:
             raise self.ExecutionAlreadyExists(name)
