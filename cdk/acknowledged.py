@@ -21,6 +21,8 @@ def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
 
     wildcards = {
         **{f"<{bucket}.Arn>/{prefix}/*": "objects are named by their digest" for prefix in _PREFIXES},
+        f"<{bucket}.Arn>/ledger/*": "an entry is named by the job that it is for",
+        f"<{bucket}.Arn>/prices/*": "read only: the table of prices",
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},
         **{arn("sagemaker", f"{what}/stepforge-*"): _OWN_NAMES for what in _SERVING},
         arn("sagemaker", "model-package/stepforge-*/*"): _OWN_NAMES,

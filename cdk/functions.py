@@ -66,14 +66,19 @@ class Functions(Construct):
         )
         self._add(
             "classify_job",
-            {"BUCKET": bucket.bucket_name},
-            [look_at_jobs, *read_objects(bucket, "jobs"), use_key(key)],
+            data,
+            [
+                look_at_jobs,
+                *read_objects(bucket, "jobs", "specs", "prices"),
+                write_objects(bucket, "ledger"),
+                use_key(key, write=True),
+            ],
         )
         self._add("explain", {}, [])
         # train
         self._add(
             "plan_job",
-            data,
+            {**data, "ENVIRONMENT": settings.name},
             [*read_objects(bucket, "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True)],
         )
         self._add("read_gate", {}, [*read_objects(bucket, "jobs"), use_key(key)])

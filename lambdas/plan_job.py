@@ -9,9 +9,10 @@ from stepforge.planning import Planned, PlanRequest, plan
 class Environment(Variables):
     bucket: str
     key_arn: str
+    environment: str = ""
 
 
 @handles
 def handler(request: PlanRequest) -> Planned:
     env = variables(Environment)
-    return plan(client("s3"), request, bucket=env.bucket, key_arn=env.key_arn)
+    return plan(client("s3"), request, bucket=env.bucket, key_arn=env.key_arn, environment=env.environment)

@@ -90,6 +90,11 @@ def find_attempt(
     )
 
 
+def attempt_at(request: JobRequest, name: str, *, key_arn: str) -> Attempt:
+    """An attempt as it would be created, without asking whether it may."""
+    return _attempt(request, name, "create", key_arn=key_arn, poll_seconds=0)
+
+
 def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] | None:
     """DescribeTrainingJob, None where there is no such job. Raises IdentityConflict where it is another spec's."""
     try:
@@ -256,6 +261,7 @@ def _attempt(request: JobRequest, name: str, action: Action, *, key_arn: str, po
         tags=[
             {"Key": SPEC_TAG, "Value": request.spec_sha256},
             {"Key": "stepforge:type", "Value": request.prefix.partition("-")[0]},
+            *({"Key": key, "Value": value} for key, value in sorted(request.tags.items())),
         ],
     )
 

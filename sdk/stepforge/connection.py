@@ -50,10 +50,11 @@ class Connection:
         self.patience = patience or (Patience() if endpoint_url is None else Patience(attempts=3, budget_seconds=10))
         self.patience.renew = self.patience.renew or self.renew_credentials
 
-    def client(self, service: str) -> Any:
-        """The boto3 client of a service, made once."""
-        if service not in self._clients:
-            config = {}
+    def client(self, service: str, *, region: str | None = None) -> Any:
+        """The boto3 client of a service, made once; in the session's region, or the one where alone it answers."""
+        name = f"{service} {region}" if region else service
+        if name not in self._clients:
+            config: dict[str, Any] = {}
             patience = self.patience
             if service == "ssm" and self.endpoint_url is None:
                 # The first call: who mistyped a region or is offline hears of it in seconds.
@@ -63,9 +64,27 @@ class Connection:
                 # Who asks waits for .2 s; what is under way beyond that must end soon.
                 config = {"connect_timeout": 1, "read_timeout": 1}
                 patience = replace(patience, attempts=3, base_seconds=0.1)
-            self._clients[service] = made = self._make(service, **config)
+            if region is not None:
+                config["region_name"] = region
+            self._clients[name] = made = self._make(service, **config)
             patience.watch(made)
-        return self._clients[service]
+        return self._clients[name]
+
+    @cached_property
+    def session(self) -> boto3.Session:
+        """The caller's session, for clients that others make of it; that of a local AWS makes them for its endpoint."""
+        if self.endpoint_url is None:
+            return self._session
+        import boto3
+
+        endpoint_url, credentials = self.endpoint_url, self._session.get_credentials()
+        assert credentials is not None  # the local AWS hands out its own
+
+        class AtEndpoint(boto3.Session):
+            def client(self, *arguments: Any, **options: Any) -> Any:
+                return super().client(*arguments, **{"endpoint_url": endpoint_url, **options})
+
+        return AtEndpoint(credentials.access_key, credentials.secret_key, region_name=self._session.region_name)
 
     def _make(self, service: str, **config: Any) -> Any:
         from botocore.config import Config
@@ -134,11 +153,12 @@ class Once(Connection):
     def environment(self) -> Environment:
         return self._of.environment
 
-    def client(self, service: str) -> Any:
-        if service not in self._clients:
-            made = self._make(service, connect_timeout=5, read_timeout=_ONCE_SECONDS)
-            self._clients[service] = Bounded(made, _ONCE_SECONDS, self._count)
-        return self._clients[service]
+    def client(self, service: str, *, region: str | None = None) -> Any:
+        name = f"{service} {region}" if region else service
+        if name not in self._clients:
+            made = self._make(service, connect_timeout=5, read_timeout=_ONCE_SECONDS, region_name=region)
+            self._clients[name] = Bounded(made, _ONCE_SECONDS, self._count)
+        return self._clients[name]
 
     def _count(self) -> None:
         self.answers += 1

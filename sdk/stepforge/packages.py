@@ -20,7 +20,7 @@ from stepforge.errors import InvalidInput
 EVALUATION = "evaluation.json"
 ROWS = "rows.ndjson"
 
-_TOKEN_LENGTH = 36
+TOKEN_LENGTH = 36
 
 
 class Compared(Contract):
@@ -145,7 +145,7 @@ def package_request(
         "CustomerMetadataProperties": metadata.properties(),
     }
     # Of the whole request: a token that comes back with another request is refused.
-    return {**request, "ClientToken": digest(request)[:_TOKEN_LENGTH]}
+    return {**request, "ClientToken": digest(request)[:TOKEN_LENGTH]}
 
 
 def model_card(

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from stepforge.artifacts import folder, read_bytes
 from stepforge.contracts.base import Contract, canonical_json
-from stepforge.contracts.jobs import JobOutcome, JobRequest, JobSpec, Resources
-from stepforge.contracts.names import Keys
+from stepforge.contracts.jobs import JobOutcome, JobRequest, JobSpec, Resources, ScratchModel
+from stepforge.contracts.names import DOMAIN_TAG, ENVIRONMENT_TAG, MODEL_TAG, RUN_TAG, Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
+from stepforge.economics.estimate import model_name, scratch_name
 from stepforge.errors import IdentityConflict, InvalidInput
 
 Phase = Literal["dataset", "gate", "stage", "evaluation", "end"]
@@ -19,6 +20,8 @@ class PlanRequest(Contract):
 
     state: PipelineState
     finished: JobOutcome | None = None
+    run: str = ""
+    """The execution's name."""
 
 
 class Planned(Contract):
@@ -51,7 +54,9 @@ def advance(spec: PipelineSpec, state: PipelineState, finished: JobOutcome) -> P
     return state.model_copy(update=change)
 
 
-def job_request(job: JobSpec, *, image: str, resources: Resources, bucket: str) -> JobRequest:
+def job_request(
+    job: JobSpec, *, image: str, resources: Resources, bucket: str, tags: dict[str, str] | None = None
+) -> JobRequest:
     """The input of `run-job` for one job."""
     spec_uri = f"s3://{bucket}/{Keys.spec(job.identity)}"
     inputs = {str(channel): folder(ref.uri) for channel, ref in sorted(job.inputs.items())}
@@ -62,13 +67,32 @@ def job_request(job: JobSpec, *, image: str, resources: Resources, bucket: str) 
         image=image,
         channels={"spec": spec_uri.removesuffix("spec.json"), **inputs},
         resources=resources,
+        tags=tags or {},
     )
 
 
-def pipeline_job_request(job: JobSpec, pipeline: PipelineSpec, *, bucket: str) -> JobRequest:
+def job_tags(*, domain: str, environment: str = "", run: str = "", model: str = "") -> dict[str, str]:
+    """Tags of a job; what is empty is left out, as a tag must not be."""
+    given = {DOMAIN_TAG: domain, ENVIRONMENT_TAG: environment, RUN_TAG: run, MODEL_TAG: model}
+    return {key: value for key, value in given.items() if value}
+
+
+def pipeline_job_request(
+    job: JobSpec, pipeline: PipelineSpec, *, bucket: str, environment: str = "", run: str = ""
+) -> JobRequest:
     """The input of `run-job` for one job of a pipeline."""
     resources = pipeline.resources.get(job.type, Resources())
-    return job_request(job, image=pipeline.image, resources=resources, bucket=bucket)
+    model = "" if job.type in ("dataset", "gate") else pipeline_model(pipeline)
+    tags = job_tags(domain=pipeline.domain, environment=environment, run=run, model=model)
+    return job_request(job, image=pipeline.image, resources=resources, bucket=bucket, tags=tags)
+
+
+def pipeline_model(pipeline: PipelineSpec) -> str:
+    """Where all weights of a pipeline began: a size, or the digest of a model."""
+    if isinstance(pipeline.model, ScratchModel):
+        return scratch_name(pipeline.model)
+    assert pipeline.model_artifact is not None  # by the pipeline's own validation
+    return model_name(pipeline.model_artifact)
 
 
 def put_spec(s3: Any, job: JobSpec, *, bucket: str, key_arn: str) -> None:
@@ -106,7 +130,7 @@ def finish(s3: Any, request: PlanRequest) -> tuple[PipelineSpec, PipelineState]:
     return spec, state
 
 
-def plan(s3: Any, request: PlanRequest, *, bucket: str, key_arn: str) -> Planned:
+def plan(s3: Any, request: PlanRequest, *, bucket: str, key_arn: str, environment: str = "") -> Planned:
     """Take in what finished, and write the spec of the next job to S3. The same call twice writes the same bytes."""
     spec = read_pipeline(s3, request.state)
     state = request.state if request.finished is None else advance(spec, request.state, request.finished)
@@ -114,4 +138,5 @@ def plan(s3: Any, request: PlanRequest, *, bucket: str, key_arn: str) -> Planned
     if job is None:
         return Planned(state=state, phase="end")
     put_spec(s3, job, bucket=bucket, key_arn=key_arn)
-    return Planned(state=state, phase=phase(spec, state), job=pipeline_job_request(job, spec, bucket=bucket))
+    due = pipeline_job_request(job, spec, bucket=bucket, environment=environment, run=request.run)
+    return Planned(state=state, phase=phase(spec, state), job=due)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from stepforge import executions, transfers
 from stepforge.artifacts import read_file, read_report
 from stepforge.connection import LOCAL, Connection
-from stepforge.contracts.base import first_problem
+from stepforge.contracts.base import digest, first_problem
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, group_domain, package_group
 from stepforge.contracts.registry import PROMOTION, Approval, PackageMetadata
@@ -22,7 +22,7 @@ from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, UnknownName
 from stepforge.executions import Execution
-from stepforge.packages import EVALUATION, ROWS, summaries
+from stepforge.packages import EVALUATION, ROWS, TOKEN_LENGTH, summaries
 from stepforge.promotion import GROUP_PREFIX
 
 if TYPE_CHECKING:
@@ -259,8 +259,13 @@ class Registry:
         return self._describe(package.arn)
 
     def _update(self, package: Package, approval: Approval, description: str) -> None:
+        # Of the change and of what it changes: sent again after a lost answer, it makes no second event.
+        token = digest([package.arn, package.modified.isoformat(), approval, description])[:TOKEN_LENGTH]
         self._connection.client("sagemaker").update_model_package(
-            ModelPackageArn=package.arn, ModelApprovalStatus=approval, ApprovalDescription=description
+            ModelPackageArn=package.arn,
+            ModelApprovalStatus=approval,
+            ApprovalDescription=description,
+            ClientToken=token,
         )
 
     def _groups(self) -> list[str]:

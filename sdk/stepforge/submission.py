@@ -17,7 +17,8 @@ from stepforge.connection import Connection
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import JobRequest, JobSpec, Resources
 from stepforge.contracts.names import Keys
-from stepforge.planning import job_request, put_spec
+from stepforge.economics.estimate import model_of
+from stepforge.planning import job_request, job_tags, put_spec
 
 _TAKEN = ("ResourceInUse", "ResourceInUseException")
 _RETRIES = 3
@@ -57,6 +58,13 @@ def training_request(environment: Environment, request: JobRequest, attempt: Att
     }
 
 
+def spec_request(environment: Environment, spec: JobSpec, resources: Resources) -> JobRequest:
+    """What `run-job` would be given for a job that belongs to no run."""
+    tags = job_tags(domain=spec.domain, environment=environment.name, model=model_of(spec))
+    image = environment.images["train"]
+    return job_request(spec, image=image, resources=resources, bucket=environment.bucket, tags=tags)
+
+
 def submit(connection: Connection, spec: JobSpec, resources: Resources | None = None) -> Submission:
     """Create the next attempt at a job, or adopt the one that runs or is done. Calling it twice submits one job.
 
@@ -66,7 +74,7 @@ def submit(connection: Connection, spec: JobSpec, resources: Resources | None = 
     environment = connection.environment
     s3, sagemaker = connection.client("s3"), connection.client("sagemaker")
     given = resources or Resources()
-    request = job_request(spec, image=environment.images["train"], resources=given, bucket=environment.bucket)
+    request = spec_request(environment, spec, given)
     put_spec(s3, spec, bucket=environment.bucket, key_arn=environment.key_arn)
     while True:
         attempt = attempts.find_attempt(

@@ -180,6 +180,9 @@ def test_the_asset_of_dev_is_handlers_beside_the_sdk_and_nothing_else(synth: Syn
     (asset,) = [path for path in Path(synth.folder).glob("asset.*") if path.is_dir()]
     names = {path.relative_to(asset).as_posix() for path in asset.rglob("*") if path.is_file()}
     assert {"plan_job.py", "_runtime.py", "stepforge/contracts/jobs.py"} <= names
+    prices = "stepforge/economics/prices.json"
+    assert prices in names
+    names -= {prices}
     assert [n for n in names if not n.endswith(".py") or "__pycache__" in n or n.startswith("stepforge/local/")] == []
 
 

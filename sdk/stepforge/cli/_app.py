@@ -10,6 +10,7 @@ import typer
 
 from stepforge.cli._examples import add_examples
 from stepforge.cli._output import Env, Json, emit, say
+from stepforge.cli._plans_app import add_plan_commands
 
 app = typer.Typer(
     name="stepforge",
@@ -396,4 +397,5 @@ def doctor(json: Json = False) -> None:
     _doctor.doctor(as_json=json)
 
 
+add_plan_commands(app)
 add_examples(app)

@@ -21,7 +21,7 @@ def down(*, yes: bool, as_json: bool) -> None:
     busy = [] if found is None else list(found.under_way)
     if busy:
         what = f"{', '.join(busy)} {'is' if len(busy) == 1 else 'are'} under way"
-        _confirm(f"{what}. Nothing is lost: {_GOES_ON}. Stop the local AWS all the same?", yes=yes, as_json=as_json)
+        confirm(f"{what}. Nothing is lost: {_GOES_ON}. Stop the local AWS all the same?", yes=yes, as_json=as_json)
     ran = local.down()
     text = "stopped" if ran else "the local AWS was not running"
     if busy:
@@ -30,7 +30,7 @@ def down(*, yes: bool, as_json: bool) -> None:
 
 
 def reset(*, yes: bool, as_json: bool) -> None:
-    _confirm("Delete every local run, model and endpoint?", yes=yes, as_json=as_json)
+    confirm("Delete every local run, model and endpoint?", yes=yes, as_json=as_json)
     local.reset()
     emit({"deleted": True}, as_json=as_json, text="deleted")
 
@@ -70,7 +70,7 @@ def _memory(found: local.Activity) -> str:
     return f"{found.memory_mb} MB" if found.memory_mb < 1000 else f"{found.memory_mb / 1000:.1f} GB"
 
 
-def _confirm(question: str, *, yes: bool, as_json: bool) -> None:
+def confirm(question: str, *, yes: bool, as_json: bool) -> None:
     """Ask on a terminal. Elsewhere nobody can answer: raises InvalidInput without --yes."""
     if yes:
         return

@@ -36,10 +36,14 @@ def train(
     env: str,
     as_json: bool,
 ) -> None:
-    chosen = _recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
+    chosen = chosen_recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
     # A mistake in what was given is told before an environment is started or asked.
     with prepare(chosen, model=model, data=data, verifier=verifier) as inputs:
         client = Client(env)
+        if not dry_run:
+            from stepforge.cli import _plan
+
+            _plan.enforce(client, inputs)
         spec = client.bind(inputs, dry_run=dry_run)
     if env == LOCAL:
         _doctor.warn()
@@ -118,7 +122,7 @@ def print_runs(runs: list[RunSummary], *, as_json: bool) -> None:
         )
 
 
-def _recipe(
+def chosen_recipe(
     domain: str | None,
     *,
     data: Path | None,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from stepforge.contracts.base import Contract, Sha256
 from stepforge.contracts.jobs import WorkType
 
@@ -22,3 +26,5 @@ class Environment(Contract):
     """Digest of the code and lock that run each type of job."""
     instance_types: dict[str, str] = {}
     """`train` and `serve`."""
+    budget_usd: Annotated[float, Field(gt=0)] | None = None
+    """The most that one submission may cost by its estimate."""

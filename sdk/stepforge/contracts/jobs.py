@@ -401,6 +401,8 @@ class JobRequest(Contract):
     channels: dict[str, S3Uri]
     """Channel name to S3 prefix, `spec` included."""
     resources: Resources = Resources()
+    tags: dict[str, str] = {}
+    """More tags of the job: domain, environment, run. They do not decide which job it is."""
 
 
 class JobOutcome(Contract):

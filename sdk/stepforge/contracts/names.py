@@ -13,6 +13,11 @@ MACHINES: tuple[Machine, ...] = ("run-job", "train", "promote")
 SPEC_TAG = "stepforge:spec-sha256"
 """Tag on a training job: with it a job is adopted or refused as another's."""
 
+DOMAIN_TAG, ENVIRONMENT_TAG, RUN_TAG = "stepforge:domain", "stepforge:environment", "stepforge:run"
+"""Tags by which an account's bill tells jobs apart. They are no part of a job's identity."""
+MODEL_TAG = "stepforge:model"
+"""Where a job's weights began: jobs that agree in it are equally large, and so take equally long."""
+
 LONGEST_GROUP = 53
 """An endpoint has 63 characters at most, and `-candidate` must fit."""
 _CANDIDATE = "-candidate"
@@ -92,6 +97,15 @@ class Keys:
     @staticmethod
     def artifact(job: str) -> str:
         return f"jobs/{job}/output/model/"
+
+    @staticmethod
+    def ledger(day: str = "", job: str = "") -> str:
+        """An object for each attempt that has ended, by the day (ISO) on which it did. Without a job: the prefix."""
+        return f"ledger/{day}/{job}.json" if job else f"ledger/{day}"
+
+    @staticmethod
+    def prices() -> str:
+        return "prices/sagemaker.json"
 
     @staticmethod
     def upload(kind: str, sha256: str) -> str:

@@ -62,6 +62,8 @@ class Recipe(Contract):
     stages: Annotated[tuple[TrainingWork, ...], Field(min_length=1)]
     evaluation: EvaluateWork = EvaluateWork()
     resources: dict[WorkType, Resources] = {}
+    budget_usd: Annotated[float, Field(gt=0)] | None = None
+    """The most that one submission may cost by its estimate; no part of what is trained."""
     leave_out_idle: bool = False
     """Whether a stage whose splits have no records is left out; otherwise it is an error."""
 

@@ -16,10 +16,12 @@ import pytest
 
 from stepforge.cli import _predict, _registry, _runs
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import DatasetWork, JobSpec
-from stepforge.contracts.names import Keys, endpoint_name, package_group, split_uri
+from stepforge.contracts.jobs import DatasetWork, JobSpec, Resources
+from stepforge.contracts.names import Keys, endpoint_name, execution_name, package_group, split_uri
 from stepforge.contracts.pipelines import PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
+from stepforge.economics import ledger
+from stepforge.economics.costs import Costs
 from stepforge.errors import InvalidInput, RunFailed
 from stepforge.local.deploy import deploy
 from stepforge.pipelines import Pipelines
@@ -84,6 +86,38 @@ def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed, train
     told = [[(e.kind, e.data.get("adopted")) for e in runs.get(run.name).follow()] for run in (first, second)]
     assert {("stage", False), ("done", False), ("log", None)} >= set(told[0])
     assert told[1] == [("stage", True), ("done", True)] * 5
+
+
+def test_a_run_books_what_each_of_its_jobs_cost_once(deployed: Deployed, trained: TrainOutput) -> None:
+    s3, jobs = deployed.aws.client("s3"), [trained.dataset, trained.gate, *trained.stages, trained.evaluation]
+    found = ledger.read(s3, bucket=deployed.bucket)
+    mine = [entry for entry in found if entry.job in {job.name for job in jobs}]
+    assert sorted(entry.stage for entry in mine) == ["dataset", "evaluate", "gate", "sft", "srl"]
+    assert {(e.domain, e.environment, e.region) for e in mine} == {("facial", "local", "us-east-1")}
+    assert {e.run for e in mine} == {execution_name("train", deployed.pipeline().identity, 1)}
+    assert {e.model for e in mine if e.type in ("sft", "srl", "evaluate")} == {"scratch-64x3-64"}
+    assert all(e.usd == pytest.approx((e.billable_seconds or 0) / 3600 * 1.408) for e in mine)
+
+    versions = [mine[0].model_copy(update={"job": "sft-0123456789ab-a0", "units": float(n)}) for n in range(40)]
+    key_arn = deployed.connection.environment.key_arn
+    with ThreadPoolExecutor(16) as pool:
+        wrote = list(pool.map(lambda e: ledger.write(s3, e, bucket=deployed.bucket, key_arn=key_arn), versions))
+    (kept,) = (e for e in ledger.read(s3, bucket=deployed.bucket) if e.job == versions[0].job)
+    s3.delete_object(Bucket=deployed.bucket, Key=Keys.ledger(kept.ended.date().isoformat(), kept.job))
+    assert (sum(wrote), kept) == (1, versions[wrote.index(True)])
+
+
+def test_costs_book_a_job_whose_end_no_machine_saw(deployed: Deployed) -> None:
+    spec = JobSpec(domain="alone", work=DatasetWork(domain="alone", seed=42), code_sha256=CODE["dataset"])
+    job = submit(deployed.connection, spec, Resources(instance_type="ml.m4.xlarge")).name
+    sagemaker = deployed.aws.client("sagemaker")
+    wait(lambda: sagemaker.describe_training_job(TrainingJobName=job)["TrainingJobStatus"], lambda s: s == "Completed")
+    costs = Costs(deployed.connection).read()
+    (entry,) = (entry for entry in costs.entries if entry.domain == "alone")
+    assert (entry.job, entry.run, entry.usd, entry.status) == (job, "", None, "Completed")
+    (row,) = (row for row in costs.by("domain") if row.key == "alone")
+    assert (row.usd, row.unpriced) == (None, ("ml.m4.xlarge",))
+    assert Costs(deployed.connection).read().healed == 0
 
 
 def test_data_that_fails_the_gate_is_refused_by_record_and_rule(deployed: Deployed) -> None:

@@ -1,0 +1,300 @@
+"""`stepforge plan` and `stepforge submit`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+
+from stepforge.cli import _follow, _local, _runs
+from stepforge.cli._output import columns, emit, say
+from stepforge.client import Client
+from stepforge.contracts.base import first_problem
+from stepforge.contracts.jobs import JobSpec, Resources
+from stepforge.economics.estimate import Estimate, Range
+from stepforge.economics.prices import STALE_DAYS
+from stepforge.errors import InvalidInput, StepforgeError
+from stepforge.inputs import Inputs, prepare
+from stepforge.plans import Budget, JobPlan, Plan, Planner, budget_of, dollars
+from stepforge.submission import submit as submit_job
+
+_SOURCES = {
+    "same work": "{n} earlier of the same work",
+    "same stage": "{n} earlier of the stage, scaled",
+    "same type": "{n} earlier of the type, scaled",
+    "guess": "a guess: nothing of the kind has run yet",
+}
+_ACTIONS = {"create": "will run", "later": "will run later", "adopt": "adopted"}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is planned, as the command line has it."""
+
+    domain: str | None = None
+    data: Path | None = None
+    verifier: str | None = None
+    model: Path | None = None
+    recipe: Path | None = None
+    overrides: tuple[str, ...] = ()
+    job: Path | None = None
+    max_usd: float | None = None
+    checks: bool = True
+    env: str = "local"
+
+
+@dataclass(frozen=True)
+class _Planned:
+    client: Client
+    plan: Plan
+    budget: Budget | None
+    inputs: Inputs | None = None
+    spec: JobSpec | None = None
+    resources: Resources | None = None
+
+
+def plan(given: Given, *, as_json: bool) -> None:
+    """Print the plan; then what `submit` would refuse it for, with its exit code."""
+    with _planned(given) as planned:
+        found, refusal = planned.plan, None
+        try:
+            found.refuse(planned.budget)
+        except StepforgeError as error:
+            refusal = error
+    plain = _plain(found, planned.budget)
+    plain["refused"] = refusal and {"error": type(refusal).__name__, "message": str(refusal)}
+    emit(plain, as_json=as_json, text="\n".join(_lines(found, planned.budget)))
+    if refusal is None:
+        return
+    if as_json:
+        raise typer.Exit(refusal.exit_code)  # one document on stdout, and it says why
+    raise refusal
+
+
+def submit(given: Given, *, yes: bool, dry_run: bool, wait: bool, as_json: bool) -> None:
+    """Do what the plan says: refuse, ask, upload, start."""
+    with _planned(given) as planned:
+        found = planned.plan
+        if dry_run:
+            found.refuse(planned.budget)
+            _print_requests(found)
+            return
+        if not as_json:
+            say("\n".join(_lines(found, planned.budget)))
+        found.refuse(planned.budget)
+        if found.creates:
+            _local.confirm(f"Submit {found.name}{_cost_words(found)}?", yes=yes, as_json=as_json)
+        if planned.spec is not None:
+            done = submit_job(planned.client.connection, planned.spec, planned.resources)
+            if wait:
+                say(f"{done.name} ({'created' if done.action == 'create' else 'adopted'})")
+                _follow.follow_job(planned.client, done.name, as_json=as_json)
+            else:
+                emit({"job": done.name, "action": done.action}, as_json=as_json, text=done.name)
+            return
+        assert planned.inputs is not None  # a pipeline has inputs
+        run = planned.client.pipelines.start(planned.client.bind(planned.inputs))
+    say(f"run {run.name} ({run.execution.status.lower()})")
+    if wait:
+        _runs.follow(run, as_json=as_json)
+    else:
+        emit({"run": run.name, "status": run.execution.status}, as_json=as_json)
+
+
+def enforce(client: Client, inputs: Inputs) -> None:
+    """Refuse a run that is over a budget of the environment or the recipe; nothing is asked where there is none."""
+    limit = _budget(client, inputs.recipe.budget_usd, None)
+    if limit is not None:
+        Planner(client.connection).pipeline(client.bind(inputs, dry_run=True), checks=False).refuse(limit)
+
+
+@contextmanager
+def _planned(given: Given) -> Iterator[_Planned]:
+    if given.job is not None:
+        others = (given.domain, given.data, given.verifier, given.model, given.recipe, given.overrides or None)
+        if any(other is not None for other in others):
+            raise InvalidInput("--job is one job by itself: leave --domain, --data, --recipe, --model and --set out")
+        client = Client(given.env)
+        spec, resources = read_job(given.job, client)
+        found = Planner(client.connection).job(spec, resources, checks=given.checks)
+        yield _Planned(client, found, _budget(client, None, given.max_usd), None, spec, resources)
+        return
+    chosen = _runs.chosen_recipe(
+        given.domain,
+        data=given.data,
+        verifier=given.verifier,
+        model=given.model,
+        recipe=given.recipe,
+        overrides=list(given.overrides),
+    )
+    with prepare(chosen, model=given.model, data=given.data, verifier=given.verifier) as inputs:
+        client = Client(given.env)
+        found = Planner(client.connection).pipeline(client.bind(inputs, dry_run=True), checks=given.checks)
+        yield _Planned(client, found, _budget(client, chosen.budget_usd, given.max_usd), inputs)
+
+
+def read_job(path: Path, client: Client) -> tuple[JobSpec, Resources]:
+    """A job from a JSON file: the fields of a JobSpec, and `resources` beside them where the defaults will not do.
+
+    Without `code_sha256` it is what the environment publishes. Raises InvalidInput for what is malformed.
+    """
+    environment = client.connection.environment
+    try:
+        plain = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"job {path} cannot be read: {error}") from error
+    if not isinstance(plain, dict):
+        raise InvalidInput(f"job {path} is no JSON object: write the fields of a JobSpec (docs/schemas/JobSpec.json)")
+    default = {"instance_type": environment.instance_types["train"]} if "train" in environment.instance_types else {}
+    given = plain.pop("resources", {})
+    work = plain.get("work")
+    kind = work.get("type") if isinstance(work, dict) else None
+    if kind in environment.code:
+        plain.setdefault("code_sha256", environment.code[kind])
+    try:
+        resources = Resources.model_validate({**default, **given} if isinstance(given, dict) else given)
+        return JobSpec.model_validate(plain), resources
+    except ValidationError as error:
+        raise InvalidInput(f"job {path}: {first_problem(error, fields=JobSpec.model_fields)}") from error
+
+
+def _budget(client: Client, recipe_usd: float | None, max_usd: float | None) -> Budget | None:
+    return budget_of(
+        (max_usd, "--max-usd"),
+        (recipe_usd, "the recipe's budget_usd"),
+        (client.connection.environment.budget_usd, "the environment's budget-usd"),
+    )
+
+
+def _print_requests(found: Plan) -> None:
+    """The requests as they would be sent, as JSON whatever --json says."""
+    print(json.dumps(list(found.requests), indent=2, default=str))
+    later = [job.stage for job in found.jobs if job.action == "later"]
+    if later:
+        say(f"not shown: {', '.join(later)}, whose names and inputs depend on what the jobs before them put out")
+
+
+# ── What is printed ──────────────────────────────────────────────────────────────────────────────
+
+
+def _plain(found: Plan, budget: Budget | None) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "action": found.action,
+        "region": found.region,
+        "billed": found.billed,
+        "jobs": [
+            {
+                "stage": job.stage,
+                "type": job.type,
+                "action": job.action,
+                "job": job.name or None,
+                "status": job.status,
+                "instance_type": job.resources.instance_type,
+                "instance_count": job.resources.instance_count,
+                "spot": job.resources.spot,
+                "estimate": None if job.estimate is None else asdict(job.estimate),
+            }
+            for job in found.jobs
+        ],
+        "last_run": found.last_run or None,
+        "changes": [change.plain for change in found.changes],
+        "seconds": asdict(found.seconds),
+        "usd": None if found.usd is None else asdict(found.usd),
+        "unpriced": list(found.unpriced),
+        "stale_prices": [price.model_dump(mode="json") for price in found.stale_prices],
+        "budget": None if budget is None else asdict(budget),
+        "problems": [asdict(problem) for problem in found.problems],
+        "checks": [asdict(check) for check in found.checks],
+    }
+
+
+def _lines(found: Plan, budget: Budget | None) -> list[str]:
+    rows = [
+        (
+            job.stage,
+            job.name or "named by what comes before it",
+            _what(job),
+            _machine(job),
+            _duration(job.estimate),
+            _usd(job.estimate.usd) if job.estimate else "-",
+            _source(job.estimate),
+        )
+        for job in found.jobs
+    ]
+    verb = "is adopted" if found.action == "adopt" else "will be created"
+    return [
+        f"{found.name} {verb}",
+        *columns(["STAGE", "JOB", "", "INSTANCE", "TIME", "USD", "ESTIMATED FROM"], rows),
+        *_difference(found),
+        *_money(found, budget),
+        *(f"{check.result}: {check.what}{': ' if check.detail else ''}{check.detail}" for check in found.checks),
+        *(f"would be refused: {problem}" for problem in found.problems),
+    ]
+
+
+def _what(job: JobPlan) -> str:
+    if job.action == "adopt":
+        return "done, adopted" if job.status == "Completed" else "running, adopted"
+    again = {"Failed": "failed, will run again", "Stopped": "stopped, will run again"}
+    return again.get(job.status, _ACTIONS[job.action])
+
+
+def _machine(job: JobPlan) -> str:
+    resources = job.resources
+    count = f"{resources.instance_count} x " if resources.instance_count > 1 else ""
+    return f"{count}{resources.instance_type}{', spot' if resources.spot else ''}"
+
+
+def _difference(found: Plan) -> list[str]:
+    if not found.last_run:
+        return []
+    if not found.changes:
+        return [f"nothing differs from {found.last_run}"]
+    return [f"against {found.last_run}:", *(f"  {line}" for change in found.changes for line in change.lines)]
+
+
+def _money(found: Plan, budget: Budget | None) -> list[str]:
+    if not found.creates:
+        return ["nothing new would run: it costs nothing more"]
+    dates = sorted({job.estimate.price_as_of for job in found.jobs if job.estimate and job.estimate.price_as_of})
+    as_of = f", prices of {found.region} as of {' and '.join(map(str, dates))}" if dates else ""
+    lines = [f"in all: {_seconds_range(found.seconds)}, {_usd(found.usd)}{as_of}"]
+    if not found.billed:
+        lines.append("nothing is billed on this machine: that is what the same jobs would cost on AWS")
+    lines += [f"no price is known for {kind}: `stepforge prices refresh`, or `prices set`" for kind in found.unpriced]
+    lines += [
+        f"the price of {row.instance_type} is of {row.as_of}, over {STALE_DAYS} days ago: `stepforge prices refresh`"
+        for row in found.stale_prices
+    ]
+    if budget is not None:
+        lines.append(f"budget: {dollars(budget.usd)} ({budget.by}), held against the upper end")
+    return lines
+
+
+def _cost_words(found: Plan) -> str:
+    if not found.billed:
+        return ""
+    return f" for {_usd(found.usd)}" if found.usd is not None else " at an unknown price"
+
+
+def _source(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else _SOURCES[estimate.source].format(n=estimate.attempts)
+
+
+def _duration(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else _seconds_range(estimate.seconds)
+
+
+def _seconds_range(seconds: Range) -> str:
+    return f"{_runs.duration(seconds.middle)} ({_runs.duration(seconds.low)} to {_runs.duration(seconds.high)})"
+
+
+def _usd(usd: Range | None) -> str:
+    return "unknown" if usd is None else f"{dollars(usd.middle)} ({dollars(usd.low)} to {dollars(usd.high)})"

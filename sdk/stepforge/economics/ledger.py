@@ -1,0 +1,250 @@
+"""The ledger: one object in the environment's bucket for each attempt at a job that has ended, written once.
+
+Whoever sees an end books it: the machine `run-job` when it classifies a job, and `stepforge costs` for what it did not
+see (jobs submitted by themselves, executions that were stopped). Both write the same entry under the same key, and S3's
+conditional write keeps the first. A job of which no spec is left in the bucket is nobody's, and is not found.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from botocore.exceptions import BotoCoreError
+from botocore.exceptions import ClientError as AwsError
+from pydantic import ValidationError
+
+from stepforge import attempts
+from stepforge.artifacts import read_bytes
+from stepforge.contracts.base import canonical_json, first_problem
+from stepforge.contracts.economics import LedgerEntry
+from stepforge.contracts.jobs import JobSpec
+from stepforge.contracts.names import DOMAIN_TAG, ENVIRONMENT_TAG, MODEL_TAG, RUN_TAG, Keys, job_name
+from stepforge.economics import prices
+from stepforge.economics.estimate import model_of, units, work_digest
+from stepforge.economics.prices import Prices
+from stepforge.errors import InvalidInput, StepforgeError
+
+logger = logging.getLogger(__name__)
+ENDED = ("Completed", "Failed", "Stopped")
+_AT_ONCE = 8
+_SPECS = "specs/"
+_LONGEST_JOB = timedelta(days=31)
+_EXISTS = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+"""S3's answers to a conditional write that came second:
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html"""
+
+
+def entry_of(job: dict[str, Any], tags: dict[str, str], spec: JobSpec, table: Prices) -> LedgerEntry | None:
+    """The entry of a described job; None where it has not ended. Pure: the same end makes the same entry."""
+    if job["TrainingJobStatus"] not in ENDED:
+        return None
+    resources, arn = job["ResourceConfig"], job["TrainingJobArn"]
+    region, ended = arn.split(":")[3], job.get("TrainingEndTime") or job["LastModifiedTime"]
+    instance = resources.get("InstanceType") or "unknown"
+    price = table.find(instance, region, on=ended.date())
+    seconds, count = job.get("BillableTimeInSeconds"), resources.get("InstanceCount", 1)
+    usd = None if price is None or seconds is None else cost_usd(seconds, count, price.usd_per_hour)
+    return LedgerEntry(
+        arn=arn,
+        job=job["TrainingJobName"],
+        type=spec.type,
+        stage=getattr(spec.work, "name", spec.type),
+        domain=tags.get(DOMAIN_TAG, spec.domain),
+        run=tags.get(RUN_TAG, ""),
+        environment=tags.get(ENVIRONMENT_TAG, ""),
+        region=region,
+        status=job["TrainingJobStatus"],
+        secondary_status=job.get("SecondaryStatus", ""),
+        created=job["CreationTime"],
+        ended=ended,
+        instance_type=instance,
+        instance_count=count,
+        spot=job.get("EnableManagedSpotTraining", False),
+        training_seconds=job.get("TrainingTimeInSeconds"),
+        billable_seconds=seconds,
+        usd_per_hour=None if price is None else price.usd_per_hour,
+        price_as_of=None if price is None else price.as_of,
+        usd=usd,
+        work_sha256=work_digest(spec.work),
+        units=units(spec.work),
+        model=tags.get(MODEL_TAG) or model_of(spec),
+    )
+
+
+def cost_usd(billable_seconds: float, instance_count: int, usd_per_hour: float) -> float:
+    """Billable seconds of each instance x instances x price."""
+    return billable_seconds * instance_count * usd_per_hour / 3600
+
+
+def write(s3: Any, entry: LedgerEntry, *, bucket: str, key_arn: str) -> bool:
+    """Book an entry. Returns False where it was booked before; the first stays."""
+    try:
+        s3.put_object(
+            Bucket=bucket,
+            Key=Keys.ledger(entry.ended.date().isoformat(), entry.job),
+            Body=canonical_json(entry),
+            ContentType="application/json",
+            ServerSideEncryption="aws:kms",
+            SSEKMSKeyId=key_arn,
+            IfNoneMatch="*",
+        )
+    except AwsError as error:
+        if error.response["Error"]["Code"] in _EXISTS:
+            return False
+        raise
+    return True
+
+
+def book(
+    sagemaker: Any, s3: Any, name: str, *, bucket: str, key_arn: str, table: Prices | None = None
+) -> LedgerEntry | None:
+    """Book the end of a job. None where it has not ended, does not exist, or its spec is not in this bucket."""
+    job = _described(sagemaker, name)
+    if job is None:
+        return None
+    return _book(sagemaker, s3, job, bucket=bucket, key_arn=key_arn, table=table)
+
+
+def _book(
+    sagemaker: Any, s3: Any, job: dict[str, Any], *, bucket: str, key_arn: str, table: Prices | None
+) -> LedgerEntry | None:
+    uri = job.get("HyperParameters", {}).get("spec_uri", "")
+    if job["TrainingJobStatus"] not in ENDED or not uri.startswith(f"s3://{bucket}/"):
+        return None
+    tags = {tag["Key"]: tag["Value"] for tag in sagemaker.list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]}
+    spec = JobSpec.model_validate_json(read_bytes(s3, uri))
+    entry = entry_of(job, tags, spec, table or prices.load(s3, bucket=bucket))
+    if entry is not None:
+        write(s3, entry, bucket=bucket, key_arn=key_arn)
+    return entry
+
+
+def try_to_book(sagemaker: Any, s3: Any, name: str, *, bucket: str, key_arn: str) -> None:
+    """Book the end of a job, and never stand in the way of what its end is asked for: `stepforge costs` heals."""
+    try:
+        book(sagemaker, s3, name, bucket=bucket, key_arn=key_arn)
+    except (AwsError, BotoCoreError, StepforgeError, ValidationError) as error:
+        logger.warning("the cost of %s is not booked yet: %s", name, error)
+
+
+def read(s3: Any, *, bucket: str, since: date | None = None, newest_of_each: int | None = None) -> list[LedgerEntry]:
+    """Entries in the order in which their jobs ended, of those that ended `since` a day (UTC).
+
+    `newest_of_each` reads so many of the newest days of each type of job, for estimates. Raises InvalidInput for an
+    object that is no entry.
+    """
+    keys = _keys(s3, bucket=bucket, since=since)
+    if newest_of_each is not None:
+        by_type: dict[str, list[str]] = defaultdict(list)
+        for key in keys:
+            by_type[key.rpartition("/")[2].partition("-")[0]].append(key)
+        keys = [key for kept in by_type.values() for key in kept[-newest_of_each:]]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        entries = list(pool.map(lambda key: _entry(s3, bucket, key), keys))
+    return sorted(entries, key=lambda entry: (entry.ended, entry.job))
+
+
+def _keys(s3: Any, *, bucket: str, since: date | None) -> list[str]:
+    after = {} if since is None else {"StartAfter": Keys.ledger(since.isoformat())}
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=Keys.ledger(), **after)
+    return [item["Key"] for page in pages for item in page.get("Contents", ())]
+
+
+def _entry(s3: Any, bucket: str, key: str) -> LedgerEntry:
+    try:
+        return LedgerEntry.model_validate_json(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    except ValidationError as error:
+        raise InvalidInput(f"s3://{bucket}/{key} is no entry of the ledger: {first_problem(error)}") from error
+
+
+@dataclass(frozen=True)
+class Healed:
+    """What a look for missing entries found."""
+
+    booked: tuple[LedgerEntry, ...] = ()
+    under_way: tuple[str, ...] = ()
+    """Jobs that have not ended, so that they cost more than the ledger says."""
+    looked: int = 0
+    """DescribeTrainingJob calls."""
+
+
+def heal(
+    sagemaker: Any,
+    s3: Any,
+    *,
+    bucket: str,
+    key_arn: str,
+    known: Iterable[LedgerEntry],
+    table: Prices,
+    since: date | None = None,
+) -> Healed:
+    """Book the ends that nobody booked, by the specs in the bucket; never a list of training jobs.
+
+    A spec is written before a job is created for it, so none is looked at that is a month (the longest that a job may
+    last) older than `since`, and none that was not written again after its newest attempt was Completed.
+    """
+    attempts_by_prefix: dict[str, dict[int, LedgerEntry]] = defaultdict(dict)
+    for entry in known:
+        prefix, _, number = entry.job.rpartition("-a")
+        attempts_by_prefix[prefix][int(number)] = entry
+    prefixes = {prefix.partition("-")[2]: prefix for prefix in attempts_by_prefix}
+
+    def of_spec(spec: tuple[str, datetime]) -> Healed:
+        sha, written = spec
+        prefix = prefixes.get(sha[:12]) or _prefix(s3, bucket, sha)
+        there = attempts_by_prefix.get(prefix, {})
+        found: list[LedgerEntry] = []
+        looked = 0
+        for number in _unbooked(there, written):
+            looked += 1
+            job = _described(sagemaker, job_name(prefix, number))
+            if job is None:
+                break
+            if job["TrainingJobStatus"] not in ENDED:
+                return Healed(tuple(found), (job["TrainingJobName"],), looked)
+            entry = _book(sagemaker, s3, job, bucket=bucket, key_arn=key_arn, table=table)
+            found += [] if entry is None else [entry]
+        return Healed(tuple(found), (), looked)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        results = list(pool.map(of_spec, _specs(s3, bucket=bucket, since=since)))
+    return Healed(
+        tuple(entry for result in results for entry in result.booked),
+        tuple(name for result in results for name in result.under_way),
+        sum(result.looked for result in results),
+    )
+
+
+def _unbooked(there: dict[int, LedgerEntry], written: datetime) -> list[int]:
+    """Numbers of attempts that may exist and are not booked, in order."""
+    last = max(there, default=-1)
+    gaps = [number for number in range(last) if number not in there]
+    done = last >= 0 and there[last].status == "Completed" and written <= there[last].created
+    return gaps if done else [*gaps, *range(last + 1, attempts.MAX_ATTEMPTS)]
+
+
+def _specs(s3: Any, *, bucket: str, since: date | None) -> list[tuple[str, datetime]]:
+    """Identities of the specs in the bucket, with when each was last written."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=_SPECS)
+    found = [(item["Key"].split("/")[1], item["LastModified"]) for page in pages for item in page.get("Contents", ())]
+    return [spec for spec in found if since is None or spec[1].date() >= since - _LONGEST_JOB]
+
+
+def _prefix(s3: Any, bucket: str, sha: str) -> str:
+    return JobSpec.model_validate_json(read_bytes(s3, f"s3://{bucket}/{Keys.spec(sha)}")).prefix
+
+
+def _described(sagemaker: Any, name: str) -> dict[str, Any] | None:
+    try:
+        job: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=name)
+    except AwsError as error:
+        if attempts.is_absent(error):
+            return None
+        raise
+    return job

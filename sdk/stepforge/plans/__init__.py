@@ -1,0 +1,294 @@
+"""What a submission would do, told before anything is sent: jobs, differences, time, cost, quotas, rights, mistakes.
+
+A plan changes nothing. Jobs whose identity depends on the outputs of earlier ones are said to be so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stepforge import attempts, executions
+from stepforge.connection import LOCAL, Connection
+from stepforge.contracts.economics import LedgerEntry, Price
+from stepforge.contracts.jobs import JobRequest, JobSpec, Resources, Work, WorkType
+from stepforge.contracts.names import execution_name, job_name
+from stepforge.contracts.pipelines import PipelineSpec, PipelineState
+from stepforge.economics import estimate as estimates
+from stepforge.economics import ledger, prices
+from stepforge.economics.estimate import Estimate, Range, Wanted
+from stepforge.economics.prices import Prices
+from stepforge.errors import IdentityConflict, IntegrityError, InvalidInput, OverBudget, UnknownPrice
+from stepforge.jobs import JobState, attempts_of
+from stepforge.pipelines import Pipelines
+from stepforge.planning import pipeline_job_request, pipeline_model, read_pipeline
+from stepforge.plans.checks import Check, check_permissions, check_quotas
+from stepforge.plans.differences import Change, differences
+from stepforge.plans.validation import Problem, check_limits, check_request
+from stepforge.submission import spec_request, training_request
+
+Action = Literal["create", "adopt", "later"]
+_EARLIER = 8
+"""Attempts of each type of job that an estimate looks at."""
+_RUNS = 10
+"""How many of the newest runs are looked through for the last one of the domain."""
+_NO_IDENTITY = "0" * 12
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """One job: what would become of it."""
+
+    stage: str
+    type: WorkType
+    action: Action
+    """`create` it, `adopt` one that runs or is done, or `later`: what it is depends on the jobs before it."""
+    name: str
+    """Empty for a later one."""
+    status: str
+    resources: Resources
+    estimate: Estimate | None
+    """None for an adopted one, which costs nothing more."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a submission may cost, and who says so."""
+
+    usd: float
+    by: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a submission would do."""
+
+    name: str
+    """Of the run, or of the job."""
+    action: Action
+    jobs: tuple[JobPlan, ...]
+    requests: tuple[dict[str, Any], ...]
+    """CreateTrainingJob of the jobs that would be created at once."""
+    last_run: str
+    """The last run of the domain; empty where there is none, and for a job by itself."""
+    changes: tuple[Change, ...]
+    """What differs from it."""
+    seconds: Range
+    usd: Range | None
+    """Of what would be created; None where an instance has no price, never zero."""
+    unpriced: tuple[str, ...]
+    stale_prices: tuple[Price, ...]
+    problems: tuple[Problem, ...]
+    checks: tuple[Check, ...]
+    billed: bool
+    """False for the local AWS: there the cost is what the same jobs would cost on AWS."""
+    region: str
+
+    @property
+    def creates(self) -> bool:
+        """Whether anything would run that does not run or is done already."""
+        return any(job.action != "adopt" for job in self.jobs)
+
+    def refuse(self, budget: Budget | None) -> None:
+        """Raise what stands in the way of submitting it.
+
+        InvalidInput for values that AWS would refuse, OverBudget where the upper end of the estimate is over the
+        budget, UnknownPrice where it cannot be told what is billed, or whether the budget holds.
+        """
+        if self.problems:
+            said = "; ".join(map(str, self.problems))
+            raise InvalidInput(f"{len(self.problems)} of the values would be refused: {said}. Nothing was submitted")
+        if not self.creates:
+            return
+        if self.usd is None and (self.billed or budget is not None):
+            held = f", so nobody can tell whether {budget.by} of {dollars(budget.usd)} holds" if budget else ""
+            raise UnknownPrice(
+                f"no price is known for {', '.join(self.unpriced)} in {self.region}{held}: read it with `stepforge "
+                "prices refresh`, or give it with `stepforge prices set`. Nothing was submitted"
+            )
+        if budget is not None and self.usd is not None and self.usd.high > budget.usd:
+            raise OverBudget(
+                f"it may cost up to {dollars(self.usd.high)} (about {dollars(self.usd.middle)}), over {budget.by} of "
+                f"{dollars(budget.usd)}: nothing was submitted. Raise it, do less, or lower "
+                "resources.max_runtime_seconds, which bounds what a job can cost"
+            )
+
+
+def dollars(value: float) -> str:
+    """Two digits after the point, and more where there would be nothing to see."""
+    return f"${value:.2f}" if value >= 0.095 or value == 0 else f"${value:.2g}"
+
+
+def budget_of(*given: tuple[float | None, str]) -> Budget | None:
+    """The lowest of several budgets, None where there is none."""
+    known = [Budget(usd, by) for usd, by in given if usd is not None]
+    return min(known, key=lambda budget: budget.usd, default=None)
+
+
+class Planner:
+    """Makes plans for one environment."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._environment = connection.environment
+        self._region = self._environment.key_arn.split(":")[3]
+
+    def pipeline(self, spec: PipelineSpec, *, checks: bool = True) -> Plan:
+        """The plan of a run. Without `checks` neither quotas nor permissions are asked for."""
+        environment = self._environment
+        known = Pipelines(self._connection).plan(spec)
+        name, action = self._run(spec)
+        table, history = self._prices_and_history()
+        model = pipeline_model(spec)
+        jobs: list[JobPlan] = []
+        requests: list[dict[str, Any]] = []
+        works: list[Work] = [spec.dataset, spec.gate, *spec.stages, spec.evaluation]
+        for number, work in enumerate(works):
+            resources = spec.resources.get(work.type, Resources())
+            stage = str(getattr(work, "name", work.type))
+            origin = "" if work.type in ("dataset", "gate") else model
+            wanted = Wanted(spec.domain, stage, work, origin, resources)
+            if number < len(known):
+                job = known[number]
+                request = pipeline_job_request(
+                    job.spec, spec, bucket=environment.bucket, environment=environment.name, run=name
+                )
+                planned, would = self._job(wanted, job.attempts, request, table, history)
+                requests += would
+            else:
+                planned = JobPlan(
+                    stage, work.type, "later", "", "Absent", resources, self._estimate(wanted, table, history)
+                )
+            jobs.append(planned)
+        due = [job for job in jobs if job.action != "adopt"]
+        samples = [*requests, *(self._sample(spec.image, job) for job in due if job.action == "later")]
+        last_run, changes = self._last_run(spec)
+        asked = self._checks(due, machine=True) if checks and due else []
+        return self._plan(name, action, jobs, requests, samples, table, asked, last_run, changes)
+
+    def job(self, spec: JobSpec, resources: Resources, *, checks: bool = True) -> Plan:
+        """The plan of one job by itself."""
+        request = spec_request(self._environment, spec, resources)
+        table, history = self._prices_and_history()
+        stage = str(getattr(spec.work, "name", spec.type))
+        wanted = Wanted(spec.domain, stage, spec.work, estimates.model_of(spec), resources)
+        found = tuple(attempts_of(self._connection, request))
+        planned, requests = self._job(wanted, found, request, table, history)
+        asked = self._checks([planned], machine=False) if checks and planned.action != "adopt" else []
+        return self._plan(planned.name, planned.action, [planned], requests, requests, table, asked, "", ())
+
+    def _job(
+        self,
+        wanted: Wanted,
+        found: Sequence[JobState],
+        request: JobRequest,
+        table: Prices,
+        history: Sequence[LedgerEntry],
+    ) -> tuple[JobPlan, list[dict[str, Any]]]:
+        """The plan of a job whose identity is known, and its request where it would be created."""
+        last = found[-1] if found else None
+        resources = wanted.resources
+        adopted = last is not None and last.status in ("Completed", "InProgress", "Stopping")
+        if last is not None and adopted:
+            return JobPlan(wanted.stage, wanted.work.type, "adopt", last.name, last.status, resources, None), []
+        name = job_name(request.prefix, len(found))
+        status = "Absent" if last is None else last.status
+        plan = JobPlan(
+            wanted.stage, wanted.work.type, "create", name, status, resources, self._estimate(wanted, table, history)
+        )
+        attempt = attempts.attempt_at(request, name, key_arn=self._environment.key_arn)
+        return plan, [training_request(self._environment, request, attempt)]
+
+    def _estimate(self, wanted: Wanted, table: Prices, history: Sequence[LedgerEntry]) -> Estimate:
+        return estimates.estimate(wanted, history, table.find(wanted.resources.instance_type, self._region))
+
+    def _prices_and_history(self) -> tuple[Prices, list[LedgerEntry]]:
+        s3, bucket = self._connection.client("s3"), self._environment.bucket
+        return prices.load(s3, bucket=bucket), ledger.read(s3, bucket=bucket, newest_of_each=_EARLIER)
+
+    def _sample(self, image: str, job: JobPlan) -> dict[str, Any]:
+        """A request as that of a later job will be, but for what only its outputs decide."""
+        environment = self._environment
+        request = JobRequest(
+            prefix=f"{job.type}-{_NO_IDENTITY}",
+            spec_sha256="0" * 64,
+            spec_uri=f"s3://{environment.bucket}/specs/{_NO_IDENTITY}/spec.json",
+            image=image,
+            channels={"spec": f"s3://{environment.bucket}/specs/{_NO_IDENTITY}/"},
+            resources=job.resources,
+        )
+        attempt = attempts.attempt_at(request, job_name(request.prefix, 0), key_arn=environment.key_arn)
+        return training_request(environment, request, attempt)
+
+    def _checks(self, due: Sequence[JobPlan], *, machine: bool) -> list[Check]:
+        if self._connection.name == LOCAL:
+            return [Check("quotas and permissions", "could not check", "the local AWS has neither")]
+        types: list[WorkType] = [job.type for job in due]
+        return [
+            *check_quotas(self._connection, [job.resources for job in due]),
+            *check_permissions(self._connection, types, machine=machine),
+        ]
+
+    def _problems(self, samples: Iterable[dict[str, Any]]) -> tuple[Problem, ...]:
+        shape = self._connection.client("sagemaker").meta.service_model.operation_model("CreateTrainingJob").input_shape
+        found = [p for request in samples for p in (*check_request(shape, request), *check_limits(request))]
+        return tuple(dict.fromkeys(found))
+
+    def _run(self, spec: PipelineSpec) -> tuple[str, Action]:
+        """The run that a submission would start, or adopt."""
+        states, machine = self._connection.client("stepfunctions"), self._environment.machines["train"]
+        found = executions.find(states, machine, "train", spec.identity)
+        if found is None:
+            return execution_name("train", spec.identity, 0), "create"
+        if found.status in executions.ADOPTED:
+            return found.name, "adopt"
+        return execution_name("train", spec.identity, int(found.name.rpartition("-r")[2]) + 1), "create"
+
+    def _last_run(self, spec: PipelineSpec) -> tuple[str, tuple[Change, ...]]:
+        """The newest run of the domain, and what differs from it; one whose pipeline is gone is passed over."""
+        states, s3 = self._connection.client("stepfunctions"), self._connection.client("s3")
+        for summary in Pipelines(self._connection).runs(most=_RUNS):
+            found = executions.describe(states, summary["executionArn"])
+            if found is None or found.input is None:
+                continue
+            try:
+                pipeline = read_pipeline(s3, PipelineState.model_validate(found.input))
+            except (InvalidInput, IdentityConflict, IntegrityError):
+                continue
+            if pipeline.domain == spec.domain:
+                return found.name, tuple(differences(pipeline, spec))
+        return "", ()
+
+    def _plan(
+        self,
+        name: str,
+        action: Action,
+        jobs: Sequence[JobPlan],
+        requests: Sequence[dict[str, Any]],
+        samples: Sequence[dict[str, Any]],
+        table: Prices,
+        checks: Sequence[Check],
+        last_run: str,
+        changes: Sequence[Change],
+    ) -> Plan:
+        due = [job for job in jobs if job.estimate is not None]
+        seconds, usd = estimates.total(job.estimate for job in due if job.estimate is not None)
+        types = sorted({job.resources.instance_type for job in due})
+        rows = {kind: table.find(kind, self._region) for kind in types}
+        return Plan(
+            name=name,
+            action=action,
+            jobs=tuple(jobs),
+            requests=tuple(requests),
+            last_run=last_run,
+            changes=tuple(changes),
+            seconds=seconds,
+            usd=usd,
+            unpriced=tuple(kind for kind, row in rows.items() if row is None),
+            stale_prices=tuple(row for row in rows.values() if row is not None and prices.stale(row)),
+            problems=self._problems(samples),
+            checks=tuple(checks),
+            billed=self._connection.name != LOCAL,
+            region=self._region,
+        )

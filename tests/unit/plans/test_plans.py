@@ -1,0 +1,196 @@
+"""A plan is what a submission does, refuses what must not be submitted, and never takes 'could not check' for fine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stepforge.contracts.jobs import Resources
+from stepforge.contracts.names import SPEC_TAG
+from stepforge.errors import InvalidInput, OverBudget, UnknownPrice
+from stepforge.plans import Budget, Planner, budget_of
+from stepforge.plans.checks import caller_arn, check_permissions, check_quotas
+from tests.fakes import refusal
+
+from .cloud import ENVIRONMENT, PIPELINE, FakeConnection, Pages
+
+G5 = {"QuotaName": "ml.g5.xlarge for training job usage", "Value": 2.0, "QuotaCode": "L-1"}
+METRIC = {"MetricNamespace": "AWS/Usage", "MetricName": "ResourceCount", "MetricDimensions": {"Resource": "x"}}
+DENIED = refusal("Simulate", "not authorized", "AccessDenied")
+
+
+@pytest.fixture
+def connection(shape: Any) -> FakeConnection:
+    return FakeConnection(shape)
+
+
+def plan(connection: Any, **resources: Any) -> Any:
+    kinds = dict.fromkeys(ENVIRONMENT.code, Resources(**resources))
+    return Planner(connection).pipeline(PIPELINE.model_copy(update={"resources": kinds}), checks=False)
+
+
+def test_only_the_first_job_has_an_identity_before_anything_ran(connection: FakeConnection) -> None:
+    found = plan(connection)
+    assert [(job.stage, job.action) for job in found.jobs] == [
+        ("dataset", "create"),
+        ("gate", "later"),
+        ("base", "later"),
+        ("sft", "later"),
+        ("evaluate", "later"),
+    ]
+    (request,) = found.requests
+    assert request["TrainingJobName"] == found.jobs[0].name
+    tags = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
+    assert (tags["stepforge:run"], tags["stepforge:environment"]) == (found.name, "dev")
+
+
+def test_planning_changes_nothing(connection: FakeConnection) -> None:
+    plan(connection)
+    assert connection.clients["s3"].objects == {}
+    assert connection.clients["sagemaker"].calls == []
+
+
+def test_a_running_job_is_adopted_and_costs_nothing_more(connection: FakeConnection) -> None:
+    request = plan(connection).requests[0]
+    sha = next(tag["Value"] for tag in request["Tags"] if tag["Key"] == SPEC_TAG)
+    connection.clients["sagemaker"].add_job(request["TrainingJobName"], sha, "InProgress")
+    found = plan(connection)
+    assert (found.jobs[0].action, found.jobs[0].estimate, found.requests) == ("adopt", None, ())
+    assert found.seconds.middle == pytest.approx(sum(j.estimate.seconds.middle for j in found.jobs[1:]))
+
+
+def test_a_failed_job_gets_the_next_attempt(connection: FakeConnection) -> None:
+    request = plan(connection).requests[0]
+    sha = next(tag["Value"] for tag in request["Tags"] if tag["Key"] == SPEC_TAG)
+    connection.clients["sagemaker"].add_job(request["TrainingJobName"], sha, "Failed")
+    job = plan(connection).jobs[0]
+    assert (job.action, job.name[-3:], job.status) == ("create", "-a1", "Failed")
+
+
+def test_over_the_budget_is_refused_by_the_upper_end(connection: FakeConnection) -> None:
+    found = plan(connection)
+    assert found.usd is not None
+    found.refuse(Budget(found.usd.high + 0.01, "--max-usd"))
+    with pytest.raises(OverBudget, match=r"over --max-usd of .*nothing was submitted.*max_runtime_seconds") as refused:
+        found.refuse(Budget(found.usd.high - 0.01, "--max-usd"))
+    assert refused.value.exit_code == 11
+
+
+def test_a_limit_of_the_jobs_bounds_what_they_may_cost(connection: FakeConnection) -> None:
+    found = plan(connection, max_runtime_seconds=60)
+    assert found.usd is not None
+    assert found.usd.high == pytest.approx(5 * 60 / 3600 * 1.408)
+
+
+def test_an_unknown_price_is_refused_with_advice_and_is_no_zero(connection: FakeConnection) -> None:
+    found = plan(connection, instance_type="ml.m4.xlarge")
+    assert (found.usd, found.unpriced) == (None, ("ml.m4.xlarge",))
+    with pytest.raises(UnknownPrice, match=r"ml\.m4\.xlarge in us-east-1.*prices refresh.*prices set"):
+        found.refuse(None)
+
+
+def test_a_value_that_would_be_refused_is_told_for_later_jobs_too(connection: FakeConnection) -> None:
+    kinds = {"sft": Resources(instance_type="ml.g5.xlage"), "dataset": Resources(volume_gb=10**6)}
+    found = Planner(connection).pipeline(PIPELINE.model_copy(update={"resources": kinds}), checks=False)
+    assert [p.field for p in found.problems] == ["ResourceConfig.InstanceType"]
+    with pytest.raises(InvalidInput, match=r"ResourceConfig\.InstanceType.*Nothing was submitted"):
+        found.refuse(None)
+
+
+def test_the_lowest_budget_counts() -> None:
+    assert budget_of((None, "a"), (3.0, "b"), (2.0, "c")) == Budget(2.0, "c")
+    assert budget_of((None, "a")) is None
+
+
+@pytest.mark.parametrize(
+    ("quotas", "points", "result", "said"),
+    [
+        ([G5 | {"UsageMetric": METRIC}], [1.0], "ok", "1 needed, 1 used of 2"),
+        ([G5 | {"UsageMetric": METRIC}], [2.0], "lacking", "1 needed, 2 used of 2; ask for more: aws service-quotas"),
+        ([G5 | {"Value": 0.0}], [], "lacking", "1 needed, unknown used of 0"),
+        ([G5], [], "could not check", "1 needed, unknown used of 2: how many are in use is not told"),
+        ([], [], "could not check", "lists no such quota"),
+        (DENIED, [], "could not check", "not authorized"),
+    ],
+    ids=["free", "used up", "none", "usage unknown", "not listed", "denied"],
+)
+def test_a_quota_is_ok_only_where_its_limit_and_its_use_are_known(
+    shape: Any,
+    quotas: Any,
+    points: list[float],
+    result: str,
+    said: str,
+) -> None:
+    data = [{"Timestamp": datetime.now(UTC), "Maximum": value} for value in points]
+    connection = FakeConnection(
+        shape,
+        service_quotas=Pages(quotas if isinstance(quotas, Exception) else [{"Quotas": []}, {"Quotas": quotas}]),
+        cloudwatch=SimpleNamespace(get_metric_statistics=lambda **_: {"Datapoints": data}),
+    )
+    (check,) = check_quotas(connection, [Resources()])  # type: ignore[arg-type]
+    assert (check.what, check.result) == (G5["QuotaName"], result)
+    assert said in check.detail
+
+
+def test_spot_has_a_quota_of_its_own(shape: Any) -> None:
+    connection = FakeConnection(shape, service_quotas=Pages([{"Quotas": []}]))
+    found = check_quotas(connection, [Resources(spot=True), Resources(), Resources(instance_count=3)])  # type: ignore[arg-type]
+    assert [(c.what, c.detail[0]) for c in found] == [
+        ("ml.g5.xlarge for spot training job usage", "1"),
+        ("ml.g5.xlarge for training job usage", "3"),
+    ]
+
+
+def simulated(*denied: str) -> Any:
+    def answer(request: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            {
+                "EvaluationResults": [
+                    {"EvalActionName": a, "EvalDecision": "implicitDeny" if a in denied else "allowed"}
+                    for a in request["ActionNames"]
+                ]
+            }
+        ]
+
+    return Pages(answer)
+
+
+def identity(arn: str) -> Any:
+    return SimpleNamespace(get_caller_identity=lambda: {"Arn": arn})
+
+
+def test_what_a_role_lacks_is_named_with_its_resource(shape: Any) -> None:
+    iam = simulated("states:StartExecution", "logs:PutLogEvents")
+    connection = FakeConnection(shape, iam=iam, sts=identity("arn:aws:iam::123456789012:user/ci"))
+    found = check_permissions(connection, ["sft"], machine=True)  # type: ignore[arg-type]
+    assert [(c.what, c.result) for c in found] == [
+        ("the caller: states:StartExecution", "lacking"),
+        ("the training role: logs:PutLogEvents", "lacking"),
+    ]
+    assert ENVIRONMENT.machines["train"] in found[0].detail
+
+
+def test_passing_the_role_is_asked_with_the_service_that_it_is_passed_to(shape: Any) -> None:
+    iam = simulated()
+    connection = FakeConnection(shape, iam=iam, sts=identity("arn:aws:iam::123456789012:user/ci"))
+    found = check_permissions(connection, ["sft"], machine=False)  # type: ignore[arg-type]
+    assert [c.result for c in found] == ["ok", "ok"]
+    (passed,) = (asked for asked in iam.asked if asked["ActionNames"] == ["iam:PassRole"])
+    assert passed["ContextEntries"][0]["ContextKeyValues"] == ["sagemaker.amazonaws.com"]
+
+
+@pytest.mark.parametrize("arn", ["arn:aws:iam::123456789012:root", "arn:aws:iam::123456789012:user/ci"])
+def test_who_may_not_simulate_is_told_that_nothing_was_checked(shape: Any, arn: str) -> None:
+    connection = FakeConnection(shape, iam=Pages(DENIED), sts=identity(arn))
+    found = check_permissions(connection, ["sft"], machine=True)  # type: ignore[arg-type]
+    assert {c.result for c in found} == {"could not check"}
+
+
+def test_a_session_is_simulated_as_its_role_with_its_path(shape: Any) -> None:
+    role = "arn:aws:iam::1:role/aws-reserved/sso/Admin"
+    iam = SimpleNamespace(get_role=lambda RoleName: {"Role": {"Arn": role}} if RoleName == "Admin" else {})
+    connection = FakeConnection(shape, iam=iam, sts=identity("arn:aws:sts::1:assumed-role/Admin/me@example.com"))
+    assert caller_arn(connection) == role  # type: ignore[arg-type]
