@@ -4,7 +4,8 @@ StepforgeError
 ├── UserError                what was given cannot work: exit code 2, nothing was changed
 │   ├── UnknownName          a domain, run, model or environment that does not exist
 │   ├── InvalidInput         a file, record or option that is malformed
-│   └── GateRefused          the data did not pass the reliability gate
+│   ├── GateRefused          the data did not pass the reliability gate
+│   └── UnknownPrice         something has no price, and an unknown price is never zero
 ├── IntegrityError           bytes differ from their recorded digest
 │   └── ArtifactRefused      a model's files may not be served
 ├── IdentityConflict         a name is taken by something with another identity
@@ -62,6 +63,10 @@ class InvalidInput(UserError):
 
 
 class GateRefused(UserError):
+    pass
+
+
+class UnknownPrice(UserError):
     pass
 
 
