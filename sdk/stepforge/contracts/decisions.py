@@ -150,7 +150,7 @@ class Question(Contract):
     arms: Annotated[tuple[Arm, ...], Field(min_length=1, max_length=40)]
     constraints: Constraints = Constraints()
     risk: Risk = Risk()
-    prior_doubt: Annotated[float, Field(ge=0, le=2)] = 0.3
+    prior_doubt: Annotated[float, Field(ge=0, le=2)] = 0.2
     """Relative standard deviation of one factor on all priors' means: all may be too hopeful together."""
     gain_correlation: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Where one arm gains, others are likelier to."""
