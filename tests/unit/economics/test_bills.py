@@ -105,7 +105,7 @@ def sampled(rng: random.Random, vendor: str, texts: list[str], counts: list[int]
 
 
 def token_job(rng: random.Random, vendor: str) -> tuple[float, bills.Bill]:
-    rows = vendors.rows(rng, rng.randint(150, 500))
+    rows = vendors.rows(rng, rng.randint(130, 260))
     epochs = rng.randint(1, 5)
     usd, unit, per = {"bedrock": (0.001, "1K tokens", 1_000)}.get(
         vendor, (rng.choice((1.5, 3, 5, 25)), "1M tokens", 10**6)
@@ -119,7 +119,7 @@ def token_job(rng: random.Random, vendor: str) -> tuple[float, bills.Bill]:
 
 
 def preference_job(rng: random.Random) -> tuple[float, bills.Bill]:
-    rows = vendors.rows(rng, rng.randint(150, 400))
+    rows = vendors.rows(rng, rng.randint(130, 220))
     pairs = [(a, b, c) for a, b, c in rows]
     split = vendors.TOKENIZERS["vertex"]
     prompts = sampled(rng, "vertex", [p for p, _, _ in pairs], [split.message + split.text(p) for p, _, _ in pairs])
