@@ -20,7 +20,7 @@ def commands(of: typer.Typer, path: str = "") -> list[str]:
     return [path, *(f"{path} {c.name}".strip() for c in of.registered_commands), *inside]
 
 
-LEAVES = [name for name in commands(app) if name not in ("", "run", "registry", "local", "new")]
+LEAVES = [name for name in commands(app) if not any(n.startswith(f"{name} ") for n in commands(app)) and name]
 
 
 def help_of(path: str, flag: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from stepforge.cli._decide_app import add_decide_commands
 from stepforge.cli._examples import add_examples
 from stepforge.cli._output import Env, Json, emit, say
 
@@ -377,4 +378,5 @@ def doctor(json: Json = False) -> None:
     _doctor.doctor(as_json=json)
 
 
+add_decide_commands(app)
 add_examples(app)

@@ -181,7 +181,7 @@ class Range(Contract):
     high: float
 
 
-class ArmVerdict(Contract):
+class JudgedArm(Contract):
     """One arm, judged."""
 
     name: str
@@ -220,7 +220,7 @@ class Swing(Contract):
     high_usd: float
 
 
-class Verdict(Contract):
+class Decision(Contract):
     """What to do, and why: for machines. `stepforge.economics.verdict_text` and `tornado` are for people."""
 
     version: Literal[1] = 1
@@ -231,7 +231,7 @@ class Verdict(Contract):
     arm: str | None
     """None where the action is to stay."""
     sentence: str
-    arms: tuple[ArmVerdict, ...]
+    arms: tuple[JudgedArm, ...]
     """Best first, refused ones last."""
     horizon_months: int
     swings: tuple[Swing, ...] = ()

@@ -18,7 +18,7 @@ def swings(offer: Offer, stakes: Stakes, gain_mean: float, gain_variance: float)
     quotes = (
         ("requests a month", "volume", stakes.requests_relative_sd, stakes.requests_month, "{:,.0f}"),
         ("worth of a point of quality", "worth", stakes.quality_relative_sd, stakes.quality_usd, "{:.4g} USD"),
-        ("cost of a request", "request", offer.request_relative_sd, offer.request_usd, "{:.3g} USD"),
+        ("cost of 1,000 requests", "request", offer.request_relative_sd, offer.request_usd * 1_000, "{:,.3g} USD"),
         ("fixed costs", "fixed", offer.fixed_relative_sd, offer.fixed_usd, "{:,.0f} USD"),
     )
     for label, key, relative_sd, value, form in quotes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stepforge.contracts.decisions import ArmVerdict, Question, Swing
+from stepforge.contracts.decisions import JudgedArm, Question, Swing
 
 
 def sentence_of(
-    action: str, chosen: ArmVerdict | None, arms: Sequence[ArmVerdict], swings: Sequence[Swing], question: Question
+    action: str, chosen: JudgedArm | None, arms: Sequence[JudgedArm], swings: Sequence[Swing], question: Question
 ) -> str:
     """What to do and why, in one paragraph."""
     possible = [arm for arm in arms if not arm.refusals]
@@ -47,20 +47,20 @@ def usd(value: float) -> str:
     return f"{sign}${size:,.2f}" if size < 10 else f"{sign}${size:,.0f}"
 
 
-def _now(possible: Sequence[ArmVerdict]) -> str:
+def _now(possible: Sequence[JudgedArm]) -> str:
     best = possible[0]
     if best.score_usd <= 0:
         return "without it, one would stay with the base"
     return f"without it, one would launch {best.name} for an expected {usd(best.net_usd.mean)}"
 
 
-def _pays_back(arm: ArmVerdict) -> str:
+def _pays_back(arm: JudgedArm) -> str:
     if arm.break_even_requests is None:
         return "it never pays itself back by requests, and is chosen for criteria beside money"
     return f"it has paid itself back after {arm.break_even_requests:,.0f} of {arm.expected_requests:,.0f} requests"
 
 
-def _next(chosen: ArmVerdict, rivals: Sequence[ArmVerdict]) -> str:
+def _next(chosen: JudgedArm, rivals: Sequence[JudgedArm]) -> str:
     if not rivals:
         return ""
     rival = rivals[0]

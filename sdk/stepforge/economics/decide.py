@@ -16,7 +16,7 @@ from datetime import date
 from typing import Literal
 
 from stepforge.contracts.base import digest
-from stepforge.contracts.decisions import PRIVACY, Arm, ArmVerdict, Question, Range, Verdict
+from stepforge.contracts.decisions import PRIVACY, Arm, Decision, JudgedArm, Question, Range
 from stepforge.economics._belief import Belief
 from stepforge.economics._numbers import STANDARD
 from stepforge.economics._paired import difference
@@ -53,7 +53,7 @@ def decide(
     catalogue: Catalogue | None = None,
     experience: Experience | None = None,
     advisors: Sequence[Advisor] = (),
-) -> Verdict:
+) -> Decision:
     """The verdict on a question. The same arguments give the same verdict.
 
     `catalogue` supplies prices and dates that the question leaves out, `experience` the priors, `advisors` criteria.
@@ -72,7 +72,7 @@ def decide(
     chosen = pilot or best
     shown = chosen or next((one for one in judged if not one.refusals), None)
     case_swings = swings(case.offers[shown.name], case.stakes, *_believed(case, shown.name)) if shown else ()
-    return Verdict(
+    return Decision(
         question=question.name,
         question_sha256=digest(question),
         asked=question.today,
@@ -157,7 +157,7 @@ def _believed(case: Case, name: str) -> tuple[float, float]:
     return case.belief.mean(name), max(0.0, case.belief.variance(name))
 
 
-def _judged(case: Case, arm: Arm, criteria: Sequence[Criterion]) -> ArmVerdict:
+def _judged(case: Case, arm: Arm, criteria: Sequence[Criterion]) -> JudgedArm:
     offer, risk = case.offers[arm.name], case.question.risk
     mean, variance = _believed(case, arm.name)
     values = draws(offer, case.stakes, mean, variance, DRAWS)
@@ -174,7 +174,7 @@ def _judged(case: Case, arm: Arm, criteria: Sequence[Criterion]) -> ArmVerdict:
         noise = expected_noise(arm.pilot, case.question.base_scores, case.belief, arm.name)
         pilot_worth = worth(arm.name, noise, case.belief, case.possible, case.stakes, risk)
     width = STANDARD.inv_cdf(0.9) * variance**0.5
-    return ArmVerdict(
+    return JudgedArm(
         name=arm.name,
         method=arm.method,
         refusals=case.refusals[arm.name],
@@ -194,7 +194,7 @@ def _judged(case: Case, arm: Arm, criteria: Sequence[Criterion]) -> ArmVerdict:
     )
 
 
-def _pilot(judged: Sequence[ArmVerdict], question: Question) -> ArmVerdict | None:
+def _pilot(judged: Sequence[JudgedArm], question: Question) -> JudgedArm | None:
     """The pilot whose information is worth most beyond its price, if any is worth its price."""
     budget = question.constraints.budget_usd
     offered = [

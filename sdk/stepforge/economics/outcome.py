@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stepforge.contracts.decisions import Outcome, Range, Verdict
+from stepforge.contracts.decisions import Decision, Outcome, Range
 from stepforge.economics._numbers import STANDARD
 from stepforge.economics._paired import difference
 from stepforge.economics._words import usd
@@ -12,7 +12,7 @@ from stepforge.errors import InvalidInput, UnknownName
 
 
 def measured(
-    verdict: Verdict,
+    verdict: Decision,
     arm: str,
     *,
     scores: Sequence[float],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from stepforge.contracts.decisions import ArmVerdict, Swing, Verdict
+from stepforge.contracts.decisions import Decision, JudgedArm, Swing
 from stepforge.economics._words import usd
 from stepforge.report.scales import Scale, tick_label, ticks
 
@@ -15,12 +15,12 @@ LOW, HIGH, INK, GRID = "#b45f06", "#2f6f9f", "#222222", "#dddddd"
 """Orange and blue are told apart by the colour-blind too; labels say which end is which all the same."""
 
 
-def rows(verdict: Verdict) -> list[tuple[str, ...]]:
+def rows(verdict: Decision) -> list[tuple[str, ...]]:
     """Cells of the table, one row for each arm that may be launched."""
     return [_row(arm) for arm in verdict.arms if not arm.refusals]
 
 
-def _row(arm: ArmVerdict) -> tuple[str, ...]:
+def _row(arm: JudgedArm) -> tuple[str, ...]:
     pilot = "-"
     if arm.measured != "no":
         pilot = "made" if arm.measured == "pilot" else "measured"
@@ -39,12 +39,12 @@ def _row(arm: ArmVerdict) -> tuple[str, ...]:
     )
 
 
-def refused(verdict: Verdict) -> list[str]:
+def refused(verdict: Decision) -> list[str]:
     """A line for each arm that may not be launched, with every reason."""
     return [f"{arm.name}: {'; '.join(arm.refusals)}" for arm in verdict.arms if arm.refusals]
 
 
-def verdict_text(verdict: Verdict) -> str:
+def verdict_text(verdict: Decision) -> str:
     """The whole verdict for a terminal."""
     lines = [verdict.sentence, ""]
     lines += _columns(COLUMNS, rows(verdict))
@@ -60,7 +60,7 @@ def verdict_text(verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def verdict_markdown(verdict: Verdict, *, plot: str | None = None) -> str:
+def verdict_markdown(verdict: Decision, *, plot: str | None = None) -> str:
     """The verdict as a page; `plot` is the address of the tornado plot."""
     lines = [f"# {verdict.question}", "", verdict.sentence, "", _bar(COLUMNS), _bar(["---"] * len(COLUMNS))]
     lines += [_bar(row) for row in rows(verdict)]
@@ -73,7 +73,7 @@ def verdict_markdown(verdict: Verdict, *, plot: str | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tornado(verdict: Verdict) -> str:
+def tornado(verdict: Decision) -> str:
     """The tornado plot as one SVG. Raises ValueError for a verdict in which nothing hangs on anything."""
     if not verdict.swings:
         raise ValueError("the verdict has no swings: every arm was refused")
@@ -88,6 +88,7 @@ def tornado(verdict: Verdict) -> str:
     parts = [
         _text(12, 24, f"{chosen.name}: what its net value hangs on", size=16, anchor="start"),
         _text(12, 44, "each input at its 10 % and 90 %, the others at their means; US dollars", anchor="start"),
+        *_legend(),
     ]
     for mark in marks:
         zero = mark == 0
@@ -103,6 +104,16 @@ def tornado(verdict: Verdict) -> str:
         f'role="img" font-family="system-ui, sans-serif"><title>{_escape(chosen.name)}: sensitivity</title>'
         f'<desc>{_escape(said)}</desc><rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>\n'
     )
+
+
+def _legend() -> list[str]:
+    right = WIDTH - RIGHT
+    return [
+        f'<rect x="{right - 150}" y="34" width="12" height="12" fill="{LOW}"/>',
+        _text(right - 133, 44, "low end", anchor="start"),
+        f'<rect x="{right - 72}" y="34" width="12" height="12" fill="{HIGH}"/>',
+        _text(right - 55, 44, "high end", anchor="start"),
+    ]
 
 
 def _row_of(swing: Swing, top: float, x: Scale, middle: float) -> list[str]:
@@ -129,8 +140,10 @@ def _label(x: float, y: float, text: str, *, before: bool) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", colour: str = INK, size: int = 12) -> str:
+    # A halo keeps a label readable where it crosses a line.
+    halo = ' stroke="#ffffff" stroke-width="3" paint-order="stroke"' if colour == INK else ""
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{colour}">'
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{colour}"{halo}>'
         f"{_escape(text)}</text>"
     )
 

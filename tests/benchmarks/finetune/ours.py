@@ -8,12 +8,12 @@ from stepforge.contracts.decisions import (
     Amount,
     Arm,
     Constraints,
+    Decision,
     FixedCosts,
     Gain,
     Method,
     Pilot,
     Question,
-    Verdict,
 )
 from stepforge.economics.decide import decide
 from tests.benchmarks.finetune.baselines import Move
@@ -60,7 +60,7 @@ def _month(count: int) -> date:
     return date(TODAY.year + count // 12, TODAY.month + count % 12, 1)
 
 
-def run(world: World) -> tuple[Move, Verdict]:
+def run(world: World) -> tuple[Move, Decision]:
     """The move, and the last verdict."""
     scores: dict[str, tuple[float, ...]] = {}
     while True:

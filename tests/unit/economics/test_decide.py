@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from stepforge.contracts.decisions import (
     Amount,
     Arm,
-    ArmVerdict,
     Constraints,
+    Decision,
     FixedCosts,
     Gain,
+    JudgedArm,
     Pilot,
     Question,
     Risk,
     Traffic,
     TrainingPlan,
-    Verdict,
 )
 from stepforge.economics.criteria import Advisor, Criterion
 from stepforge.economics.decide import decide
@@ -30,7 +30,7 @@ from tests.unit.economics.asking import TODAY, arm, improved, pilot, question, s
 FEW = settings(max_examples=12, deadline=None)
 
 
-def judged(verdict: Verdict, name: str = "sft") -> ArmVerdict:
+def judged(verdict: Decision, name: str = "sft") -> JudgedArm:
     return next(one for one in verdict.arms if one.name == name)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepforge.contracts.decisions import Gain, Verdict
+from stepforge.contracts.decisions import Decision, Gain
 from stepforge.economics._paired import bootstrap, difference
 from stepforge.economics.decide import decide
 from stepforge.economics.experience import DEFAULT_PRIORS, Experience, MethodPrior, Observation, learn
@@ -64,7 +64,7 @@ def test_the_tornado_is_one_svg_with_a_bar_at_both_sides_and_every_label() -> No
 
 def test_a_verdict_survives_json_and_its_page_has_a_row_for_each_arm() -> None:
     verdict = decide(question(arm(), arm("dear", fixed={"training_usd": 90_000})))
-    assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
+    assert Decision.model_validate_json(verdict.model_dump_json()) == verdict
     page = verdict_markdown(verdict, plot="plot.svg")
     assert page.count("\n| ") == 2 + 2
     assert "![What the value of sft hangs on](plot.svg)" in page
