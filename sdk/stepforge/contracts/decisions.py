@@ -69,6 +69,10 @@ class Traffic(Contract):
 
     prompt_tokens: Annotated[float, Field(ge=0)]
     completion_tokens: Annotated[float, Field(ge=0)]
+    cached_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of the prompt's tokens, those that the provider charges as cached."""
+    price_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the price that is paid: 0.5 where all requests go in batches at half of it."""
 
 
 class Pilot(Contract):
@@ -221,7 +225,7 @@ class Swing(Contract):
 
 
 class Decision(Contract):
-    """What to do, and why: for machines. `stepforge.economics.verdict_text` and `tornado` are for people."""
+    """The verdict: what to do, and why. `stepforge.economics.show` has it for people: table, page and plot."""
 
     version: Literal[1] = 1
     question: str

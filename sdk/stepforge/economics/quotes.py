@@ -57,9 +57,12 @@ def _request(arm: Arm, catalogue: Catalogue) -> float:
             f"arm {arm.name!r} does not say what a request costs: give request_usd, or traffic (prompt_tokens, "
             f"completion_tokens) with a model of the catalogue"
         )
-    prompt = arm.method == "prompt"
-    prices = [
-        catalogue.price(arm.model, "input" if prompt else "tuned_input").usd_each,
-        catalogue.price(arm.model, "output" if prompt else "tuned_output").usd_each,
+    traffic, prompt = arm.traffic, arm.method == "prompt"
+    cached = traffic.prompt_tokens * traffic.cached_share
+    each = [
+        (catalogue.price(arm.model, "input" if prompt else "tuned_input"), traffic.prompt_tokens - cached),
+        (catalogue.price(arm.model, "output" if prompt else "tuned_output"), traffic.completion_tokens),
     ]
-    return float(prices[0]) * arm.traffic.prompt_tokens + float(prices[1]) * arm.traffic.completion_tokens
+    if cached:
+        each.append((catalogue.price(arm.model, "cached_input"), cached))
+    return traffic.price_share * sum(float(price.usd_each) * tokens for price, tokens in each)

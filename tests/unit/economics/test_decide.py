@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -22,11 +23,15 @@ from stepforge.contracts.decisions import (
     Traffic,
     TrainingPlan,
 )
+from stepforge.economics.catalogue import Catalogue
 from stepforge.economics.criteria import Advisor, Criterion
 from stepforge.economics.decide import decide
+from stepforge.economics.quotes import quoted
 from stepforge.errors import UnknownName, UnknownPrice
 from tests.unit.economics.asking import TODAY, arm, improved, pilot, question, scores
 
+SEEN = 'as_of = 2026-11-01, source = "a price page", confidence = "given"'
+PER_MILLION = {"input": 2, "cached_input": 0.5, "output": 8}
 FEW = settings(max_examples=12, deadline=None)
 
 
@@ -367,6 +372,23 @@ def test_a_price_that_nobody_knows_is_an_error_with_advice_and_never_zero() -> N
         decide(question(arm(fixed=FixedCosts())))
     with pytest.raises(UnknownPrice, match=r"give request_usd"):
         decide(question(arm(request_usd=None)))
+
+
+def test_caches_and_batches_lower_what_a_request_costs(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    rows = [f'{{ kind = "{kind}", usd = {usd}, unit = "1M tokens", {SEEN} }}' for kind, usd in PER_MILLION.items()]
+    own.write_text(
+        'version = 1\n[[models]]\nid = "openai/x"\nprovider = "openai"\nas_of = 2026-11-01\n'
+        f'source = "a price page"\nprices = [{", ".join(rows)}]\n'
+    )
+    costs = []
+    for share, paid in ((0.0, 1.0), (0.5, 1.0), (0.5, 0.5)):
+        traffic = Traffic(prompt_tokens=1_000, completion_tokens=100, cached_share=share, price_share=paid)
+        better = Arm(name="p", method="prompt", model="openai/x", traffic=traffic, gain=Gain(mean=0.1, sd=0.01))
+        priced, _ = quoted(question(better), Catalogue.load(own))
+        costs.append(priced.arms[0].request_usd)
+    # 1,000 x 2 + 100 x 8; 500 x 2 + 500 x 0.5 + 100 x 8; half of that: in millionths of a dollar.
+    assert costs == pytest.approx([2_800e-6, 2_050e-6, 1_025e-6])
 
 
 class Fixed:
