@@ -5,7 +5,7 @@ StepforgeError
 │   ├── UnknownName          a domain, run, model or environment that does not exist
 │   ├── InvalidInput         a file, record or option that is malformed
 │   ├── GateRefused          the data did not pass the reliability gate
-│   ├── UnknownPrice         an instance has no price, and an unknown price is never zero
+│   ├── UnknownPrice         something has no price, and an unknown price is never zero
 │   └── OverBudget           it may cost more than it may: exit code 11, nothing was submitted
 ├── IntegrityError           bytes differ from their recorded digest
 │   └── ArtifactRefused      a model's files may not be served

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from stepforge.cli._decide_app import add_decide_commands
 from stepforge.cli._examples import add_examples
 from stepforge.cli._output import Env, Json, emit, say
 from stepforge.cli._plans_app import add_plan_commands
@@ -398,4 +399,5 @@ def doctor(json: Json = False) -> None:
 
 
 add_plan_commands(app)
+add_decide_commands(app)
 add_examples(app)

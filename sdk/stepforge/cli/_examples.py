@@ -61,6 +61,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "registry reject": ("stepforge registry reject facial/3 --comment 'worse on retained skills'",),
     "registry pull": ("stepforge registry pull facial/3 --out facial-3",),
+    "finetune": ("stepforge finetune decide docs/decision/question.toml",),
+    "finetune decide": (
+        "stepforge finetune decide docs/decision/question.toml",
+        "stepforge finetune decide question.json --json",
+        "stepforge finetune decide question.toml --experience outcomes.json --page verdict.md --plot tornado.svg",
+    ),
+    "catalogue": ("stepforge catalogue", "stepforge catalogue bedrock/amazon.nova-micro-v1:0"),
     "doctor": ("stepforge doctor", "stepforge doctor --json"),
     "local": ("stepforge local status",),
     "local up": ("stepforge local up",),

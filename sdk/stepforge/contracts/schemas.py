@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from stepforge.contracts.decisions import Decision, Outcome, Question
 from stepforge.contracts.domains.facial import FacialArtifact, FacialScenario
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.events import PackageStateChange
@@ -23,6 +24,7 @@ from stepforge.contracts.user_records import ShortRecord
 
 MODELS: tuple[type[BaseModel], ...] = (
     Comparison,
+    Decision,
     Environment,
     EvaluationReport,
     FacialArtifact,
@@ -34,12 +36,14 @@ MODELS: tuple[type[BaseModel], ...] = (
     JobRequest,
     JobSpec,
     Manifest,
+    Outcome,
     PackageMetadata,
     PackageStateChange,
     PipelineSpec,
     PipelineState,
     Preview,
     Promotion,
+    Question,
     Record,
     ShortRecord,
     StageReport,

@@ -1,0 +1,98 @@
+"""`stepforge finetune decide` and `stepforge catalogue`."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stepforge.cli._output import emit, say, table
+from stepforge.economics.catalogue import Catalogue, ModelPrice, ModelRow
+from stepforge.economics.decide import decide as verdict_on
+from stepforge.economics.experience import Experience
+from stepforge.economics.files import read_question
+from stepforge.errors import InvalidInput
+
+
+def decide(
+    question: Path, own: list[Path], *, experience: Path | None, page: Path | None, plot: Path | None, as_json: bool
+) -> None:
+    from stepforge.economics.show import tornado, verdict_markdown, verdict_text
+
+    asked = read_question(question)
+    known = Experience() if experience is None else Experience.read(experience)
+    verdict = verdict_on(asked, catalogue=load(own), experience=known)
+    emit(verdict.model_dump(mode="json"), as_json=as_json, text=verdict_text(verdict))
+    drawn = plot if verdict.swings else None
+    if plot is not None and drawn is None:
+        say("no plot was written: every arm is refused")
+    if plot is not None and drawn is not None:
+        plot.write_text(tornado(verdict), encoding="utf-8")
+        say(f"plot: {plot}")
+    if page is not None:
+        address = None if drawn is None else Path(os.path.relpath(drawn, page.parent)).as_posix()
+        page.write_text(verdict_markdown(verdict, plot=address), encoding="utf-8")
+        say(f"page: {page}")
+
+
+def print_catalogue(model: str | None, own: list[Path], *, as_json: bool) -> None:
+    catalogue = load(own)
+    today = datetime.now(UTC).date()
+    rows = list(catalogue.rows.values()) if model is None else [catalogue.row(model)]
+    emit([row.model_dump(mode="json") for row in rows], as_json=as_json)
+    if as_json:
+        return
+    if model is not None:
+        print("\n".join(_about(rows[0])))
+    else:
+        table(["MODEL", "TUNED BY", "TRAINING", "SHUTS DOWN", "CHECKED"], [_short(row) for row in rows])
+    stale = Catalogue({row.id: row for row in rows}).stale(today)
+    if stale:
+        say(f"({len(stale)} stale: {stale[0]}{'; ...' if len(stale) > 1 else ''})")
+
+
+def load(own: list[Path]) -> Catalogue:
+    """What ships, with these files over it."""
+    missing = [path for path in own if not path.is_file()]
+    if missing:
+        raise InvalidInput(f"there is no catalogue {str(missing[0])!r}: give a TOML file (docs/decision.md)")
+    return Catalogue.load(*own)
+
+
+def _short(row: ModelRow) -> tuple[str, ...]:
+    training = [price for price in row.prices if price.kind in ("training_tokens", "training_hours")]
+    return (
+        row.id,
+        ", ".join(row.tunable) or "-",
+        "; ".join(_usd(price) for price in training) or "not known",
+        _end(row),
+        str(row.as_of),
+    )
+
+
+def _end(row: ModelRow) -> str:
+    if row.shuts_down is not None:
+        return str(row.shuts_down)
+    return f"not before {row.not_before}" if row.not_before is not None else "not announced"
+
+
+def _usd(price: ModelPrice) -> str:
+    return f"{price.usd} USD / {price.unit}"
+
+
+def _about(row: ModelRow) -> list[str]:
+    limits = {key: value for key, value in row.limits.model_dump().items() if value is not None}
+    return [
+        f"{row.id}: {', '.join(row.capabilities)}",
+        f"tuned by: {', '.join(row.tunable) or 'nothing'}"
+        + (f" (launches until {row.launches_until})" if row.launches_until else ""),
+        f"shuts down: {_end(row)}",
+        *(f"{key}: {value:,}" for key, value in limits.items()),
+        *(
+            f"{price.kind}: {_usd(price)}, as of {price.as_of}, {price.confidence}: {price.source}"
+            for price in row.prices
+        ),
+        *([] if row.prices else ["prices: none is known; give them in the question or in a catalogue of your own"]),
+        *([f"note: {row.note}"] if row.note else []),
+        f"source: {row.source} (checked {row.as_of})",
+    ]

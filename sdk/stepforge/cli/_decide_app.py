@@ -1,0 +1,45 @@
+"""Commands about what would pay. As in `_app`, imports of what they call stand inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stepforge.cli._output import Json
+
+finetune_app = typer.Typer(help="Paid fine-tunes, and whether they pay.", no_args_is_help=True)
+
+Own = Annotated[list[Path] | None, typer.Option("--catalogue", help="Your own rows of models and prices (TOML).")]
+
+
+@finetune_app.command("decide")
+def decide(
+    question: Annotated[Path, typer.Argument(help="The question: a .toml or .json file.")],
+    own: Own = None,
+    experience: Annotated[Path | None, typer.Option(help="Outcomes so far, from which the priors come (JSON).")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the verdict as Markdown too.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the tornado plot too (SVG).")] = None,
+    json: Json = False,
+) -> None:
+    """Say which way to a better model pays, by how much, how surely, and why. Nothing is launched."""
+    from stepforge.cli import _decide
+
+    _decide.decide(question, own or [], experience=experience, page=page, plot=plot, as_json=json)
+
+
+def catalogue(
+    model: Annotated[str | None, typer.Argument(help="One model, such as bedrock/amazon.nova-micro-v1:0.")] = None,
+    own: Own = None,
+    json: Json = False,
+) -> None:
+    """List base models that can be paid for: how they are tuned, until when, and dated prices with their source."""
+    from stepforge.cli import _decide
+
+    _decide.print_catalogue(model, own or [], as_json=json)
+
+
+def add_decide_commands(app: typer.Typer) -> None:
+    app.add_typer(finetune_app, name="finetune")
+    app.command("catalogue")(catalogue)

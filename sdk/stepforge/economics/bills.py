@@ -1,0 +1,187 @@
+"""What a provider will charge: tokens x epochs, hours or seconds of machines, hosting, storage and requests, rounded as
+the provider rounds. Decimal throughout; a price is always given, never assumed.
+
+Not covered: taxes, free tiers, discounts that an account has agreed on, and how long a training will take: hours come
+from whoever plans it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+
+from stepforge.economics.catalogue import TOKENS_IN, ModelPrice, Provider
+from stepforge.economics.tokens import TokenCount
+from stepforge.errors import InvalidInput
+
+CENT = Decimal("0.01")
+HOURS_OF_MONTH = 30 * 24
+"""As in Microsoft's worked example of hosting."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a provider counts."""
+
+    hours_step: Decimal | None
+    """Hours are rounded to this, half up; None where seconds are charged as they are."""
+    cap_usd: Decimal | None
+    """Where one job stops."""
+    preference_tokens: str
+    source: str
+
+
+RULES: dict[Provider, Rule] = {
+    "openai": Rule(Decimal("0.01"), None, "pairs as they stand", "OpenAI help article 11323177; pricing page"),
+    "azure": Rule(
+        Decimal("0.01"), Decimal(5000), "pairs as they stand", "Microsoft Learn, Cost management for fine-tuning"
+    ),
+    "vertex": Rule(
+        None, None, "2 x prompt + completions", "Google Cloud, About preference tuning for Gemini models: pricing"
+    ),
+    "bedrock": Rule(None, None, "pairs as they stand", "AWS, Bedrock pricing: tokens x epochs, per 1,000 tokens"),
+    "sagemaker": Rule(
+        None, None, "pairs as they stand", "AWS, DescribeTrainingJob: BillableTimeInSeconds x InstanceCount"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One item: `usd` is rounded to the cent, `low_usd`..`high_usd` is the range of its quantity."""
+
+    what: str
+    quantity: str
+    usd: Decimal
+    low_usd: Decimal
+    high_usd: Decimal
+
+
+@dataclass(frozen=True)
+class Bill:
+    """Lines and their sums, in dollars to the cent."""
+
+    lines: tuple[Line, ...]
+
+    @property
+    def usd(self) -> Decimal:
+        return sum((line.usd for line in self.lines), Decimal(0))
+
+    @property
+    def low_usd(self) -> Decimal:
+        return sum((line.low_usd for line in self.lines), Decimal(0))
+
+    @property
+    def high_usd(self) -> Decimal:
+        return sum((line.high_usd for line in self.lines), Decimal(0))
+
+    def __add__(self, other: Bill) -> Bill:
+        return Bill(self.lines + other.lines)
+
+
+def by_tokens(tokens: TokenCount, epochs: int, price: ModelPrice) -> Bill:
+    """Training that is charged by the token: OpenAI and Azure SFT and DPO, Vertex, Bedrock, SageMaker serverless.
+
+    Tokens of the training file x epochs; validation data are not charged. Raises InvalidInput for a price per hour.
+    """
+    each = _token_price(price)
+    total = tokens.times(epochs)
+    line = Line(
+        f"training, {epochs} epochs",
+        f"{total.expected:,} tokens ({total.method}) at {price.usd} USD per {price.unit}",
+        *(cents(each * count) for count in (total.expected, total.low, total.high)),
+    )
+    return Bill((line,))
+
+
+def preference_tokens(provider: Provider, prompts: TokenCount, completions: TokenCount) -> TokenCount:
+    """Tokens of preference pairs as this provider counts them. `completions` holds the preferred and the refused ones.
+
+    Vertex charges the prompt twice, once for each completion.
+    """
+    twice = 2 if provider == "vertex" else 1
+    return TokenCount(
+        twice * prompts.low + completions.low,
+        twice * prompts.expected + completions.expected,
+        twice * prompts.high + completions.high,
+        f"{prompts.method}; {_rule(provider).preference_tokens}",
+    )
+
+
+def by_hours(provider: Provider, hours: Decimal, price: ModelPrice) -> Bill:
+    """Reinforcement tuning that is charged by the hour of its training loop: hours to two decimals, half up.
+
+    On Azure one job stops at 5,000 USD, and going on is a choice. Raises InvalidInput for a price per token.
+    """
+    if price.unit != "hour":
+        raise InvalidInput(f"a price per {price.unit} was given for hours: give the price of training_hours")
+    rule = _rule(provider)
+    charged = hours if rule.hours_step is None else hours.quantize(rule.hours_step, ROUND_HALF_UP)
+    usd = cents(charged * price.usd)
+    if rule.cap_usd is not None:
+        usd = min(usd, rule.cap_usd)
+    return Bill((Line("training by the hour", f"{charged} h at {price.usd} USD", usd, usd, usd),))
+
+
+def by_instances(seconds: int, instances: int, usd_hour: Decimal, *, what: str = "training instances") -> Bill:
+    """Machines that are charged by the second, as SageMaker training jobs are: billable seconds x instances x price."""
+    usd = cents(Decimal(seconds) * instances * usd_hour / 3600)
+    return Bill((Line(what, f"{instances} x {seconds:,} s at {usd_hour} USD an hour", usd, usd, usd),))
+
+
+def hosting(hours: Decimal, usd_hour: Decimal, copies: int = 1) -> Bill:
+    """A deployment that is charged whether it is asked or not."""
+    usd = cents(hours * copies * usd_hour)
+    return Bill((Line("hosting", f"{copies} x {hours} h at {usd_hour} USD an hour", usd, usd, usd),))
+
+
+def storage(months: Decimal, usd_month: Decimal) -> Bill:
+    """Keeping a tuned model, in parts of months."""
+    usd = cents(months * usd_month)
+    return Bill((Line("storage", f"{months} months at {usd_month} USD", usd, usd, usd),))
+
+
+def requests(
+    prompt_tokens: TokenCount, completion_tokens: TokenCount, input_price: ModelPrice, output_price: ModelPrice
+) -> Bill:
+    """Answers or a grader's verdicts, charged by the token; input and output are two lines."""
+    pairs = (("input", prompt_tokens, input_price), ("output", completion_tokens, output_price))
+    return Bill(
+        tuple(
+            Line(
+                what,
+                f"{tokens.expected:,} tokens at {price.usd} USD per {price.unit}",
+                *(cents(_token_price(price) * count) for count in (tokens.expected, tokens.low, tokens.high)),
+            )
+            for what, tokens, price in pairs
+        )
+    )
+
+
+def rate_behind(total_usd: Decimal, hours: Decimal, rates: Mapping[str, Decimal]) -> str | None:
+    """Which of these hourly rates gives a published total to the cent; None where none of them does, or two do.
+
+    >>> rates = {"EC2 on demand": Decimal("16.288"), "SageMaker training": Decimal("20.36")}
+    >>> rate_behind(Decimal("65.15"), Decimal(4), rates)
+    'EC2 on demand'
+    """
+    found = [name for name, rate in rates.items() if cents(rate * hours) == total_usd]
+    return found[0] if len(found) == 1 else None
+
+
+def cents(usd: Decimal) -> Decimal:
+    """To the cent, half up."""
+    return usd.quantize(CENT, ROUND_HALF_UP)
+
+
+def _token_price(price: ModelPrice) -> Decimal:
+    if price.unit not in TOKENS_IN:
+        raise InvalidInput(f"a price per {price.unit} was given for tokens: give a price per 1M or 1K tokens")
+    return price.usd_each
+
+
+def _rule(provider: Provider) -> Rule:
+    if provider not in RULES:
+        raise InvalidInput(f"how {provider!r} charges is not known: there are rules for {', '.join(RULES)}")
+    return RULES[provider]

@@ -1,0 +1,68 @@
+"""Fill what a question leaves to the catalogue: training and request prices, shutdown dates. Pure."""
+
+from __future__ import annotations
+
+from stepforge.contracts.decisions import Arm, FixedCosts, Question
+from stepforge.economics.catalogue import Catalogue, warnings_of
+from stepforge.errors import InvalidInput, UnknownPrice
+
+
+def quoted(question: Question, catalogue: Catalogue) -> tuple[Question, tuple[str, ...]]:
+    """The question with every price and date known, and warnings about those that came from the catalogue.
+
+    Raises UnknownPrice for a price that neither has, UnknownName for a model that the catalogue does not know.
+    """
+    arms = tuple(_priced(arm, catalogue) for arm in question.arms)
+    models = sorted({arm.model for arm in question.arms if arm.model is not None})
+    return question.model_copy(update={"arms": arms}), warnings_of(catalogue, models, question.today)
+
+
+def _priced(arm: Arm, catalogue: Catalogue) -> Arm:
+    update: dict[str, object] = {}
+    if arm.model is not None and arm.shuts_down is None:
+        update["shuts_down"] = catalogue.row(arm.model).shuts_down
+    if arm.fixed.training_usd is None:
+        update["fixed"] = FixedCosts.model_validate(
+            {**arm.fixed.model_dump(), "training_usd": _training(arm, catalogue)}
+        )
+    if arm.request_usd is None:
+        update["request_usd"] = _request(arm, catalogue)
+    return arm.model_copy(update=update)
+
+
+def _training(arm: Arm, catalogue: Catalogue) -> float:
+    if arm.job is None:
+        if arm.method == "prompt":
+            return 0.0
+        raise UnknownPrice(
+            f"arm {arm.name!r} says neither what its training costs nor how much is trained: give fixed.training_usd, "
+            f"or a job (tokens and epochs, or hours) with a model of the catalogue"
+        )
+    if arm.model is None:
+        raise InvalidInput(
+            f"arm {arm.name!r} has a job and no model whose price it could have: give model, or training_usd"
+        )
+    usd = 0.0
+    if arm.job.tokens:
+        each = catalogue.price(arm.model, "training_tokens", method=arm.method).usd_each
+        usd += float(each) * arm.job.tokens * arm.job.epochs
+    if arm.job.hours:
+        usd += float(catalogue.price(arm.model, "training_hours", method=arm.method).usd_each) * arm.job.hours
+    return usd
+
+
+def _request(arm: Arm, catalogue: Catalogue) -> float:
+    if arm.traffic is None or arm.model is None:
+        raise UnknownPrice(
+            f"arm {arm.name!r} does not say what a request costs: give request_usd, or traffic (prompt_tokens, "
+            f"completion_tokens) with a model of the catalogue"
+        )
+    traffic, prompt = arm.traffic, arm.method == "prompt"
+    cached = traffic.prompt_tokens * traffic.cached_share
+    each = [
+        (catalogue.price(arm.model, "input" if prompt else "tuned_input"), traffic.prompt_tokens - cached),
+        (catalogue.price(arm.model, "output" if prompt else "tuned_output"), traffic.completion_tokens),
+    ]
+    if cached:
+        each.append((catalogue.price(arm.model, "cached_input"), cached))
+    return traffic.price_share * sum(float(price.usd_each) * tokens for price, tokens in each)

@@ -1,0 +1,1 @@
+"""Synthetic worlds, policies and bills for the cost-benefit evaluator."""

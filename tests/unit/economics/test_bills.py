@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import random
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from stepforge.economics import bills
+from stepforge.economics.catalogue import Catalogue, Kind, ModelPrice, Unit
+from stepforge.economics.tokens import Calibration, TokenCount, counted, guessed
+from stepforge.errors import InvalidInput
+from tests.unit.economics import vendors
+
+JOBS = 200
+TOLERANCE = 0.02
+ML_G5_48XLARGE = Decimal("20.36")
+"""SageMaker training, us-west-2; instance prices are given to the evaluator, not kept by it."""
+EC2_G5_48XLARGE = Decimal("16.288")
+
+
+def price(usd: str, kind: Kind = "training_tokens", unit: Unit = "1M tokens") -> ModelPrice:
+    return ModelPrice(
+        kind=kind, usd=Decimal(usd), unit=unit, as_of=date(2026, 11, 1), source="given in a test", confidence="given"
+    )
+
+
+def exactly(tokens: int) -> TokenCount:
+    return TokenCount(tokens, tokens, tokens, "counted")
+
+
+# ── What vendors document, to the cent: the estimator, and the vendors that it is held to ────────
+
+
+def test_the_text_to_sql_example_on_bedrock_costs_eight_dollars() -> None:
+    trained = Catalogue.load().price("bedrock/amazon.nova-micro-v1:0", "training_tokens", method="sft")
+    assert bills.by_tokens(exactly(2_000 * 800), 5, trained).usd == Decimal("8.00")
+    assert vendors.tokens_bill(2_000 * 800, 5, 0.001, 1_000) == 8.00
+
+
+def test_a_month_of_its_22_000_requests_costs_80_cents() -> None:
+    catalogue, model = Catalogue.load(), "bedrock/amazon.nova-micro-v1:0"
+    month = bills.requests(
+        exactly(22_000 * 800),
+        exactly(22_000 * 60),
+        catalogue.price(model, "tuned_input"),
+        catalogue.price(model, "tuned_output"),
+    )
+    assert [line.usd for line in month.lines] == [Decimal("0.62"), Decimal("0.18")]
+    assert month.usd == Decimal("0.80")
+
+
+def test_the_text_to_sql_example_on_sagemaker_costs_81_44_and_the_vendor_used_the_rate_of_ec2() -> None:
+    assert bills.by_instances(4 * 3600, 1, ML_G5_48XLARGE).usd == Decimal("81.44")
+    rates = {"SageMaker training": ML_G5_48XLARGE, "EC2 on demand": EC2_G5_48XLARGE}
+    assert bills.rate_behind(Decimal("65.15"), Decimal(4), rates) == "EC2 on demand"
+    assert bills.rate_behind(Decimal("81.44"), Decimal(4), rates) == "SageMaker training"
+    assert bills.rate_behind(Decimal("70.00"), Decimal(4), rates) is None
+
+
+def test_microsofts_four_worked_examples() -> None:
+    """Cost management for fine-tuning, 2026-02-11. Of RFT without a grader its formula says 200, its text 400."""
+    assert bills.by_tokens(exactly(1_000_000), 2, price("2")).usd == Decimal("4.00")
+    by_hour = price("100", "training_hours", "hour")
+    assert bills.by_hours("azure", Decimal(4), by_hour).usd == Decimal("400.00")
+    grading = bills.requests(exactly(5_000_000), exactly(4_900_000), price("1.10", "input"), price("4.40", "output"))
+    assert (bills.by_hours("azure", Decimal(4), by_hour) + grading).usd == Decimal("427.06")
+    answers = bills.requests(exactly(20_000_000), exactly(40_000_000), price("1.10", "input"), price("4.40", "output"))
+    assert (bills.hosting(Decimal(bills.HOURS_OF_MONTH), Decimal("1.70")) + answers).usd == Decimal("1422.00")
+
+
+def test_the_simulated_vendors_give_the_documented_examples_too() -> None:
+    start = datetime(2026, 11, 1, 2, 30)
+    assert vendors.tokens_bill(1_000_000, 2, 2.0, 1_000_000) == 4.00
+    assert vendors.reinforcement(start, start + timedelta(hours=4), 100) == 400.00
+    assert vendors.reinforcement(start, start + timedelta(hours=4), 100, grader=5 * 1.1 + 4.9 * 4.4) == 427.06
+    assert vendors.training_job(start, start + timedelta(hours=4), 1, 20.36) == 81.44
+    assert vendors.month_of_answers(720, 1.70, 20_000_000, 40_000_000, (1.10, 4.40)) == 1422.00
+
+
+def test_hours_are_rounded_to_two_decimals_and_a_job_on_azure_stops_at_its_cap() -> None:
+    by_hour = price("100", "training_hours", "hour")
+    assert bills.by_hours("openai", Decimal("2.5549"), by_hour).usd == Decimal("255.00")
+    assert bills.by_hours("azure", Decimal(60), by_hour).usd == Decimal(5000)
+    assert bills.by_hours("openai", Decimal(60), by_hour).usd == Decimal(6000)
+
+
+def test_a_price_of_another_unit_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="a price per hour was given for tokens"):
+        bills.by_tokens(exactly(1), 1, price("100", "training_hours", "hour"))
+    with pytest.raises(InvalidInput, match="a price per 1M tokens was given for hours"):
+        bills.by_hours("openai", Decimal(1), price("1"))
+    with pytest.raises(InvalidInput, match="how 'anthropic' charges is not known"):
+        bills.by_hours("anthropic", Decimal(1), price("1", "training_hours", "hour"))
+
+
+# ── 200 random jobs ──────────────────────────────────────────────────────────────────────────────
+
+
+def sampled(rng: random.Random, vendor: str, texts: list[str], counts: list[int]) -> TokenCount:
+    """What an estimator can do: have the vendor count a part, and calculate the rest."""
+    known = rng.sample(range(len(texts)), min(len(texts), 120))
+    fit = Calibration.fit([texts[i] for i in known], [counts[i] for i in known])
+    return fit.estimate(texts)
+
+
+def token_job(rng: random.Random, vendor: str) -> tuple[float, bills.Bill]:
+    rows = vendors.rows(rng, rng.randint(130, 260))
+    epochs = rng.randint(1, 5)
+    usd, unit, per = {"bedrock": (0.001, "1K tokens", 1_000)}.get(
+        vendor, (rng.choice((1.5, 3, 5, 25)), "1M tokens", 10**6)
+    )
+    split = vendors.TOKENIZERS[vendor]
+    tokens = sampled(rng, vendor, ["\n".join(row) for row in rows], [split.row(row) for row in rows])
+    # A few hundred short rows cost cents: prices are scaled up so that rounding to the cent decides nothing.
+    usd *= 1_000
+    truth = vendors.supervised(vendor, rows, epochs, usd, per)
+    return truth, bills.by_tokens(tokens, epochs, price(str(usd), unit=unit))  # type: ignore[arg-type]
+
+
+def preference_job(rng: random.Random) -> tuple[float, bills.Bill]:
+    rows = vendors.rows(rng, rng.randint(130, 220))
+    pairs = [(a, b, c) for a, b, c in rows]
+    split = vendors.TOKENIZERS["vertex"]
+    prompts = sampled(rng, "vertex", [p for p, _, _ in pairs], [split.message + split.text(p) for p, _, _ in pairs])
+    both = [2 * split.message + split.text(a) + split.text(b) for _, a, b in pairs]
+    completions = sampled(rng, "vertex", [f"{a}\n{b}" for _, a, b in pairs], both)
+    truth = vendors.vertex_preference(pairs, 3, 4_000)
+    return truth, bills.by_tokens(bills.preference_tokens("vertex", prompts, completions), 3, price("4000"))
+
+
+def hourly_job(rng: random.Random, vendor: str) -> tuple[float, bills.Bill]:
+    """The plan has the hours; what is checked is how they become money."""
+    started, ended = vendors.moment(rng)
+    hours = Decimal(str((ended - started).total_seconds())) / 3600
+    cap = 5_000.0 if vendor == "azure" else None
+    usd = rng.choice((100, 350))
+    truth = vendors.reinforcement(started, ended, usd, cap=cap)
+    return truth, bills.by_hours(vendor, hours, price(str(usd), "training_hours", "hour"))  # type: ignore[arg-type]
+
+
+def instance_job(rng: random.Random) -> tuple[float, bills.Bill]:
+    started, ended = vendors.moment(rng)
+    count, usd = rng.randint(1, 4), rng.choice(("1.41", "7.09", "20.36", "63.296"))
+    truth = vendors.training_job(started, ended, count, float(usd))
+    return truth, bills.by_instances(round((ended - started).total_seconds()), count, Decimal(usd))
+
+
+def test_estimates_are_within_two_per_cent_of_the_bill_on_200_random_jobs() -> None:
+    rng = random.Random(11)
+    kinds = (
+        lambda: token_job(rng, "openai"),
+        lambda: token_job(rng, "azure"),
+        lambda: token_job(rng, "vertex"),
+        lambda: token_job(rng, "bedrock"),
+        lambda: preference_job(rng),
+        lambda: hourly_job(rng, "openai"),
+        lambda: hourly_job(rng, "azure"),
+        lambda: instance_job(rng),
+    )
+    errors, inside = [], 0
+    for number in range(JOBS):
+        truth, estimate = kinds[number % len(kinds)]()
+        errors.append(abs(float(estimate.usd) / truth - 1))
+        inside += float(estimate.low_usd) - 0.01 <= truth <= float(estimate.high_usd) + 0.01
+    assert max(errors) <= TOLERANCE
+    # Ranges are two standard errors wide; hours and seconds are exact.
+    assert inside >= 0.93 * JOBS
+
+
+# ── Tokens ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_guess_is_wide_and_says_so_and_a_count_is_exact() -> None:
+    texts = ["one two three", "four"]
+    guess = guessed(texts)
+    assert guess.low < guess.expected < guess.high
+    assert "guessed" in guess.method
+    assert counted(texts, lambda text: len(text.split())) == TokenCount(4, 4, 4, "counted, 2 records")
+
+
+def test_a_calibration_finds_the_tokens_around_each_record() -> None:
+    rng = random.Random(3)
+    texts = [" ".join(["word"] * rng.randint(1, 80)) for _ in range(60)]
+    fit = Calibration.fit(texts, [7 + len(text.split()) for text in texts])
+    estimate = fit.estimate(texts * 10)
+    assert estimate.expected == pytest.approx(10 * sum(7 + len(text.split()) for text in texts), rel=1e-3)
+
+
+def test_too_few_counted_records_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="3 counted records are too few"):
+        Calibration.fit(["a"] * 3, [1] * 3)

@@ -1,0 +1,125 @@
+"""Vendors that count and charge: bills as their documents work them out. Shares no code with the estimator.
+
+Each vendor splits text in its own way and wraps messages in tokens of its own, counts what it charges for, and rounds.
+What is public of that is followed; the splitting is our own, made so that the vendors differ by a quarter.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+PIECES = re.compile(r"[A-Za-z]+|[0-9]+|\s|[^\sA-Za-z0-9]")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Letters a piece, digits a piece, tokens around each message, and around each example."""
+
+    letters: int
+    digits: int
+    message: int
+    example: int
+
+    def text(self, value: str) -> int:
+        total = 0
+        for piece in PIECES.findall(value):
+            if piece.isalpha():
+                # Common words are one token, as in every vocabulary of subwords.
+                total += 1 if len(piece) <= self.letters else math.ceil(len(piece) / (self.letters - 1))
+            elif piece.isdigit():
+                total += math.ceil(len(piece) / self.digits)
+            elif piece != " ":
+                total += 1
+        return total
+
+    def row(self, messages: tuple[str, ...]) -> int:
+        return self.example + sum(self.message + self.text(message) for message in messages)
+
+
+# Of OpenAI's chat format three tokens around a message and three for the answer's start are published.
+TOKENIZERS = {
+    "openai": Tokenizer(letters=7, digits=3, message=3, example=3),
+    "azure": Tokenizer(letters=7, digits=3, message=3, example=3),
+    "vertex": Tokenizer(letters=8, digits=1, message=2, example=0),
+    "bedrock": Tokenizer(letters=6, digits=2, message=4, example=2),
+}
+
+
+def half_up(value: float) -> float:
+    """To the cent. Six decimals first: binary fractions end a hair below the half."""
+    return math.floor(round(value * 100, 6) + 0.5) / 100
+
+
+def supervised(vendor: str, rows: list[tuple[str, ...]], epochs: int, usd: float, per: int) -> float:
+    """Tokens in the training file x epochs x price per token; validation is free (Microsoft Learn, SFT example)."""
+    return tokens_bill(sum(TOKENIZERS[vendor].row(row) for row in rows), epochs, usd, per)
+
+
+def tokens_bill(tokens: int, epochs: int, usd: float, per: int) -> float:
+    return half_up(tokens * epochs / per * usd)
+
+
+def vertex_preference(pairs: list[tuple[str, str, str]], epochs: int, usd_million: float) -> float:
+    """The prompt's tokens twice, then both completions' (Google Cloud, About preference tuning)."""
+    split = TOKENIZERS["vertex"]
+    total = 0
+    for prompt, preferred, refused in pairs:
+        total += 2 * (split.message + split.text(prompt))
+        total += 2 * split.message + split.text(preferred) + split.text(refused)
+    return tokens_bill(total, epochs, usd_million, 1_000_000)
+
+
+def reinforcement(
+    started: datetime, ended: datetime, usd_hour: float, *, cap: float | None = None, grader: float = 0.0
+) -> float:
+    """Time of the training loop in hours, to two decimals, x price; grading beside it (both vendors' RFT pages)."""
+    hours = math.floor((ended - started).total_seconds() / 36 + 0.5) / 100
+    training = half_up(hours * usd_hour)
+    return half_up((training if cap is None else min(training, cap)) + half_up(grader))
+
+
+def training_job(started: datetime, ended: datetime, instances: int, usd_hour: float) -> float:
+    """Billable seconds x instances (AWS, DescribeTrainingJob); part seconds are charged whole."""
+    seconds = math.ceil((ended - started).total_seconds())
+    return half_up(seconds * instances * usd_hour / 3600)
+
+
+def month_of_answers(
+    hours: float, usd_hour: float, tokens_in: int, tokens_out: int, price: tuple[float, float]
+) -> float:
+    """Hosting by the hour and tokens by the million (Microsoft Learn, example for o4-mini)."""
+    return half_up(hours * usd_hour + tokens_in / 1e6 * price[0] + tokens_out / 1e6 * price[1])
+
+
+def rows(rng: random.Random, count: int) -> list[tuple[str, ...]]:
+    """Conversations: prose, tables of numbers and code, of very different lengths."""
+    words = [
+        "".join(rng.choices("etaoinshrdlucmfwypvbgk", k=rng.choice((2, 3, 4, 5, 6, 7, 9, 12)))) for _ in range(900)
+    ]
+
+    def text(length: int) -> str:
+        parts = []
+        for _ in range(length):
+            kind = rng.random()
+            if kind < 0.88:
+                parts.append(words[min(899, int(rng.paretovariate(0.7)))])
+            elif kind < 0.94:
+                parts.append(str(rng.randrange(10 ** rng.randint(1, 7))))
+            else:
+                parts.append(rng.choice(("();", "{", "}\n", "==", ",", ".\n", "é", "—")))
+        return " ".join(parts)
+
+    system = text(rng.randint(5, 60))
+    return [
+        (system, text(int(rng.lognormvariate(3.5, 0.7)) + 1), text(int(rng.lognormvariate(3.2, 0.8)) + 1))
+        for _ in range(count)
+    ]
+
+
+def moment(rng: random.Random) -> tuple[datetime, datetime]:
+    started = datetime(2026, 11, 1, 2, 30) + timedelta(seconds=rng.uniform(0, 1e6))
+    return started, started + timedelta(seconds=rng.uniform(1_800, 90_000))
