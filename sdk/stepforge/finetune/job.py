@@ -133,7 +133,7 @@ def estimate(spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | Non
     if rate.unit == "hour":
         if hours is None:
             raise InvalidInput(
-                f"{spec.base_model!r} is charged by the hour ({rate.usd} USD): say how long it may take, as hours=(2, 5)"
+                f"{spec.base_model!r} is charged by the hour ({rate.usd} USD): say how long, as hours=(2, 5)"
             )
         low, high = rate.usd * hours[0], rate.usd * hours[1]
     elif rate.unit == "job":

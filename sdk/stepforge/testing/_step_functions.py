@@ -1,4 +1,4 @@
-"""Small real classes that stand in for the cloud in tests: yours and ours."""
+"""Executions of state machines in memory."""
 
 from __future__ import annotations
 
