@@ -66,7 +66,7 @@ class ScoreModel(Contract):
     type: Literal["score_model"] = "score_model"
     model: str
     prompt: str
-    """What the judge reads; `{{sample.output_text}}` and `{{item.reference}}` are filled in by the provider."""
+    """What the judge reads; `{{sample.output_text}}` and `{{item.reference_answer}}` are filled in by the provider."""
 
 
 class PythonGrader(Contract):
