@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stepforge.contracts.base import Contract
-from stepforge.errors import InvalidInput
+from stepforge.errors import InvalidInput, ProviderRefused
 from stepforge.finetune.spec import ProviderName, TokenRange, TuneSpec
 
 FAKE_MARK = "localfake"
@@ -66,6 +66,13 @@ class Job(Contract):
     def local_fake(self) -> bool:
         """Whether a local server made it: then nothing was trained and nothing was charged."""
         return FAKE_MARK in self.id
+
+
+def model_of(job: Job) -> str:
+    """The model of a job that has succeeded. Raises ProviderRefused where there is none."""
+    if job.state != State.SUCCEEDED or job.model is None:
+        raise ProviderRefused(f"job {job.id} has no model, it is {job.raw_state!r}: watch it until it has succeeded")
+    return job.model
 
 
 class Prepared(Contract):

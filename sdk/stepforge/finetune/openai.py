@@ -23,7 +23,7 @@ from stepforge.errors import (
     WebhookRefused,
 )
 from stepforge.finetune import job as jobs
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, normalise
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, model_of, normalise
 from stepforge.finetune.keys import Key, failure, is_loopback, quiet, reveal, unreadable
 from stepforge.finetune.spec import (
     Grader,
@@ -201,12 +201,8 @@ class OpenAIProvider:
     # The model
 
     def retrieve(self, job_id: str) -> Tuned:
-        job = self.status(job_id)
-        if job.state != State.SUCCEEDED or job.model is None:
-            raise ProviderRefused(
-                f"job {job_id} has no model: it is {job.raw_state!r}. Watch it until it has succeeded"
-            )
-        return Tuned(provider=self.name, job_id=job_id, model=job.model, handle=job.model)
+        model = model_of(self.status(job_id))
+        return Tuned(provider=self.name, job_id=job_id, model=model, handle=model)
 
     def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion:
         with self._calling("chat.completions", about_content=True):
