@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stepforge.cli._examples import add_examples
+from stepforge.cli._finetune import app as finetune_app
 from stepforge.cli._output import Env, Json, emit, say
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.add_typer(run_app, name="run")
 app.add_typer(registry_app, name="registry")
 app.add_typer(local_app, name="local")
 app.add_typer(new_app, name="new")
+app.add_typer(finetune_app, name="finetune")
 
 
 def _print_version(given: bool) -> None:

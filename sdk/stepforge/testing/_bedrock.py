@@ -13,8 +13,7 @@ from typing import Any
 from stepforge.testing._server import DISCLAIMER, FAKE, Handler, LocalProvider, Phases, Refusal, Reply, Request
 
 ACCOUNT = "000000000000"
-_BEDROCK = ("InProgress", "InProgress", "Completed")
-_SAGEMAKER = ("InProgress", "InProgress", "Completed")
+PHASES = ("InProgress", "InProgress", "InProgress", "InProgress", "Completed")
 
 
 class LocalBedrock(LocalProvider):
@@ -76,7 +75,7 @@ class LocalBedrock(LocalProvider):
             raise _refusal("ValidationException", "the training data cannot be read")
         arn = f"arn:aws:bedrock:{self.region}:{ACCOUNT}:model-customization-job/{FAKE}.base/{self.number():012d}"
         self.jobs[asked["jobName"]] = {"asked": asked, "jobArn": arn, "creationTime": _now()}
-        self.phases[asked["jobName"]] = Phases(_BEDROCK)
+        self.phases[asked["jobName"]] = Phases(PHASES)
         if token:
             self.tokens[token] = (asked["jobName"], asked)
         return Reply(201, {"jobArn": arn})
@@ -189,7 +188,7 @@ class LocalBedrock(LocalProvider):
             raise _refusal("ValidationException", "the training data cannot be read")
         arn = f"arn:aws:sagemaker:{self.region}:{ACCOUNT}:training-job/{FAKE}-{name}"
         self.jobs[name] = {"asked": asked, "arn": arn, "creationTime": _now(), "uri": uri}
-        self.phases[name] = Phases(_SAGEMAKER)
+        self.phases[name] = Phases(PHASES)
         return Reply(200, {"TrainingJobArn": arn})
 
     def _training_job(self, given: str) -> str:

@@ -77,14 +77,14 @@ class LocalProvider:
     `plan` decides on a fault for each request; `fail` orders one for the next matching request.
     """
 
-    def __init__(self, *, plan: Planner | None = None, delay_seconds: float = 0.05) -> None:
+    def __init__(self, *, plan: Planner | None = None, delay_seconds: float = 0.05, port: int = 0) -> None:
         self.plan = plan
         self.delay_seconds = delay_seconds
         self.seen: list[Seen] = []
         self.lock = threading.RLock()
         self._orders: list[tuple[str, re.Pattern[str], Fault]] = []
         self._late: list[threading.Timer] = []
-        self._server = _Server(("127.0.0.1", 0), _make_handler(self))
+        self._server = _Server(("127.0.0.1", port), _make_handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._counter = 0
 
