@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from stepforge.errors import InvalidInput, OverBudget
 from stepforge.finetune import Message
-from stepforge.finetune.prompts import AnthropicModel, Example, Meter, TokenPrices, optimise
+from stepforge.finetune.prompts import AnthropicModel, Example, Meter, Optimised, TokenPrices, optimise
 from stepforge.testing import LocalAnthropic
 
 PRICES = TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5))
@@ -34,6 +34,10 @@ def model(server: Any, budget: str) -> AnthropicModel:
     return AnthropicModel(SecretStr("sk-test"), "claude-test", meter, base_url=server.url)
 
 
+def search(model: AnthropicModel, **options: int) -> Optimised:
+    return optimise(model, "Be kind.", EXAMPLES[:3], EXAMPLES[3:], metric=metric, **options)
+
+
 def test_a_better_prompt_is_found_and_every_call_is_metered() -> None:
     with LocalAnthropic(answer=answer) as server:
         assert isinstance(server, LocalAnthropic)
@@ -51,15 +55,7 @@ def test_a_better_prompt_is_found_and_every_call_is_metered() -> None:
 @pytest.mark.parametrize("budget", ["0.03", "0.05"])
 def test_the_money_is_never_exceeded_and_what_was_found_is_kept(budget: str) -> None:
     with LocalAnthropic(answer=answer) as server:
-        found = optimise(
-            model(server, budget),
-            "Be kind.",
-            EXAMPLES[:3],
-            EXAMPLES[3:],
-            metric=metric,
-            max_metric_calls=10_000,
-            max_tokens=5000,
-        )
+        found = search(model(server, budget), max_metric_calls=10_000, max_tokens=5000)
     assert found.stopped_by_budget
     assert found.spent_usd <= Decimal(budget)
     assert found.score >= found.seed_score
