@@ -19,6 +19,7 @@ from stepforge.contracts.records import Record
 from stepforge.errors import InvalidInput
 from stepforge.finetune.datasets import Kind, write
 from stepforge.finetune.job import Rate
+from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.ledger import Budgets
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
@@ -44,13 +45,18 @@ class VertexSettings(Contract):
     location: str
     folder_uri: str
     kms_key: str | None = None
+    base_url: str | None = None
 
     def provider(self) -> Provider:
         from stepforge.finetune.vertex import VertexProvider
 
-        return VertexProvider(
-            project=self.project, location=self.location, folder_uri=self.folder_uri, kms_key=self.kms_key
-        )
+        given = self.model_dump(exclude={"type"})
+        if is_loopback(self.base_url):
+            from google.oauth2.credentials import Credentials
+
+            # A local server looks at no credentials, and nobody's own are sent to it.
+            return VertexProvider(**given, credentials=Credentials(token="local"))
+        return VertexProvider(**given)
 
 
 class BedrockSettings(Contract):
