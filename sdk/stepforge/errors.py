@@ -18,8 +18,10 @@ StepforgeError
 │   ├── CapacityError        the cloud had no such instance free
 │   ├── InternalServerError  the cloud failed
 │   ├── ResourceLimitExceeded  the account's quota is used up
-│   ├── Stopped              someone stopped it
-│   ├── MaxRuntimeExceeded   it ran, or waited for a spot instance, longer than it may
+│   ├── Stopped              someone stopped it: exit code 7
+│   ├── MaxRuntimeExceeded   it ran longer than it may: 8
+│   ├── MaxWaitTimeExceeded  it waited for a spot instance longer than it may: 9
+│   ├── Interrupted          its spot instance was taken away, or the local server went: 10
 │   └── JobStillRunning      not a failure: another execution runs the same job
 ├── RunFailed                an execution of a state machine ended without success
 │   ├── SmokeFailed          a deployed model does not answer as it did in its evaluation
@@ -31,7 +33,14 @@ StepforgeError
 │   └── LaunchUncertain      it is not known yet whether a job was created: launching again looks for it first
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
 ├── Throttled                the cloud asks to call later
+├── Detached                 not a failure: who followed went away, and what runs goes on: exit code 130
+├── WatchdogError            a guarded call was ended or refused
+│   ├── BudgetExceeded       it took longer than it may
+│   ├── HeartbeatMissed      it gave no sign of life
+│   ├── CircuitOpen          what it calls has failed often: it is left alone for a while
+│   └── TooManyAbandoned     as many earlier calls as may do hang still
 └── EnvironmentUnavailable   the cloud, the local server or a part of it cannot be reached
+    └── SecretUnavailable    no value of a secret could be had in time, and none that is young enough is cached
 """
 
 from __future__ import annotations
@@ -133,11 +142,19 @@ class ResourceLimitExceeded(JobFailed):
 
 
 class Stopped(JobFailed):
-    pass
+    exit_code = 7
 
 
 class MaxRuntimeExceeded(JobFailed):
-    pass
+    exit_code = 8
+
+
+class MaxWaitTimeExceeded(JobFailed):
+    exit_code = 9
+
+
+class Interrupted(JobFailed):
+    exit_code = 10
 
 
 class JobStillRunning(JobFailed):
@@ -184,5 +201,37 @@ class Throttled(StepforgeError):
     pass
 
 
+class Detached(StepforgeError):
+    exit_code = 130
+
+
+class WatchdogError(StepforgeError):
+    exit_code = 5
+
+
+class BudgetExceeded(WatchdogError, TimeoutError):
+    pass
+
+
+class HeartbeatMissed(WatchdogError, TimeoutError):
+    pass
+
+
+class CircuitOpen(WatchdogError):
+    """`again_seconds`: about how long until a call is let through."""
+
+    def __init__(self, message: str, *, again_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.again_seconds = again_seconds
+
+
+class TooManyAbandoned(WatchdogError):
+    pass
+
+
 class EnvironmentUnavailable(StepforgeError):
     exit_code = 5
+
+
+class SecretUnavailable(EnvironmentUnavailable):
+    pass

@@ -12,9 +12,11 @@ from typing import Any
 
 from botocore.exceptions import ClientError as AwsError
 
+from stepforge import errors
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Machine, execution_name
 from stepforge.errors import InvalidInput
+from stepforge.logs import trace_header
 
 ADOPTED = ("RUNNING", "SUCCEEDED", "PENDING_REDRIVE")
 """An execution that waits to be taken up again is under way."""
@@ -47,6 +49,21 @@ def status_word(status: str, error: str) -> str:
     if error == INTERRUPTED:
         return "INTERRUPTED"
     return f"{status} ({error})" if error else status
+
+
+_ENDINGS: dict[str, type[errors.JobFailed]] = {
+    STOPPED: errors.Stopped,
+    INTERRUPTED: errors.Interrupted,
+    **{kind.__name__: kind for kind in (errors.Stopped, errors.MaxRuntimeExceeded, errors.MaxWaitTimeExceeded)},
+}
+
+
+def run_failure(name: str, execution: Execution) -> errors.RunFailed:
+    """The error of a run that ended without success; its exit code is that of the ending of its job."""
+    failure = errors.RunFailed(f"run {name} {execution.word}: {execution.cause}".strip(": "))
+    kind = _ENDINGS.get(execution.error, errors.RunFailed)
+    failure.exit_code = kind.exit_code
+    return failure
 
 
 def execution_arn(machine_arn: str, name: str) -> str:
@@ -99,7 +116,11 @@ def start_or_adopt(states: Any, machine_arn: str, machine: Machine, identity: st
         found = describe(states, execution_arn(machine_arn, name))
         if found is None:
             try:
-                states.start_execution(stateMachineArn=machine_arn, name=name, input=canonical_json(input).decode())
+                # The header names no run: the same start with another trace is the same execution.
+                trace = {"traceHeader": header} if (header := trace_header()) else {}
+                states.start_execution(
+                    stateMachineArn=machine_arn, name=name, input=canonical_json(input).decode(), **trace
+                )
             except states.exceptions.ExecutionAlreadyExists:
                 continue  # somebody else's start came first: look at it again
             started = describe(states, execution_arn(machine_arn, name))

@@ -110,7 +110,7 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
         if stage.guarded and state.step == 0:
             book.keep(trained, state, stage)
         while state.step < work.steps:
-            started = time.perf_counter()
+            started, tokens = time.perf_counter(), state.tokens
             row = take_step(work, stage, trained, state)
             state.step += 1
             at_checkpoint = state.step % work.checkpoint_every == 0 or state.step == work.steps
@@ -125,6 +125,7 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
                 check_together(group, trained)
                 book.keep(trained, state, stage)
             shown = {str(name): row[name] for name in SHOWN if name in row}
+            shown[TOKENS_PER_SECOND] = max(0, state.tokens - tokens) / row[Metric.SECONDS]
             job.progress.step(work.name, state.step, work.steps, **shown)
             if stop and state.step < work.steps:
                 raise Interrupted(
@@ -134,6 +135,8 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
     return state
 
 
+TOKENS_PER_SECOND = "tokens_per_second"
+"""Of a progress line: completion tokens that this process learnt from, over the whole step."""
 SHOWN = (Metric.LOSS, Metric.REWARD, Metric.ACCEPTED, Metric.KL, Metric.ENTROPY)
 
 

@@ -44,7 +44,15 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-) -> None: ...
+    log_level: Annotated[
+        str | None,
+        typer.Option(envvar="STEPFORGE_LOG", help="Log to stderr as JSON lines: DEBUG, INFO..."),
+    ] = None,
+) -> None:
+    if log_level:
+        from stepforge import logs
+
+        logs.configure("stepforge.cli", level=log_level, sink="stderr")
 
 
 def _print_lines(lines: Iterable[str], *, as_json: bool, **about: str) -> None:
@@ -109,15 +117,22 @@ def runs(
 
 @app.command("watch")
 def watch(
-    name: Annotated[str, typer.Argument(help="Run, latest, or a domain for its newest run.")] = "latest",
+    name: Annotated[str, typer.Argument(help="Run, job, latest, or a domain for its newest run.")] = "latest",
     env: Env = "local",
     json: Json = False,
 ) -> None:
-    """Follow a run until it ends."""
-    from stepforge.cli import _runs
+    """Follow a run or a job until it ends. Ctrl-C detaches: what is followed goes on.
+
+    The exit code tells the endings apart: docs/following.md.
+    """
+    from stepforge.cli import _follow, _runs
     from stepforge.client import Client
 
-    _runs.follow(Client(env).pipelines.get(name), as_json=json)
+    client = Client(env)
+    if _follow.is_job(name):
+        _follow.follow_job(client, name, as_json=json)
+    else:
+        _runs.follow(client.pipelines.get(name), as_json=json)
 
 
 @app.command("logs")
@@ -128,14 +143,15 @@ def logs(
     json: Json = False,
 ) -> None:
     """Print a job's log, or that of a run's newest job; with --json the lines as the job printed them."""
-    from stepforge.cli import _stop
+    from stepforge.cli import _follow, _stop
     from stepforge.cli._progress import log_lines
     from stepforge.client import Client
 
     client = Client(env)
     job = client.pipelines.get(name).jobs()[-1].attempt.name if _stop.is_run(client, name) else name
     lines = client.jobs.logs(job, follow=follow)
-    _print_lines((line.text for line in lines) if json else log_lines(lines), as_json=json, job=job)
+    with _follow.detachable(job):
+        _print_lines((line.text for line in lines) if json else log_lines(lines), as_json=json, job=job)
 
 
 @app.command("stop")
@@ -373,7 +389,10 @@ def new_domain(
 
 @app.command("doctor")
 def doctor(json: Json = False) -> None:
-    """Compare what is installed with the versions that the digests of jobs stand for; exit code 3 where they differ."""
+    """Tell which optional parts work here, what is lost without the others, and which command mends that.
+
+    Then compare what is installed with the versions that the digests of jobs stand for; exit code 3 where they differ.
+    """
     from stepforge.cli import _doctor
 
     _doctor.doctor(as_json=json)

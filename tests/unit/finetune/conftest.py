@@ -13,7 +13,7 @@ import pytest
 
 from stepforge.finetune import DatasetFile, Hyperparameters, Rate, TokenRange, TuneSpec
 from stepforge.finetune.ledger import Budgets
-from stepforge.testing import LocalOpenAI
+from stepforge.testing.providers import LocalOpenAI
 
 RATE = Rate(usd=Decimal("5"), unit="1M training tokens", as_of=date(2026, 11, 1), source="a test")
 BUDGETS = Budgets(

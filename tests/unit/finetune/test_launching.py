@@ -27,7 +27,7 @@ from stepforge.finetune import Job, Prepared, TuneSpec, launch_key
 from stepforge.finetune.launching import Launch, launch
 from stepforge.finetune.ledger import Ledger, Stage
 from stepforge.finetune.openai import OpenAIProvider
-from stepforge.testing import Fault, LocalOpenAI
+from stepforge.testing.providers import Fault, LocalOpenAI
 from tests.unit.finetune.conftest import BUDGETS, RATE, Clock
 
 JOBS = "/v1/fine_tuning/jobs"

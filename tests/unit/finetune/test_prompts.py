@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from stepforge.errors import InvalidInput, OverBudget
 from stepforge.finetune import Message
 from stepforge.finetune.prompts import AnthropicModel, Example, Meter, Optimised, TokenPrices, optimise
-from stepforge.testing import LocalAnthropic
+from stepforge.testing.providers import LocalAnthropic
 
 PRICES = TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5))
 EXAMPLES = [Example(prompt=f"{n} plus one", reference=str(n + 1)) for n in range(6)]

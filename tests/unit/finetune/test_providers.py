@@ -25,7 +25,7 @@ from stepforge.finetune.spec import (
     StringCheck,
     TextSimilarity,
 )
-from stepforge.testing import Fault, LocalBedrock, LocalOpenAI, LocalVertex
+from stepforge.testing.providers import Fault, LocalBedrock, LocalOpenAI, LocalVertex
 from tests.unit.finetune.conftest import BUDGETS, RATE, Clock
 
 ROLE = "arn:aws:iam::000000000000:role/tuning"

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from stepforge.errors import InvalidInput, StepforgeError
 from stepforge.finetune import Message, Tuned
 from stepforge.finetune.keys import reveal
-from stepforge.testing import LocalAnthropic, LocalProvider
+from stepforge.testing.providers import LocalAnthropic, LocalProvider
 from tests.unit.finetune.conftest import Clock
 from tests.unit.finetune.test_providers import CASES, start
 

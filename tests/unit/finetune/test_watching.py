@@ -17,7 +17,7 @@ from stepforge.finetune import State, TuneSpec
 from stepforge.finetune.ledger import Ledger, Stage
 from stepforge.finetune.openai import OpenAIProvider
 from stepforge.finetune.watching import StillRunning, cancel, follow, watch
-from stepforge.testing import LocalOpenAI
+from stepforge.testing.providers import LocalOpenAI
 from tests.unit.finetune.conftest import RATE, Clock
 from tests.unit.finetune.test_launching import BUDGETS, connect, run
 

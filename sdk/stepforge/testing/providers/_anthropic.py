@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from stepforge.testing._server import DISCLAIMER, FAKE, Handler, LocalProvider, Reply, Request
+from stepforge.testing.providers._server import DISCLAIMER, FAKE, Handler, LocalProvider, Reply, Request
 
 Answer = Callable[[str, list[dict[str, Any]]], str]
 """From the system prompt and the messages to what the model says."""

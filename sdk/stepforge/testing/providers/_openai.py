@@ -16,7 +16,16 @@ from email import message_from_bytes
 from email.message import Message
 from typing import Any
 
-from stepforge.testing._server import DISCLAIMER, FAKE, Handler, LocalProvider, Phases, Refusal, Reply, Request
+from stepforge.testing.providers._server import (
+    DISCLAIMER,
+    FAKE,
+    Handler,
+    LocalProvider,
+    Phases,
+    Refusal,
+    Reply,
+    Request,
+)
 
 PHASES = ("validating_files", "queued", "running", "succeeded")
 _METADATA = re.compile(r"metadata\[(.+)\]")

@@ -1,4 +1,4 @@
-"""`python -m stepforge.testing openai [PORT]`: a local server of one protocol, until it is interrupted."""
+"""`python -m stepforge.testing.providers openai [PORT]`: a local server of one protocol, until it is interrupted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import threading
 from contextlib import suppress
 
-from stepforge.testing import LocalAnthropic, LocalBedrock, LocalOpenAI, LocalProvider, LocalVertex
+from stepforge.testing.providers import LocalAnthropic, LocalBedrock, LocalOpenAI, LocalProvider, LocalVertex
 
 SERVERS: dict[str, type[LocalProvider]] = {
     "openai": LocalOpenAI,
@@ -18,7 +18,7 @@ SERVERS: dict[str, type[LocalProvider]] = {
 
 def main(arguments: list[str]) -> int:
     if not 1 <= len(arguments) <= 2 or arguments[0] not in SERVERS or not arguments[-1].isalnum():
-        print(f"usage: python -m stepforge.testing {{{','.join(SERVERS)}}} [PORT]", file=sys.stderr)
+        print(f"usage: python -m stepforge.testing.providers {{{','.join(SERVERS)}}} [PORT]", file=sys.stderr)
         return 2
     port = int(arguments[1]) if len(arguments) == 2 else 0
     with SERVERS[arguments[0]](port=port) as server, suppress(KeyboardInterrupt):

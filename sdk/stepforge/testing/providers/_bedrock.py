@@ -10,7 +10,16 @@ import re
 import time
 from typing import Any
 
-from stepforge.testing._server import DISCLAIMER, FAKE, Handler, LocalProvider, Phases, Refusal, Reply, Request
+from stepforge.testing.providers._server import (
+    DISCLAIMER,
+    FAKE,
+    Handler,
+    LocalProvider,
+    Phases,
+    Refusal,
+    Reply,
+    Request,
+)
 
 ACCOUNT = "000000000000"
 PHASES = ("InProgress", "InProgress", "InProgress", "InProgress", "Completed")

@@ -15,7 +15,16 @@ from email import message_from_bytes
 from email.message import Message
 from typing import Any
 
-from stepforge.testing._server import DISCLAIMER, FAKE, Handler, LocalProvider, Phases, Refusal, Reply, Request
+from stepforge.testing.providers._server import (
+    DISCLAIMER,
+    FAKE,
+    Handler,
+    LocalProvider,
+    Phases,
+    Refusal,
+    Reply,
+    Request,
+)
 
 PHASES = ("JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED")
 _LABEL = re.compile(r'labels\.([\w-]+)\s*=\s*"?([\w-]+)"?')
