@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -132,7 +132,8 @@ class Estimate(Contract):
 def estimate(spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
     """Cost of a spec at a rate: tokens x epochs, hours (a range that the caller has to give), or a flat price.
 
-    Rounded to the cent, half to even. Raises InvalidInput where an hourly rate comes without hours.
+    Rounded to the cent, away from the middle: what may cost something is never free.
+    Raises InvalidInput where an hourly rate comes without hours.
     """
     epochs = spec.hyperparameters.epochs
     tokens = spec.training.tokens
@@ -148,8 +149,5 @@ def estimate(spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | Non
     else:
         million = Decimal(1_000_000)
         low, high = rate.usd * total.low / million, rate.usd * total.high / million
-    return Estimate(low_usd=_cents(low), high_usd=_cents(high), tokens=total, rate=rate)
-
-
-def _cents(value: Decimal) -> Decimal:
-    return value.quantize(CENT, ROUND_HALF_EVEN)
+    low, high = low.quantize(CENT, ROUND_FLOOR), high.quantize(CENT, ROUND_CEILING)
+    return Estimate(low_usd=low, high_usd=high, tokens=total, rate=rate)
