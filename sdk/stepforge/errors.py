@@ -32,6 +32,7 @@ StepforgeError
 │   ├── ProviderUnavailable  no answer that can be read: what it did is not known
 │   └── LaunchUncertain      it is not known yet whether a job was created: launching again looks for it first
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
+├── Diverged                 training has left the numbers: a loss, gradient or weight is inf or nan
 ├── Throttled                the cloud asks to call later
 ├── Detached                 not a failure: who followed went away, and what runs goes on: exit code 130
 ├── WatchdogError            a guarded call was ended or refused
@@ -195,6 +196,10 @@ class LaunchUncertain(ProviderError):
 
 class DiskFull(StepforgeError):
     exit_code = 6
+
+
+class Diverged(StepforgeError):
+    pass
 
 
 class Throttled(StepforgeError):

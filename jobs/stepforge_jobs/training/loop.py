@@ -9,6 +9,7 @@ bits on the same CPU as a run that nothing interrupted.
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import time
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from stepforge.contracts.jobs import Optimisation
 from stepforge.contracts.metrics import Metric
-from stepforge.errors import InvalidInput
+from stepforge.errors import Diverged, InvalidInput
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.job import Interrupted, Job
 from stepforge_jobs.training.book import Book
@@ -95,7 +96,8 @@ class Stage:
 def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingState:
     """Run the stage to its last step, from its newest checkpoint if any.
 
-    Raises Interrupted after SIGTERM, DiskFull where a checkpoint finds no room.
+    Raises Interrupted after SIGTERM, DiskFull where a checkpoint finds no room, Diverged where a gradient is no
+    number.
     """
     group = ranks()
     if group.world > 1 and not stage.splits:
@@ -155,10 +157,21 @@ def take_step(work: Optimisation, stage: Stage, trained: Trained, state: Trainin
         if result.tokens:
             ranks().sum_gradients(trained.parameters.values())
             norm = torch.nn.utils.clip_grad_norm_(trained.parameters.values(), work.gradient_norm)
-            row[Metric.GRADIENT_NORM] = float(norm)
+            row[Metric.GRADIENT_NORM] = finite(float(norm), work, state.step)
             trained.optimiser.step()
         state.tokens += result.tokens
     return row
+
+
+def finite(norm: float, work: Optimisation, step: int) -> float:
+    """The gradient's norm. Raises Diverged where it is no number: AdamW would make all weights nan, for good."""
+    if math.isfinite(norm):
+        return norm
+    raise Diverged(
+        f"the gradient of {work.name!r} in step {step + 1} is {norm}: its loss or weights have left the numbers. Lower "
+        f"learning_rate {work.learning_rate:g}, or lengthen warmup_steps {work.warmup_steps}; the checkpoints hold "
+        "numbers"
+    )
 
 
 def look_closer(job: Job, stage: Stage, trained: Trained, state: TrainingState) -> Values:
@@ -168,6 +181,8 @@ def look_closer(job: Job, stage: Stage, trained: Trained, state: TrainingState) 
         state.best = better(state.best, state.step, values.get(Metric.VALIDATION))
     else:
         go_back(job, trained, state)
+        # All else was measured of weights that are gone, and would stand in the report as if it were the model's.
+        values = {name: value for name, value in values.items() if name in (Metric.KL, Metric.KL_REFUSED)}
     state.accepted = state.step
     return values
 

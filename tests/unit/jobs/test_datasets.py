@@ -17,6 +17,7 @@ from stepforge.errors import IntegrityError, InvalidInput
 from stepforge_jobs.datasets import generate
 from stepforge_jobs.datasets.shards import read_records
 from stepforge_jobs.datasets.user_records import read_user_records, split_for
+from stepforge_jobs.domains import load_object
 from stepforge_jobs.domains.user import RecordsDomain, exact_answer
 from stepforge_jobs.testing import CountingDomain
 
@@ -228,3 +229,13 @@ def test_without_a_verifier_the_last_line_must_be_the_answer() -> None:
     record = CountingDomain().record("train", 0, seed=0).model_copy(update={"answer": "42"})
     assert exact_answer(record, "because\n 42 ").accepted
     assert not exact_answer(record, "42\nor so").accepted
+
+
+@pytest.mark.parametrize(("source", "said"), [("exit(0)", "SystemExit: 0"), ("1 / 0", "ZeroDivisionError")])
+def test_a_domain_that_ends_or_raises_when_it_is_imported_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    (tmp_path / "ending_domain.py").write_text(f"{source}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InvalidInput, match=f"'ending_domain:DOMAIN' cannot be imported: {said}"):
+        load_object("ending_domain:DOMAIN", object)
