@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
+import socket
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
 _VERSIONS = ("stepforge", "torch", "transformers", "trl", "peft", "tokenizers", "ministack", "botocore", "pydantic")
+
+_REAL_CONNECT = socket.socket.connect
+_REAL_LOOKUP = socket.getaddrinfo
+
+
+def _elsewhere(host: object) -> bool:
+    """Whether a host is not this machine. Names count as elsewhere, but for those that RFC 6761 keeps for loopback."""
+    if host in (None, "", b""):
+        return False
+    text = host.decode() if isinstance(host, bytes) else str(host)
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return not (text == "localhost" or text.endswith(".localhost") or text == socket.gethostname())
+    return not (address.is_loopback or address.is_unspecified)
+
+
+@pytest.fixture(autouse=True)
+def no_paid_calls(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test reaches beyond this machine, where calls are paid for, unless the fixture `paid_calls` opens the way."""
+    if "paid_calls" in request.fixturenames:
+        yield
+        return
+
+    def connect(self: socket.socket, address: object) -> object:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and isinstance(address, tuple) and _elsewhere(address[0]):
+            pytest.fail(f"a test reached for {address[0]}:{address[1]}: use a local server of stepforge.testing")
+        return _REAL_CONNECT(self, address)  # type: ignore[arg-type]
+
+    def lookup(host: object, *args: object, **kwargs: object) -> object:
+        if _elsewhere(host):
+            raise socket.gaierror(socket.EAI_NONAME, f"tests look up no names: {host!r}")
+        return _REAL_LOOKUP(host, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    yield
+
+
+@pytest.fixture
+def paid_calls() -> None:
+    """Ask for it, and the test may call what costs money. Nothing in `make test` does."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,9 +6,12 @@ StepforgeError
 │   ├── InvalidInput         a file, record or option that is malformed
 │   ├── GateRefused          the data did not pass the reliability gate
 │   ├── UnknownPrice         something has no price, and an unknown price is never zero
-│   └── OverBudget           it may cost more than it may: exit code 11, nothing was submitted
+│   ├── OverBudget           it would cost more than may be spent; nothing was sent
+│   ├── ModelGone            a base model cannot be tuned, or shuts down too soon
+│   └── MissingExtra         a part of stepforge that is installed on request
 ├── IntegrityError           bytes differ from their recorded digest
-│   └── ArtifactRefused      a model's files may not be served
+│   ├── ArtifactRefused      a model's files may not be served
+│   └── WebhookRefused       a message that its provider did not sign
 ├── IdentityConflict         a name is taken by something with another identity
 ├── JobFailed                a training job ended without success
 │   ├── AlgorithmError       the job's own code failed: running it again would fail again
@@ -25,6 +28,10 @@ StepforgeError
 │   ├── SmokeFailed          a deployed model does not answer as it did in its evaluation
 │   ├── EndpointFailed       an endpoint did not come up with what it was given
 │   └── PromotionBusy        another promotion of the same group has the candidate endpoint
+├── ProviderError            a paid provider did not do what was asked
+│   ├── ProviderRefused      it said no: nothing was created, nothing is charged
+│   ├── ProviderUnavailable  no answer that can be read: what it did is not known
+│   └── LaunchUncertain      it is not known yet whether a job was created: launching again looks for it first
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
 ├── Diverged                 training has left the numbers: a loss, gradient or weight is inf or nan
 ├── Throttled                the cloud asks to call later
@@ -85,11 +92,30 @@ class OverBudget(UserError):
     exit_code = 11
 
 
+class ModelGone(UserError):
+    pass
+
+
+class MissingExtra(UserError):
+    """A module that an extra of the package brings.
+
+    >>> str(MissingExtra("openai", extra="openai"))
+    "this needs the extra 'openai' (openai is missing): pip install 'stepforge[openai]'"
+    """
+
+    def __init__(self, module: str, *, extra: str) -> None:
+        super().__init__(f"this needs the extra {extra!r} ({module} is missing): pip install 'stepforge[{extra}]'")
+
+
 class IntegrityError(StepforgeError):
     exit_code = 3
 
 
 class ArtifactRefused(IntegrityError):
+    pass
+
+
+class WebhookRefused(IntegrityError):
     pass
 
 
@@ -154,6 +180,22 @@ class EndpointFailed(RunFailed):
 
 
 class PromotionBusy(RunFailed):
+    pass
+
+
+class ProviderError(StepforgeError):
+    exit_code = 5
+
+
+class ProviderRefused(ProviderError):
+    pass
+
+
+class ProviderUnavailable(ProviderError):
+    pass
+
+
+class LaunchUncertain(ProviderError):
     pass
 
 

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from stepforge.cli._finetune import app as finetune_app
 from stepforge.cli._output import Json
-
-finetune_app = typer.Typer(help="Paid fine-tunes, and whether they pay.", no_args_is_help=True)
 
 Own = Annotated[list[Path] | None, typer.Option("--catalogue", help="Your own rows of models and prices (TOML).")]
 

@@ -75,6 +75,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "local status": ("stepforge local status --json",),
     "local logs": ("stepforge local logs -f",),
     "local reset": ("stepforge local reset --yes",),
+    "finetune": ("stepforge finetune list",),
+    "finetune launch": (
+        "stepforge finetune launch plan.toml --data records.jsonl",
+        "stepforge finetune launch plan.toml --data records.jsonl --approve 'Ada Lovelace'",
+    ),
+    "finetune watch": ("stepforge finetune watch plan.toml sf-0123456789abcdef",),
+    "finetune cancel": ("stepforge finetune cancel plan.toml sf-0123456789abcdef",),
+    "finetune list": ("stepforge finetune list", "stepforge finetune list --env dev --json"),
     "new": ("stepforge new domain castles",),
     "new domain": ("stepforge new domain castles", "stepforge new domain castles --out .."),
 }

@@ -1,0 +1,42 @@
+"""Paid fine-tunes: one protocol, a file for each provider, and a ledger of what was spent.
+
+Clients of providers are extras (`stepforge[openai]`, `[vertex]`, `[anthropic]`, `[prompts]`) and are loaded by the
+provider that needs them. Prices are not here: an estimate takes its rate as an argument.
+"""
+
+from __future__ import annotations
+
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned
+from stepforge.finetune.provider import Provider
+from stepforge.finetune.spec import (
+    PROVIDERS,
+    DatasetFile,
+    Grader,
+    Hyperparameters,
+    Method,
+    ProviderName,
+    TokenRange,
+    TuneSpec,
+    launch_key,
+)
+
+__all__ = [
+    "PROVIDERS",
+    "Completion",
+    "DatasetFile",
+    "Estimate",
+    "Grader",
+    "Hyperparameters",
+    "Job",
+    "Message",
+    "Method",
+    "Prepared",
+    "Provider",
+    "ProviderName",
+    "Rate",
+    "State",
+    "TokenRange",
+    "TuneSpec",
+    "Tuned",
+    "launch_key",
+]

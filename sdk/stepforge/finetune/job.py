@@ -1,0 +1,153 @@
+"""What comes back from a provider: jobs in normalised states, estimates, tuned models, completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stepforge.contracts.base import Contract
+from stepforge.errors import InvalidInput, ProviderRefused
+from stepforge.finetune.spec import ProviderName, TokenRange, TuneSpec
+
+FAKE_MARK = "localfake"
+"""In every id that a local server of ours gives out. No provider has such ids."""
+CENT = Decimal("0.01")
+
+
+class State(StrEnum):
+    """`UNKNOWN` is a state that we have no name for: not an end, because a job that goes on is still charged."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED)
+
+
+def normalise(raw: str, table: Mapping[str, State]) -> State:
+    """The state that a provider's word means; UNKNOWN, and so not terminal, for a word that is not in the table.
+
+    >>> normalise("paused_for_review", {"running": State.RUNNING}).terminal
+    False
+    """
+    return table.get(raw, State.UNKNOWN)
+
+
+class Job(Contract):
+    """One job at a provider."""
+
+    provider: ProviderName
+    id: Annotated[str, Field(min_length=1)]
+    key: str | None = None
+    """Ours, as the provider gave it back; None where the job is someone else's."""
+    state: State
+    raw_state: str
+    """The provider's own word."""
+    base_model: str = ""
+    model: str | None = None
+    """The tuned model, once there is one."""
+    created_at: datetime | None = None
+    billable_tokens: Annotated[int, Field(ge=0)] | None = None
+    error: str | None = None
+
+    @property
+    def local_fake(self) -> bool:
+        """Whether a local server made it: then nothing was trained and nothing was charged."""
+        return FAKE_MARK in self.id
+
+
+def model_of(job: Job) -> str:
+    """The model of a job that has succeeded. Raises ProviderRefused where there is none."""
+    if job.state != State.SUCCEEDED or job.model is None:
+        raise ProviderRefused(f"job {job.id} has no model, it is {job.raw_state!r}: watch it until it has succeeded")
+    return job.model
+
+
+class Prepared(Contract):
+    """Where the provider has the data. Uploads are not charged, and repeating one changes nothing."""
+
+    training: str
+    """A file's id or address."""
+    validation: str | None = None
+
+
+class Tuned(Contract):
+    """A tuned model that can be asked."""
+
+    provider: ProviderName
+    job_id: str
+    model: str
+    """What is deleted."""
+    handle: str
+    """What is called: the model, an endpoint or a deployment."""
+
+    @property
+    def local_fake(self) -> bool:
+        return FAKE_MARK in self.model
+
+
+class Message(Contract):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Completion(Contract):
+    text: str
+    model: str
+    input_tokens: Annotated[int, Field(ge=0)]
+    output_tokens: Annotated[int, Field(ge=0)]
+
+
+class Rate(Contract):
+    """A price. `source` says where it stands and `as_of` when it was read."""
+
+    usd: Annotated[Decimal, Field(gt=0)]
+    unit: Literal["1M training tokens", "hour", "job"]
+    as_of: date
+    source: Annotated[str, Field(min_length=1)]
+
+
+class Estimate(Contract):
+    """What a launch will cost, in US dollars. Budgets are held against `high_usd`."""
+
+    low_usd: Annotated[Decimal, Field(ge=0)]
+    high_usd: Annotated[Decimal, Field(ge=0)]
+    tokens: TokenRange
+    """Training tokens over all epochs."""
+    rate: Rate
+
+
+def estimate(spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+    """Cost of a spec at a rate: tokens x epochs, hours (a range that the caller has to give), or a flat price.
+
+    Rounded to the cent, away from the middle: what may cost something is never free.
+    Raises InvalidInput where an hourly rate comes without hours.
+    """
+    epochs = spec.hyperparameters.epochs
+    tokens = spec.training.tokens
+    total = TokenRange(low=tokens.low * epochs, high=tokens.high * epochs, method=f"{tokens.method} x {epochs} epochs")
+    if rate.unit == "hour":
+        if hours is None:
+            raise InvalidInput(
+                f"{spec.base_model!r} is charged by the hour ({rate.usd} USD): say how long, as hours=(2, 5)"
+            )
+        low, high = rate.usd * hours[0], rate.usd * hours[1]
+    elif rate.unit == "job":
+        low = high = rate.usd
+    else:
+        million = Decimal(1_000_000)
+        low, high = rate.usd * total.low / million, rate.usd * total.high / million
+    low, high = low.quantize(CENT, ROUND_FLOOR), high.quantize(CENT, ROUND_CEILING)
+    return Estimate(low_usd=low, high_usd=high, tokens=total, rate=rate)

@@ -1,0 +1,122 @@
+"""Keys of providers: given by the caller, shown to nobody."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from stepforge.errors import InvalidInput, ProviderError, ProviderRefused, ProviderUnavailable, Throttled
+
+Key = SecretStr | Callable[[], str]
+"""A key, or what fetches it: `lambda: secrets.get_secret_value(SecretId=arn)["SecretString"]`, say."""
+HIDDEN = "***"
+_SHAPES = re.compile(
+    r"(sk-[A-Za-z0-9_*.-]{4,}|Bearer\s+[\w.~+/=-]+|AKIA[A-Z0-9]{12,}|ya29\.[\w-]+|whsec_[\w+/=-]+|AIza[\w-]{10,})"
+)
+# What these say at DEBUG are whole requests: prompts, completions, and headers.
+_TALKATIVE = (
+    "openai",
+    "anthropic",
+    "google_genai",
+    "google",
+    "botocore",
+    "boto3",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "urllib3",
+)
+
+_NEVER_LEFT = ("ConnectError", "ConnectTimeout", "EndpointConnectionError", "ConnectTimeoutError")
+"""Names of the clients' errors that come before the request: it was certainly not sent."""
+
+
+def reveal(key: Key, *, what: str) -> str:
+    """The key itself. Raises InvalidInput where it is empty or has a line end, without saying what it was."""
+    if not isinstance(key, SecretStr) and not callable(key):
+        raise InvalidInput(f"{what} must be a SecretStr, or a function that returns it: a plain text is easily printed")
+    value = key.get_secret_value() if isinstance(key, SecretStr) else key()
+    if not value or value != value.strip() or "\n" in value:
+        raise InvalidInput(f"{what} is empty, or has spaces or line ends around it: give the key alone")
+    return value
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """The text without these secrets, and without what looks like a key.
+
+    >>> redact("Incorrect API key provided: sk-abcdefgh, or hunter22", ["hunter22"])
+    'Incorrect API key provided: ***, or ***'
+    """
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return _SHAPES.sub(HIDDEN, text)
+
+
+def quiet() -> None:
+    """Keep the clients of providers from logging requests: at DEBUG they print prompts, completions and headers.
+
+    Called where a provider is made. A level that someone sets afterwards is theirs.
+    """
+    for name in _TALKATIVE:
+        logger = logging.getLogger(name)
+        if logger.level in (logging.NOTSET, logging.DEBUG):
+            logger.setLevel(logging.WARNING)
+
+
+def is_loopback(url: str | None) -> bool:
+    """Whether an address is this machine's own.
+
+    >>> is_loopback("http://127.0.0.1:8080/v1"), is_loopback("https://127.0.0.1.example.com"), is_loopback(None)
+    (True, False, False)
+    """
+    host = urlsplit(url or "").hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def failure(
+    provider: str,
+    call: str,
+    *,
+    status: int | None,
+    code: str = "",
+    message: str = "",
+    secrets: Iterable[str] = (),
+    about_content: bool = False,
+) -> ProviderError | Throttled:
+    """What an error of a client becomes. `status` is None where no answer came.
+
+    A message is left out where the request carried records or prompts (`about_content`), because servers repeat them.
+    """
+    said = redact(" ".join(message.split()), secrets)[:300]
+    words = "" if about_content or not said else f": {said}"
+    label = redact(f"{status or 'no answer'}{f' {code}' if code else ''}", secrets)
+    text = f"{provider} {call}: {label}{words}"
+    if status is None and code in _NEVER_LEFT:
+        return Throttled(f"{text}. It could not be reached, so nothing was done")
+    if status == 429 and code != "insufficient_quota":
+        return Throttled(f"{text}. It was not done; it is tried again later")
+    if status is None or status >= 500 or status in (408, 409):
+        return ProviderUnavailable(f"{text}. Whether it was done is not known")
+    remedy = {
+        401: "check the key",
+        403: "check what the key may do",
+        404: "check the name, and the account and region that it is looked for in",
+    }.get(status, "it was refused and nothing was done")
+    return ProviderRefused(f"{text}. {remedy[0].upper()}{remedy[1:]}")
+
+
+def unreadable(provider: str, call: str, answer: Any) -> ProviderUnavailable:
+    """An answer of another shape: the types of its fields, never their contents."""
+    shape = sorted(answer)[:8] if isinstance(answer, dict) else type(answer).__name__
+    return ProviderUnavailable(
+        f"{provider} {call}: the answer has another shape ({shape}): whether it was done is not known"
+    )

@@ -1,0 +1,164 @@
+"""A paid fine-tune in a TOML file: which provider, which model, at which price, within which budgets.
+
+Keys do not stand in it: it names the environment variable that holds one.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+
+from stepforge.contracts.base import Contract, first_problem
+from stepforge.contracts.records import Record
+from stepforge.errors import InvalidInput
+from stepforge.finetune.datasets import Kind, write
+from stepforge.finetune.job import Rate
+from stepforge.finetune.keys import is_loopback
+from stepforge.finetune.ledger import Budgets
+from stepforge.finetune.provider import Provider
+from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
+
+
+class OpenAISettings(Contract):
+    type: Literal["openai"]
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str = "OPENAI_API_KEY"
+    project: str | None = None
+
+    def provider(self) -> Provider:
+        from stepforge.finetune.openai import OpenAIProvider
+
+        return OpenAIProvider(_key(self.api_key_env), base_url=self.base_url, project=self.project)
+
+
+class VertexSettings(Contract):
+    """Credentials are found as Google's own tools find them."""
+
+    type: Literal["vertex"]
+    project: str
+    location: str
+    folder_uri: str
+    kms_key: str | None = None
+    base_url: str | None = None
+
+    def provider(self) -> Provider:
+        from stepforge.finetune.vertex import VertexProvider
+
+        given = self.model_dump(exclude={"type"})
+        if is_loopback(self.base_url):
+            from google.oauth2.credentials import Credentials
+
+            # A local server looks at no credentials, and nobody's own are sent to it.
+            return VertexProvider(**given, credentials=Credentials(token="local"))
+        return VertexProvider(**given)
+
+
+class BedrockSettings(Contract):
+    """Credentials and region are the session's, as everywhere with AWS."""
+
+    type: Literal["bedrock"]
+    role_arn: str
+    folder_uri: str
+    kms_key: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+
+    def provider(self) -> Provider:
+        import boto3
+
+        from stepforge.finetune.bedrock import BedrockProvider
+
+        return BedrockProvider(
+            boto3.Session(region_name=self.region),
+            role_arn=self.role_arn,
+            folder_uri=self.folder_uri,
+            kms_key=self.kms_key,
+            endpoint_url=self.endpoint_url,
+        )
+
+
+class SageMakerSettings(Contract):
+    type: Literal["sagemaker"]
+    role_arn: str
+    folder_uri: str
+    group_arn: str
+    accept_eula: bool = False
+    kms_key: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+
+    def provider(self) -> Provider:
+        import boto3
+
+        from stepforge.finetune.sagemaker import SageMakerProvider
+
+        given = self.model_dump(exclude={"type", "region"})
+        return SageMakerProvider(boto3.Session(region_name=self.region), **given)
+
+
+Settings = Annotated[OpenAISettings | VertexSettings | BedrockSettings | SageMakerSettings, Field(discriminator="type")]
+
+
+class Plan(Contract):
+    """One file. `hours` is needed where the rate is by the hour."""
+
+    environment: str
+    base_model: str
+    method: Kind
+    provider: Settings
+    rate: Rate
+    budgets: Budgets
+    hours: tuple[Decimal, Decimal] | None = None
+    system: str | None = None
+    hyperparameters: Hyperparameters = Hyperparameters()
+    grader: Grader | None = None
+    suffix: str = "stepforge"
+    attempt: int = 1
+    shutdown: date | None = None
+    """The day on which the base model ends, where one is known."""
+    needed_until: date | None = None
+
+    def spec(self, records: list[Record], folder: Path) -> TuneSpec:
+        """Write the data below `folder`, and say what is to be launched. Raises InvalidInput."""
+        if self.method == "dpo":
+            raise InvalidInput("method 'dpo' takes pairs of completions: write them from Python with datasets.write")
+        file = write(records, folder, provider=self.provider.type, method=self.method, system=self.system)
+        try:
+            return TuneSpec(
+                provider=self.provider.type,
+                environment=self.environment,
+                base_model=self.base_model,
+                method=self.method,
+                training=file,
+                hyperparameters=self.hyperparameters,
+                grader=self.grader,
+                suffix=self.suffix,
+                attempt=self.attempt,
+            )
+        except ValidationError as error:
+            raise InvalidInput(first_problem(error)) from error
+
+
+def load_plan(path: Path) -> Plan:
+    """Raises InvalidInput naming the file and the field."""
+    try:
+        given: dict[str, Any] = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInput(f"{path} cannot be read as TOML: {error}") from error
+    try:
+        return Plan.model_validate(given)
+    except ValidationError as error:
+        raise InvalidInput(f"{path}: {first_problem(error, fields=Plan.model_fields)}") from error
+
+
+def _key(name: str) -> SecretStr:
+    value = os.environ.get(name)
+    if not value:
+        raise InvalidInput(f"the environment variable {name} holds no key: set it, or name another as api_key_env")
+    return SecretStr(value)

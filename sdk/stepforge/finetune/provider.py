@@ -1,0 +1,62 @@
+"""The one protocol that every provider of paid fine-tunes is spoken to with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, Tuned
+from stepforge.finetune.spec import ProviderName, TuneSpec
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """Every method raises ProviderRefused where the provider said no and did nothing, Throttled where it asks to come
+    back later (and did nothing), and ProviderUnavailable where it is not known what was done."""
+
+    name: ProviderName
+    target: str
+    """The account that pays, in words: part of a launch's identity. Never a key."""
+    local: bool
+    """Whether it is a local server that trains nothing."""
+    remembers_seconds: float
+    """For how long after a lost answer a job may still appear in `find`. 0 where a second `launch` with the same key
+    is the same job by the provider's own promise."""
+
+    def validate(self, spec: TuneSpec) -> None:
+        """Raises InvalidInput or ModelGone where the provider would not take it. Sends nothing."""
+        ...
+
+    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+        """What it will cost. Sends nothing."""
+        ...
+
+    def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
+        """Upload the data below `folder`, after a look at its digest. Twice is once; nothing is charged."""
+        ...
+
+    def find(self, key: str, prepared: Prepared) -> Job | None:
+        """The job that was launched with this key. None where there is none (yet)."""
+        ...
+
+    def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
+        """The one call that costs money: sent at most once, never retried within. Call `launching.launch` instead."""
+        ...
+
+    def status(self, job_id: str) -> Job: ...
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop the training, and with it the charge. What has ended stays as it ended."""
+        ...
+
+    def retrieve(self, job_id: str) -> Tuned:
+        """The tuned model, ready to be called. Raises ProviderRefused while there is none."""
+        ...
+
+    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion: ...
+
+    def delete(self, tuned: Tuned) -> None:
+        """Delete the tuned model, and stop what is charged for keeping it. Deleting twice is not an error."""
+        ...

@@ -1,0 +1,161 @@
+"""What is asked of a provider: a base model, a method, data, and for reinforcement a grader."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stepforge.contracts.base import Contract, Sha256, digest
+
+ProviderName = Literal["openai", "vertex", "bedrock", "sagemaker", "anthropic"]
+PROVIDERS: tuple[ProviderName, ...] = ("openai", "vertex", "bedrock", "sagemaker", "anthropic")
+Method = Literal["sft", "dpo", "rft", "prompt"]
+"""Supervised, preference pairs, reinforcement with a grader, and a better prompt in the place of new weights."""
+Format = Literal["openai", "vertex", "bedrock", "sagemaker"]
+
+
+class TokenRange(Contract):
+    """How many tokens a text has, where only the provider can count them exactly."""
+
+    low: Annotated[int, Field(ge=0)]
+    high: Annotated[int, Field(ge=0)]
+    method: str
+    """How it was counted, such as `o200k x 0.85..1.25`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TokenRange:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+
+class DatasetFile(Contract):
+    """A file in a provider's format, known by its bytes. It lies at `{folder}/{sha256}.jsonl`."""
+
+    format: Format
+    method: Method
+    sha256: Sha256
+    bytes: Annotated[int, Field(gt=0)]
+    rows: Annotated[int, Field(gt=0)]
+    tokens: TokenRange
+
+    @property
+    def filename(self) -> str:
+        return f"{self.sha256}.jsonl"
+
+
+# ── Graders of reinforcement tuning ──────────────────────────────────────────────────────────────
+
+
+class StringCheck(Contract):
+    """1 where the completion compares with the reference as `operation` says, else 0."""
+
+    type: Literal["string_check"] = "string_check"
+    operation: Literal["eq", "ne", "like", "ilike"] = "eq"
+
+
+class TextSimilarity(Contract):
+    type: Literal["text_similarity"] = "text_similarity"
+    metric: Literal["fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_l", "cosine"] = "fuzzy_match"
+
+
+class ScoreModel(Contract):
+    """Another model scores the completion: that model's tokens are charged too."""
+
+    type: Literal["score_model"] = "score_model"
+    model: str
+    prompt: str
+    """What the judge reads; `{{sample.output_text}}` and `{{item.reference_answer}}` are filled in by the provider."""
+
+
+class PythonGrader(Contract):
+    """`grade(sample, item) -> float` in the provider's sandbox, without network or files."""
+
+    type: Literal["python"] = "python"
+    source: Annotated[str, Field(min_length=1, max_length=256_000)]
+
+    @model_validator(mode="after")
+    def _has_grade(self) -> PythonGrader:
+        try:
+            code = compile(self.source, "grader", "exec")
+        except SyntaxError as error:
+            raise ValueError(f"the grader is no Python: {error.msg} in line {error.lineno}") from error
+        if "grade" not in code.co_names:
+            raise ValueError("the grader defines no function `grade(sample, item) -> float`")
+        return self
+
+
+class LambdaGrader(Contract):
+    """A function in the same account that the provider calls (Bedrock, SageMaker)."""
+
+    type: Literal["lambda"] = "lambda"
+    arn: Annotated[str, Field(pattern=r"^arn:aws[a-z-]*:(lambda|sagemaker):[a-z0-9-]+:\d{12}:.+$")]
+
+
+class HttpGrader(Contract):
+    """A Cloud Run service of the same project that the provider calls (Vertex)."""
+
+    type: Literal["http"] = "http"
+    uri: Annotated[str, Field(pattern=r"^https://")]
+
+
+Grader = Annotated[
+    StringCheck | TextSimilarity | ScoreModel | PythonGrader | LambdaGrader | HttpGrader, Field(discriminator="type")
+]
+
+
+class Hyperparameters(Contract):
+    """Unset is the provider's own choice, but for the epochs: a price has to be known before anything is sent."""
+
+    epochs: Annotated[int, Field(ge=1, le=50)] = 2
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] | None = None
+    beta: Annotated[float, Field(gt=0)] | None = None
+    """DPO: how closely the tuned model keeps to the base model."""
+    adapter_size: Literal[1, 2, 4, 8, 16, 32] | None = None
+    samples_per_prompt: Annotated[int, Field(ge=2, le=16)] | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+
+class TuneSpec(Contract):
+    """One paid fine-tune. Whoever asks for the same one twice gets the same one.
+
+    >>> file = DatasetFile(format="openai", method="sft", sha256="0" * 64, bytes=9, rows=10,
+    ...                    tokens=TokenRange(low=90, high=110, method="o200k"))
+    >>> spec = TuneSpec(provider="openai", environment="dev", base_model="gpt-4.1-mini", method="sft", training=file)
+    >>> launch_key(spec, "https://api.example.com")[:3], spec.training.filename[-6:]
+    ('sf-', '.jsonl')
+    """
+
+    provider: ProviderName
+    environment: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+    base_model: Annotated[str, Field(min_length=1, max_length=2048)]
+    method: Method
+    training: DatasetFile
+    validation: DatasetFile | None = None
+    hyperparameters: Hyperparameters = Hyperparameters()
+    grader: Grader | None = None
+    suffix: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] = "stepforge"
+    """Part of the tuned model's name, where the provider has one."""
+    attempt: Annotated[int, Field(ge=1)] = 1
+    """A higher number is a second charge on purpose, after the first one failed, say."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TuneSpec:
+        if (self.method == "rft") != (self.grader is not None):
+            raise ValueError("method 'rft' needs a grader, and no other method has one")
+        for name, file in (("training", self.training), ("validation", self.validation)):
+            if file is not None and file.method != self.method and self.method != "prompt":
+                raise ValueError(f"{name} was written for method {file.method!r}, but the method is {self.method!r}")
+        if self.validation is not None and self.validation.sha256 == self.training.sha256:
+            raise ValueError("validation is the training file: it would measure nothing. Leave it out, or split it off")
+        return self
+
+
+def launch_key(spec: TuneSpec, target: str) -> str:
+    """What a launch is known by in our ledger and at the provider: 43 letters, digits and one hyphen.
+
+    `target` is the account that pays. It fits a label, a tag, a job's name and an idempotency token of every provider.
+    """
+    return "sf-" + digest({"spec": spec.model_dump(mode="json"), "target": target})[:40]

@@ -1,0 +1,335 @@
+"""Tuning of Gemini models on Vertex AI, through google-genai; data goes to Cloud Storage.
+
+Needs the extra `vertex`. Not covered: Model Registry and custom jobs (google-cloud-aiplatform), distillation, images.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepforge.errors import IdentityConflict, InvalidInput, MissingExtra, ProviderRefused
+from stepforge.finetune import job as jobs
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, normalise
+from stepforge.finetune.keys import failure, is_loopback, quiet, unreadable
+from stepforge.finetune.spec import Grader, HttpGrader, ProviderName, PythonGrader, ScoreModel, StringCheck, TuneSpec
+from stepforge.finetune.uploads import checked_bytes
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+LABEL = "stepforge-key"
+MOST_LISTED = 2_000
+_STATES = {
+    "JOB_STATE_QUEUED": State.QUEUED,
+    "JOB_STATE_PENDING": State.QUEUED,
+    "JOB_STATE_RUNNING": State.RUNNING,
+    "JOB_STATE_UPDATING": State.RUNNING,
+    "JOB_STATE_PAUSED": State.RUNNING,
+    "JOB_STATE_CANCELLING": State.CANCELLING,
+    "JOB_STATE_SUCCEEDED": State.SUCCEEDED,
+    # The client goes on polling in this state; it has ended, and what it made can be used.
+    "JOB_STATE_PARTIALLY_SUCCEEDED": State.SUCCEEDED,
+    "JOB_STATE_FAILED": State.FAILED,
+    "JOB_STATE_CANCELLED": State.CANCELLED,
+    "JOB_STATE_EXPIRED": State.EXPIRED,
+}
+_METHODS = {"sft": "SUPERVISED_FINE_TUNING", "dpo": "PREFERENCE_TUNING", "rft": "REINFORCEMENT_TUNING"}
+_ADAPTERS = {1: "ONE", 2: "TWO", 4: "FOUR", 8: "EIGHT", 16: "SIXTEEN", 32: "THIRTY_TWO"}
+
+
+class VertexProvider:
+    """Tuning jobs of one project and location. `folder_uri` is where the data goes, `gs://bucket/prefix`."""
+
+    name: ProviderName = "vertex"
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        location: str,
+        folder_uri: str,
+        credentials: Credentials | None = None,
+        kms_key: str | None = None,
+        base_url: str | None = None,
+        timeout_seconds: float = 60,
+        remembers_seconds: float | None = None,
+    ) -> None:
+        """`credentials` are google-auth's; without them its default search applies. Raises MissingExtra."""
+        try:
+            import google.auth
+            from google import genai
+            from google.auth.transport.requests import AuthorizedSession
+            from google.cloud import storage
+            from google.genai import errors, types
+        except ImportError as error:
+            raise MissingExtra(error.name or "google-genai", extra="vertex") from error
+        if not folder_uri.startswith("gs://"):
+            raise InvalidInput(f"folder_uri {folder_uri!r} is no address in Cloud Storage: give gs://bucket/prefix")
+        quiet()
+        self._types, self._errors = types, errors
+        # Without retry options the client sends each request once.
+        options = types.HttpOptions(
+            base_url=base_url, api_version="v1beta1", timeout=int(timeout_seconds * 1000), retry_options=None
+        )
+        self._client = genai.Client(
+            vertexai=True, project=project, location=location, credentials=credentials, http_options=options
+        )
+        if credentials is None:
+            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        root = base_url or f"https://{'' if location == 'global' else f'{location}-'}aiplatform.googleapis.com"
+        self._jobs_url = f"{root.rstrip('/')}/v1beta1/projects/{project}/locations/{location}/tuningJobs"
+        self._session = AuthorizedSession(credentials)
+        self._timeout = timeout_seconds
+        self._storage = storage.Client(
+            project=project, credentials=credentials, client_options={"api_endpoint": base_url} if base_url else None
+        )
+        self._bucket, _, self._prefix = folder_uri.removeprefix("gs://").rstrip("/").partition("/")
+        self._kms_key = kms_key
+        self.local = is_loopback(base_url)
+        self.target = f"vertex:{project}:{location}" + (f":{base_url}" if base_url else "")
+        self.remembers_seconds = timeout_seconds + 60 if remembers_seconds is None else remembers_seconds
+
+    def validate(self, spec: TuneSpec) -> None:
+        if spec.method not in _METHODS:
+            raise InvalidInput(f"method {spec.method!r} is not offered by Vertex: use one of {', '.join(_METHODS)}")
+        if spec.training.format != "vertex":
+            raise InvalidInput(f"the data is in {spec.training.format!r} format: write it for 'vertex'")
+        if spec.grader is not None:
+            reward_config(spec.grader)
+        if spec.hyperparameters.beta is not None and spec.method != "dpo":
+            raise InvalidInput("beta belongs to method 'dpo': leave it out")
+
+    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+        return jobs.estimate(spec, rate, hours=hours)
+
+    def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
+        uris = [self._upload(folder, f.filename, f.sha256) for f in (spec.training, spec.validation) if f is not None]
+        return Prepared(training=uris[0], validation=uris[1] if len(uris) > 1 else None)
+
+    def _upload(self, folder: Path, filename: str, sha256: str) -> str:
+        data = checked_bytes(folder / filename, sha256)
+        name = f"{self._prefix}/{filename}".lstrip("/")
+        with self._calling("upload", about_content=True):
+            blob = self._storage.bucket(self._bucket).blob(name)
+            # The name is the digest of the bytes: writing it again changes nothing.
+            blob.upload_from_string(data, content_type="application/jsonl", retry=None, checksum=None)
+        return f"gs://{self._bucket}/{name}"
+
+    def find(self, key: str, prepared: Prepared) -> Job | None:
+        """By label. The list is read without the client, which takes an answer of any shape for an empty list."""
+        del prepared
+        try:
+            found = self._labelled(key, f'labels.{LABEL}="{key}"')
+        except ProviderRefused:
+            found = self._labelled(key, None)  # where filters are not taken, the whole list is read
+        if len(found) > 1:
+            raise IdentityConflict(f"launch {key} has several jobs: {', '.join(found)}. Cancel all but the first")
+        return self.status(found[0]) if found else None
+
+    def _labelled(self, key: str, filter_: str | None) -> list[str]:
+        """Names of the jobs with this key."""
+        found, read, token = [], 0, ""
+        while True:
+            query = {"pageSize": "100", "pageToken": token, "filter": filter_ or ""}
+            with self._calling("tuningJobs.list"):
+                answer = self._session.get(
+                    self._jobs_url, params={k: v for k, v in query.items() if v}, timeout=self._timeout
+                )
+            if answer.status_code != 200:
+                raise failure(self.target, "tuningJobs.list", status=answer.status_code, about_content=True)
+            with self._calling("tuningJobs.list"):
+                page = answer.json()
+            rows = page.get("tuningJobs", []) if isinstance(page, dict) else None
+            if rows is None or set(page) - {"tuningJobs", "nextPageToken"}:
+                raise unreadable(self.target, "tuningJobs.list", page)
+            found += [str(row["name"]) for row in rows if row.get("labels", {}).get(LABEL) == key]
+            read, token = read + len(rows), str(page.get("nextPageToken") or "")
+            if not token or read >= MOST_LISTED:
+                return found
+
+    def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
+        t, config = self._types, self._config(spec, prepared, key)
+        with self._calling("tuningJobs.create"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it calls itself experimental each time
+            made = self._client.tunings.tune(
+                base_model=spec.base_model,
+                training_dataset=t.TuningDataset(gcs_uri=prepared.training),
+                config=config,
+            )
+        return self._job(made, "tuningJobs.create").model_copy(update={"key": key})
+
+    def _config(self, spec: TuneSpec, prepared: Prepared, key: str) -> Any:
+        """A typed object: a dict loses fields that the client does not look for."""
+        t, h = self._types, spec.hyperparameters
+        config = t.CreateTuningJobConfig(
+            method=t.TuningMethod(_METHODS[spec.method]),
+            tuned_model_display_name=f"{spec.suffix}-{key[-12:]}",
+            epoch_count=h.epochs,
+            learning_rate_multiplier=h.learning_rate_multiplier,
+            beta=h.beta,
+            labels={LABEL: key},
+        )
+        if h.adapter_size is not None:
+            config.adapter_size = t.AdapterSize(f"ADAPTER_SIZE_{_ADAPTERS[h.adapter_size]}")
+        if h.batch_size is not None:
+            config.batch_size = h.batch_size
+        if h.samples_per_prompt is not None:
+            config.samples_per_prompt = h.samples_per_prompt
+        if prepared.validation is not None:
+            config.validation_dataset = t.TuningValidationDataset(gcs_uri=prepared.validation)
+        if self._kms_key is not None:
+            config.encryption_spec = t.EncryptionSpec(kms_key_name=self._kms_key)
+        if spec.grader is not None:
+            config.reward_config = t.SingleReinforcementTuningRewardConfig.model_validate(reward_config(spec.grader))
+        return config
+
+    def status(self, job_id: str) -> Job:
+        with self._calling("tuningJobs.get"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of a state that it does not know; we keep the state
+            found = self._client.tunings.get(name=job_id)
+        return self._job(found, "tuningJobs.get")
+
+    def cancel(self, job_id: str) -> Job:
+        before = self.status(job_id)
+        if before.state.terminal:
+            return before
+        with self._calling("tuningJobs.cancel"):
+            self._client.tunings.cancel(name=job_id)
+        return self.status(job_id)
+
+    def _job(self, found: Any, call: str) -> Job:
+        if not found.name or found.state is None:
+            raise unreadable(self.target, call, dict.fromkeys(found.model_extra or {}))
+        raw = str(getattr(found.state, "value", found.state))
+        error = None if found.error is None else f"{found.error.code}: {found.error.message}"
+        return Job(
+            provider=self.name,
+            id=found.name,
+            key=(found.labels or {}).get(LABEL),
+            state=normalise(raw, _STATES),
+            raw_state=raw,
+            base_model=found.base_model or "",
+            model=found.tuned_model.model if found.tuned_model else None,
+            created_at=found.create_time,
+            billable_tokens=_billable(found.tuning_data_stats),
+            error=error,
+        )
+
+    def retrieve(self, job_id: str) -> Tuned:
+        with self._calling("tuningJobs.get"):
+            found = self._client.tunings.get(name=job_id)
+        tuned = found.tuned_model
+        if tuned is None or not tuned.model or not tuned.endpoint:
+            raise ProviderRefused(f"job {job_id} has no endpoint, it is {found.state}: watch it until it has succeeded")
+        # The endpoint is what answers; the model's name only says what is behind it.
+        return Tuned(provider=self.name, job_id=job_id, model=tuned.model, handle=tuned.endpoint)
+
+    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion:
+        t = self._types
+        system = "\n".join(m.content for m in messages if m.role == "system") or None
+        roles = {"user": "user", "assistant": "model"}
+        contents = [
+            t.Content(role=roles[m.role], parts=[t.Part(text=m.content)]) for m in messages if m.role != "system"
+        ]
+        config = t.GenerateContentConfig(system_instruction=system, max_output_tokens=max_tokens)
+        with self._calling("generateContent", about_content=True):
+            answer = self._client.models.generate_content(model=tuned.handle, contents=contents, config=config)
+        usage = answer.usage_metadata
+        if not answer.candidates or usage is None:
+            raise unreadable(self.target, "generateContent", type(answer))
+        return Completion(
+            text=answer.text or "",
+            model=answer.model_version or tuned.handle,
+            input_tokens=usage.prompt_token_count or 0,
+            output_tokens=usage.candidates_token_count or 0,
+        )
+
+    def delete(self, tuned: Tuned) -> None:
+        """The endpoint first: it is what a deployed model is charged for."""
+        for name in (tuned.handle, tuned.model):
+            try:
+                with self._calling("delete"):
+                    self._client.models.delete(model=name)
+            except ProviderRefused as refusal:
+                if "404" not in str(refusal):
+                    raise
+
+    @contextmanager
+    def _calling(self, call: str, *, about_content: bool = False) -> Iterator[None]:
+        import httpx
+        import requests
+        from google.api_core.exceptions import GoogleAPICallError
+        from google.auth.exceptions import GoogleAuthError
+        from pydantic import ValidationError
+
+        try:
+            yield
+        except self._errors.APIError as error:
+            raise failure(
+                self.target,
+                call,
+                status=error.code,
+                code=str(error.status or ""),
+                message=str(error.message or ""),
+                about_content=about_content,
+            ) from None
+        except GoogleAPICallError as error:
+            raise failure(self.target, call, status=int(error.code or 500), about_content=True) from None
+        except (httpx.HTTPError, requests.RequestException) as error:
+            raise failure(self.target, call, status=None, code=type(error).__name__) from None
+        except GoogleAuthError as error:
+            raise ProviderRefused(f"{self.target} {call}: no credentials ({type(error).__name__})") from None
+        except (ValidationError, ValueError, KeyError, TypeError) as error:
+            raise unreadable(self.target, call, type(error)) from None
+
+
+def reward_config(grader: Grader) -> dict[str, Any]:
+    """A reward of google.genai.types.SingleReinforcementTuningRewardConfig, between -1 and 1.
+
+    Raises InvalidInput for a grader that Vertex has not.
+    """
+    reference = "{{references.reference_answer}}"
+    if isinstance(grader, StringCheck):
+        operations = {"eq": "EXACT_MATCH", "like": "PARTIAL_MATCH"}
+        if grader.operation not in operations:
+            raise InvalidInput(f"string_check {grader.operation!r} is not offered by Vertex: use 'eq' or 'like'")
+        expression = {"match_operation": operations[grader.operation], "expression": reference}
+        scorer = {"correct_answer_reward": 1.0, "wrong_answer_reward": 0.0, "string_match_expression": expression}
+        return {"reward_name": "reference", "string_match_reward_scorer": scorer}
+    if isinstance(grader, PythonGrader):
+        glue = (
+            "\n\ndef evaluate(example, response):\n"
+            "    text = ''.join(part.get('text', '') for part in response.get('parts', []))\n"
+            "    return float(grade({'output_text': text}, dict(example.get('references', {}))))\n"
+        )
+        return {
+            "reward_name": "verifier",
+            "code_execution_reward_scorer": {"python_code_snippet": grader.source + glue},
+        }
+    if isinstance(grader, HttpGrader):
+        return {"reward_name": "verifier", "cloud_run_reward_scorer": {"cloud_run_uri": grader.uri}}
+    if isinstance(grader, ScoreModel):
+        scorer = {
+            "autorater_prompt": grader.prompt.replace("{{sample.output_text}}", "{{response}}").replace(
+                "{{item.reference_answer}}", reference
+            ),
+            "autorater_config": {"autorater_model": grader.model},
+            "parsed_response_conversion_scorer": {},
+        }
+        return {"reward_name": "judge", "autorater_scorer": scorer}
+    raise InvalidInput(f"grader {grader.type!r} is not offered by Vertex: use string_check, python, score_model, http")
+
+
+def _billable(stats: Any) -> int | None:
+    if stats is None:
+        return None
+    for name in ("supervised_tuning_data_stats", "preference_optimization_data_stats"):
+        found = getattr(stats, name, None)
+        if found is not None and found.total_billable_token_count is not None:
+            return int(found.total_billable_token_count)
+    return None

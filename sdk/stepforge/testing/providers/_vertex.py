@@ -1,0 +1,176 @@
+"""Vertex AI's tuning as google-genai calls it, and the objects of Cloud Storage that it reads.
+
+Follows the REST reference of `projects.locations.tuningJobs` (v1beta1), `generateContent`, and Cloud Storage's JSON API
+(multipart uploads, objects). Not covered: pipelines, custom jobs, resumable uploads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from base64 import b64encode
+from datetime import UTC, datetime
+from email import message_from_bytes
+from email.message import Message
+from typing import Any
+
+from stepforge.testing.providers._server import (
+    DISCLAIMER,
+    FAKE,
+    Handler,
+    LocalProvider,
+    Phases,
+    Refusal,
+    Reply,
+    Request,
+)
+
+PHASES = ("JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED")
+_LABEL = re.compile(r'labels\.([\w-]+)\s*=\s*"?([\w-]+)"?')
+
+
+class LocalVertex(LocalProvider):
+    """Vertex AI and Cloud Storage on loopback. `filters=False` refuses filters of lists, as some services do."""
+
+    def __init__(self, *, filters: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.filters = filters
+        self.objects: dict[str, bytes] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.phases: dict[str, Phases] = {}
+        self.models: set[str] = set()
+        self.endpoints: set[str] = set()
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        place = r"/v1(?:beta1)?/(projects/[^/]+/locations/[^/]+)"
+        job = rf"{place}/tuningJobs/([^/:]+)"
+        return [
+            ("POST", rf"{place}/tuningJobs", self._create),
+            ("GET", rf"{place}/tuningJobs", self._list),
+            ("GET", job, lambda _, m: Reply(200, self._look(f"{m[1]}/tuningJobs/{m[2]}"))),
+            ("POST", rf"{job}:cancel", self._cancel),
+            ("POST", rf"{place}/(endpoints|publishers/google/models)/([^/:]+):generateContent", self._generate),
+            ("DELETE", rf"{place}/(models|endpoints)/([^/]+)", self._delete),
+            ("POST", r"/upload/storage/v1/b/([^/]+)/o", self._upload),
+            ("GET", r"/storage/v1/b/([^/]+)/o/(.+)", self._object),
+        ]
+
+    def error(self, status: int, code: str, message: str) -> Any:
+        return {"error": {"code": status, "message": message, "status": code.upper()}}
+
+    # Cloud Storage
+
+    def _upload(self, request: Request, match: re.Match[str]) -> Reply:
+        if request.query.get("uploadType") != "multipart":
+            raise Refusal(400, "invalid", "the local fake takes uploadType=multipart alone")
+        head = f"content-type: {request.headers['content-type']}\r\n\r\n".encode()
+        parts = message_from_bytes(head + request.body).get_payload()
+        assert isinstance(parts, list)
+        about, content = parts
+        assert isinstance(about, Message)
+        assert isinstance(content, Message)
+        raw = about.get_payload(decode=True)
+        data = content.get_payload(decode=True)
+        assert isinstance(raw, bytes)
+        assert isinstance(data, bytes)
+        name = json.loads(raw)["name"]
+        self.objects[f"gs://{match[1]}/{name}"] = data
+        return Reply(200, self._metadata(match[1], name, data))
+
+    def _object(self, request: Request, match: re.Match[str]) -> Reply:
+        data = self.objects.get(f"gs://{match[1]}/{match[2]}")
+        if data is None:
+            raise Refusal(404, "not_found", f"no such object: {match[1]}/{match[2]}")
+        return Reply(200, data if request.query.get("alt") == "media" else self._metadata(match[1], match[2], data))
+
+    @staticmethod
+    def _metadata(bucket: str, name: str, data: bytes) -> dict[str, Any]:
+        md5 = b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        return {
+            "kind": "storage#object",
+            "id": f"{bucket}/{name}/{FAKE}",
+            "name": name,
+            "bucket": bucket,
+            "size": str(len(data)),
+            "md5Hash": md5,
+            "generation": "1",
+            "metageneration": "1",
+        }
+
+    # Tuning jobs
+
+    def _create(self, request: Request, match: re.Match[str]) -> Reply:
+        asked = request.json()
+        specs = [key for key in asked if key.endswith("Spec") and key != "encryptionSpec"]
+        if len(specs) != 1:
+            raise Refusal(400, "invalid_argument", f"one tuning spec is needed, got {specs}")
+        uri = asked[specs[0]].get("trainingDatasetUri")
+        if uri not in self.objects:
+            raise Refusal(400, "invalid_argument", f"the training data {uri!r} cannot be read")
+        number = self.number()
+        name = f"{match[1]}/tuningJobs/{FAKE}{number:06d}"
+        now = datetime.now(UTC).isoformat()
+        job = {**asked, "name": name, "state": PHASES[0], "createTime": now, "updateTime": now}
+        self.jobs[name], self.phases[name] = job, Phases(PHASES)
+        return Reply(200, job)
+
+    def _list(self, request: Request, match: re.Match[str]) -> Reply:
+        wanted = dict(_LABEL.findall(request.query.get("filter", "")))
+        if wanted and not self.filters:
+            raise Refusal(400, "invalid_argument", "the filter cannot be used")
+        found = [
+            job
+            for name, job in reversed(self.jobs.items())
+            if name.startswith(match[1]) and all((job.get("labels") or {}).get(k) == v for k, v in wanted.items())
+        ]
+        start, size = int(request.query.get("pageToken") or 0), int(request.query.get("pageSize") or 100)
+        page: dict[str, Any] = {"tuningJobs": found[start : start + size]}
+        if start + size < len(found):
+            page["nextPageToken"] = str(start + size)
+        return Reply(200, page)
+
+    def _look(self, name: str) -> dict[str, Any]:
+        if name not in self.jobs:
+            raise Refusal(404, "not_found", f"no such tuning job: {name!r}")
+        job = self.jobs[name]
+        job["state"] = self.phases[name].look()
+        if job["state"] == PHASES[-1] and "tunedModel" not in job:
+            place, number = name.split("/tuningJobs/")[0], name[-6:]
+            model, endpoint = f"{place}/models/{FAKE}{number}", f"{place}/endpoints/{FAKE}{number}"
+            job["tunedModel"] = {"model": f"{model}@1", "endpoint": endpoint}
+            spec = next(key for key in job if key.endswith("Spec") and key != "encryptionSpec")
+            tokens = len(self.objects[job[spec]["trainingDatasetUri"]]) // 4
+            stats = "preferenceOptimizationDataStats" if spec.startswith("preference") else "supervisedTuningDataStats"
+            job["tuningDataStats"] = {stats: {"totalBillableTokenCount": str(tokens)}}
+            self.models.add(model)
+            self.endpoints.add(endpoint)
+        return job
+
+    def _cancel(self, _: Request, match: re.Match[str]) -> Reply:
+        name = f"{match[1]}/tuningJobs/{match[2]}"
+        if name not in self.jobs:
+            raise Refusal(404, "not_found", f"no such tuning job: {name!r}")
+        self.phases[name].end("JOB_STATE_CANCELLED")
+        return Reply(200, {})
+
+    # Models
+
+    def _generate(self, request: Request, match: re.Match[str]) -> Reply:
+        name = f"{match[1]}/{match[2]}/{match[3]}"
+        if match[2] == "endpoints" and name not in self.endpoints:
+            raise Refusal(404, "not_found", f"no such endpoint: {name!r}")
+        text = request.json()["contents"][-1]["parts"][-1]["text"]
+        content = {"role": "model", "parts": [{"text": f"{DISCLAIMER} {text}"}]}
+        words = len(text.split())
+        usage = {"promptTokenCount": words, "candidatesTokenCount": words + 5, "totalTokenCount": 2 * words + 5}
+        candidates = [{"content": content, "finishReason": "STOP", "index": 0}]
+        return Reply(200, {"candidates": candidates, "usageMetadata": usage, "modelVersion": f"{FAKE}/{match[3]}"})
+
+    def _delete(self, _: Request, match: re.Match[str]) -> Reply:
+        name = f"{match[1]}/{match[2]}/{match[3]}".split("@")[0]
+        table = self.models if match[2] == "models" else self.endpoints
+        if name not in table:
+            raise Refusal(404, "not_found", f"no such resource: {name!r}")
+        table.remove(name)
+        return Reply(200, {"name": f"{match[1]}/operations/{FAKE}", "done": True, "response": {}})

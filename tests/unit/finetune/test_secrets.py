@@ -1,0 +1,129 @@
+"""No key, prompt or completion in a log or an error, through every adapter; and what a missing extra says."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from stepforge.errors import InvalidInput, StepforgeError
+from stepforge.finetune import Message, Tuned
+from stepforge.finetune.keys import reveal
+from stepforge.testing.providers import LocalAnthropic, LocalProvider
+from tests.unit.finetune.conftest import Clock
+from tests.unit.finetune.test_providers import CASES, start
+
+KEY, PROMPT, TOKEN = "sk-planted-key-0123456789", "planted prompt 1 + 1 =", "ya29.planted-token"
+AWS_SECRET = "planted/aws/secret/key"
+
+
+def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The secrets of every adapter's case become ones that can be looked for."""
+    import boto3
+
+    import tests.unit.finetune.test_providers as providers
+
+    session = boto3.Session(
+        aws_access_key_id="AKIAPLANTED000000", aws_secret_access_key=AWS_SECRET, region_name="us-east-1"
+    )
+    monkeypatch.setattr(providers, "aws_session", lambda: session)
+    monkeypatch.setattr(providers, "SecretStr", lambda _: SecretStr(KEY))
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("fault", ["echo", "error", "lost", None])
+def test_nothing_planted_is_logged_or_in_an_error(
+    name: str,
+    fault: Any,
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plant(monkeypatch)
+    make_server, make_case = CASES[name]
+    with make_server(delay_seconds=0.02) as server:
+        assert isinstance(server, LocalProvider)
+        case = make_case(server, tmp_path)  # type: ignore[operator]
+        monkeypatch.setattr(case.provider, "remembers_seconds", 0.0)
+        said = []
+        with caplog.at_level(logging.DEBUG):
+            for call in (
+                lambda: start(case, clock),
+                lambda: case.provider.invoke(
+                    Tuned(provider=name, job_id="j", model="m", handle="projects/p/locations/l/endpoints/e"),  # type: ignore[arg-type]
+                    [Message(role="user", content=PROMPT)],
+                    max_tokens=5,
+                ),
+                lambda: case.provider.status("projects/p/tuningJobs/1" if name == "vertex" else "sf-none"),
+            ):
+                server.plan = lambda _: fault
+                try:
+                    call()
+                except StepforgeError as error:
+                    said.append("".join(traceback.format_exception(error)))
+    everything = caplog.text + "".join(said)
+    assert said or fault is None
+    for secret in (KEY, TOKEN, AWS_SECRET, PROMPT, "AKIAPLANTED000000"):
+        assert secret not in everything, secret
+
+
+@pytest.mark.parametrize("fault", ["echo", "error", "lost", None])
+def test_nothing_planted_leaves_the_optimiser_s_model(fault: Any, caplog: pytest.LogCaptureFixture) -> None:
+    from decimal import Decimal
+
+    from stepforge.finetune.prompts import AnthropicModel, Meter, TokenPrices
+
+    with LocalAnthropic() as server:
+        meter = Meter(TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5)), budget_usd=Decimal(1))
+        model = AnthropicModel(SecretStr(KEY), "claude-test", meter, base_url=server.url)
+        server.plan = lambda _: fault
+        said = ""
+        with caplog.at_level(logging.DEBUG):
+            try:
+                model.ask([Message(role="user", content=PROMPT)], max_tokens=9)
+            except StepforgeError as error:
+                said = "".join(traceback.format_exception(error))
+    assert bool(said) == (fault is not None)
+    assert KEY not in caplog.text + said
+    assert PROMPT not in caplog.text + said
+    # An answer that was lost may have been charged; a refusal was not.
+    assert (meter.spent_usd > 0) == (fault != "echo")
+
+
+def test_a_key_is_a_secret_or_is_fetched() -> None:
+    assert reveal(lambda: "fetched", what="the key") == "fetched"
+    for wrong in ("sk-plain", SecretStr(""), SecretStr("sk-x\n"), None):
+        with pytest.raises(InvalidInput) as refusal:
+            reveal(wrong, what="the key")  # type: ignore[arg-type]
+        assert "sk-" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "code"),
+    [
+        ("openai", "openai", "from stepforge.finetune.openai import OpenAIProvider as P; P(S('k'))"),
+        ("google.genai", "vertex", "from stepforge.finetune.vertex import VertexProvider as P; "
+         "P(project='p', location='l', folder_uri='gs://b')"),
+        ("anthropic", "anthropic", "from stepforge.finetune.prompts import AnthropicModel as P; P(S('k'), 'm', None)"),
+    ],
+)  # fmt: skip
+def test_a_missing_extra_names_its_install_command(module: str, extra: str, code: str) -> None:
+    script = f"import sys; sys.modules[{module!r}] = None; from pydantic import SecretStr as S; {code}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": "sdk"})
+    assert f"pip install 'stepforge[{extra}]'" in done.stderr
+
+
+def test_importing_the_package_loads_no_client() -> None:
+    script = (
+        "import sys, stepforge.finetune, stepforge.finetune.plan, stepforge.finetune.launching; "
+        "print([m for m in ('openai', 'anthropic', 'google.genai', 'boto3', 'gepa') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": "sdk"})
+    assert done.stdout.strip() == "[]", done.stderr
