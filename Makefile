@@ -67,6 +67,7 @@ verify: setup
 	$(BIN)/python -m pytest -m slow --proof tests/benchmarks/results/verify/slow.txt
 	$(BIN)/python -m tests.benchmarks.held_out.table --check
 	$(BIN)/python -m tests.benchmarks.kl_held.table --check
+	$(BIN)/python -m tests.benchmarks.reproduction.table --check
 
 reproduce: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.reproduction.run --work out/reproduction

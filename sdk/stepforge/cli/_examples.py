@@ -75,7 +75,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "local status": ("stepforge local status --json",),
     "local logs": ("stepforge local logs -f",),
     "local reset": ("stepforge local reset --yes",),
-    "finetune": ("stepforge finetune list",),
     "finetune launch": (
         "stepforge finetune launch plan.toml --data records.jsonl",
         "stepforge finetune launch plan.toml --data records.jsonl --approve 'Ada Lovelace'",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 
@@ -172,11 +172,12 @@ def optimise(
     best = {"prompt": seed_prompt}
     score, stopped = seed_score, False
     try:
-        found = gepa.optimize(
+        # gepa's generics leave an adapter's types open; ours are examples and answers.
+        found: Any = gepa.optimize(
             seed_candidate=best,
             trainset=list(training),
             valset=list(validation),
-            adapter=adapter,
+            adapter=cast(Any, adapter),
             reflection_lm=lambda prompt: adapter.reflect(prompt),
             max_metric_calls=max_metric_calls,
             reflection_minibatch_size=min(3, len(training)),
