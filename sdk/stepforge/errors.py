@@ -12,6 +12,7 @@ StepforgeError
 │   ├── AlgorithmError       the job's own code failed: running it again would fail again
 │   ├── InvalidJob           the job could not start with what it was given
 │   ├── CapacityError        the cloud had no such instance free
+│   │   └── InstanceTypeUnavailable  the same, and the next type of the list is tried
 │   ├── InternalServerError  the cloud failed
 │   ├── ResourceLimitExceeded  the account's quota is used up
 │   ├── Stopped              someone stopped it
@@ -90,6 +91,10 @@ class InvalidJob(JobFailed):
 
 
 class CapacityError(JobFailed):
+    pass
+
+
+class InstanceTypeUnavailable(CapacityError):
     pass
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from stepforge.cli import _resources
 from stepforge.cli._examples import add_examples
 from stepforge.cli._output import Env, Json, emit, say
 
@@ -65,6 +66,11 @@ def run_train(
     model: Annotated[Path | None, typer.Option(help="Local Hugging Face directory to start from.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML) instead of the domain's own.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: stages.srl.steps=50")] = None,
+    instance_type: _resources.InstanceType = None,
+    spot: _resources.Spot = None,
+    instances: _resources.Instances = None,
+    max_runtime: _resources.MaxRuntime = None,
+    keep_warm: _resources.KeepWarm = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and change nothing.")] = False,
     wait: Annotated[
         bool, typer.Option("--wait/--detach", help="Follow the run, or return once it is submitted.")
@@ -85,6 +91,13 @@ def run_train(
         model=model,
         recipe=recipe,
         overrides=set_ or [],
+        resources={
+            "instance_type": instance_type,
+            "spot": spot,
+            "instances": instances,
+            "max_runtime": max_runtime,
+            "keep_warm": keep_warm,
+        },
         dry_run=dry_run,
         wait=wait,
         env=env,

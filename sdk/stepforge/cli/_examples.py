@@ -14,6 +14,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "run train": (
         "stepforge run train --domain facial",
         "stepforge run train --domain facial --set stages.rlvr.steps=200 --detach",
+        "stepforge run train --domain facial --spot --instance-type ml.g5.xlarge --instance-type ml.g6.xlarge",
         "stepforge run train --data records.jsonl --verifier my_rules:check --model ./SmolLM2-135M",
     ),
     "runs": ("stepforge runs", "stepforge runs --most 5 --json"),

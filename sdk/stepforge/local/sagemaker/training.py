@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from stepforge.local.capacity import REFUSAL, missing_types
 from stepforge.local.sagemaker import jobs
 from stepforge.local.sagemaker.context import Context
 from stepforge.local.sagemaker.errors import ServiceError
@@ -82,10 +83,21 @@ class Scheduler:
             elif status == "Stopping":
                 _end(self._context, job, "Stopped", "Stopped")
             elif status == "InProgress" and not self._ending.is_set():
-                if len(self._running) < parallel_jobs():
+                if job["ResourceConfig"].get("InstanceType") in missing_types(self._context.layout):
+                    self._without_capacity(job)
+                elif len(self._running) < parallel_jobs():
                     self._running[name] = JobRun(self._context, name)
                 else:
                     self._wait(job, f"Waits for {', '.join(self._running)} to end")
+
+    def _without_capacity(self, job: Json) -> None:
+        """Spot capacity is waited for, within the job's limit; anything else is refused."""
+        if not job["EnableManagedSpotTraining"]:
+            _end(self._context, job, "Failed", "Failed", REFUSAL)
+        elif time.time() > job["CreationTime"] + job["StoppingCondition"]["MaxWaitTimeInSeconds"]:
+            _end(self._context, job, "Stopped", "MaxWaitTimeExceeded")
+        else:
+            self._wait(job, "Insufficient capacity error from EC2 while launching instances, retrying!")
 
     def _wait(self, job: Json, message: str) -> None:
         if job["SecondaryStatusTransitions"][-1].get("StatusMessage") != message:
