@@ -59,7 +59,7 @@ def job_request(job: JobSpec, pipeline: PipelineSpec, *, bucket: str) -> JobRequ
         prefix=job.prefix,
         spec_sha256=job.identity,
         spec_uri=spec_uri,
-        image=pipeline.image,
+        image=pipeline.image_of(job.type),
         channels={"spec": spec_uri.removesuffix("spec.json"), **inputs},
         resources=pipeline.resources.get(job.type, Resources()),
     )

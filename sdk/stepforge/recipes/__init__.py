@@ -127,7 +127,8 @@ class Recipe(Contract):
                 plugin=plugin,
                 plugin_artifact=plugin_code,
                 code=environment.code,
-                image=pinned_image(environment),
+                image=pinned_image(environment, "train"),
+                data_image=pinned_image(environment, "data") if "data" in environment.images else None,
                 resources=bound_resources(self.resources, environment),
                 group=package_group(self.domain),
             )
@@ -314,12 +315,12 @@ def _numbers_from_booleans(given: Any, read: Any) -> tuple[str | int, ...]:
     return ()
 
 
-def pinned_image(environment: Environment) -> str:
-    """The image of an environment's training jobs. Raises InvalidInput where its address is not pinned to a digest."""
+def pinned_image(environment: Environment, image: str) -> str:
+    """An environment's image by its name. Raises InvalidInput where its address is not pinned to a digest."""
     try:
-        return check_pinned(environment.images["train"])
+        return check_pinned(environment.images[image])
     except ValueError as error:
-        name = parameter(environment.name, "images/train")
+        name = parameter(environment.name, f"images/{image}")
         raise InvalidInput(f"the parameter {name} of environment {environment.name!r}: {error}") from error
 
 

@@ -26,7 +26,10 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 def _add_tags(context: Context, request: Json) -> Json:
-    context.store.tag(registry.taggable(context, request["ResourceArn"]), request["Tags"])
+    arn = registry.taggable(context, request["ResourceArn"])
+    if any(tag["Key"] == jobs.INTERRUPT_TAG for tag in request["Tags"]):
+        jobs.ask_interruption(context, arn)
+    context.store.tag(arn, request["Tags"])
     return {"Tags": context.store.tags(request["ResourceArn"])}
 
 
