@@ -22,7 +22,7 @@ from stepforge.executions import Execution
 from stepforge.jobs import ENDED, JobState, LogTail, attempts_of
 from stepforge.overview import RunSummary, summarise
 from stepforge.packages import EVALUATION
-from stepforge.planning import advance, job_request, read_pipeline
+from stepforge.planning import advance, pipeline_job_request, read_pipeline
 from stepforge.stopping import Stopped
 
 PROGRESS_EVENT = "progress"
@@ -134,7 +134,7 @@ class Walk:
         job = next_job(self._spec, self._state)
         if job is None:
             return None
-        request = job_request(job, self._spec, bucket=self._bucket)
+        request = pipeline_job_request(job, self._spec, bucket=self._bucket)
         return PlannedJob(job, tuple(attempts_of(self._connection, request)))
 
     def advance(self, planned: PlannedJob) -> bool:

@@ -51,17 +51,35 @@ def advance(spec: PipelineSpec, state: PipelineState, finished: JobOutcome) -> P
     return state.model_copy(update=change)
 
 
-def job_request(job: JobSpec, pipeline: PipelineSpec, *, bucket: str) -> JobRequest:
-    """The input of `run-job` for one job of a pipeline."""
+def job_request(job: JobSpec, *, image: str, resources: Resources, bucket: str) -> JobRequest:
+    """The input of `run-job` for one job."""
     spec_uri = f"s3://{bucket}/{Keys.spec(job.identity)}"
     inputs = {str(channel): folder(ref.uri) for channel, ref in sorted(job.inputs.items())}
     return JobRequest(
         prefix=job.prefix,
         spec_sha256=job.identity,
         spec_uri=spec_uri,
-        image=pipeline.image_of(job.type),
+        image=image,
         channels={"spec": spec_uri.removesuffix("spec.json"), **inputs},
-        resources=pipeline.resources.get(job.type, Resources()),
+        resources=resources,
+    )
+
+
+def pipeline_job_request(job: JobSpec, pipeline: PipelineSpec, *, bucket: str) -> JobRequest:
+    """The input of `run-job` for one job of a pipeline."""
+    resources = pipeline.resources.get(job.type, Resources())
+    return job_request(job, image=pipeline.image_of(job.type), resources=resources, bucket=bucket)
+
+
+def put_spec(s3: Any, job: JobSpec, *, bucket: str, key_arn: str) -> None:
+    """Write a job's spec where its channel `spec` reads it. Twice writes the same bytes."""
+    s3.put_object(
+        Bucket=bucket,
+        Key=Keys.spec(job.identity),
+        Body=canonical_json(job),
+        ContentType="application/json",
+        ServerSideEncryption="aws:kms",
+        SSEKMSKeyId=key_arn,
     )
 
 
@@ -95,12 +113,5 @@ def plan(s3: Any, request: PlanRequest, *, bucket: str, key_arn: str) -> Planned
     job = next_job(spec, state)
     if job is None:
         return Planned(state=state, phase="end")
-    s3.put_object(
-        Bucket=bucket,
-        Key=Keys.spec(job.identity),
-        Body=canonical_json(job),
-        ContentType="application/json",
-        ServerSideEncryption="aws:kms",
-        SSEKMSKeyId=key_arn,
-    )
-    return Planned(state=state, phase=phase(spec, state), job=job_request(job, spec, bucket=bucket))
+    put_spec(s3, job, bucket=bucket, key_arn=key_arn)
+    return Planned(state=state, phase=phase(spec, state), job=pipeline_job_request(job, spec, bucket=bucket))

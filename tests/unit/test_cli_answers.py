@@ -153,6 +153,19 @@ def test_a_split_or_decoding_that_was_not_scored_is_no_number() -> None:
     assert _scores.lines(report()) == ["the evaluation holds no score of accepted completions on a test split"]
 
 
+def test_scores_without_width_leave_room_for_doubt_and_a_model_that_solves_nothing_is_told() -> None:
+    of_few = Interval(mean=0.0, low=0.0, high=0.0, count=6)
+    kept = Interval(mean=0.9, low=0.8, high=1.0, count=6)
+    scores = [
+        Score(split="test_known", decoding="greedy", metric="accepted", value=of_few),
+        Score(split="test_retained", decoding="greedy", metric="accepted", value=kept),
+    ]
+    found = report().model_copy(update={"scores": tuple(scores)})
+    assert "6 of a kind leave room for about 50.0 % of the other" in _scores.lines(found)[-1]
+    assert _scores.solves_nothing(found)
+    assert not _scores.solves_nothing(report(("test_known", "greedy", 0.0), ("test_new", "sampled", 0.1)))
+
+
 def test_the_champion_gate_is_told_in_a_sentence() -> None:
     champion = "arn:aws:sagemaker:us-east-1:000000000000:model-package/stepforge-my-sums/3"
     better = Comparison(better=True, champion=champion, reasons=("better on a", "and b"))

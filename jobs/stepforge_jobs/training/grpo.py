@@ -53,7 +53,6 @@ class GrpoStage(RolloutStage[Problem]):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._batch: Batch | None = None
-        self._moments = Moments()
 
     def backward(self, step: int, update: int) -> StepResult:
         """Sample and judge before the first update, and add the gradient of the clipped loss."""
@@ -81,8 +80,8 @@ class GrpoStage(RolloutStage[Problem]):
             assert old is not None
             sums = [float(k1(own, other).sum()) for own, other in zip(old, reference, strict=True)]
             rewards_PG = rewards_PG - self.beta * torch.tensor(sums).view_as(rewards_PG)
-        self._moments = self._moments.merge(Moments.of(rewards_PG.flatten().tolist()))
-        advantages_PG = group_advantages(rewards_PG, normalisation_of(work), running=self._moments)
+        self.rewards = self.rewards.merge(Moments.of(rewards_PG.flatten().tolist()))
+        advantages_PG = group_advantages(rewards_PG, normalisation_of(work), running=self.rewards)
         return Batch(
             *given,
             advantages_B=advantages_PG.flatten()[kept_B],
@@ -90,13 +89,6 @@ class GrpoStage(RolloutStage[Problem]):
             old=old if work.updates_per_batch > 1 else None,
             reference=reference,
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "rewards": self._moments.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._moments = Moments.from_state(state["rewards"])
 
     @property
     def choices(self) -> dict[str, Any]:

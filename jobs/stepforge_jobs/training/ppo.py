@@ -75,7 +75,6 @@ class PpoStage(RolloutStage[Problem]):
         assert isinstance(self.work, RlvrWork)
         self._ppo = self.work.ppo or Ppo()
         self._head = ValueHead(self.policy, scale=self._ppo.value_step / self.work.learning_rate)
-        self._moments = Moments()
         self._batch: Batch | None = None
 
     def parameters(self) -> dict[str, Tensor]:
@@ -119,8 +118,8 @@ class PpoStage(RolloutStage[Problem]):
 
     def _normalised(self, rewards_B: Tensor) -> Tensor:
         batch = Moments.of(rewards_B.tolist())
-        self._moments = self._moments.merge(batch)
-        moments = {"batch": batch, "running": self._moments}.get(self.work.normalisation or "none")
+        self.rewards = self.rewards.merge(batch)
+        moments = {"batch": batch, "running": self.rewards}.get(self.work.normalisation or "none")
         return rewards_B if moments is None else (rewards_B - moments.mean) / (moments.std + STD_FLOOR)
 
     @torch.no_grad()
@@ -170,13 +169,6 @@ class PpoStage(RolloutStage[Problem]):
     def _micro_batches(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[int]]:
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
         return list(micro_batches(lengths, self.policy.network.config.vocab_size, device=self.policy.device))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "rewards": self._moments.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._moments = Moments.from_state(state["rewards"])
 
     @property
     def choices(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ A user's verifier runs in processes of its own (`domains.judging`); what it does
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -28,8 +27,6 @@ from stepforge_jobs.training.rollouts import RolloutStage
 from stepforge_jobs.training.stage import begin, finish
 from stepforge_jobs.training.watch import Watch
 
-MOST_HELD_OUT = 5
-"""At most one problem in so many is held out."""
 FORMAT = (UNFINISHED.reason, UNTHOUGHT.reason)
 ALGORITHMS: dict[str, type[RolloutStage[Record]]] = {"grpo": GrpoStage, "ppo": PpoStage, "dpo": DpoStage}
 CHOICES = {
@@ -49,7 +46,7 @@ def _run(job: Job, judge: Judge) -> None:
     start = begin(job, work, "rl", "train")
     start.policy.asking = work.asking or start.policy.asking
     asker, stops = start.policy.asker, {start.policy.codec.eos}
-    target, held_out = problems(start.records, work)
+    target, demonstrated = problems(start.records)
     retained = [record for record in start.records if record.stratum == "retained"]
     prompts = dict(zip((r.id for r in start.records), asker.solutions(start.records), strict=True))
     rehearsed = round(work.rehearsal_share * work.batch_prompts) if retained else 0
@@ -75,7 +72,7 @@ def _run(job: Job, judge: Judge) -> None:
             start.policy,
             start.reference,
             trained=target,
-            held_out=held_out,
+            held_out=start.held_out or demonstrated,
             judge=verdicts,
             reward=lambda verdict: reward_of(work, verdict),
             seed=work.seed,
@@ -90,15 +87,15 @@ def _run(job: Job, judge: Judge) -> None:
         **sampling_choices(work),
         "asking": start.policy.asking,
         "rehearsed_prompts": rehearsed,
-        "held_out": f"{len(held_out)} problems that this stage is never trained on",
+        "held_out": f"{len(start.held_out or demonstrated)} problems that this stage is never trained on",
     }
     finish(job, work, "rlvr", start.policy, state, choices)
 
 
-def problems(records: Sequence[Record], work: RlvrWork) -> tuple[list[Record], list[Record]]:
-    """Target records to train on, and those that are held out of training; whole groups, in the records' order.
+def problems(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Target records to train on, and demonstrations that are not: those are trained on where split `rl` has none.
 
-    Raises InvalidInput where there are none to train on.
+    Raises InvalidInput where there is nothing to train on.
     """
     demonstrated = [record for record in records if record.stratum == "target" and record.split == "train"]
     target = [record for record in records if record.stratum == "target" and record.split == "rl"]
@@ -106,19 +103,7 @@ def problems(records: Sequence[Record], work: RlvrWork) -> tuple[list[Record], l
         raise InvalidInput(
             "splits 'rl' and 'train' have no target records: RLVR needs problems that the base does not solve"
         )
-    if not target:
-        return demonstrated, []
-    sizes: dict[str, int] = {}
-    for record in target:
-        sizes[record.group] = sizes.get(record.group, 0) + 1
-    left = min(work.held_out, len(target) // MOST_HELD_OUT)
-    kept_out: set[str] = set()
-    for group in sorted(sizes, key=lambda name: hashlib.sha256(f"held-out:{name}".encode()).digest()):
-        if sizes[group] <= left:
-            kept_out.add(group)
-            left -= sizes[group]
-    held_out = [record for record in target if record.group in kept_out]
-    return [record for record in target if record.group not in kept_out], held_out or demonstrated
+    return (target, demonstrated) if target else (demonstrated, [])
 
 
 def reward_of(work: RlvrWork, verdict: Verdict) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 from stepforge.contracts.jobs import PolicyGradient
 from stepforge.contracts.metrics import Metric
 from stepforge.errors import InvalidInput
+from stepforge_jobs.rl.welford import Moments
 from stepforge_jobs.training.gathering import Gathered, JudgeFunction, Pool, Problem, gather
 from stepforge_jobs.training.hard import Hard
 from stepforge_jobs.training.held import Held
@@ -52,6 +53,8 @@ class RolloutStage(Stage, Generic[Problem]):
         self._pools, self._judge, self._stops = pools, judge, stops
         self.updates = work.updates_per_batch
         self.probe = Probe(start, seed=work.seed)
+        self.rewards = Moments()
+        """Of all rewards so far, for those that are normalised by them."""
         self.held: Held | None = None
         self.hard: Hard[Problem] | None = None
         if work.kl is not None:
@@ -118,11 +121,13 @@ class RolloutStage(Stage, Generic[Problem]):
         return stays
 
     def state_dict(self) -> dict[str, Any]:
-        if self.held is None:
-            return {}
-        return {"held": self.held.state_dict(), "base": self.hard and self.hard.base}
+        found: dict[str, Any] = {"rewards": self.rewards.state_dict()}
+        if self.held is not None:
+            found |= {"held": self.held.state_dict(), "base": self.hard and self.hard.base}
+        return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rewards = Moments.from_state(state["rewards"])
         if self.held is not None:
             self.held.load_state_dict(state["held"])
             self.learning_rate_scale = self.held.learning_rate_scale

@@ -51,6 +51,8 @@ class Start:
     data: Manifest
     records: list[Record]
     """Without those that are held out."""
+    held_out: list[Record]
+    """Problems that this stage is never trained on."""
     validation: Validation
 
 
@@ -71,7 +73,9 @@ def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
     policy.network.train()
     job.progress.event("model", parameters=policy.parameters, device=str(policy.device))
     validation = Validation(job, work, policy, problems)
-    return Start(policy=policy, reference=reference, data=data, records=records, validation=validation)
+    return Start(
+        policy=policy, reference=reference, data=data, records=records, held_out=problems, validation=validation
+    )
 
 
 def frozen(policy: Policy) -> Policy:

@@ -1,11 +1,11 @@
-"""Validation: how well the current policy solves problems that it does not learn from, to choose the best checkpoint.
+"""What a stage never trains on, and how well the current policy solves it, to choose the best checkpoint.
 
-Held out are the last eighth of the target problems of split `rl`, at most 64: a stage that validates does not train on
-them, and test splits stay unseen. Measured only where a work keeps the best, so nothing changes elsewhere.
+One held-out set serves validation and the signs of hacking (watch.py); test splits stay unseen.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from stepforge.contracts.jobs import Optimisation, RlvrWork
@@ -22,32 +22,50 @@ from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
 
-PROBLEMS = 64
-SHARE = 8
-"""One in so many is held out."""
+PROBLEMS = 32
+"""Most held-out problems of a stage that names no number."""
+SHARE = 5
+"""At most one problem in so many is held out."""
 TOKENS = 64
 """Longest completion where the work names none."""
 
 
 def held_out(job: Job, work: Optimisation, data: Manifest) -> list[Record]:
-    """The problems to validate on; none where the last weights are kept. Raises InvalidInput for too few."""
-    if work.keep == "last":
-        return []
-    problems = [r for r in read_records(job.channel("data"), data, "rl") if r.stratum == "target"]
-    if len(problems) < SHARE:
+    """Problems of split `rl` that the stage is never trained on; none where it neither watches nor validates.
+
+    Raises InvalidInput where the best weights are to be kept and there is nothing to choose them by.
+    """
+    most = work.held_out if isinstance(work, RlvrWork) else PROBLEMS * (work.keep == "best")
+    problems = [r for r in read_records(job.channel("data"), data, "rl") if r.stratum == "target"] if most else []
+    chosen = some_groups(problems, min(most, len(problems) // SHARE))
+    if work.keep == "best" and not chosen:
         raise InvalidInput(
-            f"keep = 'best' validates on an eighth of the target problems of split 'rl', which has {len(problems)}: "
-            f"give at least {SHARE}, or set keep = 'last'"
+            f"keep = 'best' validates on target problems of split 'rl' that are held out, at most {most} and one in "
+            f"{SHARE}, in whole groups; of {len(problems)} that leaves none: give more, raise held_out, or set "
+            "keep = 'last'"
         )
-    return problems[-min(PROBLEMS, len(problems) // SHARE) :]
+    return chosen
+
+
+def some_groups(records: Sequence[Record], most: int) -> list[Record]:
+    """At most so many records, in whole groups and their own order; which ones, a hash of the groups' names says."""
+    sizes: dict[str, int] = {}
+    for record in records:
+        sizes[record.group] = sizes.get(record.group, 0) + 1
+    chosen: set[str] = set()
+    for group in sorted(sizes, key=lambda name: hashlib.sha256(f"held-out:{name}".encode()).digest()):
+        if sizes[group] <= most:
+            chosen.add(group)
+            most -= sizes[group]
+    return [record for record in records if record.group in chosen]
 
 
 class Validation:
-    """Mean verifier reward of greedy completions."""
+    """Mean verifier reward of greedy completions, where the best weights are kept."""
 
     def __init__(self, job: Job, work: Optimisation, policy: Policy, problems: Sequence[Record]) -> None:
         self._job, self._policy = job, policy
-        self._problems = problems
+        self._problems = problems if work.keep == "best" else []
         # SRL's is the length of one step.
         self._tokens = work.max_new_tokens if isinstance(work, RlvrWork) else TOKENS
 

@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return _fail(given, "EnvironmentUnavailable", f"AWS cannot be called: {error} {REMEDY}", 5)
         if type(error).__name__ in _NO_ANSWER:
+            if full := _full_disk():
+                return _fail(given, "DiskFull", f"{_disk_full(full)}. What came of it: {_one_line(error)}", 6)
             said = f"the environment stopped answering: {error} Run it again: what was submitted is found, and goes on"
             return _fail(given, "EnvironmentUnavailable", said, 5)
         return _fail(given, "AwsError", f"AWS answered: {error}", 5)

@@ -70,11 +70,16 @@ def follow(run: Run, *, as_json: bool) -> None:
     report = run.evaluation(output)
     document = {"run": run.name, "status": run.execution.status, "result": result, "scores": _scores.plain(report)}
     name = _scores.reference(output.package_arn)
+    approval = f"approve it with: stepforge registry approve {name}"
+    if _scores.solves_nothing(report):
+        approval = (
+            f"it solves none of the held-out problems: train longer, or reject it: stepforge registry reject {name}"
+        )
     lines = [
         *_scores.lines(report),
         _scores.against_champion(output.comparison),
         f"registered {output.package_arn}",
-        f"look at it with: stepforge registry show {name}; approve it with: stepforge registry approve {name}",
+        f"look at it with: stepforge registry show {name}; {approval}",
     ]
     emit(document, as_json=as_json, text="\n".join(lines))
 

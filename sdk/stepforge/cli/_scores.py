@@ -10,7 +10,7 @@ from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import EvaluationReport, Interval
 from stepforge.report.verdict import DECODINGS, SPLIT_NAMES, cells, score
-from stepforge.report.words import interval_text, percent
+from stepforge.report.words import interval_text, percent, room_for_doubt
 
 
 def plain(report: EvaluationReport | None) -> list[dict[str, Any]]:
@@ -32,7 +32,16 @@ def lines(report: EvaluationReport) -> list[str]:
     if not rows:
         return ["the evaluation holds no score of accepted completions on a test split"]
     head = columns(["ACCEPTED ON", *(name.upper() for name in DECODINGS), "RECORDS", ""], rows)
-    return [*head, "(share of answers that every hard rule accepts; 95 % intervals over the records)"]
+    notes = ["(share of answers that every hard rule accepts; 95 % intervals over the records)"]
+    if doubt := room_for_doubt(value for _, _, value in cells(report)):
+        notes.append(f"({doubt})")
+    return [*head, *notes]
+
+
+def solves_nothing(report: EvaluationReport) -> bool:
+    """Whether no answer to a problem that had to be learnt was accepted: then there is nothing to approve."""
+    learnt = [value.mean for split, _, value in cells(report) if split != "test_retained"]
+    return bool(learnt) and not any(learnt)
 
 
 def short(report: EvaluationReport | None) -> list[str]:

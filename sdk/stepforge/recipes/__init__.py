@@ -31,7 +31,7 @@ from stepforge.contracts.jobs import (
     WorkType,
 )
 from stepforge.contracts.names import package_group, parameter
-from stepforge.contracts.pipelines import PipelineSpec, splits_of
+from stepforge.contracts.pipelines import DATA_WORK, PipelineSpec, splits_of
 from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.contracts.resources import ALONE, Resources, Vpc, check_pinned
 from stepforge.errors import InvalidInput, UnknownName
@@ -322,6 +322,11 @@ def pinned_image(environment: Environment, image: str) -> str:
     except ValueError as error:
         name = parameter(environment.name, f"images/{image}")
         raise InvalidInput(f"the parameter {name} of environment {environment.name!r}: {error}") from error
+
+
+def job_image(environment: Environment, work: WorkType) -> str:
+    """The pinned image that a type of job runs in. Raises InvalidInput where it is not pinned."""
+    return pinned_image(environment, "data" if work in DATA_WORK and "data" in environment.images else "train")
 
 
 def bound_resources(given: Mapping[WorkType, Resources], environment: Environment) -> dict[WorkType, Resources]:

@@ -16,6 +16,7 @@ from stepforge.report.words import (
     missing,
     note,
     percent,
+    room_for_doubt,
     section,
 )
 
@@ -180,16 +181,8 @@ def _how_to_read(data: ReportData, evaluation: EvaluationReport) -> Markup:
         "otherwise they are too close to call."
     )
     parts: list[object] = [el("p", key, class_="legend"), note(seeds)]
-    agreed = [value.count for _, _, value in cells(evaluation) if value.low == value.high]
-    if agreed:
-        # The rule of three: with no failure in n trials, the 95 % upper bound on its rate is about 3 / n.
-        room = percent(min(1.0, 3 / min(agreed)))
-        parts.append(
-            note(
-                "An interval without width means that all records agree, not that there is no doubt: "
-                f"{min(agreed)} of a kind leave room for about {room} of the other."
-            )
-        )
+    if doubt := room_for_doubt(value for _, _, value in cells(evaluation)):
+        parts.append(note(doubt))
     roles = {reference.role for reference in data.references}
     if "champion" not in roles:
         parts.append(

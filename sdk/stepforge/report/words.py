@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from stepforge.contracts.reports import Interval
@@ -31,6 +32,20 @@ def interval_text(value: Interval, metric: str = "accepted") -> str:
     if is_share(metric):
         return f"{value.low * 100:.1f}–{value.high * 100:.1f}"
     return f"{value.low:.3f}–{value.high:.3f}"
+
+
+def room_for_doubt(values: Iterable[Interval]) -> str | None:
+    """What an interval without width means, where there is one among the shares.
+
+    The rule of three: with no failure in n trials, the 95 % upper bound on its rate is about 3 / n.
+    """
+    agreed = [value.count for value in values if value.low == value.high and value.count]
+    if not agreed:
+        return None
+    return (
+        "An interval without width means that all records agree, not that there is no doubt: "
+        f"{min(agreed)} of a kind leave room for about {percent(min(1.0, 3 / min(agreed)))} of the other."
+    )
 
 
 def count(value: int) -> str:

@@ -72,9 +72,11 @@ def test_the_best_checkpoint_becomes_the_model_and_a_damaged_one_does_not(world:
 def test_what_is_validated_on_is_not_trained_on_and_comes_from_no_test_split(world: World, tmp_path: Path) -> None:
     job = opened(lay_out(tmp_path / "job", world))
     start = begin(job, WORK, "rl", "train")
-    unseen = {record.id for record in held_out(job, WORK, start.data)}
-    problems = [record for record in read_records(job.channel("data"), start.data, "rl") if record.stratum == "target"]
-    assert unseen == {record.id for record in problems[-len(problems) // 8 :]}
+    problems = {record.id for record in read_records(job.channel("data"), start.data, "rl")}
+    unseen = {record.id for record in start.held_out}
+    assert unseen
+    assert unseen == {record.id for record in held_out(job, WORK, start.data)}
+    assert unseen < problems
     assert not unseen & {record.id for record in start.records}
 
 
@@ -83,5 +85,5 @@ def test_without_enough_problems_the_error_says_how_many_and_what_to_do(
 ) -> None:
     job = opened(lay_out(tmp_path / "job", world))
     monkeypatch.setattr("stepforge_jobs.training.validation.read_records", lambda *_: [])
-    with pytest.raises(InvalidInput, match="which has 0: give at least 8, or set keep = 'last'"):
+    with pytest.raises(InvalidInput, match="of 0 that leaves none: give more, raise held_out, or set keep = 'last'"):
         held_out(job, WORK, job.manifest("data"))

@@ -94,7 +94,7 @@ def deploy_fake(local_aws: LocalAws) -> Deployed:
     register_images({REPOSITORY: Image(argv_train=("python", script, "train"), argv_serve=("python", script, "serve"))})
     deploy(local_aws)
     ssm = local_aws.client("ssm")
-    published = {"images/serve": IMAGE, **{f"code/{work}": code for work, code in CODE.items()}}
+    published = {"images/train": IMAGE, "images/serve": IMAGE, **{f"code/{work}": code for work, code in CODE.items()}}
     for key, published_value in published.items():
         ssm.put_parameter(Name=parameter("local", key), Value=published_value, Type="String", Overwrite=True)
 

@@ -23,6 +23,7 @@ from stepforge.errors import InvalidInput, RunFailed
 from stepforge.local.deploy import deploy
 from stepforge.pipelines import Pipelines
 from stepforge.registry import Registry
+from stepforge.submission import Submission, submit
 from tests.functional.local_aws.helpers import wait
 
 from .conftest import CODE, IMAGE, Deployed
@@ -400,3 +401,19 @@ def test_a_decision_counts_while_a_promotion_runs(deployed: Deployed, trained: T
     assert found["ModelLifeCycle"]["Stage"] == "Production"
     assert serving(deployed) != served
     assert not candidate_exists(deployed)
+
+
+def test_a_job_submitted_twice_is_created_once_and_then_adopted(deployed: Deployed) -> None:
+    spec = JobSpec(domain="facial", work=DatasetWork(domain="facial", seed=4_711), code_sha256=CODE["dataset"])
+    connection = deployed.connection
+    sagemaker = connection.client("sagemaker")
+
+    first, second = submit(connection, spec), submit(connection, spec)
+    deadline = time.monotonic() + 30
+    while (job := sagemaker.describe_training_job(TrainingJobName=first.name))["TrainingJobStatus"] == "InProgress":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    assert (first.action, second.action, second.name) == ("create", "poll", first.name)
+    assert job["TrainingJobStatus"] == "Completed", job
+    assert submit(connection, spec) == Submission(first.name, "adopt")

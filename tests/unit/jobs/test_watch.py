@@ -15,6 +15,7 @@ from stepforge.contracts.jobs import RlvrWork
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Record
 from stepforge.contracts.rewards import RuleResult, Verdict
+from stepforge.errors import InvalidInput
 from stepforge_jobs.domains.facial import DOMAIN, read, scenario_of
 from stepforge_jobs.domains.facial.mutants import MUTANTS
 from stepforge_jobs.domains.facial.rules import judge as facial_judge
@@ -23,6 +24,7 @@ from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training.models import from_scratch
 from stepforge_jobs.training.rlvr import judged, problems, reward_of
 from stepforge_jobs.training.stage import frozen
+from stepforge_jobs.training.validation import some_groups
 from stepforge_jobs.training.watch import Measured, Watch, changes, repetition
 
 COUNTING = CountingDomain()
@@ -110,20 +112,24 @@ def test_a_policy_that_was_not_trained_shows_no_change_and_one_that_was_does() -
     assert "step 2" in warned[0]
 
 
-def test_problems_that_are_held_out_are_whole_groups_and_never_trained_on() -> None:
+def test_problems_that_are_held_out_are_whole_groups_whatever_else_there_is() -> None:
     rows = [COUNTING.record("rl", index, seed=0) for index in range(40)]
     rows = [row.model_copy(update={"group": f"g{index // 2}"}) for index, row in enumerate(rows)]
-    shown = [COUNTING.record("train", index, seed=0) for index in range(9)]
-    trained, held = problems([*rows, *shown], RlvrWork(held_out=7))
+    held = some_groups(rows, 7)
     assert len(held) == 6
-    assert not {row.group for row in trained} & {row.group for row in held}
-    assert sorted(row.id for row in (*trained, *held)) == sorted(row.id for row in rows)
-    assert problems([*rows, *shown], RlvrWork(held_out=7)) == (trained, held)
-    # Of few problems at most a fifth; without any, demonstrations are watched.
-    assert len(problems(rows, RlvrWork(held_out=32))[1]) == 8
+    assert not {row.group for row in held} & {row.group for row in rows if row not in held}
+    assert held == [row for row in rows if row in held]
+    assert some_groups(rows, 1) == some_groups([], 7) == []
+
+
+def test_rlvr_trains_on_demonstrations_only_where_there_are_no_other_problems() -> None:
+    rows = [COUNTING.record("rl", index, seed=0) for index in range(9)]
+    shown = [COUNTING.record("train", index, seed=0) for index in range(9)]
     demonstrated = [row for row in shown if row.stratum == "target"]
-    assert problems([*rows, *shown], RlvrWork(held_out=0)) == (rows, demonstrated)
-    assert problems(shown, RlvrWork()) == (demonstrated, [])
+    assert problems([*rows, *shown]) == (rows, demonstrated)
+    assert problems(shown) == (demonstrated, [])
+    with pytest.raises(InvalidInput, match="no target records"):
+        problems([])
 
 
 def test_reward_components_are_logged_apart() -> None:

@@ -11,6 +11,8 @@ import logging
 import os
 import re
 import shutil
+import signal
+import sqlite3
 import threading
 import time
 from typing import Any, Literal
@@ -190,14 +192,23 @@ class JobRun:
             _end(self._context, self._job(), "Failed", "Failed", f"ClientError: {error}")
         except Exception as error:
             logger.exception("job %s", self._name)
-            job = self._job()
-            if not self._abandoned.is_set() and not _restart(self._context, job, f"InternalServerError: {error!r}"):
-                _end(self._context, job, "Failed", "Failed", f"InternalServerError: {error!r}")
+            if not self._abandoned.is_set():
+                self._fail(f"InternalServerError: {error!r}")
         finally:
             for host in self._hosts:
                 host.close()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._context.jobs_changed()
+
+    def _fail(self, reason: str) -> None:
+        job = self._job()
+        try:
+            if not _restart(self._context, job, reason):
+                _end(self._context, job, "Failed", "Failed", reason)
+        except (OSError, sqlite3.Error):
+            # As on a full disk. A server that went on would start the job again and again, and nobody would hear of it.
+            logger.exception("the end of job %s cannot be recorded, so the server ends: %s", self._name, reason)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _job(self) -> Json:
         return self._context.store.get("job", self._name)

@@ -1,0 +1,82 @@
+"""Submit one training job without a state machine: the same name, the same request, the same lock.
+
+CreateTrainingJob has no client token, so the job's name is the only lock (attempts.py): whoever creates it first has
+it, and everyone else adopts it. To the create itself a submission adds PutObject (the spec) and DescribeTrainingJob.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError as AwsError
+
+from stepforge import attempts
+from stepforge.attempts import Action, Attempt
+from stepforge.connection import Connection
+from stepforge.contracts.environment import Environment
+from stepforge.contracts.jobs import JobRequest, JobSpec, Resources
+from stepforge.contracts.names import Keys
+from stepforge.planning import job_request, put_spec
+from stepforge.recipes import bound_resources, job_image
+
+_TAKEN = ("ResourceInUse", "ResourceInUseException")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job's newest attempt, and what was done: `create` it, or `poll` one that runs, or `adopt` one that is done."""
+
+    name: str
+    action: Action
+
+
+def training_request(environment: Environment, request: JobRequest, attempt: Attempt) -> dict[str, Any]:
+    """The parameters of CreateTrainingJob, which are those that statemachines/run-job.asl.json sends."""
+    bucket = environment.bucket
+    return {
+        "TrainingJobName": attempt.name,
+        "RoleArn": environment.training_role_arn,
+        "AlgorithmSpecification": {"TrainingImage": request.image, "TrainingInputMode": request.resources.input_mode},
+        "HyperParameters": {"spec_uri": request.spec_uri, "spec_sha256": request.spec_sha256},
+        "InputDataConfig": attempt.input_data_config,
+        "OutputDataConfig": attempt.output_data_config,
+        "CheckpointConfig": {"S3Uri": f"s3://{bucket}/{Keys.checkpoints(request.prefix)}"},
+        "ResourceConfig": attempt.resource_config,
+        "StoppingCondition": attempt.stopping_condition,
+        "RetryStrategy": {"MaximumRetryAttempts": request.resources.retry_attempts},
+        "EnableManagedSpotTraining": request.resources.spot,
+        "EnableNetworkIsolation": request.resources.network_isolation,
+        "EnableInterContainerTrafficEncryption": request.resources.encrypt_between_hosts,
+        **({} if attempt.vpc_config is None else {"VpcConfig": attempt.vpc_config}),
+        "Tags": attempt.tags,
+    }
+
+
+def submit(connection: Connection, spec: JobSpec, resources: Resources | None = None) -> Submission:
+    """Create the next attempt at a job, or adopt the one that runs or is done. Calling it twice submits one job.
+
+    Raises IdentityConflict where the name belongs to another spec, InvalidJob or ResourceLimitExceeded where SageMaker
+    refuses to create it.
+    """
+    environment = connection.environment
+    s3, sagemaker = connection.client("s3"), connection.client("sagemaker")
+    bound = bound_resources({} if resources is None else {spec.type: resources}, environment)[spec.type]
+    image = job_image(environment, spec.type)
+    request = job_request(spec, image=image, resources=bound, bucket=environment.bucket)
+    put_spec(s3, spec, bucket=environment.bucket, key_arn=environment.key_arn)
+    while True:
+        attempt = attempts.find_attempt(
+            sagemaker, s3, request, bucket=environment.bucket, key_arn=environment.key_arn, poll_seconds=0
+        ).attempt
+        if attempt.action != "create":
+            return Submission(attempt.name, attempt.action)
+        try:
+            sagemaker.create_training_job(**training_request(environment, request, attempt))
+        except AwsError as error:
+            # Somebody else's create came first, or our own whose answer was lost: look at the job again.
+            if error.response["Error"]["Code"] in _TAKEN:
+                continue
+            caught = attempts.CaughtError(Error=error.response["Error"]["Code"], Cause=str(error))
+            raise attempts.creation_failure(attempt.name, caught) from error
+        return Submission(attempt.name, "create")

@@ -1,0 +1,88 @@
+"""A job that is submitted directly is the job that the machine `run-job` creates."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from stepforge.attempts import find_attempt
+from stepforge.contracts.environment import Environment
+from stepforge.contracts.jobs import WORK_TYPES, JobRequest
+from stepforge.contracts.resources import Resources, Vpc
+from stepforge.submission import training_request
+from tests.fakes import FakeSageMaker
+from tests.infra.machines import state
+
+ENVIRONMENT = Environment(
+    name="dev",
+    bucket="stepforge-dev",
+    key_arn="arn:aws:kms:us-east-1:123456789012:key/0",
+    training_role_arn="arn:aws:iam::123456789012:role/training",
+    serving_role_arn="arn:aws:iam::123456789012:role/serving",
+    machines={},
+    images={"train": "repository/stepforge-train@sha256:" + "0" * 64},
+    code=dict.fromkeys(WORK_TYPES, "c" * 64),
+)
+TOKENS = {"Bucket": "bucket", "TrainingRoleArn": "training_role_arn"}
+FORMAT = re.compile(r"States\.Format\('([^']*)', (\$[\w.]+)\)")
+
+
+def resolved(payload: Any, given: dict[str, Any]) -> Any:
+    """A payload template with its paths and `States.Format` evaluated, as Step Functions would."""
+    if isinstance(payload, str):
+        return re.sub(r"\$\{(\w+)\}", lambda token: getattr(ENVIRONMENT, TOKENS[token[1]]), payload)
+    if not isinstance(payload, dict):
+        return payload
+    plain = {}
+    for key, value in payload.items():
+        if not key.endswith(".$"):
+            plain[key] = resolved(value, given)
+        elif found := FORMAT.fullmatch(value):
+            plain[key[:-2]] = resolved(found[1], given).replace("{}", at(found[2], given))
+        else:
+            plain[key[:-2]] = at(value, given)
+    return plain
+
+
+def at(path: str, given: dict[str, Any]) -> Any:
+    for part in path.removeprefix("$.").split("."):
+        given = given[part]
+    return given
+
+
+RICH = Resources(
+    instance_type="ml.m5.large",
+    instance_count=2,
+    fallback_instance_types=("ml.m5.xlarge",),
+    keep_alive_seconds=60,
+    input_mode="FastFile",
+    retry_attempts=5,
+    network_isolation=False,
+    encrypt_between_hosts=False,
+    output_key_arn="arn:aws:kms:us-east-1:123456789012:key/1",
+    vpc=Vpc(subnets=("subnet-1",), security_groups=("sg-1",)),
+)
+
+
+@pytest.mark.parametrize(
+    ("creates", "resources"),
+    [("Create", Resources(spot=True, instance_count=2, max_wait_seconds=200_000)), ("CreateInVpc", RICH)],
+    ids=["spot", "everything else"],
+)
+def test_a_direct_submission_sends_what_the_machine_run_job_sends(creates: str, resources: Resources) -> None:
+    request = JobRequest(
+        prefix="sft-" + "a" * 12,
+        spec_sha256="a" * 64,
+        spec_uri="s3://stepforge-dev/specs/a/spec.json",
+        image=ENVIRONMENT.images["train"],
+        channels={"spec": "s3://stepforge-dev/specs/a/", "data": "s3://stepforge-dev/jobs/d/output/model/"},
+        resources=resources,
+    )
+    found = find_attempt(
+        FakeSageMaker(), None, request, bucket=ENVIRONMENT.bucket, key_arn=ENVIRONMENT.key_arn, poll_seconds=1
+    )
+    machine = resolved(state("run-job", creates)["Parameters"], found.model_dump(mode="json"))
+
+    assert training_request(ENVIRONMENT, request, found.attempt) == machine
