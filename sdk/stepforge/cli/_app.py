@@ -202,6 +202,23 @@ def track(
     emit({"tracking_uri": to, "sent": sent}, as_json=json, text=f"metrics sent to {to}: {said}")
 
 
+@app.command("gc")
+def gc(
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, nothing is changed.")] = False,
+    keep_days: Annotated[int, typer.Option(min=1, help="Keep what a run refers to so long after its end.")] = 30,
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """List what nobody needs any more, with sizes and reasons: checkpoints of finished jobs, failed attempts and so on.
+
+    Never what a registered version came from, or what a run that is under way refers to.
+    """
+    from stepforge.cli import _gc
+    from stepforge.client import Client
+
+    _gc.gc(Client(env), apply=apply, keep_days=keep_days, as_json=json)
+
+
 @app.command("predict")
 def predict(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, each one argument.")] = None,
@@ -317,6 +334,28 @@ def local_up(json: Json = False) -> None:
     emit(
         {"endpoint": connection.endpoint_url}, as_json=json, text=f"the local AWS listens at {connection.endpoint_url}"
     )
+
+
+@local_app.command("interrupt")
+def local_interrupt(job: Annotated[str, typer.Argument(help="A spot job that runs.")], json: Json = False) -> None:
+    """Take a spot job's instances away, as AWS may at any time: SIGTERM, the grace, and it starts again."""
+    from stepforge.cli import _local
+
+    _local.interrupt(job, as_json=json)
+
+
+@local_app.command("capacity")
+def local_capacity(
+    instance_type: Annotated[str, typer.Argument(help="Such as ml.g5.xlarge.")],
+    available: Annotated[bool, typer.Option("--some/--none", help="Whether there are such instances.")],
+    json: Json = False,
+) -> None:
+    """Let there be no instances of a type, to see what a run does then: the next type, or spot capacity waited for."""
+    from stepforge import local
+
+    local.set_capacity(instance_type, available=available)
+    text = f"{instance_type}: {'available' if available else 'none'}"
+    emit({"instance_type": instance_type, "available": available}, as_json=json, text=text)
 
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

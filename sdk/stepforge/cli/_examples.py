@@ -26,6 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "stepforge track latest --to sqlite:///mlflow.db",
         "stepforge track latest --env dev --to arn:aws:sagemaker:eu-west-1:111122223333:mlflow-app/app-ABC",
     ),
+    "gc": ("stepforge gc", "stepforge gc --apply --keep-days 7"),
     "predict": (
         "stepforge predict --domain facial",
         "stepforge predict --domain facial 'feel:fear with:surprise level4 felt sudden arkit :'",
@@ -47,6 +48,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "local down": ("stepforge local down", "stepforge local down --yes"),
     "local status": ("stepforge local status --json",),
     "local logs": ("stepforge local logs -f",),
+    "local interrupt": ("stepforge local interrupt rlvr-0123456789ab-a0",),
+    "local capacity": ("stepforge local capacity ml.g5.xlarge --none", "stepforge local capacity ml.g5.xlarge --some"),
     "local reset": ("stepforge local reset --yes",),
     "new": ("stepforge new domain castles",),
     "new domain": ("stepforge new domain castles", "stepforge new domain castles --out .."),

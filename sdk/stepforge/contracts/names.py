@@ -13,6 +13,9 @@ MACHINES: tuple[Machine, ...] = ("run-job", "train", "promote")
 SPEC_TAG = "stepforge:spec-sha256"
 """Tag on a training job: with it a job is adopted or refused as another's."""
 
+INTERRUPT_TAG = "stepforge:local-interrupt"
+"""A spot job in the local AWS that gets it loses its instances once. On AWS it is a tag like any other."""
+
 LONGEST_GROUP = 53
 """An endpoint has 63 characters at most, and `-candidate` must fit."""
 _CANDIDATE = "-candidate"

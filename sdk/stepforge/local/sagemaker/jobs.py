@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from stepforge.contracts.names import INTERRUPT_TAG
 from stepforge.local.sagemaker.context import Context
 from stepforge.local.sagemaker.errors import in_use, not_found, validation
 from stepforge.local.sagemaker.listing import page
 
 Json = Any
 ENDED = ("Completed", "Failed", "Stopped")
-INTERRUPT_TAG = "stepforge:local-interrupt"
-"""A spot job that gets it loses its instances once. On AWS it is a tag like any other."""
 MOST_HOSTS = 8
 _SPECIFIED = (
     "HyperParameters",
