@@ -268,9 +268,7 @@ class Housekeeping:
         answer = self._s3.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
         if refused := answer.get("Errors"):
             one = refused[0]
-            raise InvalidInput(
-                f"{one['Key']} could not be deleted: {one['Code']} {one['Message']}: allow it to you"
-            )
+            raise InvalidInput(f"{one['Key']} could not be deleted: {one['Code']} {one['Message']}: allow it to you")
 
 
 def _group_of(uri: str) -> str:

@@ -202,6 +202,24 @@ def track(
     emit({"tracking_uri": to, "sent": sent}, as_json=json, text=f"metrics sent to {to}: {said}")
 
 
+@app.command("policy")
+def policy(
+    job: Annotated[str, typer.Argument(help="A job that was submitted, such as rlvr-0123456789ab-a0.")],
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Print the IAM policy that this job's role needs: its inputs, outputs, keys, log and image, and no more."""
+    from json import dumps
+
+    from stepforge.client import Client
+    from stepforge.job_policy import job_policy
+
+    described = Client(env).jobs.get(job)
+    _, _, _, region, account, _ = described["TrainingJobArn"].split(":", 5)
+    found = job_policy(described, region=region, account=account)
+    emit(found, as_json=json, text=dumps(found, indent=2))
+
+
 @app.command("gc")
 def gc(
     apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, nothing is changed.")] = False,

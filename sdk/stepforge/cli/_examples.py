@@ -26,6 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "stepforge track latest --to sqlite:///mlflow.db",
         "stepforge track latest --env dev --to arn:aws:sagemaker:eu-west-1:111122223333:mlflow-app/app-ABC",
     ),
+    "policy": ("stepforge policy rlvr-0123456789ab-a0", "stepforge policy rlvr-0123456789ab-a0 --env dev --json"),
     "gc": ("stepforge gc", "stepforge gc --apply --keep-days 7"),
     "predict": (
         "stepforge predict --domain facial",

@@ -13,7 +13,6 @@ from stepforge.cli import _gc
 from stepforge.contracts.registry import TrainOutput
 from stepforge.errors import InvalidInput
 from stepforge.housekeeping import Housekeeping
-
 from tests.functional.local_aws.helpers import ROLE
 
 from .conftest import Deployed
