@@ -5,19 +5,18 @@ Errors pass through with their class names, because Step Functions' Catch and Re
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sys
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict
 
+from stepforge import logs
 from stepforge.errors import Throttled
 
 _THROTTLED = ("Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded", "SlowDown")
@@ -43,19 +42,6 @@ def client(service: str) -> Any:
     return boto3.client(service, config=Config(retries={"mode": "standard", "max_attempts": 6}))
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    context: ClassVar[dict[str, str]] = {}
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"level": record.levelname, "message": record.getMessage(), "logger": record.name, **self.context}
-        line |= getattr(record, "fields", {})
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
 def handles(function: Callable[[Any], Any]) -> Callable[[dict[str, Any], Any], Any]:
     """Validate the event as the model that `function` takes, and answer with JSON.
 
@@ -65,12 +51,11 @@ def handles(function: Callable[[Any], Any]) -> Callable[[dict[str, Any], Any], A
 
     @wraps(function)
     def handle(event: dict[str, Any], context: Any) -> Any:
-        trace = os.environ.get("_X_AMZN_TRACE_ID", "").partition("Root=")[2].partition(";")[0]
-        _configure_logs(
-            service=f"stepforge.{function.__module__}",
-            trace_id=trace,
-            request_id=getattr(context, "aws_request_id", ""),
-        )
+        _configure_logs(f"stepforge.{function.__module__}")
+        with logs.context(**_ids(context)):
+            return answer_of(event)
+
+    def answer_of(event: dict[str, Any]) -> Any:
         try:
             answer = function(request_model.model_validate(event))
         except Exception as error:
@@ -86,12 +71,23 @@ def handles(function: Callable[[Any], Any]) -> Callable[[dict[str, Any], Any], A
     return handle
 
 
-def _configure_logs(**context: str) -> None:
-    JsonFormatter.context = context
-    root = logging.getLogger()
-    if not any(isinstance(h.formatter, JsonFormatter) for h in root.handlers):
-        stream = logging.StreamHandler(sys.stdout)
-        stream.setFormatter(JsonFormatter())
-        # Lambda puts a plain-text handler on the root logger before it imports us: two would write every line twice.
-        root.handlers[:] = [stream]
-        root.setLevel(os.environ.get("LOG_LEVEL", "INFO"))
+def _ids(context: Any) -> dict[str, str]:
+    """The trace comes from who called, with X-Ray's header; a session is this environment's life."""
+    found = {
+        "trace_id": logs.trace_of(os.environ.get("_X_AMZN_TRACE_ID", "")),
+        "request_id": getattr(context, "aws_request_id", ""),
+        "session_id": os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME", ""),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+@cache
+def _configure_once(service: str) -> None:
+    # Lambda puts a plain-text handler on the root logger, which this replaces; and it freezes the process between
+    # invocations, so that lines in a queue would wait for the next one.
+    logs.configure(service, queued=False)
+
+
+def _configure_logs(service: str) -> None:
+    _configure_once(service)
+    logs.set_level(os.environ.get("LOG_LEVEL") or "INFO")

@@ -9,6 +9,7 @@ handler stands from the first line on: process 1 of a container does not end by 
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from stepforge.contracts.jobs import WorkType
 from stepforge.errors import InvalidInput
@@ -92,6 +94,32 @@ def empty(folder: Path) -> None:
             path.unlink()
 
 
+def logs() -> Any:
+    """`stepforge.logs`, by its name: lines decide no result, so a change of them must not run every job again."""
+    return import_module("stepforge.logs")
+
+
+def configure_logs(base: Path) -> None:
+    """Lines of loggers go to stdout as JSON, between those of `Progress`, with the ids of who submitted the job.
+
+    Ids and level come from STEPFORGE_TRACE_ID, STEPFORGE_SESSION_ID and STEPFORGE_LOG_LEVEL; the hyperparameters
+    `trace_id`, `session_id` and `log_level` where those are not set. `log-level` below the base changes the level.
+    """
+    path = base / "input" / "config" / "hyperparameters.json"
+    try:
+        given = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        given = {}  # SageMaker writes it; the job itself never reads it
+    wanted = {name: given.get(name) for name in ("trace_id", "session_id", "log_level")}
+    for name, value in wanted.items():
+        if isinstance(value, str) and value:
+            os.environ.setdefault(f"STEPFORGE_{name.upper()}", value)
+    file = Path(os.environ.get("STEPFORGE_LOG_LEVEL_FILE") or base / "log-level")
+    logs().configure("stepforge.job", level_file=file, request_id=os.environ.get("TRAINING_JOB_NAME"))
+    # For the ranks that it may start.
+    os.environ.update(logs().environment())
+
+
 def main(arguments: Sequence[str] = ()) -> int:
     """Run the job below `base_dir()` and return the process's exit code."""
     os.environ.update(OFFLINE)
@@ -128,12 +156,13 @@ def _main(base: Path, arguments: Sequence[str]) -> int:
         failure.parent.mkdir(parents=True, exist_ok=True)
         # Of several ranks the first to fail has the reason; the others fail for want of it.
         with suppress(FileExistsError), failure.open("x" if is_rank() else "w") as stream:
-            stream.write(f"{type(error).__name__}: {error}")
-        traceback.print_exc()
+            stream.write(logs().redact(f"{type(error).__name__}: {error}"))
+        print(logs().redact(traceback.format_exc()), file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
     drop_root()
+    configure_logs(base_dir())
     sys.exit(main(sys.argv[1:]))

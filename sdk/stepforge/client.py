@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from stepforge.registry import Registry
 
 if TYPE_CHECKING:
     import boto3
+
+    from stepforge.secrets import Secrets
 
 
 class Client:
@@ -32,6 +35,13 @@ class Client:
         self.jobs = Jobs(self.connection)
         self.pipelines = Pipelines(self.connection)
         self.registry = Registry(self.connection)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        """Secrets of this environment's account: `client.secrets.get(arn).reveal()`."""
+        from stepforge.secrets import Secrets
+
+        return Secrets(self.connection.client("secretsmanager"))
 
     def plan(
         self,

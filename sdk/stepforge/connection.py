@@ -48,6 +48,10 @@ class Connection:
                 # The first call: who mistyped a region or is offline hears of it in seconds.
                 quick = Config(connect_timeout=4, read_timeout=10, retries={"mode": "standard", "max_attempts": 2})
                 config = config.merge(quick)
+            if service == "secretsmanager":
+                # Who asks waits for .2 s; what is under way beyond that must end soon.
+                quick = Config(connect_timeout=1, read_timeout=1, retries={"mode": "standard", "max_attempts": 2})
+                config = config.merge(quick)
             self._clients[service] = self._session.client(service, endpoint_url=self.endpoint_url, config=config)
         return self._clients[service]
 

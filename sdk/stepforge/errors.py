@@ -24,7 +24,13 @@ StepforgeError
 │   └── PromotionBusy        another promotion of the same group has the candidate endpoint
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
 ├── Throttled                the cloud asks to call later
+├── WatchdogError            a guarded call was ended or refused
+│   ├── BudgetExceeded       it took longer than it may
+│   ├── HeartbeatMissed      it gave no sign of life
+│   ├── CircuitOpen          what it calls has failed often: it is left alone for a while
+│   └── TooManyAbandoned     as many earlier calls as may do hang still
 └── EnvironmentUnavailable   the cloud, the local server or a part of it cannot be reached
+    └── SecretUnavailable    no value of a secret could be had in time, and none that is young enough is cached
 """
 
 from __future__ import annotations
@@ -142,5 +148,33 @@ class Throttled(StepforgeError):
     pass
 
 
+class WatchdogError(StepforgeError):
+    exit_code = 5
+
+
+class BudgetExceeded(WatchdogError, TimeoutError):
+    pass
+
+
+class HeartbeatMissed(WatchdogError, TimeoutError):
+    pass
+
+
+class CircuitOpen(WatchdogError):
+    """`again_seconds`: about how long until a call is let through."""
+
+    def __init__(self, message: str, *, again_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.again_seconds = again_seconds
+
+
+class TooManyAbandoned(WatchdogError):
+    pass
+
+
 class EnvironmentUnavailable(StepforgeError):
     exit_code = 5
+
+
+class SecretUnavailable(EnvironmentUnavailable):
+    pass

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError as AwsError
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Machine, execution_name
 from stepforge.errors import InvalidInput
+from stepforge.logs import trace_header
 
 ADOPTED = ("RUNNING", "SUCCEEDED", "PENDING_REDRIVE")
 """An execution that waits to be taken up again is under way."""
@@ -99,7 +100,11 @@ def start_or_adopt(states: Any, machine_arn: str, machine: Machine, identity: st
         found = describe(states, execution_arn(machine_arn, name))
         if found is None:
             try:
-                states.start_execution(stateMachineArn=machine_arn, name=name, input=canonical_json(input).decode())
+                # The header names no run: the same start with another trace is the same execution.
+                trace = {"traceHeader": header} if (header := trace_header()) else {}
+                states.start_execution(
+                    stateMachineArn=machine_arn, name=name, input=canonical_json(input).decode(), **trace
+                )
             except states.exceptions.ExecutionAlreadyExists:
                 continue  # somebody else's start came first: look at it again
             started = describe(states, execution_arn(machine_arn, name))

@@ -43,7 +43,15 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-) -> None: ...
+    log_level: Annotated[
+        str | None,
+        typer.Option(envvar="STEPFORGE_LOG", help="Log to stderr as JSON lines: DEBUG, INFO..."),
+    ] = None,
+) -> None:
+    if log_level:
+        from stepforge import logs
+
+        logs.configure("stepforge.cli", level=log_level, sink="stderr")
 
 
 def _print_lines(lines: Iterable[str], *, as_json: bool, **about: str) -> None:
@@ -441,7 +449,10 @@ def new_domain(
 
 @app.command("doctor")
 def doctor(json: Json = False) -> None:
-    """Compare what is installed with the versions that the digests of jobs stand for; exit code 3 where they differ."""
+    """Tell which optional parts work here, what is lost without the others, and which command mends that.
+
+    Then compare what is installed with the versions that the digests of jobs stand for; exit code 3 where they differ.
+    """
     from stepforge.cli import _doctor
 
     _doctor.doctor(as_json=json)

@@ -20,6 +20,7 @@ from typing import Any
 import stepforge
 from stepforge.errors import EnvironmentUnavailable
 from stepforge.local.state import ACCOUNT_ID, REGION, Layout, home, locked
+from stepforge.logs import readable
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
@@ -138,25 +139,37 @@ def logs(*, follow: bool = False, lines: int = 100) -> Iterator[str]:
     if not path.exists():
         return
     yield from _tail(path, lines)
-    if not follow:
-        return
-    with path.open(errors="replace") as stream:
-        stream.seek(0, os.SEEK_END)
-        rest = ""
-        while True:
-            rest += stream.readline()
-            if rest.endswith("\n"):
-                yield rest.rstrip("\n")
-                rest = ""
-            else:
-                time.sleep(0.2)
+    if follow:
+        yield from _follow(path)
+
+
+def _follow(path: Path) -> Iterator[str]:
+    """Lines to come, through rotations of the file."""
+    seek = os.SEEK_END
+    while True:
+        with path.open(errors="replace") as stream:
+            stream.seek(0, seek)
+            seek, rest, replaced = os.SEEK_SET, "", False
+            while True:
+                rest += stream.readline()
+                if rest.endswith("\n"):
+                    yield readable(rest.rstrip("\n"))
+                    rest = ""
+                elif replaced:
+                    break
+                else:
+                    time.sleep(0.2)
+                    # Looked at before the last lines of the old file are read: they come first.
+                    replaced = not path.exists() or path.stat().st_ino != os.fstat(stream.fileno()).st_ino
+        while not path.exists():
+            time.sleep(0.2)
 
 
 def _tail(path: Path, lines: int) -> list[str]:
     with path.open("rb") as stream:
         stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - 400 * lines))
-        return stream.read().decode(errors="replace").splitlines()[-lines:]
+        stream.seek(max(0, stream.tell() - 1_000 * lines))
+        return [readable(line) for line in stream.read().decode(errors="replace").splitlines()[-lines:]]
 
 
 def _url(server: dict[str, Any]) -> str:

@@ -14,9 +14,9 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 import stepforge
+from stepforge import logs
 from stepforge.local.lifecycle import code_folders
 from stepforge.local.state import ACCOUNT_ID, REGION, Layout, home, write_private
 
@@ -25,9 +25,16 @@ logger = logging.getLogger("stepforge.local")
 
 def main() -> int:
     logging.getLogger("persistence").setLevel(logging.WARNING)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO, stream=sys.stderr)
     layout = Layout.of(home())
     layout.create()
+    logs.configure(
+        "stepforge.local",
+        sink=layout.log_file,
+        max_bytes=20_000_000,
+        backups=2,
+        rotated=_point_streams,
+        level_file=layout.root / "log-level",
+    )
     alive = layout.alive_lock.open("ab")
     if not _take(alive.fileno()):
         logger.error("another server holds %s", layout.alive_lock)
@@ -35,7 +42,6 @@ def main() -> int:
     layout.server_file.unlink(missing_ok=True)
     shutil.rmtree(layout.temporary, ignore_errors=True)
     layout.temporary.mkdir(mode=0o700, exist_ok=True)
-    _keep_log_small(layout.log_file)
     listener = _listen(layout)
     port = listener.getsockname()[1]
     _configure_backend(layout, port)
@@ -58,13 +64,10 @@ def _take(descriptor: int) -> bool:
     return False
 
 
-def _keep_log_small(path: Path, limit: int = 20_000_000) -> None:
-    if path.exists() and path.stat().st_size > limit:
-        path.replace(path.with_suffix(".log.1"))
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        os.close(descriptor)
+def _point_streams(descriptor: int) -> None:
+    """What is printed past the loggers follows to the new file."""
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
 
 
 def _listen(layout: Layout) -> socket.socket:

@@ -15,16 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from stepforge.home import home as home
+
 REGION = "us-east-1"
 ACCOUNT_ID = "000000000000"
-
-
-def home() -> Path:
-    """`$STEPFORGE_HOME`, else `$XDG_DATA_HOME/stepforge`, else `~/.local/share/stepforge`."""
-    if given := os.environ.get("STEPFORGE_HOME"):
-        return Path(given).expanduser().absolute()
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser().absolute() / "stepforge"
 
 
 @dataclass(frozen=True)

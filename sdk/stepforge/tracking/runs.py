@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from stepforge.errors import EnvironmentUnavailable
 from stepforge.pipelines import Run
 from stepforge.report.reading import read_run
-from stepforge.tracking.mlflow_run import MlflowRun
+from stepforge.tracking.mlflow_run import MlflowRun, Row
+from stepforge.watchdog import Retries, watchdog
 
 
 def track_run(run: Run, uri: str) -> dict[str, int]:
@@ -33,10 +34,27 @@ def track_run(run: Run, uri: str) -> dict[str, int]:
             spec_sha256=stage.report.spec_sha256,
             parameters=settings.get(stage.stage),
         )
-        with _store(uri):
-            sent[stage.stage] = tracked.log([{"step": step, **values} for step, values in sorted(rows.items())])
-            tracked.end()
+        sent[stage.stage] = send(tracked, [{"step": step, **values} for step, values in sorted(rows.items())])
     return sent
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether MLflow may take the same metrics the next time: not where it has refused them."""
+    status = getattr(error.__cause__, "get_http_status_code", None)
+    return isinstance(error, EnvironmentUnavailable) and (status is None or status() >= 500 or status() == 429)
+
+
+# What was sent by an attempt that failed is not sent again: `MlflowRun` asks what has arrived.
+@watchdog("mlflow", budget_seconds=120, retries=Retries(attempts=3, first_pause_seconds=0.3, when=_may_pass))
+def send(tracked: MlflowRun, rows: Sequence[Row]) -> int:
+    """Send the rows of one stage and end its run; the number of points that the last attempt sent.
+
+    Raises EnvironmentUnavailable where the store refuses, or has not answered in three attempts.
+    """
+    with _store(tracked.uri):
+        count = tracked.log(rows)
+        tracked.end()
+        return count
 
 
 @contextmanager

@@ -83,13 +83,17 @@ def test_the_handler_answers_json_and_names_a_malformed_field(
 ) -> None:
     monkeypatch.setenv("BUCKET", BUCKET)
     monkeypatch.setenv("KEY_ARN", KEY_ARN)
-    monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-abc;Parent=2;Sampled=1")
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-67890abc-0123456789abcdef01234567;Parent=2;Sampled=1")
     handler = load("plan_job").handler
     answer = handler({"state": started.model_dump(mode="json")}, None)
     assert answer["phase"] == "dataset"
     assert json.loads(json.dumps(answer)) == answer
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (line["trace_id"], line["service"], line["level"]) == ("1-abc", "stepforge.plan_job", "INFO")
+    assert (line["trace_id"], line["service"], line["level"]) == (
+        "1-67890abc-0123456789abcdef01234567",
+        "stepforge.plan_job",
+        "INFO",
+    )
     with pytest.raises(ValidationError, match="pipeline_sha256"):
         handler({"state": {"pipeline_uri": started.pipeline_uri}}, None)
 

@@ -16,6 +16,7 @@ _run_execution = sfn._run_execution
 _fail_execution = sfn._fail_execution
 _load_persisted_state = sfn.load_persisted_state
 _describe_execution = sfn._describe_execution
+_traces: dict[str, str] = {}
 _UPSTREAM_INTERRUPTED = "States.ServiceRestart"
 
 
@@ -38,7 +39,14 @@ def start_execution(data: Json) -> Json:
         known = sfn._executions.get(arn)
         if known is not None and known["status"] == "RUNNING" and _same_json(known["input"], data.get("input", "{}")):
             return sfn.json_response({"executionArn": arn, "startDate": known["startDate"]})
+        _traces[arn] = data.get("traceHeader") or trace_header()
     return _start_execution(data)
+
+
+def trace_header() -> str:
+    """X-Ray's header of the execution that this thread works for; empty where there is none. Upstream drops it."""
+    run = waiting.current()
+    return run.execution.get("traceHeader") or "" if run is not None else ""
 
 
 def _same_json(one: str, other: str) -> bool:
@@ -51,6 +59,8 @@ def _same_json(one: str, other: str) -> bool:
 def run_execution(arn: str) -> None:
     """Upstream's threads do not know which execution they work for, so nothing they wait for ends with it."""
     if (execution := sfn._executions.get(arn)) is not None:
+        # Set by who started it, before upstream had an execution to keep it in.
+        execution["traceHeader"] = _traces.pop(arn, "")
         waiting.enter(waiting.TaskRun(execution))
     _run_execution(arn)
 

@@ -9,6 +9,7 @@ from typing import Any
 import ministack.core.lambda_runtime as runtime
 import ministack.services.lambda_svc as lambda_svc
 
+from stepforge.local.backend import executions
 from stepforge.local.state import AccessKey
 
 Json = Any
@@ -16,6 +17,7 @@ _failure = threading.local()
 _execute_function_warm = lambda_svc._execute_function_warm
 _acquire_worker = runtime.acquire_worker
 _invoke = runtime.Worker.invoke
+_trace_of_invocation = lambda_svc._xray_trace_id_for_invocation
 
 _ERROR_LINE = 'json.dumps({"status": "error", "error": str(e), "trace": traceback.format_exc()})'
 _TYPED_ERROR_LINE = (
@@ -50,6 +52,12 @@ def install(key: AccessKey) -> None:
     lambda_svc.reap_idle_workers = reap_idle_workers
     runtime.Worker.invoke = invoke
     lambda_svc._execute_function_warm = execute_function_warm
+    lambda_svc._xray_trace_id_for_invocation = trace_of_invocation
+
+
+def trace_of_invocation(config: Json, inbound_trace_header: str | None = None) -> str | None:
+    """Upstream begins a trace with every invocation; a machine's tasks belong to that of its execution."""
+    return _trace_of_invocation(config, inbound_trace_header or executions.trace_header() or None)
 
 
 def invoke(self: runtime.Worker, *args: Any, **kwargs: Any) -> Json:

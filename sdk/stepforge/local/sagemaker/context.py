@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from stepforge.contracts.secrets import refuse_secrets
+from stepforge.errors import InvalidInput
 from stepforge.local import code
 from stepforge.local.images import Role, registered, repository
 from stepforge.local.sagemaker.errors import ServiceError, validation
@@ -91,13 +93,14 @@ class Context:
 
     @staticmethod
     def check_variables(given: dict[str, str]) -> None:
-        """Raises ValidationException for a variable that decides which code a process loads."""
+        """Raises ValidationException for a variable that decides which code a process loads, and for a secret."""
         refused = sorted(name for name in given if name in _CODE_VARIABLES or name.startswith(_LOADER_PREFIXES))
         if refused:
             raise validation(
                 f"Environment variable {refused[0]!r} would run any code: leave it out, or register an image that "
                 "starts with it"
             )
+        check_no_secrets(given, "Environment variable")
 
     def check_pinned(self, address: str) -> None:
         """Raises ValidationException where the sources are no longer those that the address was made from."""
@@ -118,6 +121,14 @@ class Context:
         tags = {tag["Key"]: tag["Value"] for tag in self.store.tags(arn)}
         self.store.post({"detail_type": detail_type, "resource": arn, "detail": {**detail, **extra, "Tags": tags}})
         self.events_wanted.set()
+
+
+def check_no_secrets(given: dict[str, str], what: str) -> None:
+    """Raises ValidationException for one. AWS itself takes it, and shows it to whoever may describe the job."""
+    try:
+        refuse_secrets(given, what=what)
+    except InvalidInput as error:
+        raise validation(str(error)) from error
 
 
 def idempotent(context: Context, operation: str, request: Json, run: Callable[[], Json]) -> Json:

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from stepforge.contracts.names import INTERRUPT_TAG
-from stepforge.local.sagemaker.context import Context
+from stepforge.local.sagemaker.context import Context, check_no_secrets
 from stepforge.local.sagemaker.errors import in_use, not_found, validation
 from stepforge.local.sagemaker.listing import page
 
@@ -88,6 +88,7 @@ def _check(context: Context, request: Json) -> None:
     if algorithm.get("ContainerEntrypoint"):
         raise validation("ContainerEntrypoint would run any command: register an image with that entry point instead")
     context.check_variables(request.get("Environment", {}))
+    check_no_secrets(request.get("HyperParameters", {}), "Hyperparameter")
     for field in ("RoleArn", "OutputDataConfig", "StoppingCondition", "ResourceConfig"):
         if field not in request:
             raise validation(f"{field} is missing")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from stepforge import assets
+from stepforge.installed import normalised, packages
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,11 @@ def locked(lock: Path) -> dict[str, str]:
 
 def differences(lock: Path | None = None) -> list[Difference]:
     """Packages of the lock that are installed in another version, or not at all."""
+    installed = packages()
     found = []
     for package, wanted in locked(lock or lock_file()).items():
-        try:
-            # `2.13.0+cpu` is a local build of 2.13.0.
-            installed = version(package).partition("+")[0]
-        except PackageNotFoundError:
-            installed = None
-        if installed != wanted:
-            found.append(Difference(package, wanted, installed))
+        here = installed.get(normalised(package))
+        number = None if here is None else here.public_version
+        if number != wanted:
+            found.append(Difference(package, wanted, number))
     return found
