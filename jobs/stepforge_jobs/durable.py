@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,12 @@ from pathlib import Path
 
 from stepforge.errors import DiskFull
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Occupied(Exception):
+    """Another process writes here."""
 
 
 def put(stream: FileIO, data: bytes | memoryview) -> None:
@@ -27,6 +33,29 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Be the one process that writes to a folder, as long as the block or the process lives.
+
+    Raises Occupied where another is. A file system that knows no locks is taken as it is.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Occupied(
+                f"another process runs this job in {folder}: two would write over each other's checkpoints. Wait for "
+                "it, or end it"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
     finally:
         os.close(descriptor)
 

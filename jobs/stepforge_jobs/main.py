@@ -24,6 +24,7 @@ from typing import Any
 
 from stepforge.contracts.jobs import WorkType
 from stepforge.errors import InvalidInput
+from stepforge_jobs import durable
 from stepforge_jobs.heartbeat import Heartbeat
 from stepforge_jobs.job import Interrupted, Job, Progress, base_dir, read_spec
 from stepforge_jobs.launch import INTERRUPTED, is_rank, launch, plan_of
@@ -141,13 +142,18 @@ def _main(base: Path, arguments: Sequence[str]) -> int:
             (base / "output" / "failure").unlink(missing_ok=True)
             return launch(plan, [sys.executable, "-m", "stepforge_jobs.main", *arguments])
         job = Job(spec=spec, base=base, progress=Progress() if leads() else Progress(stream=io.StringIO()))
-        if leads():
-            empty(job.model_dir)
         job.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        job.progress.event("started", type=spec.type, spec_sha256=spec.identity)
-        with Heartbeat(base / "output", job.progress) if leads() else nullcontext():
-            work_function(spec.type)(job)
-        job.progress.event("finished", type=spec.type)
+        with durable.alone_in(job.checkpoint_dir) if leads() else nullcontext():
+            if leads():
+                empty(job.model_dir)
+            job.progress.event("started", type=spec.type, spec_sha256=spec.identity)
+            with Heartbeat(base / "output", job.progress) if leads() else nullcontext():
+                work_function(spec.type)(job)
+            job.progress.event("finished", type=spec.type)
+    except durable.Occupied as busy:
+        # No failure file: it would be the other process's.
+        print(busy, file=sys.stderr)
+        return 1
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return INTERRUPTED

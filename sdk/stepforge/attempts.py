@@ -21,6 +21,7 @@ from stepforge.contracts.resources import Resources
 MAX_ATTEMPTS = 50
 CHOICE_TAG = "stepforge:instance-choice"
 Action = Literal["create", "poll", "adopt"]
+Ending = Literal["Completed", "Failed", "Stopped", "MaxRuntimeExceeded", "MaxWaitTimeExceeded", "Interrupted"]
 
 # Instances with NVMe of their own encrypt it with a key of the hardware, and SageMaker refuses VolumeKmsKeyId for them.
 # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html
@@ -112,8 +113,11 @@ def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] |
         if is_absent(error):
             return None
         raise
-    tags = sagemaker.list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]
-    found = next((tag["Value"] for tag in tags if tag["Key"] == SPEC_TAG), None)
+    # What the job was created with cannot change, as its tags can, and it costs no call of its own.
+    found = job.get("HyperParameters", {}).get("spec_sha256")
+    if found is None:
+        tags = sagemaker.list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]
+        found = next((tag["Value"] for tag in tags if tag["Key"] == SPEC_TAG), None)
     if found != request.spec_sha256:
         raise errors.IdentityConflict(
             f"the training job {name!r} exists with the spec {found or 'of someone else (no tag)'}, "
@@ -149,6 +153,18 @@ def next_action(job: dict[str, Any] | None) -> Action | None:
 def succeeded(job: dict[str, Any]) -> bool:
     """Only Completed in both statuses: an interrupted or timed-out job may say Completed in one of them."""
     return job["TrainingJobStatus"] == "Completed" and job.get("SecondaryStatus", "Completed") == "Completed"
+
+
+def ending(job: dict[str, Any]) -> Ending | None:
+    """How a described job ended; None while it runs. Completed where both statuses say so alone."""
+    status, secondary = job["TrainingJobStatus"], job.get("SecondaryStatus", "")
+    if status in ("InProgress", "Stopping"):
+        return None
+    if secondary in ("MaxRuntimeExceeded", "MaxWaitTimeExceeded", "Interrupted"):
+        return secondary
+    if status == "Completed":
+        return "Completed" if succeeded(job) else "Failed"
+    return "Stopped" if status == "Stopped" else "Failed"
 
 
 def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome:
@@ -204,15 +220,25 @@ def job_failure(job: dict[str, Any]) -> errors.JobFailed:
     """The typed error of a job that ended without success, with SageMaker's reason cleaned of its prefix."""
     name, secondary = job["TrainingJobName"], job.get("SecondaryStatus", "")
     reason = (job.get("FailureReason") or "").strip()
-    if secondary in ("MaxRuntimeExceeded", "MaxWaitTimeExceeded"):
-        limit = job.get("StoppingCondition", {})
+    ended, limit = ending(job), job.get("StoppingCondition", {})
+    if ended == "MaxRuntimeExceeded":
         return errors.MaxRuntimeExceeded(
             f"{name} ended with {secondary}: its limits are {limit}. Raise them, or do less"
+        )
+    if ended == "MaxWaitTimeExceeded":
+        return errors.MaxWaitTimeExceeded(
+            f"{name} ended with {secondary}: no spot instance was free for long enough, its limits are {limit}. Raise "
+            "MaxWaitTimeInSeconds, or do without spot"
         )
     for prefix, kind in _FAILURES:
         if reason.startswith(prefix):
             return kind(reason.removeprefix(prefix).lstrip(": ") or f"{name} gave no reason; see its log")
-    if job["TrainingJobStatus"] == "Stopped" or secondary == "Interrupted":
+    if ended == "Interrupted":
+        return errors.Interrupted(
+            f"{name} lost its spot instance before it was done ({secondary}). Start it again: it goes on from its "
+            "checkpoint"
+        )
+    if ended == "Stopped":
         return errors.Stopped(
             f"{name} was stopped before it was done ({secondary or 'Stopped'}). Start it again to go on"
         )

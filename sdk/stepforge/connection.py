@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,13 @@ from pydantic import ValidationError
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.names import parameter
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, UnknownName
+from stepforge.patience import Bounded, Patience, renew_credentials
 
 if TYPE_CHECKING:
     import boto3
 
 LOCAL = "local"
+_ONCE_SECONDS = 20.0
 REMEDY = (
     "Check the network and the region (AWS_REGION), and the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY); --env local needs none of them"
@@ -30,30 +33,63 @@ REMEDY = (
 class Connection:
     """boto3 clients of one environment, in the caller's session, region and credentials."""
 
-    def __init__(self, name: str, session: boto3.Session, *, endpoint_url: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        session: boto3.Session,
+        *,
+        endpoint_url: str | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        """`patience` decides for how long calls are tried again that meet throttling, 5xx and the like."""
         self.name = name
         self._session = session
         self.endpoint_url = endpoint_url
         self._clients: dict[str, Any] = {}
+        # Nothing is throttled here: a local server that does not answer is gone, and the next command starts it.
+        self.patience = patience or (Patience() if endpoint_url is None else Patience(attempts=3, budget_seconds=10))
+        self.patience.renew = self.patience.renew or self.renew_credentials
 
     def client(self, service: str) -> Any:
         """The boto3 client of a service, made once."""
         if service not in self._clients:
-            from botocore.config import Config
-
-            # Nothing is throttled here: a local server that does not answer is gone, and the next command starts it.
-            attempts = 8 if self.endpoint_url is None else 3
-            config = Config(retries={"mode": "standard", "max_attempts": attempts}, user_agent_extra="stepforge")
+            config = {}
+            patience = self.patience
             if service == "ssm" and self.endpoint_url is None:
                 # The first call: who mistyped a region or is offline hears of it in seconds.
-                quick = Config(connect_timeout=4, read_timeout=10, retries={"mode": "standard", "max_attempts": 2})
-                config = config.merge(quick)
+                config = {"connect_timeout": 4, "read_timeout": 10}
+                patience = replace(patience, attempts=2)
             if service == "secretsmanager":
                 # Who asks waits for .2 s; what is under way beyond that must end soon.
-                quick = Config(connect_timeout=1, read_timeout=1, retries={"mode": "standard", "max_attempts": 2})
-                config = config.merge(quick)
-            self._clients[service] = self._session.client(service, endpoint_url=self.endpoint_url, config=config)
+                config = {"connect_timeout": 1, "read_timeout": 1}
+                patience = replace(patience, attempts=3, base_seconds=0.1)
+            self._clients[service] = made = self._make(service, **config)
+            patience.watch(made)
         return self._clients[service]
+
+    def _make(self, service: str, **config: Any) -> Any:
+        from botocore.config import Config
+
+        once = {"mode": "standard", "total_max_attempts": 1}
+        settings = Config(retries=once, user_agent_extra="stepforge", **config)
+        return self._session.client(service, endpoint_url=self.endpoint_url, config=settings)
+
+    @property
+    def region(self) -> str:
+        """Of the caller's session."""
+        return str(self._session.region_name or "")
+
+    @cached_property
+    def once(self) -> Once:
+        """The same environment through clients that try once and answer within seconds, or raise.
+
+        For who follows: what to do about an error, and when to ask again, is decided there.
+        """
+        return Once(self)
+
+    def renew_credentials(self) -> bool:
+        """Renew the credentials of the caller's session. Returns whether they are others now."""
+        return renew_credentials(self._session)
 
     @cached_property
     def environment(self) -> Environment:
@@ -83,6 +119,29 @@ class Connection:
         """The parameters below a path, by their names without it."""
         pages = self.client("ssm").get_paginator("get_parameters_by_path").paginate(Path=prefix, Recursive=True)
         return {item["Name"].removeprefix(prefix): item["Value"] for page in pages for item in page["Parameters"]}
+
+
+class Once(Connection):
+    """See `Connection.once`."""
+
+    def __init__(self, of: Connection) -> None:
+        self.answers = 0
+        """Calls that succeeded. Who meets trouble sees by it whether anything answers at all."""
+        super().__init__(of.name, of._session, endpoint_url=of.endpoint_url, patience=of.patience)
+        self._of = of
+
+    @cached_property
+    def environment(self) -> Environment:
+        return self._of.environment
+
+    def client(self, service: str) -> Any:
+        if service not in self._clients:
+            made = self._make(service, connect_timeout=5, read_timeout=_ONCE_SECONDS)
+            self._clients[service] = Bounded(made, _ONCE_SECONDS, self._count)
+        return self._clients[service]
+
+    def _count(self) -> None:
+        self.answers += 1
 
 
 def _like_local(name: str) -> bool:

@@ -15,15 +15,19 @@ StepforgeError
 │   │   └── InstanceTypeUnavailable  the same, and the next type of the list is tried
 │   ├── InternalServerError  the cloud failed
 │   ├── ResourceLimitExceeded  the account's quota is used up
-│   ├── Stopped              someone stopped it
-│   ├── MaxRuntimeExceeded   it ran, or waited for a spot instance, longer than it may
+│   ├── Stopped              someone stopped it: exit code 7
+│   ├── MaxRuntimeExceeded   it ran longer than it may: 8
+│   ├── MaxWaitTimeExceeded  it waited for a spot instance longer than it may: 9
+│   ├── Interrupted          its spot instance was taken away, or the local server went: 10
 │   └── JobStillRunning      not a failure: another execution runs the same job
 ├── RunFailed                an execution of a state machine ended without success
 │   ├── SmokeFailed          a deployed model does not answer as it did in its evaluation
 │   ├── EndpointFailed       an endpoint did not come up with what it was given
 │   └── PromotionBusy        another promotion of the same group has the candidate endpoint
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
+├── Diverged                 training has left the numbers: a loss, gradient or weight is inf or nan
 ├── Throttled                the cloud asks to call later
+├── Detached                 not a failure: who followed went away, and what runs goes on: exit code 130
 ├── WatchdogError            a guarded call was ended or refused
 │   ├── BudgetExceeded       it took longer than it may
 │   ├── HeartbeatMissed      it gave no sign of life
@@ -113,11 +117,19 @@ class ResourceLimitExceeded(JobFailed):
 
 
 class Stopped(JobFailed):
-    pass
+    exit_code = 7
 
 
 class MaxRuntimeExceeded(JobFailed):
-    pass
+    exit_code = 8
+
+
+class MaxWaitTimeExceeded(JobFailed):
+    exit_code = 9
+
+
+class Interrupted(JobFailed):
+    exit_code = 10
 
 
 class JobStillRunning(JobFailed):
@@ -144,8 +156,16 @@ class DiskFull(StepforgeError):
     exit_code = 6
 
 
+class Diverged(StepforgeError):
+    pass
+
+
 class Throttled(StepforgeError):
     pass
+
+
+class Detached(StepforgeError):
+    exit_code = 130
 
 
 class WatchdogError(StepforgeError):

@@ -12,6 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError as AwsError
 
+from stepforge import errors
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Machine, execution_name
 from stepforge.errors import InvalidInput
@@ -48,6 +49,21 @@ def status_word(status: str, error: str) -> str:
     if error == INTERRUPTED:
         return "INTERRUPTED"
     return f"{status} ({error})" if error else status
+
+
+_ENDINGS: dict[str, type[errors.JobFailed]] = {
+    STOPPED: errors.Stopped,
+    INTERRUPTED: errors.Interrupted,
+    **{kind.__name__: kind for kind in (errors.Stopped, errors.MaxRuntimeExceeded, errors.MaxWaitTimeExceeded)},
+}
+
+
+def run_failure(name: str, execution: Execution) -> errors.RunFailed:
+    """The error of a run that ended without success; its exit code is that of the ending of its job."""
+    failure = errors.RunFailed(f"run {name} {execution.word}: {execution.cause}".strip(": "))
+    kind = _ENDINGS.get(execution.error, errors.RunFailed)
+    failure.exit_code = kind.exit_code
+    return failure
 
 
 def execution_arn(machine_arn: str, name: str) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from stepforge import attempts, stopping
-from stepforge.connection import Connection
+from stepforge.advice import Diagnosis, diagnose, diagnose_job
+from stepforge.attempts import Ending
+from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.jobs import JobOutcome, JobRequest
 from stepforge.contracts.names import job_name
 from stepforge.errors import JobFailed, UnknownName
+from stepforge.following import JobEnd, Out, RunEvent, Survivor, wait_for
+from stepforge.jobs_log import Estimator, LogLine, LogTail
+from stepforge.links import job_links
+from stepforge.pace import Pace, PacedJobs, paced_jobs
 from stepforge.stopping import Stopped
+from stepforge.views import JobView, job_view
 
-LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 PENDING = "Pending"
 """Secondary status of a job that waits for a machine: locally for another job to end."""
 ENDED = ("Completed", "Failed", "Stopped")
@@ -47,10 +51,27 @@ class JobState:
             return "Failed"
         return "Absent" if self.description is None else str(self.description["TrainingJobStatus"])
 
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended, told apart further than `status`; None where it did not."""
+        if self.failure:
+            return "Failed"
+        return None if self.description is None else attempts.ending(self.description)
 
-def attempts_of(connection: Connection, request: JobRequest) -> list[JobState]:
-    """Attempts up to the one that runs or is done. One Describe for each, and never a List."""
-    sagemaker = connection.client("sagemaker")
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """Why it failed and what to do; None where it did not fail."""
+        if self.failure:
+            return diagnose(f"AlgorithmError: {self.failure}")
+        return None if self.description is None else diagnose_job(self.description)
+
+
+def attempts_of(connection: Connection, request: JobRequest, sagemaker: Any = None) -> list[JobState]:
+    """Attempts up to the one that runs or is done. One Describe for each, and never a List.
+
+    `sagemaker` answers instead of the connection's own client: a follower's answers from memory while it may not ask.
+    """
+    sagemaker = sagemaker or connection.client("sagemaker")
     found: list[JobState] = []
     for number in range(attempts.MAX_ATTEMPTS):
         name = job_name(request.prefix, number)
@@ -109,52 +130,155 @@ class Jobs:
         stopping.stop_job(self._connection, name)
         return replace(found, job_stopped=True, waiting=tuple(waiting))
 
-    def logs(self, name: str, *, follow: bool = False, poll_seconds: float = 1.0) -> Iterator[LogLine]:
+    def follow(self, name: str, *, pace: Pace | None = None) -> Iterator[RunEvent]:
+        """Yield what a job prints and does until it has ended; whatever passes by itself is waited out.
+
+        Raises UnknownName for a job that does not exist, EnvironmentUnavailable where nothing answered for an hour.
+        """
+        jobs = paced_jobs(self._connection, pace)
+        survivor = Survivor(self._connection, jobs.pace, f"stepforge watch {name}")
+        yield from survivor.events(JobSteps(self._connection, jobs, name))
+
+    def wait(self, *names: str, pace: Pace | None = None) -> Iterator[JobEnd]:
+        """Yield each of many jobs as it ends, without their logs: one Describe in 30 s and job is all that is asked."""
+        yield from wait_for(paced_jobs(self._connection, pace), names)
+
+    def result(self, name: str) -> dict[str, Any]:
+        """DescribeTrainingJob's answer for a job that is Completed. Raises the JobFailed of any other."""
+        job = self.get(name)
+        if attempts.ending(job) != "Completed":
+            raise attempts.job_failure(job)
+        return job
+
+    def view(self, name: str) -> JobView:
+        """How a job stands, as a notebook shows it. Raises UnknownName."""
+        return job_view(self._connection, self.get(name))
+
+    def logs(self, name: str, *, follow: bool = False, poll_seconds: float | None = None) -> Iterator[LogLine]:
         """Lines of a job's log; with `follow` until it has ended. A log group that is not there yet is waited for.
 
         Raises UnknownName for a job that does not exist.
         """
-        tail = LogTail(self._connection, name)
-        while True:
-            ended = self.get(name)["TrainingJobStatus"] in ENDED or not follow
-            yield from tail.read()
-            if ended:
-                return
-            time.sleep(poll_seconds)
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """A line that a job printed, and when."""
-
-    at: datetime
-    text: str
-
-
-class LogTail:
-    """Reads what is new in a job's log streams, by forward tokens."""
-
-    def __init__(self, connection: Connection, job: str) -> None:
-        self._logs = connection.client("logs")
-        self._job = job
-        self._tokens: dict[str, str] = {}
-
-    def read(self) -> Iterator[LogLine]:
-        try:
-            streams = self._logs.describe_log_streams(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{self._job}/")
-        except self._logs.exceptions.ResourceNotFoundException:
+        self.get(name)
+        if not follow:
+            yield from LogTail(self._connection.client("logs"), name).read()
             return
-        for stream in streams["logStreams"]:
-            yield from self._read_stream(stream["logStreamName"])
+        jobs = paced_jobs(self._connection)
+        pace = jobs.pace if poll_seconds is None else replace(jobs.pace, logs_seconds=poll_seconds)
+        lines: list[LogLine] = []
+        survivor = Survivor(self._connection, pace, f"stepforge logs {name} --follow")
+        for _ in survivor.events(JobSteps(self._connection, jobs, name, lines=lines, bare=True)):
+            yield from lines
+            lines.clear()
+        yield from lines
 
-    def _read_stream(self, stream: str) -> Iterator[LogLine]:
-        while True:
-            token = self._tokens.get(stream)
-            position = {"nextToken": token} if token else {"startFromHead": True}
-            page = self._logs.get_log_events(logGroupName=LOG_GROUP, logStreamName=stream, **position)
-            for event in page["events"]:
-                at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
-                yield LogLine(at, event["message"].rstrip("\n"))
-            self._tokens[stream] = page["nextForwardToken"]
-            if token == page["nextForwardToken"] or not page["events"]:
-                return
+
+class JobSteps:
+    """The steps of following one job: each reads what is new in its log and, when that is due, its description.
+
+    Without `lines` log lines become events; with it they are put there, `bare` of any other events but troubles.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        jobs: PacedJobs,
+        name: str,
+        *,
+        lines: list[LogLine] | None = None,
+        bare: bool = False,
+    ) -> None:
+        self._connection, self._jobs, self._name = connection, jobs, name
+        self._lines, self._bare = lines, bare
+        self._stage = name.partition("-")[0]
+        self._narrator = Narrator(connection, LogTail(connection.once.client("logs"), name), self._stage, name)
+        # CloudWatch gets the last lines some seconds after the job's end.
+        self._looks_after_end = 0 if connection.name == LOCAL else 1
+
+    def __call__(self, out: Out) -> bool:
+        try:
+            job = self._jobs.describe_training_job(TrainingJobName=self._name)
+        except attempts.AwsError as error:
+            if attempts.is_absent(error):
+                raise UnknownName("job", self._name, []) from error
+            raise
+        state = JobState(self._name, job)
+        if self._lines is not None:
+            self._lines.extend(self._narrator.tail.read())
+        else:
+            self._narrator.tell(state, out, adopted=False)
+        if state.ending is None:
+            if self._bare:
+                out.append(RunEvent("log", self._stage, self._name))
+            return False
+        if self._looks_after_end:
+            self._looks_after_end -= 1
+            return False
+        if not self._bare:
+            self._narrator.tell_end(state, out, adopted=False)
+        return True
+
+
+@dataclass
+class Narrator:
+    """Turns how an attempt stands, and what is new in its log, into events. One for each attempt."""
+
+    connection: Connection
+    tail: LogTail
+    stage: str
+    name: str
+
+    def __post_init__(self) -> None:
+        self._estimator = Estimator()
+        self._announced = False
+        self._waits = self._state = ""
+
+    def tell(self, attempt: JobState, out: Out, *, adopted: bool, silent: bool = False) -> None:
+        """`silent` leaves the log out."""
+        if not self._announced:
+            self._announced = True
+            data = {"status": attempt.status, "adopted": adopted, "links": self.links(attempt)}
+            out.append(RunEvent("stage", self.stage, self.name, data))
+        if attempt.waits != self._waits:
+            self._waits = attempt.waits
+            if self._waits:
+                out.append(RunEvent("waits", self.stage, self.name, {"reason": self._waits}))
+        description = attempt.description or {}
+        secondary = description.get("SecondaryStatus", "")
+        if attempt.ending is None and secondary not in ("", self._state, PENDING):
+            self._state = secondary
+            message = (description.get("SecondaryStatusTransitions") or [{}])[-1].get("StatusMessage", "")
+            out.append(RunEvent("state", self.stage, self.name, {"state": secondary, "message": message}))
+        if not silent:
+            for line in self.tail.read():
+                out.append(self._event(line))
+
+    def tell_end(self, attempt: JobState, out: Out, *, adopted: bool) -> None:
+        description, found = attempt.description or {}, attempt.diagnosis
+        reason = attempt.failure or description.get("FailureReason", "")
+        if not reason and found is not None and attempt.description is not None:
+            reason = str(attempts.job_failure(attempt.description))
+        data: dict[str, Any] = {
+            "status": attempt.ending or attempt.status,
+            "seconds": description.get("TrainingTimeInSeconds", 0),
+            "reason": reason,
+            "adopted": adopted,
+            "links": self.links(attempt),
+        }
+        if found is not None:
+            data |= {"category": found.category, "advice": found.advice}
+        out.append(RunEvent("done", self.stage, self.name, data))
+
+    def links(self, attempt: JobState) -> dict[str, str]:
+        spec = (attempt.description or {}).get("HyperParameters", {}).get("spec_sha256", "")
+        return job_links(self.connection, self.name, spec_sha256=spec)
+
+    def _event(self, line: LogLine) -> RunEvent:
+        data = line.progress()
+        if data is None:
+            return RunEvent("log", self.stage, self.name, {"line": line.text})
+        if isinstance(data.get("step"), int) and isinstance(data.get("steps"), int):
+            left = self._estimator.add(data["step"], data["steps"], at=line.at.timestamp())
+            if left is not None:
+                data = {**data, "remaining_seconds": left.seconds, "remaining_basis": left.basis}
+        return RunEvent("progress", self.stage, self.name, data)

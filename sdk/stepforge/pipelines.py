@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from stepforge import executions, stopping
 from stepforge.artifacts import read_report
-from stepforge.connection import LOCAL, Connection
+from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.names import Keys, job_name
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.reports import EvaluationReport
-from stepforge.errors import RunFailed, UnknownName
-from stepforge.executions import Execution
-from stepforge.jobs import ENDED, JobState, LogTail, attempts_of
+from stepforge.errors import UnknownName
+from stepforge.executions import Execution, run_failure
+from stepforge.following import Out, RunEvent, Survivor
+from stepforge.jobs import ENDED, JobState, Narrator, attempts_of
+from stepforge.jobs_log import PROGRESS_EVENT, LogTail
+from stepforge.links import execution as execution_link
 from stepforge.overview import RunSummary, summarise
+from stepforge.pace import Pace, PacedJobs, paced_jobs
 from stepforge.packages import EVALUATION
 from stepforge.planning import advance, pipeline_job_request, read_pipeline
 from stepforge.stopping import Stopped
+from stepforge.views import run_html
 
-PROGRESS_EVENT = "progress"
+__all__ = ["PROGRESS_EVENT", "Pipelines", "PlannedJob", "Run", "RunEvent", "Walk"]
 
 
 @dataclass(frozen=True)
@@ -43,20 +46,6 @@ class PlannedJob:
     @property
     def stage(self) -> str:
         return str(getattr(self.spec.work, "name", self.spec.type))
-
-
-@dataclass(frozen=True)
-class RunEvent:
-    """What `Run.follow` yields. `progress` carries what the job printed: step, steps, reward and so on.
-
-    `stage` and `done` say whether the job is `adopted`: it was there before the run. Of one that was Completed by then
-    nothing is between them.
-    """
-
-    kind: Literal["stage", "waits", "progress", "done", "log"]
-    stage: str
-    job: str = ""
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 class Pipelines:
@@ -121,8 +110,10 @@ class Pipelines:
 class Walk:
     """Follows a pipeline through what is done: a later job's identity needs the digests of the earlier ones."""
 
-    def __init__(self, connection: Connection, spec: PipelineSpec) -> None:
+    def __init__(self, connection: Connection, spec: PipelineSpec, sagemaker: Any = None) -> None:
+        """`sagemaker` describes jobs instead of the connection's own client."""
         self._connection = connection
+        self._sagemaker = sagemaker
         self._bucket = connection.environment.bucket
         self._spec = spec
         self._state = PipelineState(
@@ -135,7 +126,7 @@ class Walk:
         if job is None:
             return None
         request = pipeline_job_request(job, self._spec, bucket=self._bucket)
-        return PlannedJob(job, tuple(attempts_of(self._connection, request)))
+        return PlannedJob(job, tuple(attempts_of(self._connection, request, self._sagemaker)))
 
     def advance(self, planned: PlannedJob) -> bool:
         """Go past a job that is done. Returns whether it is."""
@@ -166,8 +157,25 @@ class Run:
     def name(self) -> str:
         return self.execution.name
 
-    def refresh(self) -> Execution:
-        found = executions.describe(self.connection.client("stepfunctions"), self.execution.arn)
+    @property
+    def links(self) -> dict[str, str]:
+        """Where the run can be looked at; empty locally."""
+        connection = self.connection
+        if connection.endpoint_url is not None or not connection.region:
+            return {}
+        return {"step functions": execution_link(connection.region, self.execution.arn)}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: its jobs as they stand now, and what to do about one that failed."""
+        word = self.refresh().word
+        rows = [
+            (job.stage, job.attempt.name, job.attempt.ending or job.attempt.status, _advice(job.attempt))
+            for job in self.jobs()
+        ]
+        return run_html(self.name, word, rows, self.links)
+
+    def refresh(self, connection: Connection | None = None) -> Execution:
+        found = executions.describe((connection or self.connection).client("stepfunctions"), self.execution.arn)
         if found is None:
             raise UnknownName("run", self.name, [])
         self.execution = found
@@ -197,36 +205,15 @@ class Run:
         stops, others = stopping.stop_job_of(self.connection, self.name, job=name, job_prefix=prefix, waited=waited)
         return replace(found, job=name, job_stopped=stops, waiting=others)
 
-    def follow(self, *, poll_seconds: float | None = None) -> Iterator[RunEvent]:
-        """Yield what happens until the execution has ended. Each poll asks about the current job alone."""
-        pause = poll_seconds or (0.5 if self.connection.name == LOCAL else 15.0)
-        walk = Walk(self.connection, self.spec)
-        tail: LogTail | None = None
-        announced = ended_job = waits = ""
-        while True:
-            ended = self.refresh().status != "RUNNING"
-            while (planned := walk.look()) is not None and self._concerns(planned.attempt):
-                name = planned.attempt.name
-                adopted = self._adopted(planned.attempt)
-                if name != announced:
-                    announced, tail = name, LogTail(self.connection, name)
-                    status = {"status": planned.attempt.status, "adopted": adopted}
-                    yield RunEvent("stage", planned.stage, name, status)
-                if planned.attempt.waits != waits:
-                    waits = planned.attempt.waits
-                    if waits:
-                        yield RunEvent("waits", planned.stage, name, {"reason": waits})
-                assert tail is not None  # made when the job was announced
-                if not (adopted and planned.attempt.status == "Completed"):
-                    yield from (_parse(planned.stage, name, line.text) for line in tail.read())
-                if planned.attempt.status in ENDED and name != ended_job:
-                    ended_job = name
-                    yield RunEvent("done", planned.stage, name, {**_summary(planned.attempt), "adopted": adopted})
-                if not walk.advance(planned):
-                    break
-            if ended:
-                return
-            time.sleep(pause)
+    def follow(self, *, poll_seconds: float | None = None, pace: Pace | None = None) -> Iterator[RunEvent]:
+        """Yield what happens until the execution has ended; whatever passes by itself is waited out.
+
+        Raises EnvironmentUnavailable where nothing answered for an hour (locally some seconds).
+        """
+        jobs = paced_jobs(self.connection, pace)
+        chosen = jobs.pace if poll_seconds is None else replace(jobs.pace, logs_seconds=poll_seconds)
+        survivor = Survivor(self.connection, chosen, f"stepforge watch {self.name}")
+        yield from survivor.events(_RunSteps(self, jobs))
 
     def _adopted(self, attempt: JobState) -> bool:
         """Whether a job was there before this run was."""
@@ -250,24 +237,42 @@ class Run:
         """The output of a run that has succeeded. Raises RunFailed where it has not."""
         execution = self.refresh()
         if execution.status != "SUCCEEDED":
-            raise RunFailed(f"run {self.name} {execution.word}: {execution.cause}".strip(": "))
+            raise run_failure(self.name, execution)
         return execution.output or {}
 
 
-def _parse(stage: str, job: str, line: str) -> RunEvent:
-    try:
-        data = json.loads(line)
-    except ValueError:
-        data = None
-    if isinstance(data, dict) and data.get("event") == PROGRESS_EVENT:
-        return RunEvent("progress", stage, job, data)
-    return RunEvent("log", stage, job, {"line": line})
+def _advice(attempt: JobState) -> str:
+    return "" if attempt.diagnosis is None else f"{attempt.diagnosis.category}: {attempt.diagnosis.advice}"
 
 
-def _summary(attempt: JobState) -> dict[str, Any]:
-    description = attempt.description or {}
-    return {
-        "status": attempt.status,
-        "seconds": description.get("TrainingTimeInSeconds", 0),
-        "reason": attempt.failure or description.get("FailureReason", ""),
-    }
+class _RunSteps:
+    """The steps of following a run: each asks about the current job alone."""
+
+    def __init__(self, run: Run, jobs: PacedJobs) -> None:
+        self._run, self._jobs = run, jobs
+        self._walk = Walk(run.connection.once, run.spec, jobs)
+        self._narrator: Narrator | None = None
+        self._ended_job = ""
+        self._ended_at: float | None = None
+
+    def __call__(self, out: Out) -> bool:
+        run = self._run
+        ended = run.refresh(run.connection.once).status != "RUNNING"
+        if ended and self._ended_at is None:
+            self._ended_at = self._jobs.pace.clock()
+        while (planned := self._walk.look()) is not None and run._concerns(planned.attempt):
+            attempt = planned.attempt
+            adopted = run._adopted(attempt)
+            if self._narrator is None or self._narrator.name != attempt.name:
+                tail = LogTail(run.connection.once.client("logs"), attempt.name)
+                self._narrator = Narrator(run.connection, tail, planned.stage, attempt.name)
+            self._narrator.tell(attempt, out, adopted=adopted, silent=adopted and attempt.status == "Completed")
+            if attempt.status in ENDED and attempt.name != self._ended_job:
+                self._ended_job = attempt.name
+                self._narrator.tell_end(attempt, out, adopted=adopted)
+            if not self._walk.advance(planned):
+                break
+        if self._ended_at is None or planned is None or planned.attempt.ending is not None:
+            return ended
+        # What is remembered of a job may be older than the run's end: the last look must not be.
+        return self._jobs.asked(planned.attempt.name) >= self._ended_at

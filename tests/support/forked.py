@@ -28,6 +28,7 @@ def fork(base: Path, *, prepare: Callable[[], None] = lambda: None) -> int:
         prepare()
         code = entry.main(["train"])
         sys.stdout.flush()
+        sys.stderr.flush()
     except BaseException:  # noqa: BLE001 - the boundary of the process
         traceback.print_exc()
         sys.stderr.flush()

@@ -35,16 +35,41 @@ def test_a_step_has_a_number_a_title_and_an_action_of_one_line() -> None:
         ("1. **Ones**\n2. **Sum** 42", 0, ["no action", "after a dropped step"]),
         ("2. **Sum** 42", 0, ["number out of order"]),
         ("1. **List** of:\n5. five\n7. seven\n2. **Sum** 12", 2, []),
+        ("1. **List** of:\n1. one\n2. two\n3. three\n2. **Sum** 6", 2, []),
+        ("A plan:\n1. add\n2. carry\n" + WHOLE, 3, ["before the first step"]),
+        ("1.**Ones** 12\n2.**Sum** 42", 2, []),
+        ("1. ** ** 12\n2. **:** 42", 0, ["no title", "after a dropped step"]),
         ("1. **Open 42", 0, ["no title"]),
+        ("1. **Open\nwith **bold** words", 0, ["no title"]),
         ("no steps at all", 0, ["before the first step"]),
         ("", 0, []),
     ],
-    ids=["preamble", "no-title", "gap", "no-action", "late-start", "list-within", "unclosed", "prose", "empty"],
+    ids=[
+        "preamble",
+        "no-title",
+        "gap",
+        "no-action",
+        "late-start",
+        "list-within",
+        "list-from-1",
+        "plan",
+        "no-space",
+        "empty-title",
+        "unclosed",
+        "unclosed-then-bold",
+        "prose",
+        "empty",
+    ],
 )
 def test_what_does_not_conform_is_dropped_with_its_reason(text: str, steps: int, whys: list[str]) -> None:
     found = parse_solution(text)
     assert len(found.steps) == steps
     assert [piece.why for piece in found.dropped] == whys
+
+
+def test_emphasis_within_a_title_and_a_list_within_an_action_stay_whole() -> None:
+    (step,) = parse_solution("1. ***Bold*** of 3:\r\n1. one\r\n2. two").steps
+    assert (step.title, step.action) == ("*Bold*", "of 3: 1. one 2. two")
 
 
 @given(st.lists(st.tuples(st.from_regex(r"[A-Za-z][a-z ]{0,8}[a-z]", fullmatch=True), st.integers(0, 99)), max_size=6))

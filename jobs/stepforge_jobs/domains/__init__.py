@@ -42,6 +42,9 @@ def load_object(target: str, kind: type) -> Any:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InvalidInput(f"{target!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        # Foreign code: one that calls exit(0) would end the job as a success without a result.
+        raise InvalidInput(f"{target!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not isinstance(found, kind):
         raise InvalidInput(f"{target!r} is a {type(found).__name__} without all that {kind.__name__} needs")
     return found

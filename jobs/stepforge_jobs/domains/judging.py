@@ -21,6 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
+from stepforge.contracts.base import first_problem
 from stepforge.contracts.records import Record
 from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.user_records import plugin_version
@@ -214,7 +217,11 @@ class Worker:
         self.spent = bool(line.get("replace"))
         if "error" in line:
             raise InvalidInput(line["error"])
-        return Verdict.model_validate(line["verdict"])
+        try:
+            # Half of a surrogate pair is text to Python and JSON, but no file of rows could be written with it.
+            return Verdict.model_validate_json(json.dumps(line["verdict"], ensure_ascii=False).encode(errors="replace"))
+        except ValidationError as error:
+            raise InvalidInput(f"{self._target!r} returned a Verdict that is none: {first_problem(error)}") from error
 
     def _line(self) -> dict[str, Any] | None:
         """The next message; None where not all of it is there, one without `call` where none will come."""

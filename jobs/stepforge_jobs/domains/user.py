@@ -6,6 +6,7 @@ where 1). Without one, a completion is right where its last line equals the reco
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ RECORDS = "records"
 
 RAISED = "verifier: "
 """What the reason begins with where a verifier raised."""
+LONGEST_REASON = 1_000
+"""Characters of an error's text that are kept: it stands in every row of a refused completion."""
 Verifier = Callable[[Record, str], Verdict | bool | float]
 ADAPTERS = ("stepforge_jobs.domains.verifiers_env",)
 """Ours, but imported by users' verifiers alone: named here so that a change of them changes what jobs are called."""
@@ -76,17 +79,23 @@ class RecordsDomain:
 
 def refused(error: BaseException) -> Verdict:
     """The verdict where a verifier raised."""
-    return Verdict(accepted=False, reward=0.0, partial=0.0, reason=f"{RAISED}{type(error).__name__}: {error}")
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - foreign code: an error that cannot even be told
+        text = "its text cannot be read"
+    reason = f"{RAISED}{type(error).__name__}: {text[:LONGEST_REASON]}"
+    return Verdict(accepted=False, reward=0.0, partial=0.0, reason=reason)
 
 
 def _verdict(score: bool | float, *, rule: str, message: str = "") -> Verdict:
     try:
         # float() would take text too, and what a person meant by "0.5" or "no" is not ours to guess.
         value = float("nan") if isinstance(score, str | bytes) else float(score)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = float("nan")
     if not 0.0 <= value <= 1.0:
-        raise InvalidInput(f"a verifier returned {score!r}: it must return a Verdict, a bool, or a number from 0 to 1")
+        given = reprlib.repr(score)
+        raise InvalidInput(f"a verifier returned {given}: it must return a Verdict, a bool, or a number from 0 to 1")
     accepted = value >= 1.0
     return Verdict(
         accepted=accepted,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
-from stepforge.errors import InvalidInput
+from stepforge.errors import Diverged, InvalidInput
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import precision
@@ -128,7 +128,15 @@ def _sample_batch(
 
 
 def choose(logits_BV: Tensor, temperature: float, draws_B: Tensor) -> Tensor:
-    """The next token of each row, B: the likeliest at temperature 0, otherwise that of a draw, uniform in [0, 1)."""
+    """The next token of each row, B: the likeliest at temperature 0, otherwise that of a draw, uniform in [0, 1).
+
+    Raises Diverged where the logits of a row make no distribution.
+    """
+    if not torch.isfinite(logits_BV.amax(-1)).all():
+        raise Diverged(
+            "the network's logits are inf or nan, so no token can be sampled: its weights have left the numbers. Train "
+            "with a lower learning_rate, or start from another model"
+        )
     if temperature < COLDEST:
         return logits_BV.argmax(-1)
     # The largest becomes 0 first: divided by a tiny temperature it would be infinite, and no number any more.

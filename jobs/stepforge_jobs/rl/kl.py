@@ -49,15 +49,14 @@ def k3(logps: Tensor, reference_logps: Tensor) -> Tensor:
 def penalty(form: KlPenalty, logps_BT: Tensor, old_logps_BT: Tensor, reference_logps_BT: Tensor) -> Tensor:
     """What to add to each token's loss, before its weight, BT: its gradient is that of the exact KL, in the mean.
 
-    Both forms carry the ratio to the policy that sampled. Where the clamp is reached they still pull back: the value
-    stands still there, but not the gradient. `k1_in_reward` adds nothing here.
+    Both forms carry the ratio to the policy that sampled, and one gradient, ratio x k1: in that of ratio x k3, which is
+    ratio x (k3 + dk3), the exponentials cancel. `k1_in_reward` adds nothing here.
     """
+    if form == "k1_in_reward":
+        return torch.zeros_like(logps_BT)
     ratio_BT = (logps_BT - old_logps_BT).exp()
-    if form == "k3_times_ratio":
-        return ratio_BT * k3(logps_BT, reference_logps_BT)
-    if form == "k2_as_loss":
-        k1_BT = k1(logps_BT, reference_logps_BT).detach()
-        # The clamp would cut the gradient where the pull matters most, so value and gradient are put together.
-        value_BT = k2(logps_BT, reference_logps_BT).detach() + k1_BT * (logps_BT - logps_BT.detach())
-        return ratio_BT.detach() * value_BT
-    return torch.zeros_like(logps_BT)
+    # Value and gradient are put together, because autograd sees a constant beyond the clamp: of k2 it would leave no
+    # pull, and of ratio x k3 a push of e^20 away from the tokens that the reference likes best.
+    estimator = k3 if form == "k3_times_ratio" else k2
+    value_BT, k1_BT = (of(logps_BT, reference_logps_BT).detach() for of in (estimator, k1))
+    return ratio_BT.detach() * (value_BT + k1_BT * (logps_BT - logps_BT.detach()))

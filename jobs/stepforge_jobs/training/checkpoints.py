@@ -63,7 +63,7 @@ def write_checkpoint(folder: Path, step: int, files: Mapping[str, Chunks], *, ke
     durable.sync_folder(folder)
     for old in checkpoints(folder)[:-KEPT]:
         if step_of(old) not in keep:
-            shutil.rmtree(old)
+            remove(old)
     return target
 
 
@@ -88,15 +88,23 @@ def newest_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> Path | No
         if (problem := problem_of(path)) is None:
             return path
         warn(f"checkpoint {path.name} is damaged ({problem}): going back to the one before it")
-        shutil.rmtree(path)
+        remove(path)
     return None
+
+
+def remove(path: Path) -> None:
+    """What has a checkpoint's name, also where it is no folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def problem_of(path: Path) -> str | None:
     """What is wrong with a checkpoint; None where every byte is as it was written."""
     try:
         line, _, check = (path / MANIFEST).read_bytes().rpartition(b"\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return f"no {MANIFEST}"
     if hashlib.sha256(line).hexdigest().encode() != check:
         return f"{MANIFEST} has another digest than its last line says"

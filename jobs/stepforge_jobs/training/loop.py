@@ -9,6 +9,7 @@ bits on the same CPU as a run that nothing interrupted.
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import time
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from stepforge.contracts.jobs import Optimisation
 from stepforge.contracts.metrics import Metric
-from stepforge.errors import InvalidInput
+from stepforge.errors import Diverged, InvalidInput
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.job import Interrupted, Job
 from stepforge_jobs.training.book import Book
@@ -95,7 +96,8 @@ class Stage:
 def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingState:
     """Run the stage to its last step, from its newest checkpoint if any.
 
-    Raises Interrupted after SIGTERM, DiskFull where a checkpoint finds no room.
+    Raises Interrupted after SIGTERM, DiskFull where a checkpoint finds no room, Diverged where a gradient is no
+    number.
     """
     group = ranks()
     if group.world > 1 and not stage.splits:
@@ -110,7 +112,7 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
         if stage.guarded and state.step == 0:
             book.keep(trained, state, stage)
         while state.step < work.steps:
-            started = time.perf_counter()
+            started, tokens = time.perf_counter(), state.tokens
             row = take_step(work, stage, trained, state)
             state.step += 1
             at_checkpoint = state.step % work.checkpoint_every == 0 or state.step == work.steps
@@ -125,6 +127,7 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
                 check_together(group, trained)
                 book.keep(trained, state, stage)
             shown = {str(name): row[name] for name in SHOWN if name in row}
+            shown[TOKENS_PER_SECOND] = max(0, state.tokens - tokens) / row[Metric.SECONDS]
             job.progress.step(work.name, state.step, work.steps, **shown)
             if stop and state.step < work.steps:
                 raise Interrupted(
@@ -134,6 +137,8 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
     return state
 
 
+TOKENS_PER_SECOND = "tokens_per_second"
+"""Of a progress line: completion tokens that this process learnt from, over the whole step."""
 SHOWN = (Metric.LOSS, Metric.REWARD, Metric.ACCEPTED, Metric.KL, Metric.ENTROPY)
 
 
@@ -152,10 +157,21 @@ def take_step(work: Optimisation, stage: Stage, trained: Trained, state: Trainin
         if result.tokens:
             ranks().sum_gradients(trained.parameters.values())
             norm = torch.nn.utils.clip_grad_norm_(trained.parameters.values(), work.gradient_norm)
-            row[Metric.GRADIENT_NORM] = float(norm)
+            row[Metric.GRADIENT_NORM] = finite(float(norm), work, state.step)
             trained.optimiser.step()
         state.tokens += result.tokens
     return row
+
+
+def finite(norm: float, work: Optimisation, step: int) -> float:
+    """The gradient's norm. Raises Diverged where it is no number: AdamW would make all weights nan, for good."""
+    if math.isfinite(norm):
+        return norm
+    raise Diverged(
+        f"the gradient of {work.name!r} in step {step + 1} is {norm}: its loss or weights have left the numbers. Lower "
+        f"learning_rate {work.learning_rate:g}, or lengthen warmup_steps {work.warmup_steps}; the checkpoints hold "
+        "numbers"
+    )
 
 
 def look_closer(job: Job, stage: Stage, trained: Trained, state: TrainingState) -> Values:
@@ -165,6 +181,8 @@ def look_closer(job: Job, stage: Stage, trained: Trained, state: TrainingState) 
         state.best = better(state.best, state.step, values.get(Metric.VALIDATION))
     else:
         go_back(job, trained, state)
+        # All else was measured of weights that are gone, and would stand in the report as if it were the model's.
+        values = {name: value for name, value in values.items() if name in (Metric.KL, Metric.KL_REFUSED)}
     state.accepted = state.step
     return values
 

@@ -120,6 +120,12 @@ def from_directory(folder: Path, *, step_end: str | None, bits: int | None = Non
     network = _weights(folder, **({} if bits is None else _in_4_bits()))
     if bits is None:
         network.to(device=best_device())
+    known = network.get_input_embeddings().weight.shape[0]
+    if (most := max(tokenizer.get_vocab().values(), default=0)) >= known:
+        raise InvalidInput(
+            f"{folder} has a tokenizer with token {most}, but its weights know {known} tokens, 0 to {known - 1}: the "
+            "two are of different models, or tokens were added without resize_token_embeddings"
+        )
     context = getattr(network.config, "max_position_embeddings", None) or 2_048
     return Policy(network=network, codec=Codec(tokenizer, step_end=step_end), context=context, folder=folder)
 
@@ -149,7 +155,7 @@ def _in_4_bits() -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    return {"quantization_config": config, "device_map": {"": 0}, "dtype": torch.bfloat16}
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}, "dtype": torch.bfloat16}
 
 
 def parents_of(folder: Path) -> tuple[Sha256, ...]:

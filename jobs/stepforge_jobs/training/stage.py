@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import platform
 import random
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeVar
@@ -82,9 +82,15 @@ def frozen(policy: Policy) -> Policy:
     return replace(policy, network=copy.deepcopy(policy.network).eval().requires_grad_(False))
 
 
-def as_reference(policy: Policy) -> AbstractContextManager[Any]:
-    """With adapters the reference is the same network without them."""
-    return policy.network.disable_adapter() if hasattr(policy.network, "disable_adapter") else nullcontext()
+@contextmanager
+def as_reference(policy: Policy) -> Iterator[None]:
+    """The network as the stage found it: with adapters it is the same one without them. No dropout falls on it."""
+    network = policy.network
+    was_training = network.training
+    network.eval()
+    with network.disable_adapter() if hasattr(network, "disable_adapter") else nullcontext():
+        yield
+    network.train(was_training)
 
 
 class Probe:
@@ -245,7 +251,7 @@ def finish(
 
 SHARED_CHOICES: dict[str, Any] = {
     "optimiser": "AdamW, betas .9 and .95",
-    "schedule": "linear warm-up, then linear decay to a tenth",
+    "schedule": "linear warm-up, times a linear decay from the first step towards a tenth",
     "precision": "float32 on CPU; bfloat16 autocast over float32 weights on CUDA",
     "kl_metric": f"exact, nats a token, {PROBE_COMPLETIONS} completions of {PROBE_PROMPTS} prompts at temperature 1",
 }

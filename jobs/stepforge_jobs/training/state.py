@@ -144,6 +144,11 @@ def _read(job: Job, trained: Trained, stage: Remembers) -> TrainingState:
             raise IdentityConflict(
                 f"{job.checkpoint_dir} holds a checkpoint of {head['spec_sha256']}, but this job is {job.spec.identity}"
             )
+        if found != checkpoint_path(job.checkpoint_dir, head["step"]):
+            # Whole, but another's name: a guard would go back to the wrong weights by it.
+            job.progress.warn(f"checkpoint {found.name} is damaged (it holds step {head['step']}): going back further")
+            shutil.rmtree(found)
+            continue
         accepted = checkpoint_path(job.checkpoint_dir, head["accepted"])
         if not stage.guarded or accepted == found or (problem := problem_of(accepted)) is None:
             break

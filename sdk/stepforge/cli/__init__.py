@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _fail(given, "DiskFull", f"{_disk_full(full)}. What came of it: {_one_line(error)}", 6)
             said = f"the environment stopped answering: {error} Run it again: what was submitted is found, and goes on"
             return _fail(given, "EnvironmentUnavailable", said, 5)
-        return _fail(given, "AwsError", f"AWS answered: {error}", 5)
+        from stepforge.patience import hint
+
+        return _fail(given, "AwsError", f"AWS answered: {error} {hint(error)}".rstrip(), 5)
     if code == _INTERRUPTED:
         return _fail(given, "Interrupted", "interrupted; what was submitted goes on (`stepforge runs`)", code)
     return code if isinstance(code, int) else 0

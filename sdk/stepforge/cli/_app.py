@@ -128,15 +128,22 @@ def runs(
 
 @app.command("watch")
 def watch(
-    name: Annotated[str, typer.Argument(help="Run, latest, or a domain for its newest run.")] = "latest",
+    name: Annotated[str, typer.Argument(help="Run, job, latest, or a domain for its newest run.")] = "latest",
     env: Env = "local",
     json: Json = False,
 ) -> None:
-    """Follow a run until it ends."""
-    from stepforge.cli import _runs
+    """Follow a run or a job until it ends. Ctrl-C detaches: what is followed goes on.
+
+    The exit code tells the endings apart: docs/following.md.
+    """
+    from stepforge.cli import _follow, _runs
     from stepforge.client import Client
 
-    _runs.follow(Client(env).pipelines.get(name), as_json=json)
+    client = Client(env)
+    if _follow.is_job(name):
+        _follow.follow_job(client, name, as_json=json)
+    else:
+        _runs.follow(client.pipelines.get(name), as_json=json)
 
 
 @app.command("logs")
@@ -147,14 +154,15 @@ def logs(
     json: Json = False,
 ) -> None:
     """Print a job's log, or that of a run's newest job; with --json the lines as the job printed them."""
-    from stepforge.cli import _stop
+    from stepforge.cli import _follow, _stop
     from stepforge.cli._progress import log_lines
     from stepforge.client import Client
 
     client = Client(env)
     job = client.pipelines.get(name).jobs()[-1].attempt.name if _stop.is_run(client, name) else name
     lines = client.jobs.logs(job, follow=follow)
-    _print_lines((line.text for line in lines) if json else log_lines(lines), as_json=json, job=job)
+    with _follow.detachable(job):
+        _print_lines((line.text for line in lines) if json else log_lines(lines), as_json=json, job=job)
 
 
 @app.command("stop")

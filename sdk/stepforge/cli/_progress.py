@@ -15,7 +15,9 @@ from stepforge.pipelines import PROGRESS_EVENT, RunEvent
 _PLAIN_EVERY_SECONDS = 10.0
 _OF_REWARDS = ("reward", "accepted", "kl")
 """What tells how a stage with rewards goes: the loss of a policy gradient is about 0 however well it learns."""
-_POSITION = ("event", "stage", "step", "steps")
+_POSITION = ("event", "stage", "step", "steps", "tokens_per_second", "remaining_seconds", "remaining_basis")
+_TOLD_STATES = ("Interrupted", "Restarting")
+"""Of SageMaker's own steps: the others are what every job goes through."""
 
 
 def show(events: Iterable[RunEvent], *, quiet: bool = False) -> None:
@@ -38,7 +40,24 @@ def log_lines(lines: Iterable[LogLine]) -> Iterator[str]:
 def numbers(data: dict[str, Any]) -> str:
     """The numbers of a progress line: of a stage with rewards its rewards, otherwise all."""
     shown = _OF_REWARDS if "reward" in data else [key for key in data if key not in _POSITION]
-    return " ".join(f"{key} {data[key]:.3g}" for key in shown if isinstance(data.get(key), int | float))
+    said = [f"{key} {data[key]:.3g}" for key in shown if isinstance(data.get(key), int | float)]
+    if isinstance(rate := data.get("tokens_per_second"), int | float):
+        said.append(f"{rate:.3g} tokens/s")
+    return " ".join(said)
+
+
+def left(data: dict[str, Any]) -> str:
+    """Time to the stage's last step, by the speed of the last ones; empty where it is not known or none is left."""
+    seconds = data.get("remaining_seconds")
+    return f"{duration(seconds)} left" if seconds else ""
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: `43 s`, `2 min 43 s`, `5 h 2 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _log_text(text: str) -> str:
@@ -79,15 +98,19 @@ def _lines(events: Iterable[RunEvent]) -> None:
                 say(f"{event.stage:<12} {event.job}")
             elif event.data["status"] != "Completed":
                 say(f"{event.stage:<12} {event.job}, adopted while it runs")
+            _say_links(event)
         elif event.kind == "waits":
             say(f"{event.stage:<12} {_wait(event)}")
         elif event.kind == "done":
             say(f"{event.stage:<12} {_ending(event)}")
+            _say_advice(event)
         elif event.kind == "progress":
             data = latest.of(event)
             if time.monotonic() - last > _PLAIN_EVERY_SECONDS:
                 last = time.monotonic()
-                say(f"{event.stage:<12} {position(data)} {numbers(data)}".rstrip())
+                say(" ".join(filter(None, (f"{event.stage:<12} {position(data)}", numbers(data), left(data)))).rstrip())
+        elif trouble := _trouble(event):
+            say(f"{event.stage:<12} {trouble}")
 
 
 def _bars(events: Iterable[RunEvent]) -> None:
@@ -106,7 +129,10 @@ def _bars(events: Iterable[RunEvent]) -> None:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks: dict[str, Any] = {}
         for event in events:
-            if event.kind == "log":
+            if event.kind == "log" or (event.kind == "state" and event.data["state"] not in _TOLD_STATES):
+                continue
+            if event.kind in ("paused", "resumed"):
+                progress.console.print(_trouble(event), highlight=False, markup=False)
                 continue
             task = tasks.get(event.job)
             if task is None:
@@ -119,18 +145,47 @@ def _bars(events: Iterable[RunEvent]) -> None:
                     completed=data.get("step"),
                     total=data.get("steps"),
                     position=position(data),
-                    numbers=numbers(data),
+                    numbers=" ".join(filter(None, (numbers(data), left(data)))),
                 )
+            elif event.kind == "state":
+                progress.update(task, numbers=_trouble(event))
             elif event.kind == "waits":
                 progress.update(task, numbers=_wait(event))
             elif event.kind == "done":
                 progress.update(task, total=1, completed=1, position="", numbers=_ending(event))
                 progress.stop_task(task)
+                _say_advice(event)
+            elif event.kind == "stage":
+                _say_links(event)
 
 
 def _wait(event: RunEvent) -> str:
     reason = str(event.data["reason"])
     return reason[:1].lower() + reason[1:]
+
+
+def _trouble(event: RunEvent) -> str:
+    """What there is to say of a follower's pause, and of a job that lost its machine; empty for any other event."""
+    data = event.data
+    if event.kind == "paused":
+        return f"{data['reason']}; asking again in {data['pause_seconds']:.0f} s, and what is followed goes on"
+    if event.kind == "resumed":
+        return f"answers again, after {data['seconds']:.0f} s"
+    if event.kind == "state" and data["state"] in _TOLD_STATES:
+        return f"{data['state']}: {data['message']}".rstrip(": ")
+    return ""
+
+
+def _say_links(event: RunEvent) -> None:
+    if event.data.get("adopted") and event.data["status"] == "Completed":
+        return
+    for place, address in event.data.get("links", {}).items():
+        say(f"{'':<12} {place}: {address}")
+
+
+def _say_advice(event: RunEvent) -> None:
+    if advice := event.data.get("advice"):
+        say(f"{'':<12} {event.data['category']}: {advice}")
 
 
 def _ending(event: RunEvent) -> str:

@@ -6,16 +6,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from stepforge.cli import _doctor, _local, _resources
+from stepforge.cli import _doctor, _follow, _local, _resources
 from stepforge.cli._output import emit, say, table
-from stepforge.cli._progress import show
+from stepforge.cli._progress import duration, show
 from stepforge.client import Client
 from stepforge.connection import LOCAL
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import TrainOutput
-from stepforge.errors import InvalidInput
+from stepforge.errors import InvalidInput, RunFailed
 from stepforge.executions import status_word
+from stepforge.following import RunEvent
 from stepforge.inputs import prepare
 from stepforge.overview import RunSummary
 from stepforge.pipelines import Run
@@ -62,13 +63,27 @@ def follow(run: Run, *, as_json: bool) -> None:
     # A plan does not wait for what draws a report.
     from stepforge.cli import _scores
 
-    show(run.follow(), quiet=as_json)
+    ended: list[RunEvent] = []
+    with _follow.detachable(run.name):
+        show(_follow.keeping_ends(run.follow(), ended), quiet=as_json)
     if run.connection.name == LOCAL and not as_json:
         _local.say_what_stays()
-    result = run.result()
+    try:
+        result = run.result()
+    except RunFailed as error:
+        if not as_json:
+            raise
+        job = ended[-1].data | {"name": ended[-1].job, "stage": ended[-1].stage} if ended else None
+        _follow.fail_as_json(error, run=run.name, links=run.links, job=job)
     output = TrainOutput.model_validate(result)
     report = run.evaluation(output)
-    document = {"run": run.name, "status": run.execution.status, "result": result, "scores": _scores.plain(report)}
+    document = {
+        "run": run.name,
+        "status": run.execution.status,
+        "result": result,
+        "scores": _scores.plain(report),
+        "links": run.links,
+    }
     name = _scores.reference(output.package_arn)
     approval = f"approve it with: stepforge registry approve {name}"
     if _scores.solves_nothing(report):
@@ -95,7 +110,7 @@ def print_runs(runs: list[RunSummary], *, as_json: bool) -> None:
                     status_word(run.status, run.error),
                     run.domain or "?",
                     f"{run.started.astimezone():%Y-%m-%d %H:%M:%S}",
-                    _duration(run.seconds),
+                    duration(run.seconds),
                     ", ".join(f"{run.accepted[s] * 100:.1f}" if s in run.accepted else "-" for s in TEST_SPLITS)
                     if run.accepted
                     else "-",
@@ -103,14 +118,6 @@ def print_runs(runs: list[RunSummary], *, as_json: bool) -> None:
                 for run in runs
             ],
         )
-
-
-def _duration(seconds: float) -> str:
-    """Two units at most: `43 s`, `2 min 43 s`, `5 h 2 min`."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _recipe(

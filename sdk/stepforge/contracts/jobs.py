@@ -107,7 +107,8 @@ class Optimisation(Contract):
     """Optimiser steps between checkpoints: the most that an interruption can lose."""
     keep: Literal["last", "best"] = "last"
     """Which weights become the model: those of the last step, or of the checkpoint with the highest `validation`. With
-    `best` an eighth of the target problems of split `rl`, at most 64, is held out of training to measure it."""
+    `best` up to a fifth of the target problems of split `rl` is held out of training to measure it, in whole groups: at
+    most 32, in RLVR at most `held_out`."""
 
 
 class SftWork(Optimisation):
@@ -172,7 +173,7 @@ class PolicyGradient(Optimisation):
     loss: PolicyLoss = "grpo"
     """`dr_grpo` 2503.20783, `dapo` 2503.14476 (but see `dynamic_sampling`), `gspo` 2507.18071, `cispo` 2506.13585."""
     batch_prompts: PositiveInt = 16
-    """Distinct prompts in one optimiser step."""
+    """Prompts in one step, from shuffled passes over all: where one pass ends in it, a prompt may come twice."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts for each prompt (G)."""
     updates_per_batch: PositiveInt = 1

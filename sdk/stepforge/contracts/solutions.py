@@ -19,9 +19,11 @@ from stepforge.contracts.records import Step
 Why = Literal["before the first step", "no title", "no action", "number out of order", "after a dropped step"]
 MOST_EXAMPLES = 5
 SHOWN = 120
-_NUMBERED = re.compile(r"^[ \t]*(\d{1,4})[.)][ \t]+(.*)$")
-_TITLED = re.compile(r"^\*\*(.+?)\*\*:?\s*", re.DOTALL)
-HEAD = re.compile(r"^\s*\d{1,4}[.)]\s+\*\*(.+?)\*\*:?\s*", re.DOTALL)
+_NUMBER = r"(\d{1,4})[.)]"
+_TITLE = r"\*\*([^\n]+?)\*\*(?!\*):?\s*"
+_NUMBERED = re.compile(rf"^[ \t]*{_NUMBER}(?:[ \t]+|(?=\*\*))(.*)$")
+_TITLED = re.compile(rf"^{_TITLE}")
+HEAD = re.compile(rf"^\s*{_NUMBER}\s*{_TITLE}")
 """Number and title at the beginning of a step."""
 
 
@@ -63,21 +65,21 @@ def parse_solution(text: str) -> Solution:
     broken = False
     for number, body in _pieces(text):
         why: Why | None = None
-        title = _TITLED.match(body)
-        action = "" if title is None else _one_line(body[title.end() :])
+        head = _TITLED.match(body)
+        title = "" if head is None else head[1].strip().rstrip(":. ")
+        action = "" if head is None else _one_line(body[head.end() :])
         if number is None:
             why = "before the first step"
         elif broken:
             why = "after a dropped step"
         elif number != len(steps) + 1:
             why = "number out of order"
-        elif title is None:
+        elif not title:
             why = "no title"
         elif not action:
             why = "no action"
         if why is None:
-            assert title is not None
-            steps.append(Step(action=action, title=_one_line(title[1]).rstrip(":. ")))
+            steps.append(Step(action=action, title=title))
         else:
             dropped.append(Dropped(why=why, text=body if number is None else f"{number}. {body}"))
             broken = broken or number is not None
@@ -114,17 +116,26 @@ def report_of(solutions: Iterable[Solution]) -> ParsingReport:
 def _pieces(text: str) -> list[tuple[int | None, str]]:
     """Number and text of each piece; None for what stands before the first step.
 
-    A numbered line begins a step where it has a title, or the very number that is due: other numbered lines are a list
-    within a step's action.
+    A numbered line begins a step where it has a title, or the very number that is due. Other numbered lines are a list
+    within a step's action, and so is a due number that goes on with such a list, or stands before a titled step 1.
     """
     pieces: list[tuple[int | None, list[str]]] = []
-    due = 1
-    for line in text.splitlines():
-        head = _NUMBERED.match(line)
-        if head is not None and (_TITLED.match(head[2]) or int(head[1]) == due):
-            pieces.append((int(head[1]), [head[2]]))
-            due = int(head[1]) + 1
-        elif pieces:
+    lines = text.splitlines()
+    heads = [_NUMBERED.match(line) for line in lines]
+    titled = [head is not None and _TITLED.match(head[2]) is not None for head in heads]
+    first = titled.index(True) if True in titled else 0
+    opening = heads[first] if heads else None
+    start = first if opening is not None and int(opening[1]) == 1 else 0
+    due, listed = 1, -1
+    for index, (line, head) in enumerate(zip(lines, heads, strict=True)):
+        number = -1 if head is None else int(head[1])
+        untitled_step = index >= start and number == due and listed != due - 1
+        if head is not None and (titled[index] or untitled_step):
+            pieces.append((number, [head[2]]))
+            due, listed = number + 1, -1
+            continue
+        listed = listed if head is None else number
+        if pieces:
             pieces[-1][1].append(line)
         elif line.strip():
             pieces.append((None, [line]))

@@ -87,7 +87,10 @@ def uninterrupted(world: World, tmp_path_factory: pytest.TempPathFactory) -> dic
         assert forked.run(base, prepare=count_bytes(root / f"{name}.json")) == 0, log_of(base)
         before = json.loads((root / f"{name}.json").read_text())
         found[name] = Whole(weights(base / "model"), rows_of(base / "model"), [before[-1] - b for b in before[:-1]])
-    assert any(Metric.KL_REFUSED in row for row in found["held"].rows)
+    refusals = [row for row in found["held"].rows if Metric.KL_REFUSED in row]
+    assert refusals
+    # What else was measured there is of weights that are gone, and must not pass for the model's.
+    assert not any(Metric.LENGTH_RATIO in row or Metric.HACKING_SIGNS in row for row in refusals)
     assert all((Metric.VALIDATION in row) == (row["step"] % EVERY == 0) for row in found["dapo"].rows)
     return found
 
@@ -222,6 +225,38 @@ def test_a_step_longer_than_the_grace_leaves_the_checkpoint_before_it(
     assert forked.wait(pid) == -signal.SIGKILL
     assert newest_step(base) == 6
     assert weights(forked.succeed(base)) == uninterrupted["srl"].weights
+
+
+def test_a_second_process_in_the_same_folder_touches_nothing_and_says_why(
+    world: World, uninterrupted: dict[str, Whole], tmp_path: Path
+) -> None:
+    base = lay_out(tmp_path / "job", world, WORKS["sft"])
+    reached, go_on = tmp_path / "reached", tmp_path / "go-on"
+
+    def wait() -> None:
+        reached.touch()
+        while not go_on.exists():
+            time.sleep(0.01)
+
+    first = forked.fork(base, prepare=in_step(7, wait))
+    try:
+        while not reached.exists():
+            time.sleep(0.01)
+        before = times_of(base)
+        assert forked.run(base) == 1
+        assert "another process runs this job in " in log_of(base)
+        assert times_of(base) == before
+    finally:
+        go_on.touch()
+        code = forked.wait(first)
+    assert code == 0
+    assert weights(base / "model") == uninterrupted["sft"].weights
+
+
+def times_of(base: Path) -> dict[Path, int]:
+    """When each file that a job writes was changed, apart from its signs of life."""
+    files = (path for path in base.rglob("*") if path.is_file() and path.name not in ("log.txt", "heartbeat.json"))
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def test_a_full_disk_is_said_and_harms_no_checkpoint(

@@ -29,6 +29,10 @@ import ctypes, json, os, random, re, signal, subprocess, sys
 
 leaked = []
 
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError("cannot be told")
+
 def check(record, completion):
     what, _, value = completion.partition(" ")
     if what == "hang":  # in C, with the interpreter's lock: no signal handler of Python's is called
@@ -65,6 +69,19 @@ def check(record, completion):
         return {"x": os.getpid()}[value]
     if what == "seven":
         return 7
+    if what == "power":
+        return 10**400
+    if what == "book":
+        return "x" * 1_000_000
+    if what == "surrogate":
+        raise ValueError(json.loads('"half \\\\ud800"'))
+    if what == "shout":
+        raise ValueError("x" * 1_000_000)
+    if what == "mute":
+        raise Mute()
+    if what == "unmade":
+        from stepforge.contracts.rewards import Verdict
+        return Verdict.model_construct(accepted=True, reward=float("nan"), partial=1.0)
     return what == "right"
 """
 RECORD = CountingDomain().record("train", 0, seed=0)
@@ -143,6 +160,16 @@ def test_whatever_is_raised_refuses_and_the_same_process_goes_on(judge: Callable
     assert process(one) == before
 
 
+def test_an_error_whose_text_is_endless_unwritable_or_none_is_a_refusal_that_can_be_written(
+    judge: Callable[..., WorkerJudge],
+) -> None:
+    found = reasons(judge(seconds=5.0), "surrogate", "shout", "mute", "right")
+    assert found[0] == "verifier: ValueError: half ?"
+    assert found[1].startswith("verifier: ValueError: xxx")
+    assert len(found[1]) < 1_100
+    assert found[2:] == ["verifier: Mute: its text cannot be read", ""]
+
+
 def test_memory_has_a_limit_and_a_worker_that_grew_is_replaced(judge: Callable[..., WorkerJudge]) -> None:
     one = judge(seconds=10.0, memory_bytes=512 << 20)
     assert reasons(one, f"leak {600 << 20}") == ["verifier: MemoryError: "]
@@ -179,6 +206,9 @@ def test_verdicts_keep_their_order_and_do_not_depend_on_the_number_of_workers(
     ("target", "text", "message"),
     [
         ("isolated_rules:check", "seven", "a verifier returned 7"),
+        ("isolated_rules:check", "power", "a verifier returned 1000+[.0]*: it must return a Verdict"),
+        ("isolated_rules:check", "book", "a verifier returned 'x{5,20}[.]{3}x*': it must return a Verdict"),
+        ("isolated_rules:check", "unmade", "returned a Verdict that is none: field 'reward': .*finite"),
         ("isolated_rules:chekc", "right", "'isolated_rules:chekc' cannot be imported: .*chekc"),
         ("broken_rules:check", "right", "'broken_rules:check' cannot be imported: ZeroDivisionError"),
         ("ending_rules:check", "right", "'ending_rules:check' cannot be imported: ended with exit code 4"),

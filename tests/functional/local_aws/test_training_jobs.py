@@ -62,7 +62,8 @@ def test_a_job_reads_its_channels_and_leaves_a_model_logs_metrics_and_times(loca
     )["events"]
     assert [event["message"] for event in events] == ["start 0", "loss=1.000", "loss=0.500"]
     assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "k", "Value": "v"}]
-    assert not list((local_aws.home / "local/jobs").iterdir())
+    # The folder goes a moment after the job has ended.
+    wait(lambda: list((local_aws.home / "local/jobs").iterdir()), lambda left: not left)
 
 
 def test_checkpoints_reach_s3_while_the_job_runs_and_come_back(local_aws: LocalAws, image: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -401,6 +404,74 @@ def test_a_decision_counts_while_a_promotion_runs(deployed: Deployed, trained: T
     assert found["ModelLifeCycle"]["Stage"] == "Production"
     assert serving(deployed) != served
     assert not candidate_exists(deployed)
+
+
+def on_approval(deployed: Deployed) -> str:
+    names = [f["FunctionName"] for f in deployed.aws.client("lambda").list_functions()["Functions"]]
+    (name,) = [name for name in names if "approval" in name.lower()]
+    return name
+
+
+def handle(deployed: Deployed, event: dict[str, Any]) -> list[dict[str, Any]]:
+    """Let the handler of approvals have an event of EventBridge."""
+    answer = deployed.aws.client("lambda").invoke(FunctionName=on_approval(deployed), Payload=json.dumps(event))
+    assert "FunctionError" not in answer, answer["Payload"].read()
+    return json.loads(answer["Payload"].read())
+
+
+@pytest.fixture
+def unheard(deployed: Deployed) -> Iterator[None]:
+    """No event of a package arrives."""
+    events = deployed.aws.client("events")
+    rules = [r["Name"] for r in events.list_rules()["Rules"] if "aws.sagemaker" in r.get("EventPattern", "")]
+    assert rules
+    for rule in rules:
+        events.disable_rule(Name=rule)
+    yield
+    for rule in rules:
+        events.enable_rule(Name=rule)
+
+
+@pytest.mark.usefixtures("unheard")
+def test_each_event_of_an_approval_five_times_and_reordered_is_one_deployment(
+    deployed: Deployed, trained: TrainOutput
+) -> None:
+    package = another_version(deployed, trained.package_arn)
+    decide(deployed, package, "Approved")
+    at = int(deployed.package(package)["LastModifiedTime"].timestamp() * 1000)
+    approved = {"ModelPackageArn": package, "ModelApprovalStatus": "Approved", "LastModifiedTime": at}
+    details = [
+        approved | {"UpdatedModelPackageFields": ["ModelApprovalStatus"]},
+        approved | {"UpdatedModelPackageFields": ["CustomerMetadataProperties"]},
+        approved | {"ModelApprovalStatus": "PendingManualApproval", "LastModifiedTime": at - 1_000},
+    ] * 5
+    random.Random(0).shuffle(details)
+    sent = [{"detail-type": "SageMaker Model Package State Change", "detail": detail} for detail in details]
+    with ThreadPoolExecutor(2) as pool:
+        actions = [
+            decision["action"] for answer in pool.map(lambda e: handle(deployed, e), sent) for decision in answer
+        ]
+    assert sorted(set(actions)) == ["adopted", "ignored", "started"]
+    assert actions.count("started") == 1
+    (promotion,) = promotions(deployed, package)
+    assert deployed.ended(promotion)["status"] == "SUCCEEDED"
+    for event in sent[:3]:
+        handle(deployed, event)
+    assert promotions(deployed, package) == [promotion]
+
+
+@pytest.mark.usefixtures("unheard")
+def test_an_approval_whose_event_was_dropped_is_deployed_by_the_sweep(deployed: Deployed, trained: TrainOutput) -> None:
+    package = another_version(deployed, trained.package_arn)
+    decide(deployed, package, "Approved")
+    assert promotions(deployed, package) == []
+    swept = handle(deployed, {"detail-type": "Scheduled Event"})
+    assert [(d["package_arn"], d["action"]) for d in swept if d["action"] == "started"] == [(package, "started")]
+    (promotion,) = promotions(deployed, package)
+    assert deployed.ended(promotion)["status"] == "SUCCEEDED"
+    assert handle(deployed, {"detail-type": "Scheduled Event"}) == []
+    rates = [r.get("ScheduleExpression", "") for r in deployed.aws.client("events").list_rules()["Rules"]]
+    assert "rate(15 minutes)" in rates
 
 
 def test_a_job_submitted_twice_is_created_once_and_then_adopted(deployed: Deployed) -> None:

@@ -243,9 +243,9 @@ def job(status: str, *, secondary: str | None = None, reason: str = "") -> dict[
         (job("Failed", reason="something new"), "JobFailed", "something new"),
         (job("Failed"), "JobFailed", "without a reason"),
         (job("Stopped"), "Stopped", "before it was done"),
-        (job("Stopped", secondary="Interrupted"), "Stopped", "Interrupted"),
+        (job("Stopped", secondary="Interrupted"), "Interrupted", "lost its spot instance"),
         (job("Stopped", secondary="MaxRuntimeExceeded"), "MaxRuntimeExceeded", "its limits"),
-        (job("Completed", secondary="MaxWaitTimeExceeded"), "MaxRuntimeExceeded", "its limits"),
+        (job("Completed", secondary="MaxWaitTimeExceeded"), "MaxWaitTimeExceeded", "no spot instance"),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else None,
 )

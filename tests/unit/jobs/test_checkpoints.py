@@ -102,6 +102,16 @@ def test_where_all_are_damaged_there_is_none(tmp_path: Path) -> None:
     assert (step, len(said)) == (None, 2)
 
 
+def test_a_file_or_folder_in_the_place_of_the_other_is_walked_past(tmp_path: Path) -> None:
+    write(tmp_path, 20, 40)
+    (tmp_path / "step-00000040" / MANIFEST).unlink()
+    (tmp_path / "step-00000040" / MANIFEST).mkdir()
+    (tmp_path / "step-00000060").write_bytes(b"no folder")
+    step, said = newest(tmp_path)
+    assert (step, len(said)) == (20, 2)
+    assert names(tmp_path) == [20]
+
+
 def test_what_a_crash_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     write(tmp_path, 20)
     (tmp_path / ".step-00000040.tmp").mkdir()

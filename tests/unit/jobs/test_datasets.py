@@ -22,6 +22,7 @@ from stepforge_jobs import peers
 from stepforge_jobs.datasets import generate
 from stepforge_jobs.datasets.shards import read_records
 from stepforge_jobs.datasets.user_records import read_user_records, split_for
+from stepforge_jobs.domains import load_object
 from stepforge_jobs.domains.user import RecordsDomain, exact_answer
 from stepforge_jobs.launch import MEETING, Plan, free_port
 from stepforge_jobs.testing import CountingDomain
@@ -309,3 +310,13 @@ def test_sigterm_leaves_no_failure_and_the_next_attempt_goes_on(tmp_path: Path) 
     assert forked.run(tmp_path / "job") == 0
     again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "job/checkpoints").rglob("corpus-*.jsonl")}
     assert {name: again[name] for name in kept} == kept, "what was finished is not written again"
+
+
+@pytest.mark.parametrize(("source", "said"), [("exit(0)", "SystemExit: 0"), ("1 / 0", "ZeroDivisionError")])
+def test_a_domain_that_ends_or_raises_when_it_is_imported_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    (tmp_path / "ending_domain.py").write_text(f"{source}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InvalidInput, match=f"'ending_domain:DOMAIN' cannot be imported: {said}"):
+        load_object("ending_domain:DOMAIN", object)

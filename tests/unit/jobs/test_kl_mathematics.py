@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -113,6 +114,5 @@ def test_beyond_the_clamp_values_are_finite_and_still_pull_back(form: KlPenalty,
     assert torch.isfinite(value).all()
     assert value.item() <= max(CLAMP**2 / 2, float(np.expm1(CLAMP)))
     assert logps.grad is not None
-    assert torch.isfinite(logps.grad).all()
-    if gap < 0:
-        assert logps.grad.item() > 0
+    # A step down the gradient makes likelier what the reference likes better, and unlikelier what it forbids.
+    assert logps.grad.item() == pytest.approx(-math.copysign(CLAMP, gap))

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from tests.support.small_model import write_small_model
+from transformers import AutoTokenizer
 
 from stepforge.contracts.jobs import Lora
 from stepforge.errors import InvalidInput
 from stepforge.models import check_model_folder
 from stepforge.recipes import load_recipe
 from stepforge_jobs.directories import check_directory
+from stepforge_jobs.training import models
 from stepforge_jobs.training.import_gguf import find_gguf, import_gguf, main
 from stepforge_jobs.training.models import above_float32, from_directory, save, with_lora
+from stepforge_jobs.training.stage import as_reference
 
 IDS = torch.tensor([[5, 9, 30, 77, 12]])
 
@@ -40,6 +43,31 @@ def test_a_shard_that_the_index_names_and_the_folder_lacks_is_named_with_the_pat
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(InvalidInput, match=r"a readable model\.safetensors\.index\.json"):
         check_directory(tmp_path)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_weights_is_refused_by_name(tmp_path: Path) -> None:
+    folder = write_small_model(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<|extra|>"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(InvalidInput, match=r"token 260, but its weights know 260 tokens, 0 to 259.*resize_token") as no:
+        from_directory(folder, step_end=None)
+    assert str(folder) in str(no.value)
+
+
+def test_in_4_bits_each_rank_loads_the_weights_onto_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(models, "find_spec", lambda _: object())
+    assert models._in_4_bits()["device_map"] == {"": 3}
+
+
+def test_the_reference_below_adapters_has_no_dropout_while_the_policy_trains(small: Path) -> None:
+    policy = with_lora(from_directory(small, step_end=None), Lora(), seed=0)
+    policy.network.train()
+    with as_reference(policy):
+        assert not any(module.training for module in policy.network.modules())
+    assert all(module.training for module in policy.network.modules())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,10 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+from stepforge.testing.faults import Call, Fault, FaultProxy, Rule
+
+__all__ = ["Call", "FakeStepFunctions", "Fault", "FaultProxy", "Rule"]
+
 
 class FakeClock:
     """Time that passes in pauses alone, for what takes a `stepforge.watchdog.Clock`.
