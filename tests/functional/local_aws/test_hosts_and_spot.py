@@ -16,7 +16,8 @@ from tests.functional.local_aws.helpers import ECR, bucket, ended, job_request, 
 
 Json = Any
 HOST = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_DFL)  # like process 1 of a container it is born deaf to it
 base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
 cluster = json.loads((base / "input/config/resourceconfig.json").read_text())
 host, hp = cluster["current_host"], json.loads((base / "input/config/hyperparameters.json").read_text())
