@@ -74,8 +74,7 @@ reproduce: setup
 	$(BIN)/python -m tests.benchmarks.reproduction.table
 
 lock: setup
-	$(BIN)/python containers/lock.py train > containers/train/requirements.lock
-	$(BIN)/python containers/lock.py train > containers/serve/requirements.lock
+	@for image in data serve train train-cuda; do $(BIN)/python containers/lock.py $$image > containers/$$image/requirements.lock || exit 1; done
 
 template: setup
 	$(BIN)/python -m cdk.local_template

@@ -5,6 +5,7 @@ from __future__ import annotations
 import aws_cdk as cdk
 from constructs import IConstruct
 
+from cdk.roles import NETWORK
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
 
@@ -33,6 +34,8 @@ def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
         arn("logs", "log-group:/aws/sagemaker/TrainingJobs*"): "SageMaker makes the streams, one a host",
         arn("logs", "log-group:/aws/sagemaker/Endpoints*"): "SageMaker makes a group for each endpoint",
     }
+    if settings.jobs_in_vpc:
+        wildcards |= {arn("ec2", f"{what}/*"): "SageMaker makes the interfaces of a job" for what in NETWORK}
     for wildcard, reason in wildcards.items():
         _acknowledge(stack, f"IAM5[Resource::{wildcard}]", reason)
     for name, reason in _EVERYWHERE.items():
@@ -53,7 +56,8 @@ def _acknowledge(scope: IConstruct, rule: str, reason: str) -> None:
 _PREFIXES = ("specs", "jobs", "raw", "checkpoints", "pipelines")
 _SERVING = ("model", "endpoint-config", "endpoint", "model-package-group")
 _EVERYWHERE = {
-    "Roles": "ecr:GetAuthorizationToken takes no resource, and PutMetricData only a namespace, which is given",
+    "Roles": "ecr:GetAuthorizationToken and ec2:Describe take no resource, and PutMetricData only a namespace, "
+    "which is given",
     "Functions": "X-Ray's actions take no resource; neither does ListModelPackageGroups",
     "Machines": "X-Ray's actions and the delivery of logs take no resource",
 }

@@ -11,8 +11,9 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 ROOT = Path(__file__).resolve().parent.parent
-_FOR_PEOPLE = ("local", "cli", "report", "scaffold", "recipes", "_bundle", "py.typed")
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", *_FOR_PEOPLE)
+_FOR_PEOPLE = ("local", "cli", "report", "scaffold", "recipes", "testing", "finetune", "_bundle")
+_DATA_FOR_PEOPLE = ("catalogue.toml", "py.typed")
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", *_FOR_PEOPLE, *_DATA_FOR_PEOPLE)
 
 
 @jsii.implements(cdk.ILocalBundling)

@@ -46,7 +46,7 @@ class Machines(Construct):
         jobs = functions.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
         self._add(
             "run-job",
-            {"TrainingRoleArn": roles.training.role_arn, "Bucket": bucket.bucket_name, "KeyArn": key.key_arn},
+            {"TrainingRoleArn": roles.training.role_arn, "Bucket": bucket.bucket_name},
             [
                 allow([f"sagemaker:{verb}TrainingJob" for verb in ("Create", "Describe", "Stop")], jobs),
                 allow(["sagemaker:AddTags"], jobs),

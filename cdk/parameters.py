@@ -1,7 +1,7 @@
 """What clients read to find this environment: contracts.environment.Environment, a parameter for each field.
 
-`images/{train,serve}` and `code/{type}` are left out in every environment. They change with each build of the images,
-so whoever builds an image publishes them; a deployment of this stack must not set them back.
+`images/{data,serve,train}` and `code/{type}` are left out in every environment. They change with each build of the
+images, so whoever builds an image publishes them; a deployment of this stack must not set them back.
 """
 
 from __future__ import annotations

@@ -9,10 +9,18 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.policies import allow, grant_key_to_aws, read_objects, use_key, write_objects
+from cdk.settings import Settings
+
+NETWORK = ("network-interface", "security-group", "subnet", "vpc")
+# https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html, "Permissions for CreateTrainingJob" in a VPC
+_LOOK_AT_NETWORK = [
+    f"ec2:Describe{what}" for what in ("DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs")
+]
+_MAKE_INTERFACES = [f"ec2:{verb}NetworkInterface{what}" for verb in ("Create", "Delete") for what in ("", "Permission")]
 
 
 class Roles(Construct):
-    def __init__(self, scope: Construct, *, bucket: s3.IBucket, key: kms.IKey) -> None:
+    def __init__(self, scope: Construct, settings: Settings, *, bucket: s3.IBucket, key: kms.IKey) -> None:
         super().__init__(scope, "Roles")
         self.training = self._role("Training", log_group="TrainingJobs")
         for statement in (
@@ -24,6 +32,11 @@ class Roles(Construct):
             grant_key_to_aws(key),
         ):
             self.training.add_to_policy(statement)
+        if settings.jobs_in_vpc:
+            self.training.add_to_policy(allow(_LOOK_AT_NETWORK, ["*"]))
+            stack = cdk.Stack.of(self)
+            stem = f"arn:aws:ec2:{stack.region}:{stack.account}:"
+            self.training.add_to_policy(allow(_MAKE_INTERFACES, [f"{stem}{what}/*" for what in NETWORK]))
         self.serving = self._role("Serving", log_group="Endpoints")
         for statement in (*read_objects(bucket, "jobs"), use_key(key), grant_key_to_aws(key)):
             self.serving.add_to_policy(statement)

@@ -30,6 +30,8 @@ class Settings(BaseModel):
     log_retention_days: Literal[7, 30, 90, 365] = 90
     checkpoint_days: int = 30
     """Checkpoints of jobs that nobody went on with."""
+    jobs_in_vpc: bool = False
+    """Whether training jobs may run in a VPC of the account's: their role then makes network interfaces."""
     keep_data: bool = True
     """Whether bucket and key outlive the stack, and the stack refuses to be deleted."""
     access_logs: bool = True

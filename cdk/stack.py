@@ -30,7 +30,7 @@ class Stepforge(cdk.Stack):
         )
         key = Keys(self, settings).data
         bucket = Data(self, settings, key=key).bucket
-        roles = Roles(self, bucket=bucket, key=key)
+        roles = Roles(self, settings, bucket=bucket, key=key)
         functions = Functions(self, settings, bucket=bucket, key=key, roles=roles)
         machines = Machines(self, settings, functions=functions, bucket=bucket, key=key, roles=roles)
         Registry(self, settings)

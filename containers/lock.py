@@ -1,4 +1,4 @@
-"""Write an image's requirements.lock: everything that an extra of stepforge needs, at the versions installed here.
+"""Write an image's requirements.lock: everything that its extra of stepforge needs, at the versions installed here.
 
 python containers/lock.py train > containers/train/requirements.lock
 
@@ -37,12 +37,24 @@ def closure(requirements: list[str]) -> dict[str, str]:
     return found
 
 
-def main(extra: str) -> None:
+IMAGES: dict[str, tuple[str, ...]] = {"data": (), "serve": ("train",), "train": ("train",), "train-cuda": ("train",)}
+"""Extras of each image. What two images have in common they have at one version, because it is installed once here."""
+BESIDE = {"train-cuda": ("bitsandbytes==0.50.2",)}
+"""What is not installed on a machine without a GPU: the frozen weights of `lora.bits = 4`."""
+
+
+def locked(image: str) -> list[str]:
+    """The lines of an image's lock. Raises KeyError for an image that there is none of."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = ["pydantic>=2", *project["optional-dependencies"][extra]]
-    print(f"# Written by containers/lock.py {extra}; the digest of a job's code covers this file.")
-    for name, number in sorted(closure(needed).items()):
-        print(f"{name}=={number}")
+    extras = [line for extra in IMAGES[image] for line in project["optional-dependencies"][extra]]
+    lines = [f"{name}=={number}" for name, number in closure(["pydantic>=2", *extras]).items()]
+    return sorted([*lines, *BESIDE.get(image, ())], key=lambda line: line.partition("==")[0])
+
+
+def main(image: str) -> None:
+    covered = "; the digest of a job's code covers this file." if image == "train" else "."
+    print(f"# Written by containers/lock.py {image}{covered}")
+    print("\n".join(locked(image)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from stepforge.errors import InvalidInput
 PROCESSES = "STEPFORGE_PROCESSES"
 """Environment variable: ranks on each host, in place of one a GPU."""
 PORT = 29_500
-"""Where the ranks of several hosts meet. On a single host it is a free one."""
+"""Where the ranks of several hosts meet, at the first host. On a single host it is a free one."""
+MEETING = "STEPFORGE_MEETING"
+"""Environment variable: `address:port` where several hosts meet instead, for hosts whose names do not resolve."""
 INTERRUPTED = 143
 MOURNING_SECONDS = 10.0
 """How long the other ranks may go on after one has failed."""
@@ -56,6 +58,19 @@ def plan_of(base: Path) -> Plan:
         raise InvalidInput(f"{path} must name `hosts` and, among them, `current_host`: {error!r}") from error
 
 
+def meeting_of(plan: Plan) -> tuple[str, int]:
+    """Address and port at which the processes of a job meet. Raises InvalidInput for a malformed STEPFORGE_MEETING."""
+    if len(plan.hosts) == 1:
+        return "127.0.0.1", free_port()
+    given = os.environ.get(MEETING)
+    if given is None:
+        return plan.hosts[0], PORT
+    address, _, port = given.rpartition(":")
+    if not address or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise InvalidInput(f"{MEETING}={given!r} must be an address and a port, such as '127.0.0.1:{PORT}'")
+    return address, int(port)
+
+
 def is_rank() -> bool:
     """Whether a launcher, this one or another, has started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -71,9 +86,9 @@ def launch(plan: Plan, command: Sequence[str]) -> int:
 
     previous = signal.signal(signal.SIGTERM, forward)
     try:
-        port = PORT if len(plan.hosts) > 1 else free_port()
+        meeting = meeting_of(plan)
         for local in range(plan.here):
-            processes.append(subprocess.Popen(list(command), env=os.environ | environment(plan, local, port)))
+            processes.append(subprocess.Popen(list(command), env=os.environ | environment(plan, local, meeting)))
         return _wait(processes)
     finally:
         for process in processes:
@@ -83,14 +98,15 @@ def launch(plan: Plan, command: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-def environment(plan: Plan, local: int, port: int) -> dict[str, str]:
+def environment(plan: Plan, local: int, meeting: tuple[str, int]) -> dict[str, str]:
     """What torch and accelerate read in rank `local` of this host."""
+    address, port = meeting
     found = {
         "RANK": str(plan.host * plan.here + local),
         "WORLD_SIZE": str(plan.world),
         "LOCAL_RANK": str(local),
         "LOCAL_WORLD_SIZE": str(plan.here),
-        "MASTER_ADDR": plan.hosts[0] if len(plan.hosts) > 1 else "127.0.0.1",
+        "MASTER_ADDR": address,
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // plan.here))),
     }

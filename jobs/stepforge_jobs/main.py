@@ -2,7 +2,8 @@
 
 Where a training job has several GPUs or hosts, it starts a process for each GPU (launch.py) and ends as they end.
 Reads the spec, imports the one module that its work needs, and turns a failure into output/failure and exit code 1.
-After SIGTERM with a checkpoint the exit code is 143 and no failure is written: the next attempt goes on from there.
+After SIGTERM the exit code is 143 and no failure is written: the next attempt goes on from the last checkpoint. A
+handler stands from the first line on: process 1 of a container does not end by a SIGTERM that it does not handle.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from stepforge_jobs import durable
 from stepforge_jobs.heartbeat import Heartbeat
 from stepforge_jobs.job import Interrupted, Job, Progress, base_dir, read_spec
 from stepforge_jobs.launch import INTERRUPTED, is_rank, launch, plan_of
+from stepforge_jobs.unprivileged import drop_root
 
 WORK: dict[WorkType, str] = {
     "dataset": "stepforge_jobs.datasets.generate:run",
@@ -47,6 +51,27 @@ OFFLINE = {
 
 TRAINING: tuple[WorkType, ...] = ("sft", "srl", "rlvr")
 """Work that several processes share. The others are done by one."""
+
+
+ALONE: tuple[WorkType, ...] = ("gate", "evaluate")
+"""Work that another host could only do again."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM raise Interrupted wherever the job is; training loops put their own handler in its place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise Interrupted("SIGTERM: what was finished until now is in the checkpoints")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def leads() -> bool:
@@ -99,7 +124,11 @@ def configure_logs(base: Path) -> None:
 def main(arguments: Sequence[str] = ()) -> int:
     """Run the job below `base_dir()` and return the process's exit code."""
     os.environ.update(OFFLINE)
-    base = base_dir()
+    with interruptible():
+        return _main(base_dir(), arguments)
+
+
+def _main(base: Path, arguments: Sequence[str]) -> int:
     try:
         if list(arguments) not in ([], ["train"]):
             raise InvalidInput(
@@ -107,6 +136,8 @@ def main(arguments: Sequence[str] = ()) -> int:
             )
         spec = read_spec(base)
         plan = plan_of(base) if spec.type in TRAINING and not is_rank() else None
+        if spec.type in ALONE and (hosts := len(plan_of(base).hosts)) > 1:
+            raise InvalidInput(f"{hosts} hosts for a {spec.type!r} job, done by one process: set instance_count to 1")
         if plan is not None and plan.world > 1:
             (base / "output" / "failure").unlink(missing_ok=True)
             return launch(plan, [sys.executable, "-m", "stepforge_jobs.main", *arguments])
@@ -138,5 +169,6 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 if __name__ == "__main__":
+    drop_root()
     configure_logs(base_dir())
     sys.exit(main(sys.argv[1:]))

@@ -13,11 +13,13 @@ from botocore.exceptions import ClientError as AwsError
 from stepforge import errors
 from stepforge.artifacts import read_manifest
 from stepforge.contracts.base import Contract
-from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest, Resources
+from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest
 from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.names import SPEC_TAG, Keys, job_name
+from stepforge.contracts.resources import Resources
 
 MAX_ATTEMPTS = 50
+CHOICE_TAG = "stepforge:instance-choice"
 Action = Literal["create", "poll", "adopt"]
 Ending = Literal["Completed", "Failed", "Stopped", "MaxRuntimeExceeded", "MaxWaitTimeExceeded", "Interrupted"]
 
@@ -31,6 +33,7 @@ _FAILURES: tuple[tuple[str, type[errors.JobFailed]], ...] = (
     ("AlgorithmError", errors.AlgorithmError),
     ("ClientError", errors.InvalidJob),
     ("CapacityError", errors.CapacityError),
+    ("InsufficientCapacity", errors.CapacityError),
     ("InternalServerError", errors.InternalServerError),
     ("ResourceLimitExceeded", errors.ResourceLimitExceeded),
 )
@@ -45,6 +48,8 @@ class Attempt(Contract):
     input_data_config: list[dict[str, Any]]
     resource_config: dict[str, Any]
     stopping_condition: dict[str, int]
+    output_data_config: dict[str, str] = {}
+    vpc_config: dict[str, list[str]] | None = None
     tags: list[dict[str, str]]
 
 
@@ -73,8 +78,10 @@ def find_attempt(
 ) -> Found:
     """Describe `-a0`, `-a1`, ... and adopt what runs or is done; after failures the next number is free.
 
+    Where the last of them found no capacity, the next runs on the next instance type of the request's list.
     Raises IdentityConflict where the name belongs to another spec, JobFailed after 50 failed attempts.
     """
+    refused: str | None = None
     for number in range(MAX_ATTEMPTS):
         name = job_name(request.prefix, number)
         job = describe(sagemaker, request, name)
@@ -82,17 +89,25 @@ def find_attempt(
         if action == "adopt" and not _is_whole(s3, job, bucket=bucket):
             continue
         if action is not None:
-            return Found(
-                request=request, attempt=_attempt(request, name, action, key_arn=key_arn, poll_seconds=poll_seconds)
+            attempt = _attempt(
+                request,
+                name,
+                action,
+                bucket=bucket,
+                key_arn=key_arn,
+                poll_seconds=poll_seconds,
+                instance_type=next_instance_type(request.resources, refused),
             )
+            return Found(request=request, attempt=attempt)
+        refused = refused_type(job)
     raise errors.JobFailed(
         f"{request.prefix!r} failed {MAX_ATTEMPTS} times: look at the last failure, and change the spec"
     )
 
 
-def attempt_at(request: JobRequest, name: str, *, key_arn: str) -> Attempt:
+def attempt_at(request: JobRequest, name: str, *, bucket: str, key_arn: str) -> Attempt:
     """An attempt as it would be created, without asking whether it may."""
-    return _attempt(request, name, "create", key_arn=key_arn, poll_seconds=0)
+    return _attempt(request, name, "create", bucket=bucket, key_arn=key_arn, poll_seconds=0)
 
 
 def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] | None:
@@ -161,7 +176,7 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
     """The outcome of a Completed attempt with the digest of its manifest.
 
     Raises the JobFailed that says why there is none; JobStillRunning where another execution won the race for the
-    name.
+    name; InstanceTypeUnavailable where the cloud had no capacity and the request names another type.
     """
     name = ended.attempt.name
     job = describe(sagemaker, ended.request, name)
@@ -169,6 +184,11 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
         raise creation_failure(name, ended.error or CaughtError())
     if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
         raise errors.JobStillRunning(f"{name} is {job['TrainingJobStatus']}")
+    refused, types = refused_type(job), ended.request.resources.instance_types
+    if refused in types[:-1]:
+        raise errors.InstanceTypeUnavailable(
+            f"{name}: {job_failure(job)} The next attempt takes {next_instance_type(ended.request.resources, refused)}"
+        )
     return completed(s3, job, bucket=bucket, adopted=ended.attempt.action != "create")
 
 
@@ -230,6 +250,21 @@ def job_failure(job: dict[str, Any]) -> errors.JobFailed:
     return errors.JobFailed(reason or f"{name} ended as {job['TrainingJobStatus']} ({secondary}) without a reason")
 
 
+def refused_type(job: dict[str, Any] | None) -> str | None:
+    """The instance type for which the cloud had no capacity; None where a job did not fail for that."""
+    if job is None or job["TrainingJobStatus"] != "Failed" or not isinstance(job_failure(job), errors.CapacityError):
+        return None
+    found: str | None = job["ResourceConfig"].get("InstanceType")
+    return found
+
+
+def next_instance_type(resources: Resources, refused: str | None) -> str:
+    """The type after the one that was just refused; the wanted one where none was, or after the last."""
+    types = resources.instance_types
+    after = types.index(refused) + 1 if refused in types else 0
+    return types[after % len(types)]
+
+
 def creation_failure(name: str, error: CaughtError) -> errors.JobFailed:
     """The typed error of a job that could not be created."""
     text = f"{name} could not be created: {error.Cause or error.Error or 'no reason was given'}"
@@ -243,33 +278,67 @@ def volume_key(instance_type: str, key_arn: str) -> str | None:
     return None if _OWN_STORAGE.match(instance_type) else key_arn
 
 
-def _attempt(request: JobRequest, name: str, action: Action, *, key_arn: str, poll_seconds: int) -> Attempt:
+def _attempt(
+    request: JobRequest,
+    name: str,
+    action: Action,
+    *,
+    bucket: str,
+    key_arn: str,
+    poll_seconds: int,
+    instance_type: str | None = None,
+) -> Attempt:
     resources = request.resources
-    key = volume_key(resources.instance_type, key_arn)
+    chosen = instance_type or resources.instance_type
     return Attempt(
         name=name,
         action=action,
         poll_seconds=poll_seconds,
         input_data_config=[_channel(channel, uri) for channel, uri in sorted(request.channels.items())],
-        resource_config={
-            "InstanceType": resources.instance_type,
-            "InstanceCount": resources.instance_count,
-            "VolumeSizeInGB": resources.volume_gb,
-            **({} if key is None else {"VolumeKmsKeyId": key}),
-        },
+        resource_config=_resource_config(resources, chosen, key_arn),
         stopping_condition=_stopping_condition(resources),
+        output_data_config={
+            "S3OutputPath": f"s3://{bucket}/{Keys.job_output()}",
+            "KmsKeyId": resources.output_key_arn or key_arn,
+            "CompressionType": "NONE",
+        },
+        vpc_config=None
+        if resources.vpc is None
+        else {"Subnets": list(resources.vpc.subnets), "SecurityGroupIds": list(resources.vpc.security_groups)},
         tags=[
             {"Key": SPEC_TAG, "Value": request.spec_sha256},
             {"Key": "stepforge:type", "Value": request.prefix.partition("-")[0]},
             *({"Key": key, "Value": value} for key, value in sorted(request.tags.items())),
+            *_choice_tag(resources, chosen),
         ],
     )
 
 
+def _resource_config(resources: Resources, instance_type: str, key_arn: str) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "InstanceType": instance_type,
+        "InstanceCount": resources.instance_count,
+        "VolumeSizeInGB": resources.volume_gb,
+    }
+    if (key := volume_key(instance_type, resources.volume_key_arn or key_arn)) is not None:
+        config["VolumeKmsKeyId"] = key
+    if resources.keep_alive_seconds is not None:
+        config["KeepAlivePeriodInSeconds"] = resources.keep_alive_seconds
+    return config
+
+
+def _choice_tag(resources: Resources, instance_type: str) -> list[dict[str, str]]:
+    """Which of several instance types an attempt took, for those who look at it in the console."""
+    types = resources.instance_types
+    if len(types) == 1:
+        return []
+    return [{"Key": CHOICE_TAG, "Value": f"{types.index(instance_type) + 1} of {len(types)}"}]
+
+
 def _stopping_condition(resources: Resources) -> dict[str, int]:
     limit = {"MaxRuntimeInSeconds": resources.max_runtime_seconds}
-    if resources.spot:
-        limit["MaxWaitTimeInSeconds"] = max(resources.max_wait_seconds or 0, resources.max_runtime_seconds)
+    if (wait := resources.wait_seconds) is not None:
+        limit["MaxWaitTimeInSeconds"] = wait
     return limit
 
 

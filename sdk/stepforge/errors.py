@@ -17,6 +17,7 @@ StepforgeError
 │   ├── AlgorithmError       the job's own code failed: running it again would fail again
 │   ├── InvalidJob           the job could not start with what it was given
 │   ├── CapacityError        the cloud had no such instance free
+│   │   └── InstanceTypeUnavailable  the same, and the next type of the list is tried
 │   ├── InternalServerError  the cloud failed
 │   ├── ResourceLimitExceeded  the account's quota is used up
 │   ├── Stopped              someone stopped it: exit code 7
@@ -136,6 +137,10 @@ class InvalidJob(JobFailed):
 
 
 class CapacityError(JobFailed):
+    pass
+
+
+class InstanceTypeUnavailable(CapacityError):
     pass
 
 

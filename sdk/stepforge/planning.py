@@ -84,7 +84,7 @@ def pipeline_job_request(
     resources = pipeline.resources.get(job.type, Resources())
     model = "" if job.type in ("dataset", "gate") else pipeline_model(pipeline)
     tags = job_tags(domain=pipeline.domain, environment=environment, run=run, model=model)
-    return job_request(job, image=pipeline.image, resources=resources, bucket=bucket, tags=tags)
+    return job_request(job, image=pipeline.image_of(job.type), resources=resources, bucket=bucket, tags=tags)
 
 
 def pipeline_model(pipeline: PipelineSpec) -> str:

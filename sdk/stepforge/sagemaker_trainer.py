@@ -35,7 +35,7 @@ def model_trainer(connection: Connection, spec: JobSpec, resources: Resources | 
     Raises EnvironmentUnavailable without the extra, IdentityConflict where the name belongs to another spec.
     """
     environment = connection.environment
-    request = spec_request(environment, spec, resources or Resources())
+    request = spec_request(environment, spec, resources)
     s3 = connection.client("s3")
     found = attempts.find_attempt(
         connection.client("sagemaker"), s3, request, bucket=environment.bucket, key_arn=environment.key_arn,

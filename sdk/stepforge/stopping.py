@@ -19,8 +19,8 @@ from stepforge.executions import child_name
 
 CAUSE = "stopped with `stepforge stop`"
 _UNDER_WAY = ("InProgress", "Stopping")
-_CREATES = "Create"
-"""The state of `run-job` that waits for a job which it created itself."""
+_CREATES = ("Create", "CreateInVpc")
+"""The states of `run-job` that wait for a job which it created itself."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _owns(states: Any, child: str) -> bool:
         for page in pages:
             for event in page["events"]:
                 if (entered := event.get("stateEnteredEventDetails")) is not None:
-                    return bool(entered["name"] == _CREATES)
+                    return bool(entered["name"] in _CREATES)
     except states.exceptions.ExecutionDoesNotExist:
         return False
     return False

@@ -19,10 +19,9 @@ from stepforge.contracts.jobs import JobRequest, JobSpec, Resources
 from stepforge.contracts.names import Keys
 from stepforge.economics.estimate import model_of
 from stepforge.planning import job_request, job_tags, put_spec
+from stepforge.recipes import bound_resources, job_image
 
 _TAKEN = ("ResourceInUse", "ResourceInUseException")
-_RETRIES = 3
-"""As often does SageMaker start a job again that its own servers failed."""
 
 
 @dataclass(frozen=True)
@@ -39,30 +38,31 @@ def training_request(environment: Environment, request: JobRequest, attempt: Att
     return {
         "TrainingJobName": attempt.name,
         "RoleArn": environment.training_role_arn,
-        "AlgorithmSpecification": {"TrainingImage": request.image, "TrainingInputMode": "File"},
+        "AlgorithmSpecification": {"TrainingImage": request.image, "TrainingInputMode": request.resources.input_mode},
         "HyperParameters": {"spec_uri": request.spec_uri, "spec_sha256": request.spec_sha256},
         "InputDataConfig": attempt.input_data_config,
-        "OutputDataConfig": {
-            "S3OutputPath": f"s3://{bucket}/{Keys.job_output()}",
-            "KmsKeyId": environment.key_arn,
-            "CompressionType": "NONE",
-        },
+        "OutputDataConfig": attempt.output_data_config,
         "CheckpointConfig": {"S3Uri": f"s3://{bucket}/{Keys.checkpoints(request.prefix)}"},
         "ResourceConfig": attempt.resource_config,
         "StoppingCondition": attempt.stopping_condition,
-        "RetryStrategy": {"MaximumRetryAttempts": _RETRIES},
+        "RetryStrategy": {"MaximumRetryAttempts": request.resources.retry_attempts},
         "EnableManagedSpotTraining": request.resources.spot,
-        "EnableNetworkIsolation": True,
-        "EnableInterContainerTrafficEncryption": True,
+        "EnableNetworkIsolation": request.resources.network_isolation,
+        "EnableInterContainerTrafficEncryption": request.resources.encrypt_between_hosts,
+        **({} if attempt.vpc_config is None else {"VpcConfig": attempt.vpc_config}),
         "Tags": attempt.tags,
     }
 
 
-def spec_request(environment: Environment, spec: JobSpec, resources: Resources) -> JobRequest:
-    """What `run-job` would be given for a job that belongs to no run."""
+def spec_request(environment: Environment, spec: JobSpec, resources: Resources | None = None) -> JobRequest:
+    """What `run-job` would get for a job that belongs to no run; on the environment's instance where none is given.
+
+    Raises InvalidInput where the environment's image is not pinned, UnknownName for an instance type without training.
+    """
+    bound = bound_resources({} if resources is None else {spec.type: resources}, environment)[spec.type]
     tags = job_tags(domain=spec.domain, environment=environment.name, model=model_of(spec))
-    image = environment.images["train"]
-    return job_request(spec, image=image, resources=resources, bucket=environment.bucket, tags=tags)
+    image = job_image(environment, spec.type)
+    return job_request(spec, image=image, resources=bound, bucket=environment.bucket, tags=tags)
 
 
 def submit(connection: Connection, spec: JobSpec, resources: Resources | None = None) -> Submission:
@@ -73,8 +73,7 @@ def submit(connection: Connection, spec: JobSpec, resources: Resources | None = 
     """
     environment = connection.environment
     s3, sagemaker = connection.client("s3"), connection.client("sagemaker")
-    given = resources or Resources()
-    request = spec_request(environment, spec, given)
+    request = spec_request(environment, spec, resources)
     put_spec(s3, spec, bucket=environment.bucket, key_arn=environment.key_arn)
     while True:
         attempt = attempts.find_attempt(

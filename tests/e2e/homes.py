@@ -92,7 +92,7 @@ class Home:
     def steps(self, kind: str) -> int:
         """The newest checkpoint of the running job of a type; -1 where there is none."""
         job = self.job(kind)
-        folder = self.layout.jobs / (job["TrainingJobName"] if job else "none") / "ml" / "checkpoints"
+        folder = self.layout.jobs / (job["TrainingJobName"] if job else "none") / "algo-1" / "ml" / "checkpoints"
         return max((int(path.name.removeprefix("step-")) for path in folder.glob("*/step-*")), default=-1)
 
     def trainer(self) -> psutil.Process | None:

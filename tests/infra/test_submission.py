@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from stepforge.attempts import find_attempt
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import WORK_TYPES, JobRequest, Resources
+from stepforge.contracts.jobs import WORK_TYPES, JobRequest
+from stepforge.contracts.resources import Resources, Vpc
 from stepforge.submission import training_request
 from tests.fakes import FakeSageMaker
 from tests.infra.machines import state
@@ -22,7 +25,7 @@ ENVIRONMENT = Environment(
     images={"train": "repository/stepforge-train@sha256:" + "0" * 64},
     code=dict.fromkeys(WORK_TYPES, "c" * 64),
 )
-TOKENS = {"Bucket": "bucket", "KeyArn": "key_arn", "TrainingRoleArn": "training_role_arn"}
+TOKENS = {"Bucket": "bucket", "TrainingRoleArn": "training_role_arn"}
 FORMAT = re.compile(r"States\.Format\('([^']*)', (\$[\w.]+)\)")
 
 
@@ -49,18 +52,37 @@ def at(path: str, given: dict[str, Any]) -> Any:
     return given
 
 
-def test_a_direct_submission_sends_what_the_machine_run_job_sends() -> None:
+RICH = Resources(
+    instance_type="ml.m5.large",
+    instance_count=2,
+    fallback_instance_types=("ml.m5.xlarge",),
+    keep_alive_seconds=60,
+    input_mode="FastFile",
+    retry_attempts=5,
+    network_isolation=False,
+    encrypt_between_hosts=False,
+    output_key_arn="arn:aws:kms:us-east-1:123456789012:key/1",
+    vpc=Vpc(subnets=("subnet-1",), security_groups=("sg-1",)),
+)
+
+
+@pytest.mark.parametrize(
+    ("creates", "resources"),
+    [("Create", Resources(spot=True, instance_count=2, max_wait_seconds=200_000)), ("CreateInVpc", RICH)],
+    ids=["spot", "everything else"],
+)
+def test_a_direct_submission_sends_what_the_machine_run_job_sends(creates: str, resources: Resources) -> None:
     request = JobRequest(
         prefix="sft-" + "a" * 12,
         spec_sha256="a" * 64,
         spec_uri="s3://stepforge-dev/specs/a/spec.json",
         image=ENVIRONMENT.images["train"],
         channels={"spec": "s3://stepforge-dev/specs/a/", "data": "s3://stepforge-dev/jobs/d/output/model/"},
-        resources=Resources(spot=True, instance_count=2, max_wait_seconds=200_000),
+        resources=resources,
     )
     found = find_attempt(
         FakeSageMaker(), None, request, bucket=ENVIRONMENT.bucket, key_arn=ENVIRONMENT.key_arn, poll_seconds=1
     )
-    machine = resolved(state("run-job", "Create")["Parameters"], found.model_dump(mode="json"))
+    machine = resolved(state("run-job", creates)["Parameters"], found.model_dump(mode="json"))
 
     assert training_request(ENVIRONMENT, request, found.attempt) == machine

@@ -142,8 +142,29 @@ def test_the_bucket_is_encrypted_versioned_private_and_speaks_tls_only(synth: Sy
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_parameters_are_the_fields_of_an_environment_but_images_and_code(synth: Synth, name: str) -> None:
     found = {p["Name"] for p in resources(synth.templates[name], "AWS::SSM::Parameter").values()}
-    fields = {field.replace("_", "-") for field in Environment.model_fields} - {"name", "images", "code"}
+    # Images and code are published by what builds them, a budget by who sets it.
+    published = {"name", "images", "code", "budget-usd"}
+    fields = {field.replace("_", "-") for field in Environment.model_fields} - published
     assert {path.removeprefix(parameter(name, "")).split("/")[0] for path in found} == fields
+
+
+def test_only_where_jobs_may_run_in_a_vpc_does_their_role_make_network_interfaces(synth: Synth, tmp_path: Path) -> None:
+    import aws_cdk as cdk
+    import cdk_nag
+    from cdk.acknowledged import acknowledge
+    from cdk.settings import SETTINGS
+    from cdk.stack import Stepforge
+
+    assert not any("ec2:" in json.dumps(s) for name in ENVIRONMENTS for s in statements(synth.templates[name]))
+    settings = SETTINGS["dev"].model_copy(update={"jobs_in_vpc": True})
+    app = cdk.App(tree_metadata=False, analytics_reporting=False, outdir=str(tmp_path))
+    cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks())
+    acknowledge(Stepforge(app, settings), settings)
+    template = app.synth().get_stack_by_name("stepforge-dev").template
+    given = {a for s in statements(template) for a in listed(s["Action"]) if a.startswith("ec2:")}
+    assert {"ec2:CreateNetworkInterface", "ec2:CreateNetworkInterfacePermission", "ec2:DescribeSubnets"} <= given
+    policies = resources(template, "AWS::IAM::Policy")
+    assert [name.startswith("RolesTraining") for name, p in policies.items() if "ec2:" in json.dumps(p)] == [True]
 
 
 def test_lost_approvals_go_to_the_dead_letters_and_are_swept(synth: Synth) -> None:

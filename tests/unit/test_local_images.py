@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stepforge.errors import InvalidInput
-from stepforge.local.images import Image, entrypoint, register_images, registered, repository
+from stepforge.local.images import Image, Role, entrypoint, image_of, register_images, registered, repository
 from stepforge.local.state import Layout
 
 ROOT = Path(__file__).parents[2]
@@ -27,9 +27,38 @@ def test_a_repository_is_an_address_without_tag_and_digest(address: str, name: s
     assert repository(address) == name
 
 
-@pytest.mark.parametrize(("image", "module"), [("train", "stepforge_jobs.main"), ("serve", "stepforge_jobs.serving")])
-def test_the_projects_images_have_an_entry_point_in_exec_form(image: str, module: str) -> None:
-    assert entrypoint(ROOT / "containers" / image / "Dockerfile") == ["python", "-m", module]
+SOURCES = {"/opt/stepforge/sdk": Path("/here/sdk"), "/opt/stepforge/jobs": Path("/here/jobs")}
+IMAGES = [(name, "train", "stepforge_jobs.main") for name in ("train", "train-cuda", "data")]
+
+
+@pytest.mark.parametrize(("name", "role", "module"), [*IMAGES, ("serve", "serve", "stepforge_jobs.serving")])
+def test_an_image_runs_here_with_the_command_and_the_variables_of_its_dockerfile(
+    name: str, role: Role, module: str
+) -> None:
+    image = image_of(ROOT / "containers" / name / "Dockerfile", role, SOURCES)
+    assert image.command(role) == [sys.executable, "-m", module]
+    assert image.environment == {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": "/here/sdk:/here/jobs",
+        "STEPFORGE_RUN_AS": "10001",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("WORKDIR /srv", "WORKDIR '/srv' must be '/opt/ml'"),
+        ("WORKDIR /opt\nWORKDIR ml\nENV PYTHONPATH=/opt/stepforge/sdk:/opt/more", "'/opt/more', which is none of"),
+        ("WORKDIR /opt/ml\nENV DEBUG", "'DEBUG' without a value"),
+    ],
+    ids=["elsewhere", "unknown sources", "old form of ENV"],
+)
+def test_what_cannot_be_the_same_here_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "Dockerfile"
+    path.write_text(f'FROM a\n{text}\nENTRYPOINT ["python"]\n')
+    with pytest.raises(InvalidInput, match=message):
+        image_of(path, "train", SOURCES)
 
 
 def test_the_last_stage_and_the_last_entry_point_count(tmp_path: Path) -> None:

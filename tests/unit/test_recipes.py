@@ -179,7 +179,7 @@ ENVIRONMENT = Environment(
     training_role_arn="arn:aws:iam::123456789012:role/t",
     serving_role_arn="arn:aws:iam::123456789012:role/s",
     machines={name: f"arn:aws:states:us-east-1:123456789012:stateMachine:{name}" for name in MACHINES},
-    images={"train": "i@sha256:0", "serve": "i@sha256:0"},
+    images={"train": "i@sha256:" + "0" * 64, "serve": "i@sha256:" + "0" * 64},
     code=dict.fromkeys(WORK_TYPES, "c" * 64),
 )
 

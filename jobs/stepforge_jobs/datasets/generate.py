@@ -2,6 +2,9 @@
 
 A shard is a pure function of (domain, seed, split, shard); finished ones are kept in the checkpoint folder, so that a
 restart goes on after them. With the channel `records` the user's files take the place of the domain's generator.
+
+Of several hosts each writes every n-th shard into its own model folder, which SageMaker puts together. The first host
+hears from the others what they wrote and writes the manifest, which is the one that a single host writes.
 """
 
 from __future__ import annotations
@@ -13,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from stepforge.contracts.jobs import DatasetWork
-from stepforge.contracts.manifests import write_manifest
+from stepforge.contracts.manifests import Manifest, describe_folder, joined, put_manifest
 from stepforge.contracts.records import SPLITS, Record, Split
 from stepforge.contracts.solutions import Solution, report_of
 from stepforge.errors import InvalidInput
+from stepforge_jobs import peers
 from stepforge_jobs.datasets.shards import FOLDER, shard_bytes, shard_path, write_durably
 from stepforge_jobs.datasets.user_records import read_user_records
 from stepforge_jobs.domains.base import Domain
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.job import Job
+from stepforge_jobs.launch import Plan, plan_of
 
 MOST_WORDS = 8_192
 """More different words than this are no vocabulary for a model that starts from scratch."""
@@ -32,8 +37,11 @@ def run(job: Job) -> None:
     work = job.spec.work
     assert isinstance(work, DatasetWork)
     domain = domain_of(job)
+    plan = plan_of(job.base)
     solutions: list[Solution] = []
     if "records" in job.spec.inputs:
+        if len(plan.hosts) > 1:
+            raise InvalidInput(f"{len(plan.hosts)} hosts for records that one process reads: set instance_count to 1")
         manifest = job.artifact("records")
         name = f"{domain.name}@{domain.version}"
         records = read_user_records(
@@ -43,7 +51,7 @@ def run(job: Job) -> None:
         rows = write_user_shards(job, records, shard_rows=work.shard_rows)
     else:
         vocabulary = domain.vocabulary
-        rows = write_generated_shards(job, domain, work)
+        rows = write_generated_shards(job, domain, work, host=plan.host, hosts=len(plan.hosts))
     counts = {split: sum(n for path, n in rows.items() if path.startswith(f"{FOLDER}/{split}-")) for split in SPLITS}
     if not sum(counts.values()):
         raise InvalidInput(f"domain {domain.name!r} generates no records: give your own with --data")
@@ -57,7 +65,16 @@ def run(job: Job) -> None:
     if solutions:
         metadata["parsing"] = report_of(solutions).model_dump(mode="json")
         job.progress.event("parsing", **metadata["parsing"])
-    write_manifest(job.model_dir, "dataset", metadata=metadata, rows=rows)
+    mine = describe_folder(job.model_dir, "dataset", rows=rows)
+    parts = [mine] if len(plan.hosts) == 1 else _parts_of_all(job, plan, mine)
+    if parts is not None:
+        put_manifest(job.model_dir, joined("dataset", parts, metadata=metadata))
+
+
+def _parts_of_all(job: Job, plan: Plan, mine: Manifest) -> list[Manifest] | None:
+    """What every host wrote, on the first one, once all have; None on the others."""
+    said = peers.gather(plan, job.spec.identity, mine.model_dump(mode="json"))
+    return None if said is None else [Manifest.model_validate(part) for part in said]
 
 
 def planned(domain: Domain, work: DatasetWork) -> Iterator[tuple[Split, int, range]]:
@@ -71,21 +88,22 @@ def planned(domain: Domain, work: DatasetWork) -> Iterator[tuple[Split, int, ran
             yield split, shard, range(start, min(start + work.shard_rows, count))
 
 
-def write_generated_shards(job: Job, domain: Domain, work: DatasetWork) -> dict[str, int]:
-    """Rows of each shard that was written to the model folder."""
+def write_generated_shards(
+    job: Job, domain: Domain, work: DatasetWork, *, host: int = 0, hosts: int = 1
+) -> dict[str, int]:
+    """Rows of each shard of the dataset. Those of this host, every n-th, are written to the model folder."""
     plan = list(planned(domain, work))
-    total = sum(len(indices) for _, _, indices in plan)
-    rows: dict[str, int] = {}
+    own = plan[host::hosts]
+    total = sum(len(indices) for _, _, indices in own)
     done = 0
-    for split, shard, indices in plan:
+    for split, shard, indices in own:
         path = shard_path(split, shard)
         if not _restored(job, path):
             records = [domain.record(split, index, seed=work.seed) for index in indices]
             _write(job, path, shard_bytes(records))
-        rows[path] = len(indices)
         done += len(indices)
         job.progress.step("dataset", done, total)
-    return rows
+    return {shard_path(split, shard): len(indices) for split, shard, indices in plan}
 
 
 def write_user_shards(job: Job, records: list[Record], *, shard_rows: int) -> dict[str, int]:

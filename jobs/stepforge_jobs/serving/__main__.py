@@ -17,6 +17,7 @@ from stepforge.errors import InvalidInput
 from stepforge_jobs.directories import verified_model
 from stepforge_jobs.job import base_dir
 from stepforge_jobs.main import OFFLINE
+from stepforge_jobs.unprivileged import drop_root
 
 
 def main() -> int:
@@ -46,4 +47,6 @@ def main() -> int:
 if __name__ == "__main__":
     if sys.argv[1:] not in ([], ["serve"]):
         raise InvalidInput(f"arguments {sys.argv[1:]!r}: only 'serve' is understood")
+    # A model is only read.
+    drop_root(written=())
     sys.exit(main())

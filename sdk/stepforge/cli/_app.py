@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from stepforge.cli import _resources
 from stepforge.cli._decide_app import add_decide_commands
 from stepforge.cli._examples import add_examples
 from stepforge.cli._output import Env, Json, emit, say
@@ -75,6 +76,11 @@ def run_train(
     model: Annotated[Path | None, typer.Option(help="Local Hugging Face directory to start from.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML) instead of the domain's own.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: stages.srl.steps=50")] = None,
+    instance_type: _resources.InstanceType = None,
+    spot: _resources.Spot = None,
+    instances: _resources.Instances = None,
+    max_runtime: _resources.MaxRuntime = None,
+    keep_warm: _resources.KeepWarm = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and change nothing.")] = False,
     wait: Annotated[
         bool, typer.Option("--wait/--detach", help="Follow the run, or return once it is submitted.")
@@ -95,6 +101,13 @@ def run_train(
         model=model,
         recipe=recipe,
         overrides=set_ or [],
+        resources={
+            "instance_type": instance_type,
+            "spot": spot,
+            "instances": instances,
+            "max_runtime": max_runtime,
+            "keep_warm": keep_warm,
+        },
         dry_run=dry_run,
         wait=wait,
         env=env,
@@ -205,6 +218,41 @@ def track(
     sent = track_run(Client(env).pipelines.get(name), to)
     said = ", ".join(f"{stage}: {count}" for stage, count in sent.items()) or "no stage has finished yet"
     emit({"tracking_uri": to, "sent": sent}, as_json=json, text=f"metrics sent to {to}: {said}")
+
+
+@app.command("policy")
+def policy(
+    job: Annotated[str, typer.Argument(help="A job that was submitted, such as rlvr-0123456789ab-a0.")],
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Print the IAM policy that this job's role needs: its inputs, outputs, keys, log and image, and no more."""
+    from json import dumps
+
+    from stepforge.client import Client
+    from stepforge.job_policy import job_policy
+
+    described = Client(env).jobs.get(job)
+    _, _, _, region, account, _ = described["TrainingJobArn"].split(":", 5)
+    found = job_policy(described, region=region, account=account)
+    emit(found, as_json=json, text=dumps(found, indent=2))
+
+
+@app.command("gc")
+def gc(
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, nothing is changed.")] = False,
+    keep_days: Annotated[int, typer.Option(min=1, help="Keep what a run refers to so long after its end.")] = 30,
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """List what nobody needs any more, with sizes and reasons: checkpoints of finished jobs, failed attempts and so on.
+
+    Never what a registered version came from, or what a run that is under way refers to.
+    """
+    from stepforge.cli import _gc
+    from stepforge.client import Client
+
+    _gc.gc(Client(env), apply=apply, keep_days=keep_days, as_json=json)
 
 
 @app.command("predict")
@@ -322,6 +370,28 @@ def local_up(json: Json = False) -> None:
     emit(
         {"endpoint": connection.endpoint_url}, as_json=json, text=f"the local AWS listens at {connection.endpoint_url}"
     )
+
+
+@local_app.command("interrupt")
+def local_interrupt(job: Annotated[str, typer.Argument(help="A spot job that runs.")], json: Json = False) -> None:
+    """Take a spot job's instances away, as AWS may at any time: SIGTERM, the grace, and it starts again."""
+    from stepforge.cli import _local
+
+    _local.interrupt(job, as_json=json)
+
+
+@local_app.command("capacity")
+def local_capacity(
+    instance_type: Annotated[str, typer.Argument(help="Such as ml.g5.xlarge.")],
+    available: Annotated[bool, typer.Option("--some/--none", help="Whether there are such instances.")],
+    json: Json = False,
+) -> None:
+    """Let there be no instances of a type, to see what a run does then: the next type, or spot capacity waited for."""
+    from stepforge import local
+
+    local.set_capacity(instance_type, available=available)
+    text = f"{instance_type}: {'available' if available else 'none'}"
+    emit({"instance_type": instance_type, "available": available}, as_json=json, text=text)
 
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

@@ -14,6 +14,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "run train": (
         "stepforge run train --domain facial",
         "stepforge run train --domain facial --set stages.rlvr.steps=200 --detach",
+        "stepforge run train --domain facial --spot --instance-type ml.g5.xlarge --instance-type ml.g6.xlarge",
         "stepforge run train --data records.jsonl --verifier my_rules:check --model ./SmolLM2-135M",
     ),
     "plan": (
@@ -46,6 +47,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "stepforge track latest --to sqlite:///mlflow.db",
         "stepforge track latest --env dev --to arn:aws:sagemaker:eu-west-1:111122223333:mlflow-app/app-ABC",
     ),
+    "policy": ("stepforge policy rlvr-0123456789ab-a0", "stepforge policy rlvr-0123456789ab-a0 --env dev --json"),
+    "gc": ("stepforge gc", "stepforge gc --apply --keep-days 7"),
     "predict": (
         "stepforge predict --domain facial",
         "stepforge predict --domain facial 'feel:fear with:surprise level4 felt sudden arkit :'",
@@ -74,6 +77,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "local down": ("stepforge local down", "stepforge local down --yes"),
     "local status": ("stepforge local status --json",),
     "local logs": ("stepforge local logs -f",),
+    "local interrupt": ("stepforge local interrupt rlvr-0123456789ab-a0",),
+    "local capacity": ("stepforge local capacity ml.g5.xlarge --none", "stepforge local capacity ml.g5.xlarge --some"),
     "local reset": ("stepforge local reset --yes",),
     "finetune launch": (
         "stepforge finetune launch plan.toml --data records.jsonl",

@@ -11,6 +11,8 @@ import typer
 
 from stepforge import local
 from stepforge.cli._output import emit, say
+from stepforge.connection import LOCAL
+from stepforge.contracts.names import INTERRUPT_TAG
 from stepforge.errors import InvalidInput
 
 _GOES_ON = "the command that started a run goes on from its last checkpoint"
@@ -27,6 +29,19 @@ def down(*, yes: bool, as_json: bool) -> None:
     if busy:
         text += f"; interrupted: {', '.join(busy)} ({_GOES_ON})"
     emit({"stopped": ran, "interrupted": busy}, as_json=as_json, text=text)
+
+
+def interrupt(job: str, *, as_json: bool) -> None:
+    from stepforge.client import Client
+
+    client = Client(LOCAL)
+    arn = client.jobs.get(job)["TrainingJobArn"]
+    sagemaker = client.connection.client("sagemaker")
+    try:
+        sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": INTERRUPT_TAG, "Value": "now"}])
+    except sagemaker.exceptions.ClientError as error:
+        raise InvalidInput(error.response["Error"]["Message"]) from error
+    emit({"interrupted": job}, as_json=as_json, text=f"{job} loses its instances, and goes on from its checkpoint")
 
 
 def reset(*, yes: bool, as_json: bool) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from stepforge.cli import _doctor, _follow, _local
+from stepforge.cli import _doctor, _follow, _local, _resources
 from stepforge.cli._output import emit, say, table
 from stepforge.cli._progress import duration, show
 from stepforge.client import Client
@@ -31,12 +31,14 @@ def train(
     model: Path | None,
     recipe: Path | None,
     overrides: list[str],
+    resources: dict[str, Any],
     dry_run: bool,
     wait: bool,
     env: str,
     as_json: bool,
 ) -> None:
     chosen = chosen_recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
+    chosen = _resources.apply(chosen, **resources)
     # A mistake in what was given is told before an environment is started or asked.
     with prepare(chosen, model=model, data=data, verifier=verifier) as inputs:
         client = Client(env)

@@ -21,7 +21,8 @@ class Environment(Contract):
     machines: dict[str, str]
     """Machine name (`train`) to ARN."""
     images: dict[str, str]
-    """`train` and `serve` to an image address that ends in its digest."""
+    """`train`, `serve` and, where datasets and gates have one of their own, `data`: each to an image address that ends
+    in its digest."""
     code: dict[WorkType, Sha256]
     """Digest of the code and lock that run each type of job."""
     instance_types: dict[str, str] = {}

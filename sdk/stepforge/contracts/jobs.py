@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from stepforge.contracts.base import Contract, S3Uri, Sha256, digest
+from stepforge.contracts.resources import Resources, check_hosts, check_pinned
 
 Channel = Literal["data", "gate", "model", "champion", "records", "plugin"]
 """The input channels of a job. SageMaker puts each at /opt/ml/input/data/<channel>; `spec` is there always."""
@@ -377,17 +378,6 @@ class JobSpec(Contract):
         return f"{self.type}-{self.identity[:12]}"
 
 
-class Resources(Contract):
-    """What a job runs on. Not part of its identity."""
-
-    instance_type: str = "ml.g5.xlarge"
-    instance_count: PositiveInt = 1
-    volume_gb: PositiveInt = 50
-    max_runtime_seconds: PositiveInt = 86_400
-    spot: bool = False
-    max_wait_seconds: PositiveInt | None = None
-
-
 class JobRequest(Contract):
     """The input of the machine `run-job`: everything that CreateTrainingJob needs but the attempt.
 
@@ -397,12 +387,17 @@ class JobRequest(Contract):
     prefix: Annotated[str, Field(pattern=r"^[a-z]+-[0-9a-f]{12}$")]
     spec_sha256: Sha256
     spec_uri: S3Uri
-    image: str
+    image: Annotated[str, AfterValidator(check_pinned)]
     channels: dict[str, S3Uri]
     """Channel name to S3 prefix, `spec` included."""
     resources: Resources = Resources()
     tags: dict[str, str] = {}
     """More tags of the job: domain, environment, run. They do not decide which job it is."""
+
+    @model_validator(mode="after")
+    def _hosts_have_work(self) -> Self:
+        check_hosts(self.prefix.partition("-")[0], self.resources, own_records="records" in self.channels)
+        return self
 
 
 class JobOutcome(Contract):

@@ -90,7 +90,20 @@ def write_manifest(
     folder: Path, kind: ArtifactKind, *, metadata: dict[str, Any] | None = None, rows: dict[str, int] | None = None
 ) -> Manifest:
     """Describe `folder` and write its `manifest.json` last, by rename."""
-    manifest = describe_folder(folder, kind, metadata=metadata, rows=rows)
+    return put_manifest(folder, describe_folder(folder, kind, metadata=metadata, rows=rows))
+
+
+def joined(kind: ArtifactKind, parts: Iterable[Manifest], *, metadata: dict[str, Any] | None = None) -> Manifest:
+    """The manifest of a folder whose files lie in several places: what `describe_folder` says of all in one.
+
+    Raises ValidationError where two parts name one file.
+    """
+    files = sorted((entry for part in parts for entry in part.files), key=lambda entry: PurePosixPath(entry.path))
+    return Manifest(kind=kind, files=tuple(files), metadata=metadata or {})
+
+
+def put_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the `manifest.json` of `folder` by rename. Call it when everything else is there."""
     temporary = folder / f".{MANIFEST}.tmp"
     temporary.write_bytes(canonical_json(manifest))
     temporary.replace(folder / MANIFEST)

@@ -18,6 +18,9 @@ DOMAIN_TAG, ENVIRONMENT_TAG, RUN_TAG = "stepforge:domain", "stepforge:environmen
 MODEL_TAG = "stepforge:model"
 """Where a job's weights began: jobs that agree in it are equally large, and so take equally long."""
 
+INTERRUPT_TAG = "stepforge:local-interrupt"
+"""A spot job in the local AWS that gets it loses its instances once. On AWS it is a tag like any other."""
+
 LONGEST_GROUP = 53
 """An endpoint has 63 characters at most, and `-candidate` must fit."""
 _CANDIDATE = "-candidate"

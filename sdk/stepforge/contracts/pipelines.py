@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from stepforge.contracts.base import Contract, S3Uri, Sha256, digest
 from stepforge.contracts.jobs import (
@@ -16,7 +16,6 @@ from stepforge.contracts.jobs import (
     JobSpec,
     LocalModel,
     Plugin,
-    Resources,
     ScratchModel,
     SftWork,
     SrlWork,
@@ -24,6 +23,10 @@ from stepforge.contracts.jobs import (
     WorkType,
 )
 from stepforge.contracts.names import LONGEST_GROUP
+from stepforge.contracts.resources import Resources, check_hosts, check_pinned
+
+DATA_WORK: tuple[WorkType, ...] = ("dataset", "gate")
+"""What the image `data` runs, where there is one."""
 
 
 def splits_of(stage: TrainingWork) -> tuple[str, ...]:
@@ -53,7 +56,9 @@ class PipelineSpec(Contract):
     plugin_artifact: ArtifactRef | None = None
     code: dict[WorkType, Sha256]
     """Digest of what runs each type of job, as the environment publishes it."""
-    image: str
+    image: Annotated[str, AfterValidator(check_pinned)]
+    data_image: Annotated[str, AfterValidator(check_pinned)] | None = None
+    """Of datasets and gates, which need no torch. None is `image`."""
     resources: dict[WorkType, Resources] = {}
     group: Annotated[str, Field(pattern=r"^stepforge-[a-zA-Z0-9](-{0,2}[a-zA-Z0-9])*$", max_length=LONGEST_GROUP)]
     """The model package group and the endpoint. Roles are scoped to the prefix, and `-candidate` must fit."""
@@ -65,6 +70,8 @@ class PipelineSpec(Contract):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages need different names, given {names}: set `name` on each")
+        for work, resources in self.resources.items():
+            check_hosts(work, resources, own_records=self.records is not None)
         if self.records is None:
             self._has_records()
         if isinstance(self.model, ScratchModel):
@@ -91,10 +98,14 @@ class PipelineSpec(Contract):
                     f"{context}: lower it, or lengthen the context"
                 )
 
+    def image_of(self, work: WorkType) -> str:
+        """The image that a type of job runs in."""
+        return self.data_image if self.data_image is not None and work in DATA_WORK else self.image
+
     @property
     def identity(self) -> str:
         """SHA-256 of what decides the result; the instances that it runs on do not."""
-        plain = self.model_dump(mode="json", exclude={"resources", "image"})
+        plain = self.model_dump(mode="json", exclude={"resources", "image", "data_image"})
         for ref in ("records", "model_artifact", "plugin_artifact"):
             if plain[ref] is not None:
                 plain[ref] = plain[ref]["sha256"]

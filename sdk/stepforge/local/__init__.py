@@ -6,6 +6,7 @@ Loopback only; every request must be signed with the key that lies in a file of 
 """
 
 from stepforge.local.activity import Activity, activity
+from stepforge.local.capacity import set_capacity
 from stepforge.local.images import Image, entrypoint, register_images
 from stepforge.local.lifecycle import LocalAws, LocalStatus, down, ensure_up, logs, reach, reset, status
 
@@ -22,5 +23,6 @@ __all__ = [
     "reach",
     "register_images",
     "reset",
+    "set_capacity",
     "status",
 ]

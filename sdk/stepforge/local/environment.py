@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from pathlib import Path
 
 import stepforge
 from stepforge import assets
 from stepforge.contracts.names import parameter
 from stepforge.local import code
 from stepforge.local.deploy import deploy
-from stepforge.local.images import Image, entrypoint, register_images
+from stepforge.local.images import image_of, register_images
 from stepforge.local.lifecycle import LocalAws, ensure_up, status
 from stepforge.local.state import locked
 
 NAME = "local"
-REPOSITORIES = {"train": "stepforge/train", "serve": "stepforge/serve"}
+REPOSITORIES: dict[str, str] = {name: f"stepforge/{name}" for name in ("data", "serve", "train")}
 INSTANCE_TYPE = "ml.m5.large"
 """A name that SageMaker knows; jobs run on this machine whatever it says."""
 
@@ -43,24 +42,31 @@ def _publish(aws: LocalAws) -> None:
     """Register the images under the digest of the code that they hold, and write the parameters that name them."""
     containers = assets.folder("containers")
     codes = code.codes()
+    packages = code.roots()
+    # As the Dockerfiles copy them.
+    sources = {
+        "/opt/stepforge/sdk": packages["stepforge"].parent,
+        "/opt/stepforge/jobs": packages["stepforge_jobs"].parent,
+    }
     registry = f"{aws.account_id}.dkr.ecr.{aws.region}.amazonaws.com"
     register_images(
         {
-            f"{registry}/{REPOSITORIES['train']}": Image(argv_train=_command(containers, "train"), pinned=True),
-            f"{registry}/{REPOSITORIES['serve']}": Image(argv_serve=_command(containers, "serve")),
+            f"{registry}/{repository}": image_of(
+                containers / name / "Dockerfile",
+                "serve" if name == "serve" else "train",
+                sources,
+                pinned=name != "serve",
+            )
+            for name, repository in REPOSITORIES.items()
         }
     )
     address = code.image_digest(codes)
     values = {f"images/{name}": f"{registry}/{repo}@sha256:{address}" for name, repo in REPOSITORIES.items()}
     values |= {f"code/{work}": found for work, found in codes.items()}
-    values |= {f"instance-types/{name}": INSTANCE_TYPE for name in REPOSITORIES}
+    values |= {f"instance-types/{name}": INSTANCE_TYPE for name in ("serve", "train")}
     ssm = aws.client("ssm")
     for key, value in values.items():
         ssm.put_parameter(Name=parameter(NAME, key), Value=value, Type="String", Overwrite=True)
-
-
-def _command(containers: Path, image: str) -> tuple[str, ...]:
-    return tuple(entrypoint(containers / image / "Dockerfile"))
 
 
 def _fingerprint() -> str:

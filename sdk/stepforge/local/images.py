@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -12,9 +11,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from stepforge.errors import InvalidInput
+from stepforge.local.dockerfile import read_dockerfile
 from stepforge.local.state import Layout, home, locked, write_private
 
 Role = Literal["train", "serve"]
+MOUNT = "/opt/ml"
+"""SageMaker's folder of a container: here it is the job's own, and where its process starts."""
 
 
 class Image(BaseModel):
@@ -30,6 +32,8 @@ class Image(BaseModel):
     """Started for a training job. None where the image does not train."""
     argv_serve: tuple[str, ...] | None = None
     """Started for an endpoint. None where the image does not serve."""
+    environment: dict[str, str] = {}
+    """Variables that the image sets."""
     pinned: bool = False
     """Whether an address's digest is that of our own sources: a job under another digest would run other code."""
 
@@ -78,30 +82,25 @@ def register_images(images: dict[str, Image], *, base: Path | None = None) -> No
 
 
 def entrypoint(dockerfile: Path) -> list[str]:
-    """The exec-form ENTRYPOINT of a Dockerfile's last stage.
+    """The exec-form ENTRYPOINT of a Dockerfile's last stage. Raises InvalidInput, see `dockerfile.read_dockerfile`."""
+    return list(read_dockerfile(dockerfile).entrypoint)
 
-    Shell form is refused: a shell as process 1 does not forward SIGTERM, so a job could not save its checkpoint.
-    Not covered: build arguments, `# escape`, heredocs. Raises InvalidInput.
+
+def image_of(dockerfile: Path, role: Role, sources: dict[str, Path], *, pinned: bool = False) -> Image:
+    """The image that a Dockerfile of ours builds, as a process on this machine.
+
+    Its command and variables are those of its last stage. `sources` maps a folder of the image (`/opt/stepforge/sdk`)
+    to the one here whose files it has; PATH is left out, because `python` is the interpreter that runs the local AWS.
+    Raises InvalidInput for a variable or a working directory that names a folder which is neither there nor /opt/ml.
     """
-    found: str | None = None
-    for line in re.sub(r"\\[ \t]*\n", " ", dockerfile.read_text()).splitlines():
-        word, _, rest = line.strip().partition(" ")
-        if word.upper() == "FROM":
-            found = None
-        elif word.upper() == "ENTRYPOINT":
-            found = rest.strip()
-    if found is None:
-        raise InvalidInput(
-            f"{dockerfile} has no ENTRYPOINT in its last stage: add one in exec form, "
-            'such as ENTRYPOINT ["python", "-m", "package"]'
-        )
-    try:
-        argv = json.loads(found)
-    except ValueError:
-        argv = None
-    if not isinstance(argv, list) or not argv or not all(isinstance(word, str) for word in argv):
-        hint = json.dumps(shlex.split(found)) if not found.startswith("[") else "a JSON array of strings"
-        raise InvalidInput(
-            f"{dockerfile}: ENTRYPOINT {found} is not in exec form; write {hint} so that signals reach the process"
-        )
-    return argv
+    found = read_dockerfile(dockerfile)
+    if found.workdir != MOUNT:
+        raise InvalidInput(f"{dockerfile}: WORKDIR {found.workdir!r} must be {MOUNT!r}: a job's folder is what it has")
+    variables = {name: value for name, value in found.environment.items() if name != "PATH"}
+    if paths := variables.get("PYTHONPATH"):
+        unknown = [path for path in paths.split(":") if path not in sources]
+        if unknown:
+            raise InvalidInput(f"{dockerfile}: PYTHONPATH has {unknown[0]!r}, which is none of {sorted(sources)}")
+        variables["PYTHONPATH"] = os.pathsep.join(str(sources[path]) for path in paths.split(":"))
+    argv = {"argv_train": found.entrypoint} if role == "train" else {"argv_serve": found.entrypoint}
+    return Image(**argv, environment=variables, pinned=pinned)

@@ -50,6 +50,10 @@ class Layout:
         return self.root / "images.json"
 
     @property
+    def capacity_file(self) -> Path:
+        return self.root / "capacity.json"
+
+    @property
     def log_file(self) -> Path:
         return self.root / "server.log"
 

@@ -197,7 +197,7 @@ class Planner:
         plan = JobPlan(
             wanted.stage, wanted.work.type, "create", name, status, resources, self._estimate(wanted, table, history)
         )
-        attempt = attempts.attempt_at(request, name, key_arn=self._environment.key_arn)
+        attempt = attempts.attempt_at(request, name, bucket=self._environment.bucket, key_arn=self._environment.key_arn)
         return plan, [training_request(self._environment, request, attempt)]
 
     def _estimate(self, wanted: Wanted, table: Prices, history: Sequence[LedgerEntry]) -> Estimate:
@@ -218,7 +218,9 @@ class Planner:
             channels={"spec": f"s3://{environment.bucket}/specs/{_NO_IDENTITY}/"},
             resources=job.resources,
         )
-        attempt = attempts.attempt_at(request, job_name(request.prefix, 0), key_arn=environment.key_arn)
+        attempt = attempts.attempt_at(
+            request, job_name(request.prefix, 0), bucket=environment.bucket, key_arn=environment.key_arn
+        )
         return training_request(environment, request, attempt)
 
     def _checks(self, due: Sequence[JobPlan], *, machine: bool) -> list[Check]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,6 @@ from stepforge.contracts.jobs import (
     LocalModel,
     Lora,
     Plugin,
-    Resources,
     RlvrWork,
     ScratchModel,
     SftWork,
@@ -31,9 +30,10 @@ from stepforge.contracts.jobs import (
     TrainingWork,
     WorkType,
 )
-from stepforge.contracts.names import package_group
-from stepforge.contracts.pipelines import PipelineSpec, splits_of
+from stepforge.contracts.names import package_group, parameter
+from stepforge.contracts.pipelines import DATA_WORK, PipelineSpec, splits_of
 from stepforge.contracts.records import TEST_SPLITS, Record
+from stepforge.contracts.resources import ALONE, Resources, Vpc, check_pinned
 from stepforge.errors import InvalidInput, UnknownName
 
 if TYPE_CHECKING:
@@ -86,6 +86,22 @@ class Recipe(Contract):
             )
         return self.model_copy(update={"stages": stages})
 
+    def running_on(self, **changes: Any) -> Recipe:
+        """The recipe with fields of `Resources` changed for each of its jobs; None leaves one as it is.
+
+        Several hosts are given only to work that they share. Raises InvalidInput naming the field that is wrong.
+        """
+        wanted = {name: value for name, value in changes.items() if value is not None}
+        changed: dict[WorkType, Resources] = {}
+        for work in get_args(WorkType):
+            fields = {name: v for name, v in wanted.items() if name != "instance_count" or work not in ALONE}
+            plain = self.resources.get(work, Resources()).model_dump(exclude_unset=True)
+            try:
+                changed[work] = Resources.model_validate(plain | fields)
+            except ValidationError as error:
+                raise InvalidInput(f"resources of {work!r} jobs: {first_problem(error)}") from error
+        return self.model_copy(update={"resources": changed if wanted else self.resources})
+
     def pipeline(
         self,
         environment: Environment,
@@ -97,7 +113,7 @@ class Recipe(Contract):
     ) -> PipelineSpec:
         """Bind the recipe to an environment. With a `model`, stages that read the corpus are left out.
 
-        Raises InvalidInput where what is left is no pipeline.
+        Raises InvalidInput where what is left is no pipeline, or the environment's image is not pinned.
         """
         stages = tuple(s for s in self.stages if model is None or not (isinstance(s, SftWork) and s.split == "corpus"))
         try:
@@ -113,8 +129,9 @@ class Recipe(Contract):
                 plugin=plugin,
                 plugin_artifact=plugin_code,
                 code=environment.code,
-                image=environment.images["train"],
-                resources=self.resources or _default_resources(environment),
+                image=pinned_image(environment, "train"),
+                data_image=pinned_image(environment, "data") if "data" in environment.images else None,
+                resources=bound_resources(self.resources, environment),
                 group=package_group(self.domain),
             )
         except ValidationError as error:
@@ -132,6 +149,7 @@ _FIELDS_OF: dict[str, type[BaseModel]] = {
     "lora": Lora,
     "evaluation": EvaluateWork,
     "resources": Resources,
+    "vpc": Vpc,
 }
 """What stands under a name in a recipe; a stage is named by its type."""
 
@@ -299,6 +317,34 @@ def _numbers_from_booleans(given: Any, read: Any) -> tuple[str | int, ...]:
     return ()
 
 
-def _default_resources(environment: Environment) -> dict[WorkType, Resources]:
+def pinned_image(environment: Environment, image: str) -> str:
+    """An environment's image by its name. Raises InvalidInput where its address is not pinned to a digest."""
+    try:
+        return check_pinned(environment.images[image])
+    except ValueError as error:
+        name = parameter(environment.name, f"images/{image}")
+        raise InvalidInput(f"the parameter {name} of environment {environment.name!r}: {error}") from error
+
+
+def job_image(environment: Environment, work: WorkType) -> str:
+    """The pinned image that a type of job runs in. Raises InvalidInput where it is not pinned."""
+    return pinned_image(environment, "data" if work in DATA_WORK and "data" in environment.images else "train")
+
+
+def bound_resources(given: Mapping[WorkType, Resources], environment: Environment) -> dict[WorkType, Resources]:
+    """What each type of job runs on: what was given, and the environment's instance type where none was.
+
+    Raises UnknownName for a given instance type that SageMaker does not train on.
+    """
+    chosen = {name for one in given.values() if "instance_type" in one.model_fields_set for name in one.instance_types}
+    if chosen:
+        from stepforge.instances import check_known
+
+        for name in sorted(chosen):
+            check_known(name)
     instance = environment.instance_types.get("train")
-    return {} if instance is None else {work: Resources(instance_type=instance) for work in get_args(WorkType)}
+    default = {} if instance is None else {"instance_type": instance}
+    return {
+        work: Resources.model_validate(default | given.get(work, Resources()).model_dump(exclude_unset=True))
+        for work in get_args(WorkType)
+    }

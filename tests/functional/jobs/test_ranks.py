@@ -79,7 +79,7 @@ def two_ranks(base: Path, prepare: Callable[[int], None] = lambda _: None) -> li
         def enter() -> None:
             from accelerate.state import AcceleratorState
 
-            os.environ |= rank_environment(PLAN, rank, port) | {"OMP_NUM_THREADS": "1"}
+            os.environ |= rank_environment(PLAN, rank, ("127.0.0.1", port)) | {"OMP_NUM_THREADS": "1"}
             ranks.cache_clear()
             # Where TRL was imported in the parent, accelerate has settled there that it is the only process.
             AcceleratorState._reset_state(reset_partial_state=True)

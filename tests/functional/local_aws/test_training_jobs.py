@@ -202,9 +202,9 @@ LOADER_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTU
         ({"HyperParameters": {"a": "x" * 2501}}, "ValidationException", "at most 2500"),
         ({"TrainingJobName": "whole-a1"}, "ResourceInUse", "already exists"),
         (
-            {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 2, "VolumeSizeInGB": 1}},
+            {"ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 9, "VolumeSizeInGB": 1}},
             "ValidationException",
-            "one machine",
+            "must be 1 to 8 here",
         ),
     ],
     ids=[
@@ -214,7 +214,7 @@ LOADER_VARIABLES = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTU
         "bad name",
         "long hyperparameter",
         "taken name",
-        "two instances",
+        "nine instances",
     ],
 )
 def test_a_request_that_aws_refuses_is_refused(

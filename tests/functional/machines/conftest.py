@@ -58,7 +58,7 @@ class Deployed:
         arn = states.start_execution(stateMachineArn=self.machines[machine], name=name, input=json.dumps(plain))
         return self.ended(arn["executionArn"])
 
-    def ended(self, arn: str, *, seconds: float = 60) -> dict[str, Any]:
+    def ended(self, arn: str, *, seconds: float = 240) -> dict[str, Any]:
         states, deadline = self.aws.client("stepfunctions"), time.monotonic() + seconds
         while (described := states.describe_execution(executionArn=arn))["status"] == "RUNNING":
             assert time.monotonic() < deadline, f"{arn} still runs after {seconds} s"

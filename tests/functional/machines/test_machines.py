@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from stepforge import local
 from stepforge.cli import _predict, _registry, _runs
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import DatasetWork, JobSpec, Resources
+from stepforge.contracts.jobs import DatasetWork, JobOutcome, JobRequest, JobSpec
 from stepforge.contracts.names import Keys, endpoint_name, execution_name, package_group, split_uri
 from stepforge.contracts.pipelines import PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
+from stepforge.contracts.resources import Resources, Vpc
 from stepforge.economics import ledger
 from stepforge.economics.costs import Costs
 from stepforge.errors import InvalidInput, RunFailed
@@ -29,7 +31,7 @@ from stepforge.registry import Registry
 from stepforge.submission import Submission, submit
 from tests.functional.local_aws.helpers import wait
 
-from .conftest import CODE, Deployed
+from .conftest import CODE, IMAGE, Deployed
 from .fake_image import LIAR
 
 GROUP = package_group("facial")
@@ -142,6 +144,69 @@ def test_a_failed_job_gives_its_own_words_and_the_next_run_takes_the_next_attemp
     assert dataset is not None
     jobs = deployed.aws.client("sagemaker").list_training_jobs(NameContains=dataset.prefix)["TrainingJobSummaries"]
     assert sorted(job["TrainingJobName"] for job in jobs) == [f"{dataset.prefix}-a0", f"{dataset.prefix}-a1"]
+
+
+def run_dataset(deployed: Deployed, seed: int, resources: Resources, *, number: int = 1) -> tuple[str, dict[str, Any]]:
+    """Run one dataset job by `run-job`: the prefix of its names, and DescribeExecution."""
+    spec = JobSpec(domain="facial", work=DatasetWork(domain="facial", seed=seed), code_sha256=CODE["dataset"])
+    key = Keys.spec(spec.identity)
+    deployed.aws.client("s3").put_object(Bucket=deployed.bucket, Key=key, Body=canonical_json(spec))
+    request = JobRequest(
+        prefix=spec.prefix,
+        spec_sha256=spec.identity,
+        spec_uri=f"s3://{deployed.bucket}/{key}",
+        image=IMAGE,
+        channels={"spec": f"s3://{deployed.bucket}/{key.removesuffix('spec.json')}"},
+        resources=resources,
+    )
+    name = execution_name("run-job", spec.identity, number)
+    return spec.prefix, deployed.run("run-job", name, request.model_dump(mode="json"))
+
+
+def test_where_there_is_no_capacity_the_next_instance_type_is_taken_and_recorded(deployed: Deployed) -> None:
+    local.set_capacity("ml.p3.2xlarge", available=False)
+    types = Resources(instance_type="ml.p3.2xlarge", fallback_instance_types=("ml.g5.xlarge",))
+    prefix, ended = run_dataset(deployed, 201, types)
+    assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+    taken = JobOutcome.model_validate_json(ended["output"])
+    assert (taken.name, taken.instance_type) == (f"{prefix}-a1", "ml.g5.xlarge")
+    sagemaker = deployed.aws.client("sagemaker")
+    refused = sagemaker.describe_training_job(TrainingJobName=f"{prefix}-a0")
+    assert refused["FailureReason"].startswith("CapacityError: Unable to provision")
+    tags = sagemaker.list_tags(ResourceArn=taken.arn)["Tags"]
+    assert {"Key": "stepforge:instance-choice", "Value": "2 of 2"} in tags
+
+
+@pytest.mark.slow
+def test_where_no_type_has_capacity_it_is_said_and_the_next_begins_with_the_first(deployed: Deployed) -> None:
+    for kind in ("ml.p3.2xlarge", "ml.p3.8xlarge"):
+        local.set_capacity(kind, available=False)
+    types = Resources(instance_type="ml.p3.2xlarge", fallback_instance_types=("ml.p3.8xlarge",))
+    prefix, ended = run_dataset(deployed, 202, types)
+    assert (ended["status"], ended["error"]) == ("FAILED", "CapacityError")
+    local.set_capacity("ml.p3.2xlarge", available=True)
+    again = JobOutcome.model_validate_json(run_dataset(deployed, 202, types, number=2)[1]["output"])
+    assert (again.name, again.instance_type) == (f"{prefix}-a2", "ml.p3.2xlarge")
+
+
+def test_what_was_asked_for_reaches_the_job(deployed: Deployed) -> None:
+    wanted = Resources(
+        instance_type="ml.m5.large",
+        keep_alive_seconds=60,
+        retry_attempts=7,
+        input_mode="FastFile",
+        network_isolation=False,
+        encrypt_between_hosts=False,
+        vpc=Vpc(subnets=("subnet-1",), security_groups=("sg-1",)),
+    )
+    prefix, ended = run_dataset(deployed, 203, wanted)
+    assert ended["status"] == "SUCCEEDED"
+    job = deployed.aws.client("sagemaker").describe_training_job(TrainingJobName=f"{prefix}-a0")
+    assert job["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert job["RetryStrategy"] == {"MaximumRetryAttempts": 7}
+    assert job["AlgorithmSpecification"]["TrainingInputMode"] == "FastFile"
+    assert (job["EnableNetworkIsolation"], job["EnableInterContainerTrafficEncryption"]) == (False, False)
+    assert job["ResourceConfig"]["KeepAlivePeriodInSeconds"] == 60
 
 
 def test_a_job_that_ends_without_a_manifest_has_failed_and_poisons_nothing(

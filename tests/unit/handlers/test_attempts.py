@@ -9,7 +9,8 @@ import pytest
 
 from stepforge import errors
 from stepforge.attempts import Attempt, CaughtError, Ended, find_attempt, job_failure, outcome, succeeded, volume_key
-from stepforge.contracts.jobs import JobRequest, Resources
+from stepforge.contracts.jobs import JobRequest
+from stepforge.contracts.resources import Resources, Vpc
 from stepforge.errors import IdentityConflict, JobFailed, JobStillRunning, StepforgeError
 from stepforge.jobs import attempts_of
 from tests.fakes import FakeSageMaker
@@ -122,7 +123,7 @@ def test_the_request_has_the_shape_of_the_api(sagemaker: FakeSageMaker, s3: Any)
 
     model = get_session().get_service_model("sagemaker").operation_model("CreateTrainingJob").input_shape
     plain = attempt.model_dump()
-    for name in ("input_data_config", "resource_config", "stopping_condition", "tags"):
+    for name in ("input_data_config", "output_data_config", "resource_config", "stopping_condition", "tags"):
         member = {"tags": "Tags"}.get(name, "".join(part.title() for part in name.split("_")))
         validate_parameters(plain[name], model.members[member])
 
@@ -131,6 +132,86 @@ def test_only_a_spot_job_has_a_limit_on_waiting(sagemaker: FakeSageMaker, s3: An
     spot = REQUEST.model_copy(update={"resources": Resources(spot=True, max_runtime_seconds=100)})
     attempt = found(sagemaker, s3, spot)
     assert attempt.stopping_condition == {"MaxRuntimeInSeconds": 100, "MaxWaitTimeInSeconds": 100}
+
+
+OTHER_KEY = "arn:aws:kms:us-east-1:123456789012:key/1"
+
+
+def test_keys_network_and_warm_pool_reach_the_request(sagemaker: FakeSageMaker, s3: Any) -> None:
+    plain = found(sagemaker, s3)
+    assert plain.output_data_config == {
+        "S3OutputPath": f"s3://{BUCKET}/jobs", "KmsKeyId": KEY_ARN, "CompressionType": "NONE",
+    }  # fmt: skip
+    assert (plain.vpc_config, "KeepAlivePeriodInSeconds" in plain.resource_config) == (None, False)
+    resources = Resources(
+        instance_type="ml.m5.large",
+        instance_count=2,
+        keep_alive_seconds=600,
+        volume_key_arn=OTHER_KEY,
+        output_key_arn=OTHER_KEY,
+        vpc=Vpc(subnets=("subnet-1", "subnet-2"), security_groups=("sg-1",)),
+    )
+    attempt = found(sagemaker, s3, REQUEST.model_copy(update={"resources": resources}))
+    assert attempt.resource_config == {
+        "InstanceType": "ml.m5.large",
+        "InstanceCount": 2,
+        "VolumeSizeInGB": 50,
+        "VolumeKmsKeyId": OTHER_KEY,
+        "KeepAlivePeriodInSeconds": 600,
+    }
+    assert attempt.output_data_config["KmsKeyId"] == OTHER_KEY
+    assert attempt.vpc_config == {"Subnets": ["subnet-1", "subnet-2"], "SecurityGroupIds": ["sg-1"]}
+
+
+THREE = Resources(instance_type="ml.g5.xlarge", fallback_instance_types=("ml.g6.xlarge", "ml.g4dn.xlarge"))
+NONE_LEFT = "CapacityError: Unable to provision requested ML compute capacity."
+
+
+@pytest.mark.parametrize(
+    ("refused", "expected", "tag"),
+    [
+        ([], "ml.g5.xlarge", "1 of 3"),
+        (["ml.g5.xlarge"], "ml.g6.xlarge", "2 of 3"),
+        (["ml.g5.xlarge", "ml.g6.xlarge"], "ml.g4dn.xlarge", "3 of 3"),
+        (["ml.g5.xlarge", "ml.g6.xlarge", "ml.g4dn.xlarge"], "ml.g5.xlarge", "1 of 3"),
+        (["ml.p3.2xlarge"], "ml.g5.xlarge", "1 of 3"),
+    ],
+    ids=["first", "second", "third", "all again in a new run", "one of another list"],
+)
+def test_after_a_refusal_for_want_of_capacity_the_next_type_is_taken(
+    sagemaker: FakeSageMaker, s3: Any, refused: list[str], expected: str, tag: str
+) -> None:
+    for number, kind in enumerate(refused):
+        config = {"InstanceType": kind}
+        sagemaker.add_job(f"{PREFIX}-a{number}", SHA, "Failed", FailureReason=NONE_LEFT, ResourceConfig=config)
+    attempt = found(sagemaker, s3, REQUEST.model_copy(update={"resources": THREE}))
+    assert (attempt.name, attempt.resource_config["InstanceType"]) == (f"{PREFIX}-a{len(refused)}", expected)
+    assert {"Key": "stepforge:instance-choice", "Value": tag} in attempt.tags
+
+
+def test_only_a_want_of_capacity_changes_the_type_and_only_the_last_attempts(sagemaker: FakeSageMaker, s3: Any) -> None:
+    request = REQUEST.model_copy(update={"resources": THREE})
+    config = {"InstanceType": "ml.g5.xlarge"}
+    sagemaker.add_job(f"{PREFIX}-a0", SHA, "Failed", FailureReason=NONE_LEFT, ResourceConfig=config)
+    sagemaker.add_job(f"{PREFIX}-a1", SHA, "Failed", FailureReason="AlgorithmError: no", ResourceConfig=config)
+    assert found(sagemaker, s3, request).resource_config["InstanceType"] == "ml.g5.xlarge"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("ml.g5.xlarge", "InstanceTypeUnavailable"), ("ml.g4dn.xlarge", "CapacityError"), ("ml.t", "CapacityError")],
+    ids=["there is another", "it was the last", "it is none of the list"],
+)
+def test_a_refusal_for_want_of_capacity_says_whether_another_type_is_tried(
+    sagemaker: FakeSageMaker, s3: Any, kind: str, error: str
+) -> None:
+    sagemaker.add_job(f"{PREFIX}-a0", SHA, "Failed", FailureReason=NONE_LEFT, ResourceConfig={"InstanceType": kind})
+    request = REQUEST.model_copy(update={"resources": THREE})
+    gone = Ended(request=request, attempt=found(FakeSageMaker(), s3, request))
+    with pytest.raises(errors.CapacityError) as raised:
+        outcome(sagemaker, s3, gone, bucket=BUCKET)
+    assert type(raised.value).__name__ == error
+    assert ("The next attempt takes ml.g6.xlarge" in str(raised.value)) == (error == "InstanceTypeUnavailable")
 
 
 @pytest.mark.parametrize(

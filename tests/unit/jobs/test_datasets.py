@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from tests.support import forked
 from tests.support.job_folders import counting_plugin, job_folder, opened
 
 from stepforge.contracts.jobs import DatasetWork
 from stepforge.contracts.manifests import check_files, read_manifest, write_manifest
 from stepforge.contracts.records import Record, Split
 from stepforge.errors import IntegrityError, InvalidInput
+from stepforge_jobs import peers
 from stepforge_jobs.datasets import generate
 from stepforge_jobs.datasets.shards import read_records
 from stepforge_jobs.datasets.user_records import read_user_records, split_for
 from stepforge_jobs.domains import load_object
 from stepforge_jobs.domains.user import RecordsDomain, exact_answer
+from stepforge_jobs.launch import MEETING, Plan, free_port
 from stepforge_jobs.testing import CountingDomain
 
 SMALL = DatasetWork(domain="counting", corpus=45, train=12, rl=20, test=10, shard_rows=20)
@@ -229,6 +235,81 @@ def test_without_a_verifier_the_last_line_must_be_the_answer() -> None:
     record = CountingDomain().record("train", 0, seed=0).model_copy(update={"answer": "42"})
     assert exact_answer(record, "because\n 42 ").accepted
     assert not exact_answer(record, "42\nor so").accepted
+
+
+def on_hosts(base: Path, hosts: list[str], *, work: DatasetWork = SMALL) -> list[Path]:
+    """Run one dataset job on several hosts, a process each, and return their folders."""
+    counting_plugin(base / "plugin")
+    pids = []
+    address = f"127.0.0.1:{free_port()}"
+    for host in hosts:
+        folder = base / host
+        job_folder(folder, work, plugin=base / "plugin")
+        (folder / "input" / "config").mkdir(parents=True)
+        cluster = {"hosts": hosts, "current_host": host, "network_interface_name": "lo"}
+        (folder / "input" / "config" / "resourceconfig.json").write_text(json.dumps(cluster))
+        pids.append(forked.fork(folder, prepare=lambda: os.environ.__setitem__(MEETING, address)))
+    for pid, host in zip(pids, hosts, strict=True):
+        assert forked.wait(pid) == 0, (base / host / "log.txt").read_text()
+    return [base / host / "model" for host in hosts]
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_any_number_of_hosts_writes_the_dataset_of_one_and_each_shard_once(tmp_path: Path, count: int) -> None:
+    alone = generated(tmp_path / "alone")
+    folders = on_hosts(tmp_path / "many", [f"algo-{number}" for number in range(1, count + 1)])
+    whole = tmp_path / "whole"
+    for folder in folders:
+        for path in folder.rglob("*.json*"):
+            target = whole / path.relative_to(folder)
+            assert not target.exists(), f"{path} was written by two hosts"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    manifest = read_manifest(whole)
+    assert manifest == read_manifest(alone)
+    check_files(whole, manifest)
+    assert [(folder / "manifest.json").exists() for folder in folders] == [True] + [False] * (count - 1)
+
+
+def test_several_hosts_for_the_users_records_are_refused(tmp_path: Path) -> None:
+    records = lines(tmp_path / "records", {"prompt": "1 + 1 =", "answer": "2"})
+    job_folder(tmp_path / "job", SMALL, domain="records", code=None, records=records)
+    (tmp_path / "job/input/config").mkdir(parents=True)
+    cluster = {"hosts": ["algo-1", "algo-2"], "current_host": "algo-1"}
+    (tmp_path / "job/input/config/resourceconfig.json").write_text(json.dumps(cluster))
+    assert forked.run(tmp_path / "job") == 1
+    failure = (tmp_path / "job/output/failure").read_text()
+    assert "2 hosts for records that one process reads: set instance_count to 1" in failure, failure
+
+
+def test_a_host_that_is_not_heard_of_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MEETING, f"127.0.0.1:{free_port()}")
+    for host, missing in ((0, "algo-2"), (1, "algo-1")):
+        plan = Plan(here=1, host=host, hosts=("algo-1", "algo-2"), interface=None)
+        with pytest.raises(TimeoutError, match=missing if host else "timed out|algo-2"):
+            peers.gather(plan, "spec", {}, patience=0.2)
+
+
+def test_sigterm_leaves_no_failure_and_the_next_attempt_goes_on(tmp_path: Path) -> None:
+    work = DatasetWork(domain="counting", corpus=4_000, train=12, rl=20, test=10, shard_rows=20)
+    counting_plugin(tmp_path / "plugin")
+    job_folder(tmp_path / "job", work, plugin=tmp_path / "plugin")
+    pid = forked.fork(tmp_path / "job")
+    shards = tmp_path / "job" / "model" / "records"
+    deadline = time.monotonic() + 60
+    while len(list(shards.glob("corpus-*"))) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGTERM)
+    assert forked.wait(pid) == 143, (tmp_path / "job/log.txt").read_text()
+    assert not (tmp_path / "job/output/failure").exists()
+    assert not (tmp_path / "job/model/manifest.json").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "job/checkpoints").rglob("corpus-*.jsonl")}
+    assert 3 <= len(kept) < 200
+    job_folder(tmp_path / "job", work, plugin=tmp_path / "plugin")
+    assert forked.run(tmp_path / "job") == 0
+    again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "job/checkpoints").rglob("corpus-*.jsonl")}
+    assert {name: again[name] for name in kept} == kept, "what was finished is not written again"
 
 
 @pytest.mark.parametrize(("source", "said"), [("exit(0)", "SystemExit: 0"), ("1 / 0", "ZeroDivisionError")])

@@ -14,7 +14,7 @@ import pytest
 
 from stepforge.errors import InvalidInput
 from stepforge_jobs import launch as launcher
-from stepforge_jobs.launch import PROCESSES, Plan, environment, launch, plan_of
+from stepforge_jobs.launch import MEETING, PROCESSES, Plan, environment, launch, meeting_of, plan_of
 
 TWO = Plan(here=2, host=0, hosts=("localhost",), interface=None)
 
@@ -41,12 +41,15 @@ def test_ranks_go_host_by_host_and_all_meet_at_the_first(tmp_path: Path, monkeyp
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     plan = plan_of(base)
     assert (plan.here, plan.world) == (4, 8)
-    found = [environment(plan, local, 29_500) for local in range(4)]
+    found = [environment(plan, local, meeting_of(plan)) for local in range(4)]
     assert [one["RANK"] for one in found] == ["4", "5", "6", "7"]
     assert [one["LOCAL_RANK"] for one in found] == ["0", "1", "2", "3"]
     assert {(one["WORLD_SIZE"], one["MASTER_ADDR"], one["NCCL_SOCKET_IFNAME"]) for one in found} == {
         ("8", "algo-1", "eth0")
     }
+    assert {one["MASTER_PORT"] for one in found} == {"29500"}
+    monkeypatch.setenv(MEETING, "127.0.0.1:40000")
+    assert meeting_of(plan) == ("127.0.0.1", 40_000)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,13 @@ def test_a_malformed_number_of_processes_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setenv(PROCESSES, "two")
     with pytest.raises(InvalidInput, match="STEPFORGE_PROCESSES='two' must be a number"):
         plan_of(tmp_path)
+
+
+@pytest.mark.parametrize("given", ["40000", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:many", ":1"])
+def test_a_malformed_meeting_place_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MEETING, given)
+    with pytest.raises(InvalidInput, match="must be an address and a port"):
+        meeting_of(Plan(here=1, host=0, hosts=("algo-1", "algo-2"), interface=None))
 
 
 def script(text: str) -> list[str]:

@@ -93,7 +93,7 @@ def test_an_unknown_price_is_refused_with_advice_and_is_no_zero(connection: Fake
 
 
 def test_a_value_that_would_be_refused_is_told_for_later_jobs_too(connection: FakeConnection) -> None:
-    kinds = {"sft": Resources(instance_type="ml.g5.xlage"), "dataset": Resources(volume_gb=10**6)}
+    kinds = {"sft": Resources(instance_type="ml.g5.xlage")}
     found = Planner(connection).pipeline(PIPELINE.model_copy(update={"resources": kinds}), checks=False)
     assert [p.field for p in found.problems] == ["ResourceConfig.InstanceType"]
     with pytest.raises(InvalidInput, match=r"ResourceConfig\.InstanceType.*Nothing was submitted"):

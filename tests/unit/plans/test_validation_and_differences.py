@@ -18,7 +18,7 @@ from .cloud import ENVIRONMENT, PIPELINE
 def request(**resources: Any) -> dict[str, Any]:
     spec = JobSpec(domain="facial", work=DatasetWork(domain="facial"), code_sha256="c" * 64)
     asked = spec_request(ENVIRONMENT, spec, Resources(**resources))
-    attempt = attempts.attempt_at(asked, f"{asked.prefix}-a0", key_arn=ENVIRONMENT.key_arn)
+    attempt = attempts.attempt_at(asked, f"{asked.prefix}-a0", bucket=ENVIRONMENT.bucket, key_arn=ENVIRONMENT.key_arn)
     return training_request(ENVIRONMENT, asked, attempt)
 
 
@@ -28,7 +28,9 @@ def test_what_we_send_is_allowed(shape: Any) -> None:
 
 
 def test_an_instance_type_that_does_not_exist_has_a_nearest_one(shape: Any) -> None:
-    (problem,) = check_request(shape, request(instance_type="ml.g5.xlage"))
+    asked = request()
+    asked["ResourceConfig"]["InstanceType"] = "ml.g5.xlage"
+    (problem,) = check_request(shape, asked)
     assert (problem.field, problem.given) == ("ResourceConfig.InstanceType", "'ml.g5.xlage'")
     assert "'ml.g5.xlarge' is the nearest" in problem.remedy
     assert "more" in problem.allowed

@@ -131,7 +131,7 @@ def pipeline(**changes: Any) -> PipelineSpec:
         "stages": recipe.stages,
         "evaluation": recipe.evaluation,
         "code": {work: sha(f"code {work}") for work in WORK_TYPES},
-        "image": "image@sha256:0",
+        "image": "image@sha256:" + "0" * 64,
         "group": "stepforge-facial",
     }
     return PipelineSpec.model_validate(plain | changes)

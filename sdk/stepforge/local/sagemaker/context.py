@@ -86,6 +86,11 @@ class Context:
             )
         return command
 
+    def variables(self, address: str) -> dict[str, str]:
+        """What a registered image sets in the environment of its process."""
+        image = registered(self.layout).get(repository(address))
+        return {} if image is None else image.environment
+
     @staticmethod
     def check_variables(given: dict[str, str]) -> None:
         """Raises ValidationException for a variable that decides which code a process loads, and for a secret."""

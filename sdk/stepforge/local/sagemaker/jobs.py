@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from stepforge.contracts.names import INTERRUPT_TAG
 from stepforge.local.sagemaker.context import Context, check_no_secrets
 from stepforge.local.sagemaker.errors import in_use, not_found, validation
 from stepforge.local.sagemaker.listing import page
 
 Json = Any
 ENDED = ("Completed", "Failed", "Stopped")
+MOST_HOSTS = 8
 _SPECIFIED = (
     "HyperParameters",
     "AlgorithmSpecification",
@@ -99,10 +101,35 @@ def _check(context: Context, request: Json) -> None:
     names = [channel["ChannelName"] for channel in request.get("InputDataConfig", [])]
     if len(set(names)) != len(names):
         raise validation(f"channel names must be unique, given {names}")
-    if request.get("ResourceConfig", {}).get("InstanceCount", 1) != 1:
-        raise validation("ResourceConfig.InstanceCount must be 1: one machine is all there is here")
-    if request.get("EnableManagedSpotTraining") and "MaxWaitTimeInSeconds" not in request["StoppingCondition"]:
-        raise validation("MaxWaitTimeInSeconds is required when EnableManagedSpotTraining is true")
+    if not 1 <= (count := request["ResourceConfig"].get("InstanceCount", 1)) <= MOST_HOSTS:
+        raise validation(f"ResourceConfig.InstanceCount must be 1 to {MOST_HOSTS} here, given {count} (a process each)")
+    condition = request["StoppingCondition"]
+    if request.get("EnableManagedSpotTraining"):
+        if "MaxWaitTimeInSeconds" not in condition:
+            raise validation("MaxWaitTimeInSeconds is required when EnableManagedSpotTraining is true")
+        if condition["MaxWaitTimeInSeconds"] < condition.get("MaxRuntimeInSeconds", 86_400):
+            raise validation("MaxWaitTimeInSeconds must be equal to or greater than MaxRuntimeInSeconds")
+    elif "MaxWaitTimeInSeconds" in condition:
+        raise validation("MaxWaitTimeInSeconds is only for jobs with EnableManagedSpotTraining")
+
+
+def ask_interruption(context: Context, arn: str) -> None:
+    """Raises ValidationException for a job whose instances nobody takes away."""
+    job = _known(context, arn.rpartition("/")[2])
+    if not job["EnableManagedSpotTraining"]:
+        raise validation(f"{job['TrainingJobName']} is no managed spot job: nothing takes its instances away")
+    if job["TrainingJobStatus"] != "InProgress":
+        raise validation(f"{job['TrainingJobName']} is {job['TrainingJobStatus']}: there is nothing to interrupt")
+    context.jobs_changed()
+
+
+def take_interruption(context: Context, job: Json) -> bool:
+    """Whether an interruption was asked for since the last look."""
+    arn = job["TrainingJobArn"]
+    if not any(tag["Key"] == INTERRUPT_TAG for tag in context.store.tags(arn)):
+        return False
+    context.store.untag(arn, [INTERRUPT_TAG])
+    return True
 
 
 def artifacts_uri(request: Json) -> str:

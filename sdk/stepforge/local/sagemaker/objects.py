@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,8 +25,10 @@ class Objects:
     def __init__(self, client: Any) -> None:
         self._s3 = client
 
-    def download(self, uri: str, folder: Path, *, required: bool) -> int:
+    def download(self, uri: str, folder: Path, *, required: bool, part: tuple[int, int] = (0, 1)) -> int:
         """Everything below a prefix, or the one object of that name. Returns the number of files.
+
+        `part` (i, n) takes every n-th object from the i-th on, in the order of their keys.
 
         Raises DownloadFailed where the bucket is missing, a key leads out of the folder, or nothing of a required
         prefix is there.
@@ -40,10 +42,12 @@ class Objects:
                     key = item["Key"]
                     if key.endswith("/"):
                         continue
+                    count += 1
+                    if (count - 1) % part[1] != part[0]:
+                        continue
                     path = folder / _relative(key, prefix)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     self._s3.download_file(bucket, key, str(path))
-                    count += 1
         except ClientError as error:
             raise DownloadFailed(f"{uri}: {error}") from error
         if required and not count:
@@ -54,16 +58,18 @@ class Objects:
         bucket, key = split_uri(uri)
         self._s3.upload_file(str(path), bucket, key, ExtraArgs=extra or None)
 
-    def upload_folder(self, folder: Path, uri: str, extra: dict[str, str]) -> None:
-        """Every file, the manifest last: a reader that finds it finds the rest too."""
-        for path in sorted(files(folder), key=lambda p: (p.name == MANIFEST, p)):
-            self.upload(path, f"{uri.rstrip('/')}/{path.relative_to(folder).as_posix()}", extra)
+    def upload_folders(self, folders: Sequence[Path], uri: str, extra: dict[str, str]) -> None:
+        """Every file of each, the manifest last: a reader that finds it finds the rest too."""
+        found = [(path, path.relative_to(folder).as_posix()) for folder in folders for path in files(folder)]
+        for path, name in sorted(found, key=lambda item: (item[0].name == MANIFEST, item[1])):
+            self.upload(path, f"{uri.rstrip('/')}/{name}", extra)
 
-    def upload_archive(self, folder: Path, uri: str, extra: dict[str, str]) -> None:
-        archive = folder.with_name(f"{folder.name}.tar.gz")
+    def upload_archive(self, folders: Sequence[Path], uri: str, extra: dict[str, str]) -> None:
+        archive = folders[0].with_name(f"{folders[0].name}.tar.gz")
         with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
-            for path in sorted(folder.iterdir()):
-                tar.add(path, path.name)
+            for folder in folders:
+                for path in sorted(folder.iterdir()):
+                    tar.add(path, path.name)
         self.upload(archive, uri, extra)
         archive.unlink()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
+from stepforge.contracts.names import INTERRUPT_TAG
 from stepforge.local.sagemaker import endpoints, jobs, registry, shapes
 from stepforge.local.sagemaker.context import Context
 from stepforge.local.sagemaker.errors import ServiceError
@@ -26,7 +27,10 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 def _add_tags(context: Context, request: Json) -> Json:
-    context.store.tag(registry.taggable(context, request["ResourceArn"]), request["Tags"])
+    arn = registry.taggable(context, request["ResourceArn"])
+    if any(tag["Key"] == INTERRUPT_TAG for tag in request["Tags"]):
+        jobs.ask_interruption(context, arn)
+    context.store.tag(arn, request["Tags"])
     return {"Tags": context.store.tags(request["ResourceArn"])}
 
 

@@ -56,6 +56,7 @@ class Replica:
             self.port = _free_port()
             environment = {
                 **base_environment(self._base / "tmp", credentials=not model.get("EnableNetworkIsolation", False)),
+                **context.variables(definition["Image"]),
                 "SAGEMAKER_BASE_DIR": str(self._base),
                 "SAGEMAKER_BIND_TO_PORT": str(self.port),
                 **definition.get("Environment", {}),

@@ -1,12 +1,12 @@
-"""A training job as it runs: a process under the contract of
-https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
+"""Training jobs as they run: which is next, and one attempt at one, with a process for each of its hosts.
 
-The container's `/opt/ml` is a folder named by SAGEMAKER_BASE_DIR. One host; no network of its own, no interruption.
+A spot job is interrupted on request, by the tag `stepforge:local-interrupt` (`stepforge local interrupt JOB`): SIGTERM,
+the grace, then the same job again from its checkpoints. Billable are the seconds in which it ran; the lower price of a
+spot instance is not made up.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -15,20 +15,23 @@ import signal
 import sqlite3
 import threading
 import time
-from pathlib import Path
 from typing import Any, Literal
 
+from stepforge.local.capacity import REFUSAL, missing_types
 from stepforge.local.sagemaker import jobs
 from stepforge.local.sagemaker.context import Context
 from stepforge.local.sagemaker.errors import ServiceError
-from stepforge.local.sagemaker.logs import LogStream
-from stepforge.local.sagemaker.objects import CheckpointSync, DownloadFailed
-from stepforge.local.sagemaker.processes import KILLED, Process, base_environment
+from stepforge.local.sagemaker.hosts import Host, encryption, free_address, host_names
+from stepforge.local.sagemaker.objects import DownloadFailed
+from stepforge.local.sagemaker.processes import KILLED
 
 logger = logging.getLogger(__name__)
 Json = Any
 _SYNC_SECONDS = 1.0
-LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+_MOURNING_SECONDS = 10.0
+"""How long the other hosts of a job may go on after one has failed."""
+Cause = Literal["Stopped", "MaxRuntimeExceeded", "MaxWaitTimeExceeded", "Interrupted", "HostFailed"]
+"""Why a job was ended that would have gone on."""
 
 
 def stop_seconds() -> float:
@@ -67,7 +70,7 @@ class Scheduler:
     def _loop(self) -> None:
         while not self._ending.is_set():
             # A run says that it is done a moment before its thread is.
-            self._context.jobs_wanted.wait(0.2 if self._running else 5)
+            self._context.jobs_wanted.wait(0.2 if self._running else 1)
             self._context.jobs_wanted.clear()
             try:
                 self._step()
@@ -78,20 +81,44 @@ class Scheduler:
         self._running = {name: run for name, run in self._running.items() if run.alive}
         for job in sorted(self._context.store.all("job"), key=lambda j: j["CreationTime"]):
             name, status = job["TrainingJobName"], job["TrainingJobStatus"]
+            if status not in ("InProgress", "Stopping"):
+                continue
+            asked = jobs.take_interruption(self._context, job)
             if name in self._running:
                 if status == "Stopping":
                     self._running[name].stop()
+                elif asked:
+                    self._running[name].interrupt()
             elif status == "Stopping":
                 _end(self._context, job, "Stopped", "Stopped")
-            elif status == "InProgress" and not self._ending.is_set():
-                if len(self._running) < parallel_jobs():
-                    self._running[name] = JobRun(self._context, name)
-                else:
-                    self._wait(job, f"Waits for {', '.join(self._running)} to end")
+            elif time.time() > waits_until(job):
+                _end(self._context, job, "Stopped", "MaxWaitTimeExceeded")
+            elif not self._ending.is_set():
+                self._begin(job)
+
+    def _begin(self, job: Json) -> None:
+        name = job["TrainingJobName"]
+        if job["ResourceConfig"].get("InstanceType") in missing_types(self._context.layout):
+            # Spot capacity is waited for, within the job's limit; anything else is refused.
+            if job["EnableManagedSpotTraining"]:
+                self._wait(job, "Insufficient capacity error from EC2 while launching instances, retrying!")
+            else:
+                _end(self._context, job, "Failed", "Failed", REFUSAL)
+        elif len(self._running) < parallel_jobs():
+            self._running[name] = JobRun(self._context, name)
+        else:
+            self._wait(job, f"Waits for {', '.join(self._running)} to end")
 
     def _wait(self, job: Json, message: str) -> None:
         if job["SecondaryStatusTransitions"][-1].get("StatusMessage") != message:
             jobs.transition(self._context, job, "Pending", message=message)
+
+
+def waits_until(job: Json) -> float:
+    """When a spot job has waited and run long enough, in seconds of the epoch; never for another job."""
+    if not job["EnableManagedSpotTraining"]:
+        return float("inf")
+    return float(job["CreationTime"] + job["StoppingCondition"]["MaxWaitTimeInSeconds"])
 
 
 def recover(context: Context, job: Json) -> None:
@@ -108,7 +135,8 @@ def recover(context: Context, job: Json) -> None:
 
 def _restart(context: Context, job: Json, reason: str) -> bool:
     """https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_RetryStrategy.html"""
-    if job["Attempts"] > job.get("RetryStrategy", {}).get("MaximumRetryAttempts", 0):
+    retries = job["Attempts"] - job.get("Interruptions", 0)
+    if retries > job.get("RetryStrategy", {}).get("MaximumRetryAttempts", 0):
         return False
     jobs.transition(context, job, "Restarting", message=reason)
     context.jobs_changed()
@@ -122,7 +150,8 @@ def _end(
     job["TrainingEndTime"] = now = time.time()
     if (started := job.get("TrainingStartTime")) is not None:
         seconds = max(1, round(now - started))
-        job |= {"TrainingTimeInSeconds": seconds, "BillableTimeInSeconds": seconds}
+        billable = max(1, round(job["RanSeconds"])) if job.get("RanSeconds") is not None else seconds
+        job |= {"TrainingTimeInSeconds": seconds, "BillableTimeInSeconds": min(billable, seconds)}
     if reason:
         job["FailureReason"] = reason[:1024]
     context.checkpoint()
@@ -135,11 +164,10 @@ class JobRun:
 
     def __init__(self, context: Context, name: str) -> None:
         self._context, self._name = context, name
-        self._stop, self._abandoned = threading.Event(), threading.Event()
-        self._base = context.layout.jobs / name / "ml"
+        self._stop, self._abandoned, self._interrupted = threading.Event(), threading.Event(), threading.Event()
+        self._folder = context.layout.jobs / name
         self._metrics: dict[str, tuple[float, float]] = {}
-        self._process: Process | None = None
-        self._log: LogStream | None = None
+        self._hosts: list[Host] = []
         self._thread = threading.Thread(target=self._run, name=f"job-{name}", daemon=True)
         self._thread.start()
 
@@ -149,6 +177,9 @@ class JobRun:
 
     def stop(self) -> None:
         self._stop.set()
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
 
     def abandon(self) -> None:
         self._abandoned.set()
@@ -164,12 +195,9 @@ class JobRun:
             if not self._abandoned.is_set():
                 self._fail(f"InternalServerError: {error!r}")
         finally:
-            if self._process is not None and self._process.running:
-                self._process.kill()
-                self._process.wait(10)
-            if self._log is not None:
-                self._log.close()
-            shutil.rmtree(self._base.parent, ignore_errors=True)
+            for host in self._hosts:
+                host.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._context.jobs_changed()
 
     def _fail(self, reason: str) -> None:
@@ -193,30 +221,37 @@ class JobRun:
             jobs.transition(self._context, job, secondary, message=message)
         return job
 
+    def _record(self, **changes: Json) -> None:
+        with self._context.store.transaction():
+            self._context.store.put("job", self._name, self._job() | changes)
+
     def _attempt(self) -> None:
         job = self._move("Downloading", "Downloading input data", Attempts=self._job()["Attempts"] + 1)
         command = self._command(job)
-        self._prepare(job)
-        sync = self._checkpoints(job)
-        stream = f"{self._name}/algo-1-{int(job['CreationTime'])}"
-        self._log = LogStream(self._context.cloudwatch_logs, LOG_GROUP, stream)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        names, meeting = host_names(job), free_address()
+        self._hosts = [Host(self._context, job, name, names=names, folder=self._folder) for name in names]
+        for host in self._hosts:
+            host.prepare(meeting)
         started = time.time()
         job = self._move(
             "Training",
             "Training image download completed. Training in progress.",
             TrainingStartTime=job.get("TrainingStartTime", started),
         )
-        self._process = Process(command, folder=self._base, environment=self._environment(job), on_line=self._line)
-        cause, code = self._watch(job, sync)
-        if code is None:
-            self._process.kill()
-            self._process.wait(10)
-        if sync is not None:
-            sync.step(final=True)
-        if code is None:
+        for host in self._hosts:
+            host.start(command, self._line)
+        cause = self._watch(job)
+        for host in self._hosts:
+            host.kill()
+            host.poll(10)
+            host.copy_checkpoints(final=True)
+        if self._abandoned.is_set():
             return
-        self._log.close()
-        self._finish(job, cause, code)
+        self._record(RanSeconds=job.get("RanSeconds", 0.0) + time.time() - started)
+        for host in self._hosts:
+            host.close()
+        self._finish(cause)
 
     def _command(self, job: Json) -> list[str]:
         algorithm = job["AlgorithmSpecification"]
@@ -227,77 +262,7 @@ class JobRun:
             *algorithm.get("ContainerArguments", ["train"]),
         ]
 
-    def _prepare(self, job: Json) -> None:
-        shutil.rmtree(self._base.parent, ignore_errors=True)
-        for folder in ("input/config", "input/data", "model", "output/data", "checkpoints", "code", "tmp"):
-            (self._base / folder).mkdir(parents=True)
-        channels = job.get("InputDataConfig", [])
-        instance = job["ResourceConfig"].get("InstanceType", "local")
-        mode = job["AlgorithmSpecification"].get("TrainingInputMode", "File")
-        config = {
-            "hyperparameters": job.get("HyperParameters", {}),
-            "resourceconfig": {
-                "current_host": "algo-1",
-                "hosts": ["algo-1"],
-                "current_instance_type": instance,
-                "current_group_name": "homogeneousCluster",
-                "network_interface_name": "lo",
-                "instance_groups": [
-                    {"instance_group_name": "homogeneousCluster", "instance_type": instance, "hosts": ["algo-1"]}
-                ],
-            },
-            "inputdataconfig": {
-                channel["ChannelName"]: {
-                    "TrainingInputMode": channel.get("InputMode", mode),
-                    "S3DistributionType": channel["DataSource"]["S3DataSource"].get(
-                        "S3DataDistributionType", "FullyReplicated"
-                    ),
-                    "RecordWrapperType": channel.get("RecordWrapperType", "None"),
-                }
-                for channel in channels
-            },
-        }
-        for name, value in config.items():
-            (self._base / "input/config" / f"{name}.json").write_text(json.dumps(value))
-        for channel in channels:
-            uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
-            self._context.objects.download(uri, self._base / "input/data" / channel["ChannelName"], required=True)
-
-    def _checkpoints(self, job: Json) -> CheckpointSync | None:
-        uri = job.get("CheckpointConfig", {}).get("S3Uri")
-        if uri is None:
-            return None
-        folder = self._base / "checkpoints"
-        self._context.objects.download(f"{uri.rstrip('/')}/", folder, required=False)
-        return CheckpointSync(self._context.objects, folder, uri, _encryption(job))
-
-    def _environment(self, job: Json) -> dict[str, str]:
-        base, parameters = self._base, job.get("HyperParameters", {})
-        channels = [channel["ChannelName"] for channel in job.get("InputDataConfig", [])]
-        return {
-            **base_environment(base / "tmp", credentials=not job["EnableNetworkIsolation"]),
-            "SAGEMAKER_BASE_DIR": str(base),
-            "TRAINING_JOB_NAME": self._name,
-            "TRAINING_JOB_ARN": job["TrainingJobArn"],
-            "SM_MODEL_DIR": str(base / "model"),
-            "SM_OUTPUT_DIR": str(base / "output"),
-            "SM_OUTPUT_DATA_DIR": str(base / "output/data"),
-            "SM_INPUT_DIR": str(base / "input"),
-            "SM_INPUT_CONFIG_DIR": str(base / "input/config"),
-            "SM_CHANNELS": json.dumps(channels),
-            "SM_HPS": json.dumps(parameters),
-            "SM_HOSTS": '["algo-1"]',
-            "SM_CURRENT_HOST": "algo-1",
-            "SM_NUM_GPUS": "0",
-            "SM_NUM_CPUS": str(os.cpu_count()),
-            **{f"SM_CHANNEL_{name.upper()}": str(base / "input/data" / name) for name in channels},
-            **{f"SM_HP_{name.upper().replace('-', '_')}": value for name, value in parameters.items()},
-            **job.get("Environment", {}),
-        }
-
     def _line(self, line: str) -> None:
-        assert self._log is not None
-        self._log.write(line)
         for metric in self._definitions:
             if found := metric[1].search(line):
                 try:
@@ -312,41 +277,56 @@ class JobRun:
             self._compiled = [(metric["Name"], re.compile(metric["Regex"])) for metric in definitions]
         return self._compiled
 
-    def _watch(self, job: Json, sync: CheckpointSync | None) -> tuple[str | None, int | None]:
-        """Why the job was ended, where it was, and its exit code; no code where the server goes away first."""
-        process = self._process
-        assert process is not None
-        limit = time.monotonic() + job["StoppingCondition"].get("MaxRuntimeInSeconds", 86_400)
-        cause, kill_at, due = None, float("inf"), time.monotonic() + _SYNC_SECONDS
-        while (code := process.wait(0.05)) is None:
+    def _watch(self, job: Json) -> Cause | None:
+        """Until every host has ended, or the server goes away: why they were ended, where they were."""
+        allowed = job["StoppingCondition"].get("MaxRuntimeInSeconds", 86_400) - job.get("RanSeconds", 0.0)
+        limit, wait_limit = time.monotonic() + allowed, waits_until(job)
+        cause: Cause | None = None
+        kill_at, due = float("inf"), time.monotonic() + _SYNC_SECONDS
+        while None in [host.poll(0.05 / len(self._hosts)) for host in self._hosts]:
             now = time.monotonic()
             if self._abandoned.is_set():
-                return cause, None
-            if cause is None and (self._stop.is_set() or now > limit):
-                cause = "Stopped" if self._stop.is_set() else "MaxRuntimeExceeded"
-                if cause == "MaxRuntimeExceeded":
-                    self._move("Stopping", "The job ran for MaxRuntimeInSeconds")
-                kill_at = now + stop_seconds()
-                process.terminate()
+                return cause
+            if cause is None and (cause := self._reason(over=now > limit, waited=time.time() > wait_limit)) is not None:
+                if cause.startswith("Max"):
+                    self._move("Stopping", f"The job is over its limit: {cause}")
+                kill_at = now + (_MOURNING_SECONDS if cause == "HostFailed" else stop_seconds())
+                for host in self._hosts:
+                    host.terminate()
             if now > kill_at:
-                process.kill()
-            if sync is not None and now > due:
-                sync.step()
+                for host in self._hosts:
+                    host.kill()
+            if now > due:
+                for host in self._hosts:
+                    host.copy_checkpoints()
                 due = time.monotonic() + _SYNC_SECONDS
-        return cause, code
+        return cause
 
-    def _finish(self, job: Json, cause: str | None, code: int) -> None:
-        if cause is None and code == KILLED:
+    def _reason(self, *, over: bool, waited: bool) -> Cause | None:
+        if self._stop.is_set():
+            return "Stopped"
+        if self._interrupted.is_set():
+            return "Interrupted"
+        if any(host.code for host in self._hosts):
+            self._failed = next(host for host in self._hosts if host.code)
+            return "HostFailed"
+        return "MaxRuntimeExceeded" if over else "MaxWaitTimeExceeded" if waited else None
+
+    def _finish(self, cause: Cause | None) -> None:
+        if cause == "Interrupted":
+            self._interrupt()
+            return
+        failed = self._failed if cause == "HostFailed" else next((host for host in self._hosts if host.code), None)
+        if cause in (None, "HostFailed") and failed is not None:
             job = self._job()
+            if failed.code != KILLED:
+                _end(self._context, job, "Failed", "Failed", failed.failure())
+                return
             reason = "InternalServerError: the training process was killed (SIGKILL), perhaps for want of memory"
             if not _restart(self._context, job, reason):
                 _end(self._context, job, "Failed", "Failed", reason)
             return
-        if cause is None and code != 0:
-            _end(self._context, self._job(), "Failed", "Failed", self._failure(code))
-            return
-        job = self._move("Uploading", "Uploading generated training model")
-        self._upload(job)
+        self._upload(self._move("Uploading", "Uploading generated training model"))
         job = self._job()
         job["FinalMetricDataList"] = [
             {"MetricName": name, "Value": value, "Timestamp": at} for name, (value, at) in self._metrics.items()
@@ -356,28 +336,27 @@ class JobRun:
         else:
             _end(self._context, job, "Stopped", cause)
 
-    def _failure(self, code: int) -> str:
-        path, code = self._base / "output/failure", code if code > 0 else 128 - code
-        assert self._log is not None
-        text = path.read_text(errors="replace").strip() if path.is_file() else "\n".join(self._log.tail[-5:])
-        ending = f", exit code: {code}"
-        return f"AlgorithmError: {text[: 1024 - len(ending) - 16]}{ending}"
+    def _interrupt(self) -> None:
+        """As https://docs.aws.amazon.com/sagemaker/latest/dg/model-managed-spot-training.html has it: start again."""
+        self._move(
+            "Interrupted",
+            "Job stopped because the managed spot training instances were interrupted",
+            Interruptions=self._job().get("Interruptions", 0) + 1,
+        )
+        self._context.checkpoint()
+        self._move("Starting", "Preparing the instances for training")
 
     def _upload(self, job: Json) -> None:
-        objects, extra, uri = self._context.objects, _encryption(job), job["ModelArtifacts"]["S3ModelArtifacts"]
-        flat = job["OutputDataConfig"].get("CompressionType") == "NONE"
-        data: Path = self._base / "output/data"
-        if any(data.iterdir()):
-            if flat:
-                objects.upload_folder(data, uri.removesuffix("model/") + "data", extra)
+        """What the hosts wrote, in one place: their file names must not clash, as SageMaker asks.
+
+        https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-output.html
+        """
+        objects, extra, uri = self._context.objects, encryption(job), job["ModelArtifacts"]["S3ModelArtifacts"]
+        for folder, name in (("output/data", "output"), ("model", "model")):
+            roots = [host.base / folder for host in self._hosts]
+            if name == "output" and not any(any(root.iterdir()) for root in roots):
+                continue
+            if job["OutputDataConfig"].get("CompressionType") == "NONE":
+                objects.upload_folders(roots, uri if name == "model" else uri.removesuffix("model/") + "data", extra)
             else:
-                objects.upload_archive(data, uri.removesuffix("model.tar.gz") + "output.tar.gz", extra)
-        if flat:
-            objects.upload_folder(self._base / "model", uri, extra)
-        else:
-            objects.upload_archive(self._base / "model", uri, extra)
-
-
-def _encryption(job: Json) -> dict[str, str]:
-    key = job["OutputDataConfig"].get("KmsKeyId")
-    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
+                objects.upload_archive(roots, uri.removesuffix("model.tar.gz") + f"{name}.tar.gz", extra)

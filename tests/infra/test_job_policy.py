@@ -1,0 +1,196 @@
+"""A job's own policy: enough for every call that the job makes, and nothing beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from stepforge.attempts import find_attempt
+from stepforge.contracts.environment import Environment
+from stepforge.contracts.jobs import WORK_TYPES, JobRequest
+from stepforge.contracts.resources import Resources, Vpc
+from stepforge.errors import InvalidInput
+from stepforge.job_policy import job_policy
+from stepforge.local.sagemaker.objects import CheckpointSync, Objects
+from stepforge.submission import training_request
+from tests.fakes import FakeSageMaker
+from tests.infra.machines import LOCAL, resources
+from tests.support.iam import allows
+
+BUCKET, KEY = "stepforge-local", "arn:aws:kms:us-east-1:000000000000:key/0"
+IMAGE = "000000000000.dkr.ecr.us-east-1.amazonaws.com/stepforge-train@sha256:" + "0" * 64
+PREFIX, SHA = "sft-" + "a" * 12, "a" * 64
+ENVIRONMENT = Environment(
+    name="local",
+    bucket=BUCKET,
+    key_arn=KEY,
+    training_role_arn="r",
+    serving_role_arn="r",
+    machines={},
+    images={"train": IMAGE},
+    code=dict.fromkeys(WORK_TYPES, "c" * 64),
+)
+
+
+def job(**resources: Any) -> dict[str, Any]:
+    request = JobRequest(
+        prefix=PREFIX,
+        spec_sha256=SHA,
+        spec_uri=f"s3://{BUCKET}/specs/{SHA}/spec.json",
+        image=IMAGE,
+        channels={"spec": f"s3://{BUCKET}/specs/{SHA}/", "data": f"s3://{BUCKET}/jobs/dataset-1-a0/output/model/"},
+        resources=Resources(instance_type="ml.m5.large", **resources),
+    )
+    sagemaker = FakeSageMaker()
+    attempt = find_attempt(sagemaker, None, request, bucket=BUCKET, key_arn=KEY, poll_seconds=0).attempt
+    return training_request(ENVIRONMENT, request, attempt)
+
+
+def policy(**resources: Any) -> dict[str, Any]:
+    return job_policy(job(**resources), region="us-east-1", account="000000000000")
+
+
+ACTIONS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "HeadObject": "s3:GetObject",
+    "GetObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[tuple[str, str, str]]]]:
+    """An S3 client, and the calls that it makes: action, resource, listed prefix."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    with mock_aws():
+        s3 = boto3.client("s3", region_name="us-east-1")
+        s3.create_bucket(Bucket=BUCKET)
+        for key in (f"specs/{SHA}/spec.json", "jobs/dataset-1-a0/output/model/manifest.json"):
+            s3.put_object(Bucket=BUCKET, Key=key, Body=b"{}")
+        s3.put_object(Bucket=BUCKET, Key=f"checkpoints/{PREFIX}/step-1/state", Body=b"s")
+        seen: list[tuple[str, str, str]] = []
+
+        def note(params: dict[str, Any], model: Any, **_: Any) -> None:
+            resource = f"arn:aws:s3:::{params['Bucket']}" + (f"/{params['Key']}" if "Key" in params else "")
+            seen.append((ACTIONS[model.name], resource, params.get("Prefix", "")))
+
+        s3.meta.events.register("before-parameter-build.s3", note)
+        yield s3, seen
+
+
+def test_it_allows_every_call_that_the_local_aws_makes_for_the_job(
+    calls: tuple[Any, list[tuple[str, str, str]]], tmp_path: Path
+) -> None:
+    s3, seen = calls
+    objects, request = Objects(s3), job()
+    for channel in request["InputDataConfig"]:
+        uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
+        objects.download(uri, tmp_path / "in" / channel["ChannelName"], required=True)
+    kept = request["CheckpointConfig"]["S3Uri"]
+    objects.download(kept, tmp_path / "checkpoints", required=False)
+    sync = CheckpointSync(objects, tmp_path / "checkpoints", kept, {})
+    for folder in ("checkpoints", "model"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "made").write_text("m")
+    sync.step(final=True)
+    output = f"{request['OutputDataConfig']['S3OutputPath']}/{request['TrainingJobName']}/output/model/"
+    objects.upload_folders([tmp_path / "model"], output, {})
+    assert {action for action, _, _ in seen} == {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
+    granted = policy()
+    for action, resource, prefix in seen:
+        assert allows(granted, action, resource, s3__prefix=prefix), (action, resource, prefix)
+        assert allows(training_role(), action, resource, s3__prefix=prefix), (action, resource, prefix)
+
+
+@pytest.mark.parametrize(
+    ("action", "resource", "context"),
+    [
+        ("s3:GetObject", f"arn:aws:s3:::{BUCKET}/jobs/another-a0/output/model/weights", {}),
+        ("s3:PutObject", f"arn:aws:s3:::{BUCKET}/jobs/dataset-1-a0/output/model/shard", {}),
+        ("s3:PutObject", f"arn:aws:s3:::{BUCKET}/specs/{SHA}/spec.json", {}),
+        ("s3:DeleteObject", f"arn:aws:s3:::{BUCKET}/jobs/{PREFIX}-a0/output/model/weights", {}),
+        ("s3:ListBucket", f"arn:aws:s3:::{BUCKET}", {"s3__prefix": "pipelines/"}),
+        ("s3:GetObject", f"arn:aws:s3:::elsewhere/specs/{SHA}/spec.json", {}),
+        ("kms:Decrypt", "arn:aws:kms:us-east-1:000000000000:key/1", {}),
+        ("kms:CreateGrant", KEY, {"kms__GrantIsForAWSResource": "false"}),
+        ("ecr:BatchGetImage", "arn:aws:ecr:us-east-1:000000000000:repository/other", {}),
+        ("logs:PutLogEvents", "arn:aws:logs:us-east-1:000000000000:log-group:/aws/sagemaker/TrainingJobs"
+         ":log-stream:another-a0/algo-1-1", {}),
+        ("iam:PassRole", "arn:aws:iam::000000000000:role/any", {}),
+        ("ec2:CreateNetworkInterface", "arn:aws:ec2:us-east-1:000000000000:subnet/subnet-1", {}),
+    ],
+)  # fmt: skip
+def test_it_allows_nothing_of_another_jobs(action: str, resource: str, context: dict[str, str]) -> None:
+    assert not allows(policy(), action, resource, **context)
+
+
+def test_a_job_in_a_vpc_makes_interfaces_in_its_own_subnets_alone() -> None:
+    granted = policy(vpc=Vpc(subnets=("subnet-1",), security_groups=("sg-1",)))
+    stem = "arn:aws:ec2:us-east-1:000000000000:subnet/"
+    assert allows(granted, "ec2:CreateNetworkInterface", f"{stem}subnet-1")
+    assert not allows(granted, "ec2:CreateNetworkInterface", f"{stem}subnet-2")
+
+
+def test_an_image_outside_of_ecr_is_refused() -> None:
+    request = job()
+    request["AlgorithmSpecification"]["TrainingImage"] = "registry.example/train@sha256:0"
+    with pytest.raises(InvalidInput, match="is in no ECR repository"):
+        job_policy(request, region="us-east-1", account="000000000000")
+
+
+def training_role() -> dict[str, Any]:
+    """The policy of the role that the environment `local` deploys, with what only a deployment knows filled in."""
+    found = resources(LOCAL, "AWS::IAM::Policy")
+    (document,) = [p["PolicyDocument"] for name, p in found.items() if name.startswith("RolesTraining")]
+    arns = {"DataBucket": f"arn:aws:s3:::{BUCKET}", "KeysData": KEY}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        if isinstance(value, dict):
+            if "Fn::GetAtt" in value:
+                return next(arn for name, arn in arns.items() if value["Fn::GetAtt"][0].startswith(name))
+            if "Fn::Join" in value:
+                return "".join(plain(value["Fn::Join"][1]))
+            return {key: plain(item) for key, item in value.items()}
+        return value
+
+    filled: dict[str, Any] = plain(document)
+    return filled
+
+
+def test_the_role_of_the_environment_allows_at_least_that_and_stays_in_its_bucket() -> None:
+    role, checked = training_role(), 0
+    for statement in policy()["Statement"]:
+        for action in statement["Action"]:
+            for resource in statement["Resource"]:
+                condition = statement.get("Condition", {})
+                context = {
+                    key.replace(":", "__"): values[0].replace("*", "x") if isinstance(values, list) else values
+                    for keys in condition.values()
+                    for key, values in keys.items()
+                }
+                assert allows(role, action, resource.replace("*", "x"), **context), (action, resource)
+                checked += 1
+    assert checked > 15
+    for outside in ("elsewhere/jobs/x", f"{BUCKET}/pipelines/x", f"{BUCKET}-copy/jobs/x"):
+        for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
+            assert not allows(role, action, f"arn:aws:s3:::{outside}"), (action, outside)
+
+
+def test_an_explicit_deny_wins_and_a_condition_that_is_not_met_counts_for_nothing() -> None:
+    allow = {"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::b/*"}
+    deny = {"Effect": "Deny", "Action": "s3:DeleteObject", "Resource": "*"}
+    both = {"Statement": [allow, deny]}
+    assert allows(both, "s3:GetObject", "arn:aws:s3:::b/k")
+    assert not allows(both, "s3:DeleteObject", "arn:aws:s3:::b/k")
+    secure = {"Statement": [allow | {"Condition": {"Bool": {"aws:SecureTransport": "true"}}}]}
+    assert not allows(secure, "s3:GetObject", "arn:aws:s3:::b/k")
+    assert allows(secure, "s3:GetObject", "arn:aws:s3:::b/k", aws__SecureTransport="true")
