@@ -154,7 +154,12 @@ def test_arguments_that_do_not_fit_cost_no_line() -> None:
     )
 
 
-@pytest.mark.parametrize("message", ["\ud800", "a\nb\r\x00\x1b[31m", "ü 🎉", "\u2028"])
+@pytest.mark.parametrize(
+    "message",
+    ["\ud800", "a\nb\r\x00\x1b[31m", "ü 🎉", "\u2028"],
+    # Half a surrogate pair in a test's name ends pytest-xdist.
+    ids=["half a pair", "control characters", "wide", "line separator"],
+)
 def test_whatever_is_logged_is_one_line_of_json(memory: Memory, message: str) -> None:
     logger.info(message, extra={"value": message})
     assert memory.text().count("\n") == 1
