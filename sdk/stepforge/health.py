@@ -63,6 +63,11 @@ EXTRAS: dict[str, _Extra] = {
         "STEPFORGE_REDIS_URL",
         "redis://localhost:6379/0",
     ),
+    "openai": _Extra("paid fine-tunes at OpenAI and whoever speaks its protocol"),
+    "vertex": _Extra("paid fine-tunes of Gemini on Vertex"),
+    "anthropic": _Extra("prompts for Claude"),
+    "prompts": _Extra("the search for a better prompt"),
+    "tokens": _Extra("exact counts of tokens before an upload; they are estimated as a range"),
     "verifiers": _Extra("environments of the `verifiers` package as domains"),
     "gguf": _Extra("models from GGUF files"),
 }

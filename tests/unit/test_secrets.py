@@ -357,7 +357,7 @@ def test_logging_at_debug_shows_no_fetch_and_goes_on_elsewhere(caplog: pytest.Lo
     manager = FakeSecretsManager({ARN: PLANTED})
     parser = logging.getLogger("botocore.parsers")
     manager.on_answer = lambda answer: parser.debug("Response body: %s", answer)
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, logger="botocore"):
         made(manager).get(ARN)
         parser.debug("of another call")
     assert PLANTED not in caplog.text

@@ -32,8 +32,13 @@ def calls(path: Path) -> list[tuple[str, int]]:
 def test_only_the_connection_makes_clients_and_nobody_uses_the_default_session() -> None:
     found = {path.relative_to(SDK).as_posix(): [name for name, _ in calls(path)] for path in SDK.rglob("*.py")}
     makers = {path: names for path, names in found.items() if names and not path.startswith("local/")}
-    assert set(makers) == {"connection.py"}
-    assert set(makers["connection.py"]) <= {"boto3.Session", "self._session.client"}
+    assert set(makers.pop("connection.py")) <= {"boto3.Session", "self._session.client"}
+    # Providers of paid fine-tunes are given a session; a plan from a file makes the caller's, in the plan's region.
+    assert {path: set(names) for path, names in makers.items()} == {
+        "finetune/bedrock.py": {"session.client"},
+        "finetune/sagemaker.py": {"session.client"},
+        "finetune/plan.py": {"boto3.Session"},
+    }
 
 
 def test_no_module_makes_a_client_when_it_is_imported() -> None:

@@ -304,7 +304,9 @@ def test_sigterm_leaves_no_failure_and_the_next_attempt_goes_on(tmp_path: Path) 
     assert forked.wait(pid) == 143, (tmp_path / "job/log.txt").read_text()
     assert not (tmp_path / "job/output/failure").exists()
     assert not (tmp_path / "job/model/manifest.json").exists()
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "job/checkpoints").rglob("corpus-*.jsonl")}
+    # A shard is finished when its digest is written, a moment after itself.
+    finished = (path.with_suffix(".jsonl") for path in (tmp_path / "job/checkpoints").rglob("corpus-*.sha256"))
+    kept = {path.name: path.stat().st_mtime_ns for path in finished}
     assert 3 <= len(kept) < 200
     job_folder(tmp_path / "job", work, plugin=tmp_path / "plugin")
     assert forked.run(tmp_path / "job") == 0
