@@ -71,7 +71,13 @@ EXTRAS: dict[str, _Extra] = {
     "verifiers": _Extra("environments of the `verifiers` package as domains"),
     "gguf": _Extra("models from GGUF files"),
 }
-_MODULES = {"aws-cdk-lib": "aws_cdk", "mlflow-skinny": "mlflow"}
+_MODULES = {
+    "aws-cdk-lib": "aws_cdk",
+    "mlflow-skinny": "mlflow",
+    "google-genai": "google.genai",
+    "google-cloud-aiplatform": "google.cloud.aiplatform",
+    "google-cloud-storage": "google.cloud.storage",
+}
 """Where the module is not called like its package."""
 _LIBRARIES = {"torch": ("lib/libtorch_cpu.so", "lib/libtorch_cpu.dylib", "lib/torch_cpu.dll")}
 """One of these files must be there: without it an import fails however whole the rest looks."""

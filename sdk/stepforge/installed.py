@@ -59,8 +59,13 @@ def normalised(name: str) -> str:
 
 
 def module_folder(module: str) -> Path | None:
-    """Where a top-level module would be imported from; None where its files are not there. It is not imported."""
-    spec = PathFinder.find_spec(module)
+    """Where a module (`google.genai`) would be imported from; None where its files are not there. Nothing is imported."""
+    spec, above = None, None
+    for depth in range(module.count(".") + 1):
+        spec = PathFinder.find_spec(".".join(module.split(".")[: depth + 1]), above)
+        if spec is None:
+            return None
+        above = spec.submodule_search_locations
     # A folder without __init__.py is found as a namespace, without an origin: what is left after an uninstallation.
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
