@@ -59,7 +59,7 @@ def normalised(name: str) -> str:
 
 
 def module_folder(module: str) -> Path | None:
-    """Where a module (`google.genai`) would be imported from; None where its files are not there. Nothing is imported."""
+    """Where a module (`google.genai`) would be imported from, None where its files are not there. Imports nothing."""
     spec, above = None, None
     for depth in range(module.count(".") + 1):
         spec = PathFinder.find_spec(".".join(module.split(".")[: depth + 1]), above)
