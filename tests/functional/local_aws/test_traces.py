@@ -18,15 +18,15 @@ TRACE = "1-67890abc-0123456789abcdef01234567"
 
 
 def test_a_trace_reaches_the_handlers_of_nested_executions(local_aws: LocalAws) -> None:
-    function(local_aws, "tells", TELLS)
+    function(local_aws, "trace-tells", TELLS)
     tell = {
         "Type": "Task",
         "Resource": "arn:aws:states:::lambda:invoke",
-        "Parameters": {"FunctionName": "tells", "Payload": {}},
+        "Parameters": {"FunctionName": "trace-tells", "Payload": {}},
         "ResultSelector": {"trace.$": "$.Payload"},
         "End": True,
     }
-    child = machine(local_aws, "told", {"T": tell})
+    child = machine(local_aws, "trace-told", {"T": tell})
     nest = {
         "Type": "Task",
         "Resource": "arn:aws:states:::states:startExecution.sync:2",
@@ -34,7 +34,7 @@ def test_a_trace_reaches_the_handlers_of_nested_executions(local_aws: LocalAws) 
         "ResultSelector": {"trace.$": "$.Output.trace"},
         "End": True,
     }
-    parent = machine(local_aws, "nests", {"T": nest})
+    parent = machine(local_aws, "trace-nests", {"T": nest})
     states = local_aws.client("stepfunctions")
     with logs.context(trace_id=TRACE):
         started = executions.start_or_adopt(states, parent, "train", "ab" * 32, {})
@@ -44,14 +44,14 @@ def test_a_trace_reaches_the_handlers_of_nested_executions(local_aws: LocalAws) 
 
 
 def test_an_execution_without_a_trace_begins_one(local_aws: LocalAws) -> None:
-    function(local_aws, "tells-too", TELLS)
+    function(local_aws, "trace-tells-too", TELLS)
     tell = {
         "Type": "Task",
         "Resource": "arn:aws:states:::lambda:invoke",
-        "Parameters": {"FunctionName": "tells-too", "Payload": {}},
+        "Parameters": {"FunctionName": "trace-tells-too", "Payload": {}},
         "End": True,
     }
-    arn = machine(local_aws, "tells-too", {"T": tell})
+    arn = machine(local_aws, "trace-tells-too", {"T": tell})
     started = local_aws.client("stepfunctions").start_execution(stateMachineArn=arn, name="plain", input="{}")
     done = execution_ended(local_aws, started["executionArn"], seconds=30)
     assert TRACE not in json.loads(done["output"])["Payload"]
