@@ -278,6 +278,12 @@ class RlvrWork(PolicyGradient):
     there at checkpoints. With 0 demonstrations take their place."""
 
     @model_validator(mode="after")
+    def _can_choose_the_best(self) -> RlvrWork:
+        if self.keep == "best" and not self.held_out:
+            raise ValueError("keep 'best' chooses by held-out problems, and held_out is 0: set held_out to 1 or more")
+        return self
+
+    @model_validator(mode="after")
     def _settings_belong_to_the_algorithm(self) -> RlvrWork:
         algorithm = self.algorithm
         for name in ("ppo", "dpo"):

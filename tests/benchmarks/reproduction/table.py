@@ -72,7 +72,7 @@ def page(found: dict[str, tuple[list[dict[str, Any]], Cells]], rates: list[dict[
             lines.append(f"| {question} | " + " | ".join(f"{show(g, signed=True)}: {verdict(g)}" for g in gaps) + " |")
         lines += [
             "",
-            "| arm | learning rate | optimiser steps | optimiser tokens | seconds (median over seeds, a shared machine) |",
+            "| arm | learning rate | optimiser steps | optimiser tokens | seconds (median, shared machine) |",
             "|---" * 5 + "|",
         ]
         for arm, label in LABELS.items():

@@ -122,6 +122,11 @@ def test_problems_that_are_held_out_are_whole_groups_whatever_else_there_is() ->
     assert some_groups(rows, 1) == some_groups([], 7) == []
 
 
+def test_the_best_weights_are_not_chosen_by_nothing() -> None:
+    with pytest.raises(ValueError, match="held_out is 0: set held_out to 1 or more"):
+        RlvrWork(keep="best", held_out=0)
+
+
 def test_rlvr_trains_on_demonstrations_only_where_there_are_no_other_problems() -> None:
     rows = [COUNTING.record("rl", index, seed=0) for index in range(9)]
     shown = [COUNTING.record("train", index, seed=0) for index in range(9)]
