@@ -56,7 +56,7 @@ class NotYet(Exception):
 class _Known:
     lock: threading.Lock = field(default_factory=threading.Lock)
     due: float = float("-inf")
-    asked: float = float("-inf")
+    as_of: float = float("-inf")
     refusals: int = 0
     description: dict[str, Any] | None = None
     absent: AwsError | None = None
@@ -83,14 +83,13 @@ class PacedJobs:
             if ended or now < known.due:
                 return self._remembered(TrainingJobName, known, now)
             known.refusals += 1
-            known.asked = now
             try:
                 job = self._sagemaker.describe_training_job(TrainingJobName=TrainingJobName)
-                known.description, known.absent, known.refusals = job, None, 0
+                known.description, known.absent, known.refusals, known.as_of = job, None, 0, now
             except AwsError as error:
                 if not is_absent(error):
                     raise
-                known.absent, known.refusals = error, 0
+                known.absent, known.refusals, known.as_of = error, 0, now
             finally:
                 # From the answer on: the service sees two calls as far apart as this, however long one took to arrive.
                 known.due = self.pace.clock() + self._distance(known)
@@ -105,10 +104,10 @@ class PacedJobs:
         known = self._known.get(name)
         return self.pace.clock() if known is None else known.due
 
-    def asked(self, name: str) -> float:
-        """When a job was asked about last, on the clock of the pace; minus infinity for never."""
+    def as_of(self, name: str) -> float:
+        """When the call was made whose answer is remembered, on the clock of the pace; minus infinity without one."""
         known = self._known.get(name)
-        return float("-inf") if known is None else known.asked
+        return float("-inf") if known is None else known.as_of
 
     def _distance(self, known: _Known) -> float:
         return self.pace.spread(self.pace.describe_seconds * min(2 ** max(0, known.refusals - 1), _LONGEST_BACKOFF))

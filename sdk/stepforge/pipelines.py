@@ -275,4 +275,4 @@ class _RunSteps:
         if self._ended_at is None or planned is None or planned.attempt.ending is not None:
             return ended
         # What is remembered of a job may be older than the run's end: the last look must not be.
-        return self._jobs.asked(planned.attempt.name) >= self._ended_at
+        return self._jobs.as_of(planned.attempt.name) >= self._ended_at

@@ -116,6 +116,21 @@ def test_an_ended_job_is_not_asked_about_again_and_a_refusal_waits_its_turn(cloc
     assert sagemaker.calls == 2
 
 
+def test_an_answer_is_as_old_as_the_call_that_brought_it_and_a_refused_call_makes_it_no_younger(clock: Clock) -> None:
+    sagemaker = SageMaker(clock, {JOB: 1e9}, refuse=lambda call: throttled(1) if call == 2 else None)
+    jobs = PacedJobs(sagemaker, pace(clock))
+    assert jobs.as_of(JOB) == float("-inf")
+    asked = clock()
+    jobs.describe_training_job(TrainingJobName=JOB)
+    clock.sleep(40)
+    with pytest.raises(ClientError):
+        jobs.describe_training_job(TrainingJobName=JOB)
+    assert jobs.as_of(JOB) == asked
+    clock.sleep(100)
+    jobs.describe_training_job(TrainingJobName=JOB)
+    assert jobs.as_of(JOB) > asked + 100
+
+
 def test_a_job_that_is_not_there_is_unknown(clock: Clock) -> None:
     sagemaker = SageMaker(clock, {}, refuse=lambda _: None)
     with pytest.raises(UnknownName, match=JOB):
