@@ -11,6 +11,7 @@ from stepforge.cli._output import Json, emit, say, table
 
 app = typer.Typer(help="Paid fine-tunes: whether they pay, launch once, watch, cancel, list.", no_args_is_help=True)
 PlanFile = Annotated[Path, typer.Argument(help="Plan (TOML): provider, model, rate, budgets.")]
+Own = Annotated[list[Path] | None, typer.Option("--catalogue", help="Your own rows of models and prices (TOML).")]
 Key = Annotated[str, typer.Argument(help="Launch, as `stepforge finetune list` names it.")]
 
 
@@ -36,11 +37,15 @@ def launch_plan(
     plan: PlanFile,
     data: Annotated[Path, typer.Option(help="Your records, one JSON object a line.")],
     approve: Annotated[str | None, typer.Option(help="Your name: you agree to a cost above the threshold.")] = None,
+    own: Own = None,
     json: Json = False,
 ) -> None:
     """Launch a paid fine-tune, or adopt the one that was launched with the same plan and data."""
+    from datetime import UTC, datetime
+
     from stepforge.contracts.manifests import sha256_of
     from stepforge.contracts.user_records import RecordsFile, read_user_files
+    from stepforge.economics.catalogue import Catalogue
     from stepforge.errors import InvalidInput
     from stepforge.finetune.launching import launch
     from stepforge.finetune.ledger import Stage
@@ -56,13 +61,16 @@ def launch_plan(
     # What the tuned model will be judged by stays at home.
     spec = asked.spec([r for r in records if not r.split.startswith("test_")], folder)
     ledger, provider = _ledger(), asked.provider.provider()
+    terms = asked.terms(Catalogue.load(*own or []), datetime.now(UTC).date())
+    for warning in terms.warnings:
+        say(f"price: {warning}")
     options = {
         "ledger": ledger,
         "budgets": asked.budgets,
-        "rate": asked.rate,
+        "price": terms.price,
         "hours": asked.hours,
-        "shutdown": asked.shutdown,
-        "needed_until": asked.needed_until,
+        "shutdown": terms.shutdown,
+        "needed_until": asked.needed_until or datetime.now(UTC).date(),
     }
     done = launch(provider, spec, folder, **options)
     if done.stage == Stage.NEEDS_APPROVAL and approve is not None:
@@ -74,14 +82,16 @@ def launch_plan(
 
 
 @app.command("watch")
-def watch_launch(plan: PlanFile, key: Key, json: Json = False) -> None:
+def watch_launch(plan: PlanFile, key: Key, own: Own = None, json: Json = False) -> None:
     """Follow a launch until it ends, and book what it cost."""
+    from stepforge.economics.catalogue import Catalogue
     from stepforge.finetune.plan import load_plan
     from stepforge.finetune.watching import follow
 
     asked = load_plan(plan)
+    price = asked.booked_at(Catalogue.load(*own or []))
     last = None
-    for last in follow(asked.provider.provider(), _ledger(), key, rate=asked.rate):
+    for last in follow(asked.provider.provider(), _ledger(), key, price=price):
         say(_line(last))
     assert last is not None
     _emit(last, as_json=json)

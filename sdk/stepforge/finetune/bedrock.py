@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from stepforge.contracts.names import split_uri
+from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import InvalidInput, ModelGone, ProviderRefused, ProviderUnavailable
 from stepforge.finetune import job as jobs
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, model_of, normalise
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, model_of, normalise
 from stepforge.finetune.keys import failure, is_loopback, quiet, unreadable
 from stepforge.finetune.spec import LambdaGrader, ProviderName, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
@@ -138,8 +139,8 @@ class BedrockProvider(AwsCalls):
         if spec.method == "sft" and spec.hyperparameters.epochs > 5:
             raise InvalidInput(f"epochs {spec.hyperparameters.epochs}: Bedrock takes 1 to 5")
 
-    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-        return jobs.estimate(spec, rate, hours=hours)
+    def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+        return jobs.estimate(spec, price, hours=hours)
 
     def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
         return self._upload(spec, folder, self._folder_uri)

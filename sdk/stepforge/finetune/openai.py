@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import (
     IdentityConflict,
     InvalidInput,
@@ -23,7 +24,7 @@ from stepforge.errors import (
     WebhookRefused,
 )
 from stepforge.finetune import job as jobs
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, model_of, normalise
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, model_of, normalise
 from stepforge.finetune.keys import Key, failure, is_loopback, quiet, reveal, unreadable
 from stepforge.finetune.spec import (
     Grader,
@@ -108,8 +109,8 @@ class OpenAIProvider:
         if spec.method == "sft" and spec.hyperparameters.beta is not None:
             raise InvalidInput("beta belongs to method 'dpo': leave it out")
 
-    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-        return jobs.estimate(spec, rate, hours=hours)
+    def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+        return jobs.estimate(spec, price, hours=hours)
 
     def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
         """A file of the same name and size is used again: its name is the digest of its bytes."""

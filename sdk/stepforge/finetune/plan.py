@@ -1,4 +1,4 @@
-"""A paid fine-tune in a TOML file: which provider, which model, at which price, within which budgets.
+"""A paid fine-tune in a TOML file: which provider and model, at whose price, within which budgets.
 
 Keys do not stand in it: it names the environment variable that holds one.
 """
@@ -16,9 +16,10 @@ from pydantic import Field, SecretStr, ValidationError
 
 from stepforge.contracts.base import Contract, first_problem
 from stepforge.contracts.records import Record
-from stepforge.errors import InvalidInput
+from stepforge.economics.catalogue import Catalogue, ModelPrice, warnings_of
+from stepforge.economics.quotes import training_price
+from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
 from stepforge.finetune.datasets import Kind, write
-from stepforge.finetune.job import Rate
 from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.ledger import Budgets
 from stepforge.finetune.provider import Provider
@@ -105,15 +106,26 @@ class SageMakerSettings(Contract):
 Settings = Annotated[OpenAISettings | VertexSettings | BedrockSettings | SageMakerSettings, Field(discriminator="type")]
 
 
+class Terms(Contract):
+    """What a launch is held to: a price, the base model's end, and what to know before trusting either."""
+
+    price: ModelPrice
+    shutdown: date | None = None
+    warnings: tuple[str, ...] = ()
+
+
 class Plan(Contract):
-    """One file. `hours` is needed where the rate is by the hour."""
+    """One file. `hours` is needed where the price is by the hour."""
 
     environment: str
     base_model: str
     method: Kind
     provider: Settings
-    rate: Rate
     budgets: Budgets
+    price: ModelPrice | None = None
+    """None: the catalogue's."""
+    catalogue_model: str | None = None
+    """Row of the catalogue; None: `provider/base_model`."""
     hours: tuple[Decimal, Decimal] | None = None
     system: str | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
@@ -121,8 +133,35 @@ class Plan(Contract):
     suffix: str = "stepforge"
     attempt: int = 1
     shutdown: date | None = None
-    """The day on which the base model ends, where one is known."""
+    """The day on which the base model ends; the catalogue's where this is left out."""
     needed_until: date | None = None
+
+    def terms(self, catalogue: Catalogue, today: date) -> Terms:
+        """Price and end of the base model: the plan's own, else the catalogue's.
+
+        Raises UnknownPrice where neither has a price, ModelGone where the catalogue knows that it cannot be launched.
+        """
+        model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
+        row = catalogue.rows.get(model)
+        if row is None:
+            if self.price is None:
+                raise UnknownPrice(
+                    f"the catalogue has no {model!r}, so what its training costs is not known: give [price] (kind, "
+                    "usd, unit, as_of, source), or name a row of the catalogue as catalogue_model"
+                )
+            return Terms(price=self.price, shutdown=self.shutdown)
+        if refused := catalogue.refusals(model, self.method, today):
+            raise ModelGone(f"{'; '.join(refused)}: choose another base model or method (`stepforge catalogue`)")
+        warnings = () if self.price else warnings_of(catalogue, [model], today)
+        price = self.price or training_price(catalogue, model, self.method)
+        return Terms(price=price, shutdown=self.shutdown or row.shuts_down, warnings=warnings)
+
+    def booked_at(self, catalogue: Catalogue) -> ModelPrice | None:
+        """The price for the books of a job that was launched, though nothing may be any more; None: not known."""
+        model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
+        if self.price is not None or model not in catalogue.rows:
+            return self.price
+        return training_price(catalogue, model, self.method)
 
     def spec(self, records: list[Record], folder: Path) -> TuneSpec:
         """Write the data below `folder`, and say what is to be launched. Raises InvalidInput."""

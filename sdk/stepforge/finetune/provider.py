@@ -7,7 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, Tuned
+from stepforge.economics.catalogue import ModelPrice
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Tuned
 from stepforge.finetune.spec import ProviderName, TuneSpec
 
 
@@ -29,7 +30,7 @@ class Provider(Protocol):
         """Raises InvalidInput or ModelGone where the provider would not take it. Sends nothing."""
         ...
 
-    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+    def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
         """What it will cost. Sends nothing."""
         ...
 

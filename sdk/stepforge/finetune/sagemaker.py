@@ -11,10 +11,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import InvalidInput, ProviderRefused, ProviderUnavailable
 from stepforge.finetune import job as jobs
 from stepforge.finetune.bedrock import AwsCalls, is_taken
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, model_of, normalise
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, model_of, normalise
 from stepforge.finetune.keys import is_loopback, quiet
 from stepforge.finetune.spec import LambdaGrader, ProviderName, TuneSpec
 
@@ -76,8 +77,8 @@ class SageMakerProvider(AwsCalls):
                 f"grader {spec.grader.type!r} is not offered here: give an evaluator's ARN as a grader of type 'lambda'"
             )
 
-    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-        return jobs.estimate(spec, rate, hours=hours)
+    def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+        return jobs.estimate(spec, price, hours=hours)
 
     def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
         return self._upload(spec, folder, self._folder_uri)

@@ -12,9 +12,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import IdentityConflict, InvalidInput, MissingExtra, ProviderRefused
 from stepforge.finetune import job as jobs
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, normalise
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, normalise
 from stepforge.finetune.keys import failure, is_loopback, quiet, unreadable
 from stepforge.finetune.spec import Grader, HttpGrader, ProviderName, PythonGrader, ScoreModel, StringCheck, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
@@ -104,8 +105,8 @@ class VertexProvider:
         if spec.hyperparameters.beta is not None and spec.method != "dpo":
             raise InvalidInput("beta belongs to method 'dpo': leave it out")
 
-    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-        return jobs.estimate(spec, rate, hours=hours)
+    def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+        return jobs.estimate(spec, price, hours=hours)
 
     def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
         uris = [self._upload(folder, f.filename, f.sha256) for f in (spec.training, spec.validation) if f is not None]

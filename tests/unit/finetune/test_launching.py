@@ -28,7 +28,7 @@ from stepforge.finetune.launching import Launch, launch
 from stepforge.finetune.ledger import Ledger, Stage
 from stepforge.finetune.openai import OpenAIProvider
 from stepforge.testing.providers import Fault, LocalOpenAI
-from tests.unit.finetune.conftest import BUDGETS, RATE, Clock
+from tests.unit.finetune.conftest import BUDGETS, PRICE, Clock
 
 JOBS = "/v1/fine_tuning/jobs"
 LOST: tuple[Fault, ...] = ("lost", "late", "error_after", "dropped", "error", "wrong_schema")
@@ -55,7 +55,7 @@ def sleeper(server: LocalOpenAI, clock: Clock) -> Callable[[float], None]:
 
 def run(server: LocalOpenAI, spec: TuneSpec, folder: Path, ledger: Ledger, clock: Clock, **options: Any) -> Launch:
     provider = options.pop("provider", None) or connect(server)
-    given = {"ledger": ledger, "budgets": BUDGETS, "rate": RATE, "sleep": sleeper(server, clock), **options}
+    given = {"ledger": ledger, "budgets": BUDGETS, "price": PRICE, "sleep": sleeper(server, clock), **options}
     return launch(provider, spec, folder, **given)
 
 

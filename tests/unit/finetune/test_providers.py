@@ -26,7 +26,7 @@ from stepforge.finetune.spec import (
     TextSimilarity,
 )
 from stepforge.testing.providers import Fault, LocalBedrock, LocalOpenAI, LocalVertex
-from tests.unit.finetune.conftest import BUDGETS, RATE, Clock
+from tests.unit.finetune.conftest import BUDGETS, PRICE, Clock
 
 ROLE = "arn:aws:iam::000000000000:role/tuning"
 HUB = "arn:aws:sagemaker:us-east-1:aws:hub-content/SageMakerPublicHub/Model/small-model/1.0.0"
@@ -128,7 +128,7 @@ def start(case: Case, clock: Clock) -> Any:
         case.server.settle()
         clock.sleep(seconds)
 
-    return launch(case.provider, case.spec, case.folder, ledger=ledger, budgets=BUDGETS, rate=RATE, sleep=sleep)
+    return launch(case.provider, case.spec, case.folder, ledger=ledger, budgets=BUDGETS, price=PRICE, sleep=sleep)
 
 
 def created(case: Case) -> int:
