@@ -32,6 +32,7 @@ StepforgeError
 ├── ProviderError            a paid provider did not do what was asked
 │   ├── ProviderRefused      it said no: nothing was created, nothing is charged
 │   ├── ProviderUnavailable  no answer that can be read: what it did is not known
+│   ├── NotReady             not a failure: what was asked for is being made; ask again later
 │   └── LaunchUncertain      it is not known yet whether a job was created: launching again looks for it first
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
 ├── Diverged                 training has left the numbers: a loss, gradient or weight is inf or nan
@@ -198,6 +199,10 @@ class ProviderRefused(ProviderError):
 
 class ProviderUnavailable(ProviderError):
     pass
+
+
+class NotReady(ProviderError):
+    exit_code = 4
 
 
 class LaunchUncertain(ProviderError):

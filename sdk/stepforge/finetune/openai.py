@@ -25,7 +25,7 @@ from stepforge.errors import (
 )
 from stepforge.finetune import job as jobs
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, model_of, normalise
-from stepforge.finetune.keys import Key, failure, is_loopback, quiet, reveal, unreadable
+from stepforge.finetune.keys import Key, failure, is_loopback, reveal, unlogged, unreadable
 from stepforge.finetune.spec import (
     Grader,
     ProviderName,
@@ -79,7 +79,6 @@ class OpenAIProvider:
             import openai
         except ImportError as error:
             raise MissingExtra("openai", extra="openai") from error
-        quiet()
         self._sdk = openai
         self._key = reveal(api_key, what="the API key")
         self._client = openai.OpenAI(
@@ -264,7 +263,8 @@ class OpenAIProvider:
     def _calling(self, call: str, *, about_content: bool = False) -> Iterator[None]:
         """Errors of the client in our words. `from None`: the originals carry requests, and so keys and prompts."""
         try:
-            yield
+            with unlogged():
+                yield
         except self._sdk.APIStatusError as error:
             code = str(error.code or error.type or "")
             body = error.body if isinstance(error.body, dict) else {}

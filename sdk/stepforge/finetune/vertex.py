@@ -16,7 +16,7 @@ from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import IdentityConflict, InvalidInput, MissingExtra, ProviderRefused
 from stepforge.finetune import job as jobs
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, normalise
-from stepforge.finetune.keys import failure, is_loopback, quiet, unreadable
+from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
 from stepforge.finetune.spec import Grader, HttpGrader, ProviderName, PythonGrader, ScoreModel, StringCheck, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
 
@@ -71,7 +71,6 @@ class VertexProvider:
             raise MissingExtra(error.name or "google-genai", extra="vertex") from error
         if not folder_uri.startswith("gs://"):
             raise InvalidInput(f"folder_uri {folder_uri!r} is no address in Cloud Storage: give gs://bucket/prefix")
-        quiet()
         self._types, self._errors = types, errors
         # Without retry options the client sends each request once.
         options = types.HttpOptions(
@@ -269,7 +268,8 @@ class VertexProvider:
         from pydantic import ValidationError
 
         try:
-            yield
+            with unlogged():
+                yield
         except self._errors.APIError as error:
             raise failure(
                 self.target,
