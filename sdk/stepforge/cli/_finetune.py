@@ -16,10 +16,10 @@ Key = Annotated[str, typer.Argument(help="Launch, as `stepforge finetune list` n
 
 
 def _ledger() -> Any:
-    from stepforge.finetune.ledger import Ledger
+    from stepforge.finetune.ledger_file import FileLedger
     from stepforge.local.state import home
 
-    return Ledger(home() / "finetune" / "spend.sqlite")
+    return FileLedger(home() / "finetune" / "spend.sqlite")
 
 
 def _line(entry: Any) -> str:
@@ -47,8 +47,8 @@ def launch_plan(
     from stepforge.contracts.user_records import RecordsFile, read_user_files
     from stepforge.economics.catalogue import Catalogue
     from stepforge.errors import InvalidInput
+    from stepforge.finetune.entries import Stage
     from stepforge.finetune.launching import launch
-    from stepforge.finetune.ledger import Stage
     from stepforge.finetune.plan import load_plan
     from stepforge.local.state import home
 

@@ -30,8 +30,9 @@ from stepforge.errors import (
     ProviderUnavailable,
     Throttled,
 )
+from stepforge.finetune.entries import Budgets, Entry, Stage
 from stepforge.finetune.job import Estimate, Job, Prepared
-from stepforge.finetune.ledger import Budgets, Entry, Ledger, Stage
+from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import TuneSpec, launch_key
 

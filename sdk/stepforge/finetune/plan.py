@@ -20,8 +20,8 @@ from stepforge.economics.catalogue import Catalogue, ModelPrice, warnings_of
 from stepforge.economics.quotes import training_price
 from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
 from stepforge.finetune.datasets import Kind, write
+from stepforge.finetune.entries import Budgets
 from stepforge.finetune.keys import is_loopback
-from stepforge.finetune.ledger import Budgets
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
 

@@ -11,8 +11,9 @@ from decimal import Decimal
 from stepforge.economics.bills import cents
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import InvalidInput, ProviderUnavailable, StepforgeError, Throttled
+from stepforge.finetune.entries import Entry, Stage
 from stepforge.finetune.job import Job
-from stepforge.finetune.ledger import Entry, Ledger, Stage
+from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.provider import Provider
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import pytest
 
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.finetune import DatasetFile, Hyperparameters, TokenRange, TuneSpec
-from stepforge.finetune.ledger import Budgets
+from stepforge.finetune.entries import Budgets
 from stepforge.testing.providers import LocalOpenAI
 
 PRICE = ModelPrice(

@@ -13,8 +13,9 @@ from pydantic import SecretStr
 
 from stepforge.errors import InvalidInput, ModelGone, ProviderRefused, ProviderUnavailable, Throttled
 from stepforge.finetune import DatasetFile, Message, Provider, State, TokenRange, TuneSpec, launch_key
+from stepforge.finetune.entries import Stage
 from stepforge.finetune.launching import launch
-from stepforge.finetune.ledger import Ledger, Stage
+from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.spec import (
     Grader,
     HttpGrader,
@@ -122,7 +123,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
 
 
 def start(case: Case, clock: Clock) -> Any:
-    ledger = Ledger(case.folder / "spend.sqlite", clock=clock)
+    ledger = FileLedger(case.folder / "spend.sqlite", clock=clock)
 
     def sleep(seconds: float) -> None:
         case.server.settle()

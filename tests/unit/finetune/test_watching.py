@@ -14,7 +14,9 @@ from pydantic import SecretStr
 from stepforge.cli import main
 from stepforge.errors import InvalidInput, ProviderRefused, WebhookRefused
 from stepforge.finetune import State, TuneSpec
-from stepforge.finetune.ledger import Ledger, Stage
+from stepforge.finetune.entries import Stage
+from stepforge.finetune.ledger import Ledger
+from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.openai import OpenAIProvider
 from stepforge.finetune.watching import StillRunning, cancel, follow, watch
 from stepforge.testing.providers import LocalOpenAI
@@ -28,7 +30,7 @@ SECRET = SecretStr("whsec_" + base64.b64encode(b"0123456789abcdef").decode())
 def launched(
     server: LocalOpenAI, spec: TuneSpec, tmp_path: Path, clock: Clock
 ) -> tuple[OpenAIProvider, Ledger, str, str]:
-    ledger = Ledger(tmp_path / "spend.sqlite", clock=clock)
+    ledger = FileLedger(tmp_path / "spend.sqlite", clock=clock)
     done = run(server, spec, tmp_path, ledger, clock)
     assert done.job is not None
     return connect(server), ledger, done.key, done.job.id
