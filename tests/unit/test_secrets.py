@@ -107,10 +107,11 @@ def test_a_hundred_threads_cause_one_fetch() -> None:
 
 def test_a_failed_fetch_fails_all_who_waited_for_it_and_the_next_call_fetches_anew() -> None:
     manager = FakeSecretsManager({ARN: PLANTED})
-    manager.delay_seconds, manager.error = 0.05, "InternalServiceError"
-    secrets = made(manager, budget_seconds=5)
+    manager.delay_seconds, manager.error = 0.5, "InternalServiceError"
+    secrets, together = made(manager, budget_seconds=5), threading.Barrier(20)
 
     def get(_: int) -> str:
+        together.wait()
         try:
             return secrets.get(ARN).reveal()
         except SecretUnavailable as error:
