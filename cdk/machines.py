@@ -24,6 +24,7 @@ HANDLERS: dict[Machine, tuple[str, ...]] = {
     "run-job": ("find_attempt", "classify_job", "explain"),
     "train": ("plan_job", "read_gate", "compare", "register", "explain"),
     "promote": ("verify_package", "deploy", "smoke", "stamp", "explain"),
+    "finetune": ("finetune", "explain"),
 }
 
 
@@ -65,6 +66,7 @@ class Machines(Construct):
             self._managed_rule("StepFunctionsGetEventsForStepFunctionsExecutionRule"),
         ])  # fmt: skip
         self._add("promote", {}, [])
+        self._add("finetune", {}, [])
 
     def __getitem__(self, name: Machine) -> sfn.StateMachine:
         return self._machines[name]

@@ -7,6 +7,7 @@ StepforgeError
 │   ├── GateRefused          the data did not pass the reliability gate
 │   ├── UnknownPrice         something has no price, and an unknown price is never zero
 │   ├── OverBudget           it would cost more than may be spent; nothing was sent
+│   ├── DoesNotPay           the evaluator advises against a launch that was to depend on it
 │   ├── ModelGone            a base model cannot be tuned, or shuts down too soon
 │   └── MissingExtra         a part of stepforge that is installed on request
 ├── IntegrityError           bytes differ from their recorded digest
@@ -92,6 +93,10 @@ class UnknownPrice(UserError):
 
 class OverBudget(UserError):
     exit_code = 11
+
+
+class DoesNotPay(UserError):
+    exit_code = 12
 
 
 class ModelGone(UserError):

@@ -159,14 +159,19 @@ class BedrockProvider(AwsCustomization):
         with self._calling("GetCustomModelDeployment"):
             return str(self._bedrock.get_custom_model_deployment(customModelDeploymentIdentifier=arn)["status"])
 
-    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion:
+    def invoke(
+        self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
+    ) -> Completion:
         system = [{"text": m.content} for m in messages if m.role == "system"]
         asked = [{"role": m.role, "content": [{"text": m.content}]} for m in messages if m.role != "system"]
         with self._calling("Converse", about_content=True):
             answer = self._runtime.converse(
                 modelId=tuned.handle,
                 messages=asked,
-                inferenceConfig={"maxTokens": max_tokens},
+                inferenceConfig={
+                    "maxTokens": max_tokens,
+                    **({} if temperature is None else {"temperature": temperature}),
+                },
                 **({"system": system} if system else {}),
             )
             parts = answer["output"]["message"]["content"]

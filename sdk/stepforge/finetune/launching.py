@@ -164,8 +164,9 @@ class _Sender:
         sent_at = self.ledger.entry(self.key).sent_at
         assert sent_at is not None
         left = sent_at.timestamp() + self.provider.remembers_seconds - self.ledger.clock()
+        pause = 2.0
         while left > 0:
-            pause = min(left, 30.0)
+            pause = min(left, 2 * pause, 30.0)
             self.sleep(pause)
             left -= pause
             if _patiently(self._find, tries=self.tries, sleep=self.sleep) is not None:

@@ -4,7 +4,8 @@ Each change is one TransactWriteItems on condition that nothing it was decided b
 and the sums that budgets are held against. Whoever comes second decides again. All reads are consistent.
 
 Items, by `pk` and `sk`: `launch`/KEY a row, `lines#KEY`/number its history, `spent#ENVIRONMENT`/DAY or `ever` the sums
-in millionths of a dollar, `job`/ID the one launch that a job belongs to.
+in millionths of a dollar, `job`/ACCOUNT ID the one launch that a job belongs to, `waiting`/KEY the task token of
+an approval.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, TypeVar
 
+from stepforge.contracts.base import Contract, S3Uri, Sha256
 from stepforge.errors import IdentityConflict, Throttled
 from stepforge.finetune.entries import Line, Row, Share, Stage, micro, shares, time_of, usd_of
 from stepforge.finetune.ledger import Ledger, Rule, Step
@@ -25,6 +27,16 @@ T = TypeVar("T")
 Item = dict[str, Any]
 TRIES = 60
 _ROW, _LINES, _SPENT, _JOB, _EVER = "launch", "lines#", "spent#", "job", "ever"
+_WAITING = "waiting"
+
+
+class Waiting(Contract):
+    """An execution that waits for a person."""
+
+    token: str
+    """Whoever has it can let the execution go on."""
+    request_uri: S3Uri
+    request_sha256: Sha256
 
 
 class TableLedger(Ledger):
@@ -73,7 +85,7 @@ class TableLedger(Ledger):
         ]
         new_job = row.job_id is not None and (before is None or before.job_id != row.job_id)
         if new_job:
-            mark = {"pk": {"S": _JOB}, "sk": {"S": row.job_id}, "launch": {"S": row.key}}
+            mark = {"pk": {"S": _JOB}, "sk": {"S": f"{row.target} {row.job_id}"}, "launch": {"S": row.key}}
             mine = {":k": {"S": row.key}}
             condition = f"{unseen} OR launch = :k"
             writes.append(self._put(mark, ConditionExpression=condition, ExpressionAttributeValues=mine))
@@ -129,6 +141,19 @@ class TableLedger(Ledger):
         key = _sum_key(share)
         item = self._get(key["pk"]["S"], key["sk"]["S"])
         return 0 if item is None else int(item["micro"]["N"])
+
+    # What waits for a person
+
+    def wait_for_person(self, key: str, waiting: Waiting) -> None:
+        """Keep how the execution that waits for an approval is told of it. A newer wait takes an older one's place."""
+        text = waiting.model_dump_json()
+        self._dynamodb.put_item(
+            TableName=self._table, Item={"pk": {"S": _WAITING}, "sk": {"S": key}, "waiting": {"S": text}}
+        )
+
+    def waiting(self, key: str) -> Waiting | None:
+        item = self._get(_WAITING, key)
+        return None if item is None else Waiting.model_validate_json(item["waiting"]["S"])
 
     def _get(self, pk: str, sk: str) -> Item | None:
         key = {"pk": {"S": pk}, "sk": {"S": sk}}

@@ -26,9 +26,9 @@ CREATE TABLE IF NOT EXISTS launches (
     key TEXT PRIMARY KEY, environment TEXT NOT NULL, provider TEXT NOT NULL, target TEXT NOT NULL,
     base_model TEXT NOT NULL, method TEXT NOT NULL, stage TEXT NOT NULL,
     estimate_micro_usd INTEGER NOT NULL, actual_micro_usd INTEGER,
-    job_id TEXT UNIQUE, raw_state TEXT NOT NULL DEFAULT '', model TEXT,
+    job_id TEXT, raw_state TEXT NOT NULL DEFAULT '', model TEXT,
     reserved_at REAL NOT NULL, sent_at REAL, owner TEXT, lease_until REAL,
-    approved_by TEXT, note TEXT NOT NULL DEFAULT ''
+    approved_by TEXT, note TEXT NOT NULL DEFAULT '', UNIQUE (target, job_id)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS lines (
     number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, at REAL NOT NULL, stage TEXT NOT NULL,

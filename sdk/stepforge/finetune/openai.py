@@ -204,12 +204,15 @@ class OpenAIProvider:
         model = model_of(self.status(job_id))
         return Tuned(provider=self.name, job_id=job_id, model=model, handle=model)
 
-    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion:
+    def invoke(
+        self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
+    ) -> Completion:
         with self._calling("chat.completions", about_content=True):
             answer = self._client.chat.completions.create(
                 model=tuned.handle,
                 messages=[{"role": m.role, "content": m.content} for m in messages],  # type: ignore[misc]
                 max_completion_tokens=max_tokens,
+                temperature=self._sdk.omit if temperature is None else temperature,
             )
         if not answer.choices or answer.usage is None:
             raise unreadable(self.name, "chat.completions", type(answer))

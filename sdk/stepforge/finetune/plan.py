@@ -5,8 +5,10 @@ Keys do not stand in it: it names the environment variable that holds one.
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -25,38 +27,59 @@ from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
 
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+Secrets = Callable[[str], str]
+"""From a secret's name to its value. Without it keys are found as a person's are."""
+
 
 class OpenAISettings(Contract):
     type: Literal["openai"]
     base_url: str = "https://api.openai.com/v1"
     api_key_env: str = "OPENAI_API_KEY"
+    api_key_secret: str | None = None
+    """Name or ARN of a secret in Secrets Manager, where the state machine finds the key: it has no such variable."""
     project: str | None = None
 
-    def provider(self) -> Provider:
+    def provider(self, secrets: Secrets | None = None) -> Provider:
         from stepforge.finetune.openai import OpenAIProvider
 
-        return OpenAIProvider(_key(self.api_key_env), base_url=self.base_url, project=self.project)
+        return OpenAIProvider(self._key(secrets), base_url=self.base_url, project=self.project)
+
+    def _key(self, secrets: Secrets | None) -> SecretStr:
+        if secrets is None:
+            return _key(self.api_key_env)
+        if self.api_key_secret is None:
+            raise InvalidInput("the state machine has no environment variable with your key: name api_key_secret")
+        return SecretStr(secrets(self.api_key_secret))
 
 
 class VertexSettings(Contract):
     """Credentials are found as Google's own tools find them."""
 
     type: Literal["vertex"]
+    credentials_secret: str | None = None
+    """Secret with the JSON of a service account or of a workload identity federation, for the state machine."""
     project: str
     location: str
     folder_uri: str
     kms_key: str | None = None
     base_url: str | None = None
 
-    def provider(self) -> Provider:
+    def provider(self, secrets: Secrets | None = None) -> Provider:
         from stepforge.finetune.vertex import VertexProvider
 
-        given = self.model_dump(exclude={"type"})
+        given = self.model_dump(exclude={"type", "credentials_secret"})
         if is_loopback(self.base_url):
             from google.oauth2.credentials import Credentials
 
             # A local server looks at no credentials, and nobody's own are sent to it.
             return VertexProvider(**given, credentials=Credentials(token="local"))
+        if secrets is not None and self.credentials_secret is not None:
+            import google.auth
+
+            about = json.loads(secrets(self.credentials_secret))
+            found, _ = google.auth.load_credentials_from_dict(about, scopes=[SCOPE])
+            return VertexProvider(**given, credentials=found)
         return VertexProvider(**given)
 
 
@@ -70,7 +93,7 @@ class BedrockSettings(Contract):
     region: str | None = None
     endpoint_url: str | None = None
 
-    def provider(self) -> Provider:
+    def provider(self, secrets: Secrets | None = None) -> Provider:
         import boto3
 
         from stepforge.finetune.bedrock import BedrockProvider
@@ -81,6 +104,8 @@ class BedrockSettings(Contract):
             folder_uri=self.folder_uri,
             kms_key=self.kms_key,
             endpoint_url=self.endpoint_url,
+            # A handler may not wait for long; the state machine asks again.
+            deploy_seconds=1_800 if secrets is None else 300,
         )
 
 
@@ -94,7 +119,7 @@ class SageMakerSettings(Contract):
     region: str | None = None
     endpoint_url: str | None = None
 
-    def provider(self) -> Provider:
+    def provider(self, secrets: Secrets | None = None) -> Provider:
         import boto3
 
         from stepforge.finetune.sagemaker import SageMakerProvider

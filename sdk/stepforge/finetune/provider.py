@@ -56,7 +56,11 @@ class Provider(Protocol):
         """The tuned model, ready to be called. Raises ProviderRefused while there is none."""
         ...
 
-    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion: ...
+    def invoke(
+        self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
+    ) -> Completion:
+        """One answer. Without a temperature the provider's own holds; some reasoning models take no other."""
+        ...
 
     def delete(self, tuned: Tuned) -> None:
         """Delete the tuned model, and stop what is charged for keeping it. Deleting twice is not an error."""

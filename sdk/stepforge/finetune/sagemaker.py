@@ -127,7 +127,9 @@ class SageMakerProvider(AwsCustomization):
         model = model_of(self.status(job_id))
         return Tuned(provider=self.name, job_id=job_id, model=model, handle=model)
 
-    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion:
+    def invoke(
+        self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
+    ) -> Completion:
         raise InvalidInput(
             f"{tuned.handle} is a model package, which answers nothing by itself: approve it, so that it is deployed, "
             "and ask its endpoint with `stepforge predict`"

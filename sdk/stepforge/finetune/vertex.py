@@ -229,14 +229,18 @@ class VertexProvider:
         # The endpoint is what answers; the model's name only says what is behind it.
         return Tuned(provider=self.name, job_id=job_id, model=tuned.model, handle=tuned.endpoint)
 
-    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion:
+    def invoke(
+        self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
+    ) -> Completion:
         t = self._types
         system = "\n".join(m.content for m in messages if m.role == "system") or None
         roles = {"user": "user", "assistant": "model"}
         contents = [
             t.Content(role=roles[m.role], parts=[t.Part(text=m.content)]) for m in messages if m.role != "system"
         ]
-        config = t.GenerateContentConfig(system_instruction=system, max_output_tokens=max_tokens)
+        config = t.GenerateContentConfig(
+            system_instruction=system, max_output_tokens=max_tokens, temperature=temperature
+        )
         with self._calling("generateContent", about_content=True):
             answer = self._client.models.generate_content(model=tuned.handle, contents=contents, config=config)
         usage = answer.usage_metadata
