@@ -23,7 +23,7 @@ from stepforge.contracts.names import Machine
 HANDLERS: dict[Machine, tuple[str, ...]] = {
     "run-job": ("find_attempt", "classify_job", "explain"),
     "train": ("plan_job", "read_gate", "compare", "register", "explain"),
-    "promote": ("verify_package", "deploy", "smoke", "stamp", "explain"),
+    "promote": ("verify_package", "deploy", "smoke", "stamp", "finetune", "explain"),
     "finetune": ("finetune", "explain"),
 }
 

@@ -10,6 +10,8 @@ from stepforge.contracts.records import Record
 from stepforge.contracts.rewards import Verdict
 from stepforge_jobs.domains import load_domain
 
+__all__ = ["load_domain", "verify"]
+
 
 def verify(record: Record, completion: str) -> Verdict:
     """Raises UnknownName for a domain that does not ship."""

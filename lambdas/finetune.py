@@ -6,10 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from _judging import verify
+from _judging import load_domain, verify
 from _runtime import Variables, client, handles, variables
 from stepforge.finetune import flow as steps
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
+from stepforge.finetune.serving import Tried, try_it
 
 SECONDS = 600.0
 """Of one turn of the evaluation: less than the function may run."""
@@ -25,18 +26,23 @@ class Environment(Variables):
 class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    action: Literal["decide", "ask_person", "launch", "look", "retrieve", "evaluate", "register", "give_up"]
+    action: Literal["decide", "ask_person", "launch", "look", "retrieve", "evaluate", "register", "give_up", "try"]
     start: steps.Start | None = None
     flow: steps.Flow | None = None
     task_token: str = ""
+    package_arn: str = ""
+    """Of a promotion: the package that is to be tried."""
 
 
 @handles
-def handler(request: Request) -> steps.Flow | steps.Output:
+def handler(request: Request) -> steps.Flow | steps.Output | Tried:
     tools = tools_of(variables(Environment))
     if request.action == "decide":
         assert request.start is not None
-        return steps.decide(tools, request.start)
+        return steps.decide(tools, request.start, load_domain)
+    if request.action == "try":
+        package = tools.sagemaker.describe_model_package(ModelPackageName=request.package_arn)
+        return try_it(tools.s3, package["CustomerMetadataProperties"], secret)
     flow = request.flow
     assert flow is not None
     match request.action:

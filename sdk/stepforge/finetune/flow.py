@@ -126,12 +126,14 @@ class Tools:
         self.s3.put_object(Bucket=self.bucket, Key=key, Body=data)
 
 
-def decide(tools: Tools, start: Start) -> Flow:
+def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
     """Everything that can be said before money is spent: the verdict, the checks, the price, the budgets.
 
-    Raises DoesNotPay, InvalidInput, ModelGone, OverBudget.
+    `judges` raises where nobody can judge answers of a domain: what cannot be judged is not paid for.
+    Raises DoesNotPay, UnknownName, InvalidInput, ModelGone, OverBudget.
     """
     request = tools.request(start)
+    judges(request.domain)
     if request.question is not None:
         verdict = verdict_on(request.question)
         if (verdict.action, verdict.arm) != ("launch", request.arm):

@@ -87,6 +87,12 @@ def test_a_cancelled_job_ends_its_execution_as_stopped(bench: Bench) -> None:
     assert (ended["error"], "was cancelled" in ended["cause"]) == ("Stopped", True)
 
 
+def test_what_nobody_can_judge_is_not_paid_for(bench: Bench) -> None:
+    ended = bench.run(bench.submit(bench.plan(), domain="castles"))
+    assert (ended["error"], "unknown domain 'castles'" in ended["cause"]) == ("UnknownName", True)
+    assert bench.server.seen == []
+
+
 def test_what_does_not_pay_is_not_launched(bench: Bench) -> None:
     question = {
         "name": "a loss",
