@@ -86,6 +86,10 @@ class Finetune(Construct):
             code=code,
             layers=layers,
         )  # fmt: skip
+        functions.add("finetune_grade", {}, [], code=code)
+        if settings.tuning_role_arn is not None:
+            role = iam.Role.from_role_arn(self, "TuningRole", settings.tuning_role_arn)
+            functions["finetune_grade"].grant_invoke(role)
         functions.add("finetune_stopped", variables, common, code=code, layers=layers)
 
     @staticmethod

@@ -1,7 +1,7 @@
 """The verdicts of the domains that ship, for handlers that judge what a provider's model says.
 
-The one place where handlers import `stepforge_jobs`: its domains are pure and need no torch, and rules must not be
-written twice. A user's own verifier is no part of them: it runs in workers that a hard kill ends, in a job.
+With `finetune_grade` the one place where handlers import `stepforge_jobs`: its domains are pure and need no torch, and
+rules must not be written twice. A user's own verifier is no part of them: it runs in a job's workers.
 """
 
 from __future__ import annotations

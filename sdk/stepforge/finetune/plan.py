@@ -155,6 +155,8 @@ class Plan(Contract):
     system: str | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
+    verifier: str | None = None
+    """For rft in the place of a grader: a domain that ships, whose `verify` becomes a python grader."""
     suffix: str = "stepforge"
     attempt: int = 1
     shutdown: date | None = None
@@ -192,6 +194,9 @@ class Plan(Contract):
         """Write the data below `folder`, and say what is to be launched. Raises InvalidInput."""
         if self.method == "dpo":
             raise InvalidInput("method 'dpo' takes pairs of completions: write them from Python with datasets.write")
+        grader = self.grader
+        if self.verifier is not None:
+            grader = self._from_verifier(self.verifier)
         file = write(records, folder, provider=self.provider.type, method=self.method, system=self.system)
         try:
             return TuneSpec(
@@ -201,12 +206,24 @@ class Plan(Contract):
                 method=self.method,
                 training=file,
                 hyperparameters=self.hyperparameters,
-                grader=self.grader,
+                grader=grader,
                 suffix=self.suffix,
                 attempt=self.attempt,
             )
         except ValidationError as error:
             raise InvalidInput(first_problem(error)) from error
+
+    def _from_verifier(self, domain: str) -> Grader:
+        if self.grader is not None:
+            raise InvalidInput("a plan has a grader or a verifier, not both: leave one out")
+        if self.provider.type not in ("openai", "vertex"):
+            raise InvalidInput(
+                f"{self.provider.type} calls a function as its grader: give the ARN of stepforge-ENV-finetune-grade, "
+                "which has the verifiers of all domains that ship, as a grader of type 'lambda'"
+            )
+        from stepforge.finetune.graders import python_grader
+
+        return python_grader(domain)
 
 
 def load_plan(path: Path) -> Plan:

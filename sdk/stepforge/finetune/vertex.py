@@ -310,7 +310,12 @@ def reward_config(grader: Grader) -> dict[str, Any]:
         glue = (
             "\n\ndef evaluate(example, response):\n"
             "    text = ''.join(part.get('text', '') for part in response.get('parts', []))\n"
-            "    return float(grade({'output_text': text}, dict(example.get('references', {}))))\n"
+            "    item = dict(example.get('references', {}))\n"
+            "    item.setdefault('messages', [\n"
+            "        {'role': turn.get('role', 'user'), 'content': turn.get('parts', [])}\n"
+            "        for turn in example.get('contents', [])\n"
+            "    ])\n"
+            "    return float(grade({'output_text': text}, item))\n"
         )
         return {
             "reward_name": "verifier",
