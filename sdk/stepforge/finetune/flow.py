@@ -26,14 +26,22 @@ from stepforge.contracts.records import Record
 from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMetadata, Registered
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.economics.decide import decide as verdict_on
-from stepforge.errors import DoesNotPay, IntegrityError, JobFailed, ProviderUnavailable, Stopped, Throttled
+from stepforge.errors import (
+    DoesNotPay,
+    IntegrityError,
+    InvalidInput,
+    JobFailed,
+    ProviderUnavailable,
+    Stopped,
+    Throttled,
+)
 from stepforge.finetune.entries import Entry, Stage
 from stepforge.finetune.evaluation import DECODINGS, Answer, Verify, ask, identity, write_evaluation
 from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.plan import Plan, Secrets
-from stepforge.finetune.provider import Provider
+from stepforge.finetune.provider import Labels, Provider
 from stepforge.finetune.registering import register_external
 from stepforge.finetune.spec import TuneSpec, launch_key
 from stepforge.finetune.watching import billed, cancel
@@ -139,6 +147,11 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
         if (verdict.action, verdict.arm) != ("launch", request.arm):
             raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
     provider, spec = tools.provider(request), request.spec
+    if spec.provider == "sagemaker":
+        raise InvalidInput(
+            "a model that SageMaker customizes is a package that answers only once it is deployed, so the "
+            "machine cannot evaluate it: use `stepforge finetune launch`, or customize on Bedrock"
+        )
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)
     expected = provider.estimate(spec, request.price, hours=request.plan.hours)
     key = launch_key(spec, provider.target)
@@ -276,9 +289,14 @@ def register(tools: Tools, flow: Flow) -> Output:
     request, tuned, entry = tools.request(flow.start), _tuned(flow), tools.ledger.entry(flow.key)
     assert flow.evaluation is not None
     metadata, lineage = lineage_of(flow.start, request, tuned, entry, flow.evaluation)
+    group = package_group(request.domain)
     registered, comparison = register_external(
-        tools.sagemaker, tools.s3, group=package_group(request.domain), metadata=metadata, lineage=lineage
+        tools.sagemaker, tools.s3, group=group, metadata=metadata, lineage=lineage
     )
+    provider = tools.provider(request)
+    if isinstance(provider, Labels):
+        about = {"stepforge-group": group, "stepforge-version": str(registered.version)}
+        provider.label(tuned, {**about, "stepforge-key": flow.key})
     return Output(
         key=flow.key,
         registered=registered,

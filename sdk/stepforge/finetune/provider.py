@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -10,6 +10,15 @@ from typing import Protocol, runtime_checkable
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Tuned
 from stepforge.finetune.spec import ProviderName, TuneSpec
+
+
+@runtime_checkable
+class Labels(Protocol):
+    """A provider with a model registry of its own, in which a model can say where it comes from."""
+
+    def label(self, tuned: Tuned, labels: Mapping[str, str]) -> None:
+        """Add labels; twice is once."""
+        ...
 
 
 @runtime_checkable

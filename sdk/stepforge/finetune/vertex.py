@@ -1,12 +1,13 @@
 """Tuning of Gemini models on Vertex AI, through google-genai; data goes to Cloud Storage.
 
-Needs the extra `vertex`. Not covered: Model Registry and custom jobs (google-cloud-aiplatform), distillation, images.
+Needs the extra `vertex`. Models and endpoints of
+Vertex's own registry: `vertex_registry`. Not covered: distillation, images.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +20,7 @@ from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared,
 from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
 from stepforge.finetune.spec import Grader, HttpGrader, ProviderName, PythonGrader, ScoreModel, StringCheck, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
+from stepforge.finetune.vertex_registry import VertexRegistry
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -92,6 +94,13 @@ class VertexProvider:
         self._kms_key = kms_key
         self.local = is_loopback(base_url)
         self.target = f"vertex:{project}:{location}" + (f":{base_url}" if base_url else "")
+        self.registry = VertexRegistry(
+            location=location,
+            credentials=credentials,
+            base_url=base_url,
+            timeout_seconds=timeout_seconds,
+            target=self.target,
+        )
         self.remembers_seconds = timeout_seconds + 60 if remembers_seconds is None else remembers_seconds
 
     def validate(self, spec: TuneSpec) -> None:
@@ -253,8 +262,13 @@ class VertexProvider:
             output_tokens=usage.candidates_token_count or 0,
         )
 
+    def label(self, tuned: Tuned, labels: Mapping[str, str]) -> None:
+        """Say in Vertex's Model Registry where the model comes from."""
+        self.registry.label(tuned.model, labels)
+
     def delete(self, tuned: Tuned) -> None:
-        """The endpoint first: it is what a deployed model is charged for."""
+        """The endpoint first, and what it holds before it: that is what a deployed model is charged for."""
+        self.registry.empty(tuned.handle)
         for name in (tuned.handle, tuned.model):
             try:
                 with self._calling("delete"):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import pytest
 
 from stepforge.contracts.decisions import Question
 from stepforge.contracts.registry import ExternalLineage
 from stepforge.finetune.entries import Stage
 from stepforge.finetune.flow import Output
+from stepforge.testing.providers import LocalBedrock, LocalProvider, LocalVertex
 
 from .conftest import Bench, until
 
@@ -108,3 +112,28 @@ def test_what_does_not_pay_is_not_launched(bench: Bench) -> None:
     assert ended["error"] == "DoesNotPay"
     assert "tune" in ended["cause"]
     assert bench.server.seen == []
+
+
+ROLE = "arn:aws:iam::000000000000:role/tuning"
+
+
+def settings_of(server: LocalProvider) -> dict[str, Any]:
+    if isinstance(server, LocalVertex):
+        place = {"project": "demo", "location": "us-central1", "folder_uri": "gs://bucket/tunes"}
+        return {"type": "vertex", **place, "base_url": server.url}
+    return {"type": "bedrock", "role_arn": ROLE, "folder_uri": "s3://bucket/tunes", "endpoint_url": server.url}
+
+
+@pytest.mark.parametrize("kind", [LocalVertex, LocalBedrock], ids=["vertex", "bedrock"])
+def test_the_same_machine_tunes_at_other_clouds(kind: type[LocalProvider], bench: Bench) -> None:
+    with kind(delay_seconds=0.02) as server:
+        ended = bench.run(bench.submit(bench.plan(provider=settings_of(server), base_model="small")))
+        assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+        output = Output.model_validate_json(ended["output"])
+        assert (output.local_fake, len(server.jobs)) == (True, 1)  # type: ignore[attr-defined]
+        if isinstance(server, LocalVertex):
+            (model,) = server.models.values()
+            assert model["labels"]["stepforge-key"] == output.key
+            assert model["labels"]["stepforge-version"] == str(output.registered.version)
+        # The champion gate compared it with a model of another cloud, or found none yet.
+        assert output.comparison.reasons
