@@ -2,8 +2,8 @@
 
 The registry there gets labels that say where a model comes from, so that who looks at it in Google's console finds our
 launch. An endpoint is what a deployed model is charged for: it is emptied before it is deleted. The library's clients
-are used without `aiplatform.init`, whose settings are the whole process's. Not used: custom jobs, because own training is
-SageMaker's here; versions and aliases, because a tune is a model of its own.
+are used without `aiplatform.init`, whose settings are the whole process's. Not used: custom jobs, because own
+training is SageMaker's here; versions and aliases, because a tune is a model of its own.
 """
 
 from __future__ import annotations
