@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
 
-from stepforge import errors
+from stepforge import errors, logs
 from stepforge.artifacts import read_manifest
 from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest
 from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.names import SPEC_TAG, Keys, job_name
 from stepforge.contracts.resources import Resources
+from stepforge.contracts.secrets import refuse_secrets
 
 MAX_ATTEMPTS = 50
 CHOICE_TAG = "stepforge:instance-choice"
@@ -50,6 +51,8 @@ class Attempt(Contract):
     stopping_condition: dict[str, int]
     output_data_config: dict[str, str] = {}
     vpc_config: dict[str, list[str]] | None = None
+    environment: dict[str, str] = {}
+    """Trace, request and session of who creates it; empty where nothing is created. No part of the job's identity."""
     tags: list[dict[str, str]]
 
 
@@ -305,6 +308,7 @@ def _attempt(
         vpc_config=None
         if resources.vpc is None
         else {"Subnets": list(resources.vpc.subnets), "SecurityGroupIds": list(resources.vpc.security_groups)},
+        environment=_environment() if action == "create" else {},
         tags=[
             {"Key": SPEC_TAG, "Value": request.spec_sha256},
             {"Key": "stepforge:type", "Value": request.prefix.partition("-")[0]},
@@ -325,6 +329,13 @@ def _resource_config(resources: Resources, instance_type: str, key_arn: str) -> 
     if resources.keep_alive_seconds is not None:
         config["KeepAlivePeriodInSeconds"] = resources.keep_alive_seconds
     return config
+
+
+def _environment() -> dict[str, str]:
+    """The ids of here for a job's environment. Raises InvalidInput where the caller's are a secret."""
+    ids = logs.environment()
+    refuse_secrets(ids, what="Environment variable")
+    return ids
 
 
 def _choice_tag(resources: Resources, instance_type: str) -> list[dict[str, str]]:

@@ -50,6 +50,7 @@ def training_request(environment: Environment, request: JobRequest, attempt: Att
         "EnableNetworkIsolation": request.resources.network_isolation,
         "EnableInterContainerTrafficEncryption": request.resources.encrypt_between_hosts,
         **({} if attempt.vpc_config is None else {"VpcConfig": attempt.vpc_config}),
+        "Environment": attempt.environment,
         "Tags": attempt.tags,
     }
 
