@@ -1,4 +1,4 @@
-"""HTTP under SageMaker's hosting contract: GET /ping and POST /invocations, JSON in and out.
+"""HTTP under SageMaker's hosting contract: GET /ping and POST /invocations, JSON in and out. GET /metrics beside it.
 
 A request and its answer are `contracts.serving.InvokeRequest` and `InvokeResponse`. Requests are read in parallel; the
 model generates for one of them at a time.
@@ -33,11 +33,12 @@ from stepforge_jobs.domains import Askable, Domain, Exportable, domain_names, lo
 from stepforge_jobs.domains.judging import HereJudge
 from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.evaluation.verdicts import verdicts_of
+from stepforge_jobs.serving.counts import CONTENT_TYPE, Counts
 from stepforge_jobs.training.models import Policy, from_directory, use_threads
 
 MOST_BYTES = 1 << 20
-PATHS = ("/ping", "/invocations")
-THERE_ARE = "there are GET /ping and POST /invocations"
+PATHS = ("/ping", "/metrics", "/invocations")
+THERE_ARE = "there are GET /ping, GET /metrics and POST /invocations"
 _ID = re.compile(r"[\w.:=/+-]{1,128}")
 logger = logging.getLogger(__name__)
 
@@ -161,6 +162,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
     model: Model
+    counts: Counts
     status = 0
     records = 0
     error: BaseException | None = None
@@ -182,7 +184,9 @@ class Handler(BaseHTTPRequestHandler):
                 self._tell(time.perf_counter() - began)
 
     def _tell(self, seconds: float) -> None:
-        known = {"method": self.command, "path": self.path if self.path in PATHS else "other", "status": self.status}
+        path = self.path if self.path in PATHS else "other"
+        self.counts.add(path, self.status, seconds=seconds, records=self.records)
+        known = {"method": self.command, "path": path, "status": self.status}
         fields: dict[str, Any] = {**known, "seconds": round(seconds, 4), "records": self.records}
         level = logging.INFO if self.command == "POST" or self.status >= 400 else logging.DEBUG
         if self.error is not None:
@@ -195,6 +199,8 @@ class Handler(BaseHTTPRequestHandler):
     def _get(self) -> None:
         if self.path == "/ping":
             self._answer(200, {"status": "ok", "model_sha256": self.model.sha256})
+        elif self.path == "/metrics":
+            self._send(200, self.counts.text().encode(), CONTENT_TYPE)
         else:
             self._answer(404, {"error": f"{self.path} does not exist; {THERE_ARE}"})
 
@@ -230,10 +236,12 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(status, {"error": reason})
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body, ensure_ascii=False).encode()
+        self._send(status, json.dumps(body, ensure_ascii=False).encode(), "application/json")
+
+    def _send(self, status: int, data: bytes, content_type: str) -> None:
         self.status = status
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("X-Request-Id", self.request_id)
         self.end_headers()
@@ -267,4 +275,4 @@ class Server(ThreadingHTTPServer):
 
 def serve(model: Model, *, host: str, port: int) -> Server:
     """A server that listens; call `serve_forever`."""
-    return Server((host, port), type("ModelHandler", (Handler,), {"model": model}))
+    return Server((host, port), type("ModelHandler", (Handler,), {"model": model, "counts": Counts()}))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tests.support.log_sinks import Memory
 
 from stepforge import logs
@@ -266,3 +267,26 @@ def test_neither_a_prompt_nor_a_completion_is_logged_whatever_happens(
     assert answer not in said
     statuses = [line["status"] for line in lines.read() if line["message"] == "request"]
     assert statuses[:5] == [200, 400, 500, 404, 400]
+
+
+def test_what_was_answered_is_counted_for_prometheus(port: int, lines: Memory) -> None:
+    prompts = [{"prompt": "nonsense"}, {"prompt": "more"}]
+    send(port, "POST", "/invocations", json.dumps({"records": prompts}))
+    send(port, "GET", "/ping")
+    send(port, "GET", "/unknown/path")
+    eventually(lines.read, least=3)
+    answered = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    answered.request("GET", "/metrics")
+    response = answered.getresponse()
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(response.read().decode())}
+    found = {
+        (name, sample.labels["path"], sample.labels["status"]): sample.value
+        for name, family in families.items()
+        for sample in family.samples
+    }
+    assert found["stepforge_requests", "/invocations", "400"] == 1
+    assert found["stepforge_records", "/invocations", "400"] == 2
+    assert found["stepforge_requests", "/ping", "200"] == 1
+    assert found["stepforge_requests", "other", "404"] == 1
+    assert 0 < found["stepforge_request_seconds", "/invocations", "400"] < 30
