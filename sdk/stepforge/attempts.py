@@ -187,11 +187,8 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
         raise creation_failure(name, ended.error or CaughtError())
     if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
         raise errors.JobStillRunning(f"{name} is {job['TrainingJobStatus']}")
-    refused, types = refused_type(job), ended.request.resources.instance_types
-    if refused in types[:-1]:
-        raise errors.InstanceTypeUnavailable(
-            f"{name}: {job_failure(job)} The next attempt takes {next_instance_type(ended.request.resources, refused)}"
-        )
+    if (another := type_after(job, ended.request.resources)) is not None:
+        raise errors.InstanceTypeUnavailable(f"{name}: {job_failure(job)} The next attempt takes {another}")
     return completed(s3, job, bucket=bucket, adopted=ended.attempt.action != "create")
 
 
@@ -259,6 +256,13 @@ def refused_type(job: dict[str, Any] | None) -> str | None:
         return None
     found: str | None = job["ResourceConfig"].get("InstanceType")
     return found
+
+
+def type_after(job: dict[str, Any], resources: Resources) -> str | None:
+    """The instance type with which a job that found no capacity is tried at once; None where it ended otherwise, or
+    on the last type."""
+    refused = refused_type(job)
+    return next_instance_type(resources, refused) if refused in resources.instance_types[:-1] else None
 
 
 def next_instance_type(resources: Resources, refused: str | None) -> str:
