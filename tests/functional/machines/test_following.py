@@ -26,7 +26,7 @@ from tests.support.submitters import Server
 from .conftest import CODE, Deployed
 from .fake_image import FOREVER
 
-PACE = Pace(describe_seconds=0.5, logs_seconds=0.2, give_up_seconds=60)
+PACE = Pace(describe_seconds=0.2, logs_seconds=0.05, give_up_seconds=60)
 
 
 @pytest.fixture
