@@ -16,7 +16,7 @@ from stepforge.contracts.names import parameter
 from stepforge.jobs_log import LogTail
 from stepforge.local import Image, register_images
 from stepforge.submission import spec_request, submit
-from tests.functional.local_aws.helpers import wait
+from tests.functional.local_aws.helpers import ended, wait
 
 from .conftest import CODE, IMAGE, REPOSITORY, Deployed
 
@@ -58,7 +58,8 @@ def spec_of(seed: int) -> JobSpec:
 
 
 def lines_of(deployed: Deployed, job: str) -> list[dict[str, Any]]:
-    """What a job logged, once it has said that it is at work."""
+    """What a job logged."""
+    assert ended(deployed.aws, job)["TrainingJobStatus"] == "Completed"
 
     def look() -> list[dict[str, Any]]:
         return [json.loads(line.text) for line in LogTail(deployed.aws.client("logs"), job).read()]
@@ -79,9 +80,9 @@ def test_a_trace_goes_from_the_start_of_a_machine_to_the_lines_of_its_job(deploy
             spec.identity,
             request.model_dump(mode="json"),
         )
-    ended = deployed.ended(started.arn)
-    assert ended["status"] == "SUCCEEDED", ended.get("cause")
-    name = json.loads(ended["output"])["name"]
+    done = deployed.ended(started.arn)
+    assert done["status"] == "SUCCEEDED", done.get("cause")
+    name = json.loads(done["output"])["name"]
     begins, at_work = lines_of(deployed, name)
     assert (at_work["trace_id"], at_work["request_id"], at_work["service"]) == (TRACE, name, "stepforge.job")
     job = deployed.aws.client("sagemaker").describe_training_job(TrainingJobName=name)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import typer
 
-from stepforge import local
+from stepforge import local, pace
 from stepforge.cli import _plan, _predict, _registry, _runs
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import DatasetWork, JobOutcome, JobRequest, JobSpec
@@ -28,6 +28,7 @@ from stepforge.economics import ledger
 from stepforge.economics.costs import Costs
 from stepforge.errors import InvalidInput, RunFailed
 from stepforge.local.deploy import deploy
+from stepforge.pace import Pace
 from stepforge.pipelines import Pipelines
 from stepforge.registry import Registry
 from stepforge.submission import Submission, submit, submit_after
@@ -180,8 +181,9 @@ def test_where_there_is_no_capacity_the_next_instance_type_is_taken_and_recorded
 
 
 def test_a_job_by_itself_takes_the_next_instance_type_as_a_run_does(
-    deployed: Deployed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    deployed: Deployed, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pace, "LOCAL_PACE", Pace(describe_seconds=0.1, logs_seconds=0.1, give_up_seconds=30))
     for kind in ("ml.p3.2xlarge", "ml.p3.8xlarge"):
         local.set_capacity(kind, available=False)
     spec = JobSpec(domain="facial", work=DatasetWork(domain="facial", seed=203), code_sha256=CODE["dataset"])
