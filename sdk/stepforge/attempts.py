@@ -17,7 +17,7 @@ from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest
 from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.names import SPEC_TAG, Keys, job_name
 from stepforge.contracts.resources import Resources
-from stepforge.contracts.secrets import refuse_secrets
+from stepforge.exposure import refuse_secrets
 
 MAX_ATTEMPTS = 50
 CHOICE_TAG = "stepforge:instance-choice"
