@@ -27,6 +27,7 @@ from stepforge.contracts.resources import Resources, Vpc
 from stepforge.economics import ledger
 from stepforge.economics.costs import Costs
 from stepforge.errors import InvalidInput, RunFailed
+from stepforge.jobs import Jobs
 from stepforge.local.deploy import deploy
 from stepforge.pace import Pace
 from stepforge.pipelines import Pipelines
@@ -184,9 +185,12 @@ def test_a_job_by_itself_takes_the_next_instance_type_as_a_run_does(
     deployed: Deployed, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pace, "LOCAL_PACE", Pace(describe_seconds=0.1, logs_seconds=0.1, give_up_seconds=30))
+    # The real one would publish the real images in place of the stand-in.
+    connection = deployed.connection
+    monkeypatch.setattr(_plan, "Client", lambda _: SimpleNamespace(connection=connection, jobs=Jobs(connection)))
     for kind in ("ml.p3.2xlarge", "ml.p3.8xlarge"):
         local.set_capacity(kind, available=False)
-    spec = JobSpec(domain="facial", work=DatasetWork(domain="facial", seed=203), code_sha256=CODE["dataset"])
+    spec = JobSpec(domain="facial", work=DatasetWork(domain="facial", seed=209), code_sha256=CODE["dataset"])
 
     def submitted(*types: str) -> dict[str, Any]:
         resources = {"instance_type": types[0], "fallback_instance_types": types[1:]}
