@@ -12,7 +12,7 @@ from stepforge.cli._output import emit, say, table
 from stepforge.cli._progress import duration, show
 from stepforge.client import Client
 from stepforge.connection import LOCAL
-from stepforge.contracts.jobs import TrainingWork
+from stepforge.contracts.jobs import PolicyGradient, TrainingWork
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import TrainOutput
@@ -189,5 +189,6 @@ def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:
 
 def _settings(stage: TrainingWork) -> str:
     """A stage's settings in one line, as `--set` takes them; those that are off are left out."""
-    given = stage.model_dump(mode="json", exclude_none=True, exclude={"name", "type"})
+    off = stage.unread() if isinstance(stage, PolicyGradient) else {}
+    given = stage.model_dump(mode="json", exclude_none=True, exclude={"name", "type", *off})
     return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items())

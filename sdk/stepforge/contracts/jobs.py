@@ -217,10 +217,10 @@ class PolicyGradient(Optimisation):
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> Self:
-        refuse_unread(self, self._unread())
+        refuse_unread(self, self.unread())
         return self
 
-    def _unread(self) -> dict[str, str]:
+    def unread(self) -> dict[str, str]:
         """Settings that nothing reads as the others are, and why."""
         unread: dict[str, str] = {}
         if not self.dynamic_sampling:
@@ -254,9 +254,9 @@ class SrlWork(PolicyGradient):
     """Only the last so many steps stand in the context (2 in the paper's variant for software); all where None."""
     dynamic_sampling: bool = True
 
-    def _unread(self) -> dict[str, str]:
+    def unread(self) -> dict[str, str]:
         whole = ("next_title", "window") if self.instances == "whole" else ()
-        return super()._unread() | dict.fromkeys(whole, "where instances is 'whole', which asks for no single step")
+        return super().unread() | dict.fromkeys(whole, "where instances is 'whole', which asks for no single step")
 
 
 class Ppo(Contract):
@@ -319,13 +319,13 @@ class RlvrWork(PolicyGradient):
             raise ValueError("DPO needs beta > 0, the weight of its implicit reward: 0.1 is usual")
         return self
 
-    def _unread(self) -> dict[str, str]:
+    def unread(self) -> dict[str, str]:
         others = {
             "grpo": (),
             "ppo": ("loss", "kl_penalty"),
             "dpo": ("loss", "kl_penalty", "clip", "clip_high", "normalisation"),
         }
-        return super()._unread() | dict.fromkeys(others[self.algorithm], f"where algorithm is {self.algorithm!r}")
+        return super().unread() | dict.fromkeys(others[self.algorithm], f"where algorithm is {self.algorithm!r}")
 
 
 class EvaluateWork(Contract):
