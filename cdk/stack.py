@@ -12,6 +12,7 @@ from cdk.functions import Functions
 from cdk.keys import Keys
 from cdk.machines import Machines
 from cdk.parameters import Parameters
+from cdk.people import People
 from cdk.promotion import Promotion
 from cdk.registry import Registry
 from cdk.roles import Roles
@@ -33,6 +34,7 @@ class Stepforge(cdk.Stack):
         roles = Roles(self, settings, bucket=bucket, key=key)
         functions = Functions(self, settings, bucket=bucket, key=key, roles=roles)
         machines = Machines(self, settings, functions=functions, bucket=bucket, key=key, roles=roles)
+        People(self, settings, functions=functions, bucket=bucket, key=key, roles=roles)
         Registry(self, settings)
         Promotion(self, settings, functions=functions, machines=machines)
         Parameters(self, settings, bucket=bucket, key=key, roles=roles, machines=machines)

@@ -187,7 +187,7 @@ def _strings(value: Json, key: str = "") -> Iterator[tuple[str, str]]:
 def _paths(where: str, state: Json) -> Iterator[Finding]:
     for key, text in _strings(state):
         dynamic = key.endswith(".$")
-        if dynamic and text.startswith("States."):
+        if (dynamic or key in ("CausePath", "ErrorPath")) and text.startswith("States."):
             name = text.removeprefix("States.").partition("(")[0]
             if name not in _INTRINSICS:
                 yield Finding("path", where, f"{key} calls States.{name}, which this project's machines do not use")
