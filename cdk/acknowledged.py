@@ -30,6 +30,7 @@ def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},
         **{arn("sagemaker", f"{what}/stepforge-*"): _OWN_NAMES for what in _SERVING},
         arn("sagemaker", "model-package/stepforge-*/*"): _OWN_NAMES,
+        arn("sagemaker", "endpoint/stepforge-*-candidate"): _OWN_NAMES,
         arn("states", f"execution:stepforge-{settings.name}-dataset/*"): "Step Functions names a Map's executions",
         arn("cloudwatch", "alarm:stepforge-*"): "an endpoint's alarm is named by its endpoint",
         arn("ecr", "repository/stepforge-*"): "the images of jobs and endpoints; what runs is pinned by digest",

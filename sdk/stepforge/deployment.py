@@ -284,6 +284,15 @@ def remove_candidate(sagemaker: Any, deployment: Deployment, *, execution_arn: s
             sagemaker.delete_model(ModelName=deployment.model)
 
 
+def remove_abandoned(sagemaker: Any, states: Any, group: str) -> bool:
+    """Delete a group's candidate endpoint whose promotion runs no longer. Whether there was one."""
+    found = _endpoint(sagemaker, endpoint_name(group, candidate=True))
+    if found is None or found["EndpointStatus"] == "Deleting" or _runs(states, _owner(sagemaker, found)):
+        return False
+    sagemaker.delete_endpoint(EndpointName=found["EndpointName"])
+    return True
+
+
 def endpoint_state(sagemaker: Any, endpoint: str, config: str) -> Literal["ready", "wait"]:
     """Whether `endpoint` serves `config`. Raises EndpointFailed where it failed or rolled itself back."""
     found = _endpoint(sagemaker, endpoint)

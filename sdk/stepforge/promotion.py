@@ -16,6 +16,7 @@ from stepforge.contracts.registry import (
     PackageMetadata,
     Promotion,
 )
+from stepforge.deployment import remove_abandoned
 from stepforge.packages import summaries
 
 MAX_EXECUTIONS = 3
@@ -30,7 +31,7 @@ class Decision(Contract):
     """What was done about one package."""
 
     package_arn: str
-    action: Literal["started", "adopted", "ignored", "recorded"]
+    action: Literal["started", "adopted", "ignored", "recorded", "removed"]
     reason: str
     execution: str | None = None
 
@@ -72,14 +73,18 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str) -> list[Decision]:
 
     Of each group only the newest Approved version counts, and only where no promotion left a stamp on it. While any
     promotion runs the sweep waits for its next turn. The package's own LastModifiedTime gives the id that its event
-    had, so that an event that was only late adopts what the sweep started.
+    had, so that an event that was only late adopts what the sweep started. A candidate endpoint whose promotion was
+    stopped, and so could not clean up, is deleted: it is billed.
     """
     running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)["executions"]
     if running:
         return []
-    decisions = []
+    decisions: list[Decision] = []
     for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=GROUP_PREFIX):
         for group in page["ModelPackageGroupSummaryList"]:
+            if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"]):
+                said = f"the candidate endpoint of {group['ModelPackageGroupName']}: its promotion was cut off"
+                decisions.append(Decision(package_arn="", action="removed", reason=said))
             newest = next(summaries(sagemaker, group["ModelPackageGroupName"], ModelApprovalStatus="Approved"), None)
             if newest is None:
                 continue
