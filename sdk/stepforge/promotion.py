@@ -96,7 +96,7 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str) -> list[Decision]:
                 ModelApprovalStatus="Approved",
                 LastModifiedTime=package.get("LastModifiedTime"),
             )
-            decisions.append(consider(states, package, change.event_id, machine_arn=machine_arn))
+            decisions.append(consider(states, package, change.event_id, machine_arn=machine_arn, unstamped=True))
     return decisions
 
 
@@ -125,8 +125,13 @@ def on_rejection(sagemaker: Any, change: PackageStateChange) -> Decision:
     return Decision(package_arn=arn, action="recorded", reason=reason)
 
 
-def consider(states: Any, package: dict[str, Any], event_id: str, *, machine_arn: str) -> Decision:
-    """Start `promote-{12 hex}-r{n}`; running or succeeded is adopted, otherwise n + 1."""
+def consider(
+    states: Any, package: dict[str, Any], event_id: str, *, machine_arn: str, unstamped: bool = False
+) -> Decision:
+    """Start `promote-{12 hex}-r{n}`; running or succeeded is adopted, otherwise n + 1.
+
+    With `unstamped` one that succeeded and left no stamp is not adopted: nothing ran when the package was described.
+    """
     arn = package["ModelPackageArn"]
     if (reason := ignored(package, event_id)) is not None:
         return Decision(package_arn=arn, action="ignored", reason=reason)
@@ -141,7 +146,7 @@ def consider(states: Any, package: dict[str, Any], event_id: str, *, machine_arn
         found = executions.describe(states, executions.execution_arn(machine_arn, name))
         if found is None:
             return _start(states, promotion, name, machine_arn=machine_arn)
-        if found.status in executions.ADOPTED:
+        if found.status in executions.ADOPTED and not (unstamped and found.status == "SUCCEEDED"):
             reason = f"its promotion is {found.status}"
             return Decision(package_arn=arn, action="adopted", reason=reason, execution=name)
     return Decision(
