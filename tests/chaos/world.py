@@ -316,6 +316,8 @@ def _modules() -> dict[str, ModuleType]:
         patch.syspath_prepend(str(lambdas))
         for name in names:
             patch.delitem(sys.modules, name, raising=False)
+        # Their logs would go to whatever stream the first test of a session had.
+        importlib.import_module("_runtime")._configure_logs = lambda service: None  # type: ignore[attr-defined]
         found = {name: importlib.import_module(name) for name in names if not name.startswith("_")}
     for name in names:
         sys.modules.pop(name, None)
