@@ -8,6 +8,7 @@ from constructs import IConstruct
 from cdk.roles import NETWORK
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
+from stepforge.contracts.names import MACHINES
 
 _OWN_NAMES = "names made by stepforge: one for each job, model or endpoint, none known before it exists"
 
@@ -23,6 +24,8 @@ def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
     wildcards = {
         **{f"<{bucket}.Arn>/{prefix}/*": "objects are named by their digest" for prefix in _PREFIXES},
         f"<{bucket}.Arn>/ledger/*": "an entry is named by the job that it is for",
+        f"<{bucket}.Arn>/raw/dataset/*": "a joined dataset is named by its digest",
+        f"<{bucket}.Arn>/approvals/*": "a question is named by its execution",
         f"<{bucket}.Arn>/prices/*": "read only: the table of prices",
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},
         **{arn("sagemaker", f"{what}/stepforge-*"): _OWN_NAMES for what in _SERVING},
@@ -31,9 +34,16 @@ def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
         arn("secretsmanager", f"secret:stepforge/{settings.name}/finetune/*"): "keys of providers, named in a plan",
         arn("states", f"execution:stepforge-{settings.name}-run-job:*"): _OWN_NAMES,
         arn("states", f"execution:stepforge-{settings.name}-promote:*"): _OWN_NAMES,
+        arn("sagemaker", "endpoint/stepforge-*-candidate"): _OWN_NAMES,
+        arn("states", f"execution:stepforge-{settings.name}-dataset/*"): "Step Functions names a Map's executions",
         arn("cloudwatch", "alarm:stepforge-*"): "an endpoint's alarm is named by its endpoint",
         arn("ecr", "repository/stepforge-*"): "the images of jobs and endpoints; what runs is pinned by digest",
         arn("logs", "log-group:/aws/sagemaker/TrainingJobs*"): "SageMaker makes the streams, one a host",
+        arn("logs", "log-group:/aws/sagemaker/*"): "people read the logs of jobs and endpoints",
+        arn("logs", f"log-group:/stepforge/{settings.name}/*"): "people read the logs of the handlers",
+        arn("ssm", f"parameter/stepforge/{settings.name}/*"): "what this environment publishes of itself",
+        f"<{bucket}.Arn>/*": "a deny: an approver writes no object",
+        **{arn("states", f"execution:stepforge-{settings.name}-{machine}:*"): _OWN_NAMES for machine in MACHINES},
         arn("logs", "log-group:/aws/sagemaker/Endpoints*"): "SageMaker makes a group for each endpoint",
     }
     if settings.jobs_in_vpc:
@@ -42,6 +52,7 @@ def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
         _acknowledge(stack, f"IAM5[Resource::{wildcard}]", reason)
     for name, reason in _EVERYWHERE.items():
         _acknowledge(stack.node.find_child(name), "IAM5[Resource::*]", reason)
+    _acknowledge(stack.node.find_child("People"), "IAM5[Action::states:SendTask*]", "a deny of all three of them")
     _acknowledge(stack, "L1", "Python 3.11 is the oldest that the project supports, and what its layer is built for")
     data, promotion = stack.node.find_child("Data"), stack.node.find_child("Promotion")
     _acknowledge(promotion.node.find_child("DeadLetters"), "SQS3", "it is the dead-letter queue of the rules' targets")
@@ -61,5 +72,6 @@ _EVERYWHERE = {
     "Roles": "ecr:GetAuthorizationToken and ec2:Describe take no resource, and PutMetricData only a namespace, "
     "which is given",
     "Functions": "X-Ray's actions take no resource; neither does ListModelPackageGroups",
-    "Machines": "X-Ray's actions and the delivery of logs take no resource",
+    "Machines": "X-Ray's actions and the delivery of logs take no resource; denies are of every job",
+    "People": "lists and answers to task tokens take no resource; denies are of everything",
 }

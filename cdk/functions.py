@@ -10,6 +10,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from cdk.code import bundled, uploaded
@@ -28,7 +29,7 @@ RETENTION = {
 
 
 class Functions(Construct):
-    """`self[name]` is the handler lambdas/{name}.py."""
+    """`self[name]` is the handler lambdas/{name}.py. People subscribe to `approvals` to hear of questions."""
 
     def __init__(
         self, scope: Construct, settings: Settings, *, bucket: s3.IBucket, key: kms.IKey, roles: Roles
@@ -46,8 +47,19 @@ class Functions(Construct):
         )
         self._functions: dict[str, lambda_.Function] = {}
         self._layer: lambda_.ILayerVersion | None = None
+        self.approvals = sns.Topic(
+            self,
+            "Approvals",
+            topic_name=f"stepforge-{settings.name}-approvals",
+            display_name=f"stepforge {settings.name}: questions for approvers",
+            master_key=key,
+            enforce_ssl=True,
+        )
         data = {"BUCKET": bucket.bucket_name, "KEY_ARN": key.key_arn}
+        planning = {**data, "ENVIRONMENT": settings.name}
         serve = {"SERVE_INSTANCE_TYPE": settings.serve_instance_type}
+        fleet = {**serve, "SERVE_INSTANCES": str(settings.serve_instances)}
+        rollout = {"ROLLOUT": settings.rollout, "BAKE_SECONDS": str(settings.bake_seconds)}
         jobs = self.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
         look_at_jobs = allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], jobs)
         packages = self.arns("sagemaker", f"model-package/{GROUPS}/*")
@@ -78,10 +90,14 @@ class Functions(Construct):
         # train
         self.add(
             "plan_job",
-            {**data, "ENVIRONMENT": settings.name},
+            planning,
             [*read_objects(bucket, "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True)],
         )
         self.add("read_gate", {}, [*read_objects(bucket, "jobs"), use_key(key)])
+        self.add("plan_champion", planning, [
+            *read_objects(bucket, "jobs", "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True),
+            *read_packages,
+        ])  # fmt: skip
         self.add("compare", {}, [*read_objects(bucket, "jobs", "pipelines"), use_key(key), *read_packages])
         self.add("register", {"ENVIRONMENT": settings.name, **serve}, [
             *read_objects(bucket, "jobs", "pipelines"),
@@ -95,10 +111,36 @@ class Functions(Construct):
             }),
             allow(["ssm:GetParameter"], self.arns("ssm", f"parameter{parameter(settings.name, 'images/serve')}")),
         ])  # fmt: skip
+        # evaluate and dataset
+        for name in ("plan_evaluation", "plan_parts"):
+            self.add(
+                name, planning,
+                [*read_objects(bucket, "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True)],
+            )  # fmt: skip
+        self.add(
+            "join_parts",
+            planning,
+            [
+                *read_objects(bucket, "pipelines", "jobs"),
+                write_objects(bucket, "specs", "raw/dataset"),
+                use_key(key, write=True),
+            ],
+            timeout=cdk.Duration.minutes(15),
+        )
+        # approve
+        self.add(
+            "ask_person",
+            {**planning, "TOPIC_ARN": self.approvals.topic_arn},
+            [
+                write_objects(bucket, "approvals"),
+                use_key(key, write=True),
+                allow(["sns:Publish"], [self.approvals.topic_arn]),
+            ],
+        )
         # promote
         self.add(
             "verify_package",
-            {**serve, "ENDPOINT_POLL_SECONDS": str(settings.endpoint_poll_seconds)},
+            {**fleet, "ENDPOINT_POLL_SECONDS": str(settings.endpoint_poll_seconds)},
             [
                 *read_packages,
                 *read_objects(bucket, "jobs"),
@@ -109,7 +151,8 @@ class Functions(Construct):
             timeout=cdk.Duration.minutes(15),
             memory=2048,
         )
-        self.add("deploy", {"KEY_ARN": key.key_arn, "SERVING_ROLE_ARN": roles.serving.role_arn, **serve}, [
+        serving = {"KEY_ARN": key.key_arn, "SERVING_ROLE_ARN": roles.serving.role_arn}
+        self.add("deploy", {**serving, **fleet, **rollout}, [
             allow(
                 [f"sagemaker:{verb}{what}" for what in ("Model", "EndpointConfig", "Endpoint")
                  for verb in ("Create", "Describe", "Delete")] + ["sagemaker:UpdateEndpoint"],
@@ -121,17 +164,28 @@ class Functions(Construct):
             allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
             allow(["states:DescribeExecution"], promotions),
             allow(["sagemaker:DescribeModelPackage"], packages),
-            allow(["cloudwatch:DescribeAlarms"], self.arns("cloudwatch", f"alarm:{GROUPS}")),
+            allow(["cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
+                  self.arns("cloudwatch", f"alarm:{GROUPS}")),
         ])  # fmt: skip
         self.add("smoke", {}, [
             *read_objects(bucket, "jobs"),
             use_key(key),
             allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
         ])  # fmt: skip
-        self.add("stamp", {}, [*read_packages, allow(["sagemaker:UpdateModelPackage"], packages)])
+        # What stamps a package neither approves nor rejects it.
+        stamps = allow(["sagemaker:UpdateModelPackage"], packages, Null={"sagemaker:ModelApprovalStatus": "true"})
+        self.add("stamp", {}, [*read_packages, stamps])
+        self.add("on_rejection", {}, [
+            *read_packages,
+            allow(["sagemaker:UpdateModelPackage"], packages, Null={"sagemaker:ModelApprovalStatus": "true"},
+                  StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": "Development"}),
+        ])  # fmt: skip
         self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote")}, [
             *read_packages,
             allow(["sagemaker:ListModelPackageGroups"], ["*"]),
+            # What a promotion that was stopped left behind.
+            allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint", "sagemaker:ListTags"],
+                  self.arns("sagemaker", f"endpoint/{GROUPS}-candidate")),
             allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
             allow(["states:DescribeExecution"], promotions),
         ])  # fmt: skip

@@ -22,6 +22,11 @@ class Settings(BaseModel):
     """Domains whose model package group and endpoint alarm exist from the start; others are made on first use."""
     train_instance_type: str = "ml.g5.xlarge"
     serve_instance_type: str = "ml.m5.xlarge"
+    serve_instances: int = 1
+    """Instances of an endpoint. From two on a new version takes over behind a canary, or rolling."""
+    rollout: Literal["canary", "rolling"] = "canary"
+    bake_seconds: int = 60
+    """Between the first traffic to a new version and the rest: the time in which its alarm may fire."""
     job_poll_seconds: int = 300
     """Between two looks at a job that another execution runs. A look is 9 history events of at most 25,000: 300 s
     lasts 9 days, 30 s would end after one."""
@@ -39,6 +44,8 @@ class Settings(BaseModel):
     """Checkpoints of jobs that nobody went on with."""
     jobs_in_vpc: bool = False
     """Whether training jobs may run in a VPC of the account's: their role then makes network interfaces."""
+    jobs_need_vpc: bool = False
+    """Whether a training job without a VPC is denied."""
     keep_data: bool = True
     """Whether bucket and key outlive the stack, and the stack refuses to be deleted."""
     access_logs: bool = True
@@ -58,6 +65,7 @@ SETTINGS: dict[EnvironmentName, Settings] = {
         bucket="stepforge-local",
         train_instance_type="ml.m5.large",
         serve_instance_type="ml.m5.large",
+        bake_seconds=0,
         job_poll_seconds=1,
         endpoint_poll_seconds=1,
         finetune_first_seconds=1,

@@ -13,6 +13,7 @@ from cdk.functions import Functions
 from cdk.keys import Keys
 from cdk.machines import Machines
 from cdk.parameters import Parameters
+from cdk.people import People
 from cdk.promotion import Promotion
 from cdk.registry import Registry
 from cdk.roles import Roles
@@ -35,6 +36,7 @@ class Stepforge(cdk.Stack):
         functions = Functions(self, settings, bucket=bucket, key=key, roles=roles)
         finetune = Finetune(self, settings, functions=functions, bucket=bucket, key=key)
         machines = Machines(self, settings, functions=functions, bucket=bucket, key=key, roles=roles)
+        People(self, settings, functions=functions, bucket=bucket, key=key, roles=roles)
         Registry(self, settings)
         promotion = Promotion(self, settings, functions=functions, machines=machines)
         finetune.cancel_what_is_stopped(settings, functions, machines, dead_letters=promotion.dead_letters)

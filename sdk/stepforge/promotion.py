@@ -8,20 +8,30 @@ from stepforge import executions
 from stepforge.contracts.base import Contract
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.names import execution_name
-from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, STAMPED, PackageMetadata, Promotion
+from stepforge.contracts.registry import (
+    PROMOTION,
+    PROMOTION_EVENT,
+    REJECTION,
+    STAMPED,
+    PackageMetadata,
+    Promotion,
+)
+from stepforge.deployment import remove_abandoned
 from stepforge.packages import summaries
 
 MAX_EXECUTIONS = 3
 """Executions for one approval: those that ended without a stamp were cut off, not refused."""
 
 GROUP_PREFIX = "stepforge-"
+_PROPERTY = 256
+"""Characters of a customer metadata property."""
 
 
 class Decision(Contract):
     """What was done about one package."""
 
     package_arn: str
-    action: Literal["started", "adopted", "ignored"]
+    action: Literal["started", "adopted", "ignored", "recorded", "removed"]
     reason: str
     execution: str | None = None
 
@@ -63,14 +73,18 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str) -> list[Decision]:
 
     Of each group only the newest Approved version counts, and only where no promotion left a stamp on it. While any
     promotion runs the sweep waits for its next turn. The package's own LastModifiedTime gives the id that its event
-    had, so that an event that was only late adopts what the sweep started.
+    had, so that an event that was only late adopts what the sweep started. A candidate endpoint whose promotion was
+    stopped, and so could not clean up, is deleted: it is billed.
     """
     running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)["executions"]
     if running:
         return []
-    decisions = []
+    decisions: list[Decision] = []
     for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=GROUP_PREFIX):
         for group in page["ModelPackageGroupSummaryList"]:
+            if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"]):
+                said = f"the candidate endpoint of {group['ModelPackageGroupName']}: its promotion was cut off"
+                decisions.append(Decision(package_arn="", action="removed", reason=said))
             newest = next(summaries(sagemaker, group["ModelPackageGroupName"], ModelApprovalStatus="Approved"), None)
             if newest is None:
                 continue
@@ -82,12 +96,42 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str) -> list[Decision]:
                 ModelApprovalStatus="Approved",
                 LastModifiedTime=package.get("LastModifiedTime"),
             )
-            decisions.append(consider(states, package, change.event_id, machine_arn=machine_arn))
+            decisions.append(consider(states, package, change.event_id, machine_arn=machine_arn, unstamped=True))
     return decisions
 
 
-def consider(states: Any, package: dict[str, Any], event_id: str, *, machine_arn: str) -> Decision:
-    """Start `promote-{12 hex}-r{n}`; running or succeeded is adopted, otherwise n + 1."""
+def on_rejection(sagemaker: Any, change: PackageStateChange) -> Decision:
+    """Record why a version was rejected: in its metadata, and in its life cycle unless it serves or served.
+
+    What was recorded is not recorded again, so that the event of the record itself does nothing.
+    """
+    arn = change.ModelPackageArn
+    package = sagemaker.describe_model_package(ModelPackageName=arn)
+    if package.get("ModelApprovalStatus") != "Rejected":
+        said = f"the package is {package.get('ModelApprovalStatus', 'not rejected')} now"
+        return Decision(package_arn=arn, action="ignored", reason=said)
+    properties = package.get("CustomerMetadataProperties", {})
+    if PackageMetadata.of(properties) is None:
+        return Decision(package_arn=arn, action="ignored", reason="the package was not registered by stepforge")
+    reason = " ".join(package.get("ApprovalDescription", "").split()) or "no reason was given"
+    if properties.get(REJECTION) == reason[:_PROPERTY]:
+        return Decision(package_arn=arn, action="ignored", reason="its rejection was recorded")
+    record: dict[str, Any] = {"CustomerMetadataProperties": {**properties, REJECTION: reason[:_PROPERTY]}}
+    stage = package.get("ModelLifeCycle", {}).get("Stage", "Development")
+    if stage in ("Development", "Staging"):
+        life = {"Stage": "Development", "StageStatus": "Rejected", "StageDescription": reason[:1024]}
+        record["ModelLifeCycle"] = life
+    sagemaker.update_model_package(ModelPackageArn=arn, **record)
+    return Decision(package_arn=arn, action="recorded", reason=reason)
+
+
+def consider(
+    states: Any, package: dict[str, Any], event_id: str, *, machine_arn: str, unstamped: bool = False
+) -> Decision:
+    """Start `promote-{12 hex}-r{n}`; running or succeeded is adopted, otherwise n + 1.
+
+    With `unstamped` one that succeeded and left no stamp is not adopted: nothing ran when the package was described.
+    """
     arn = package["ModelPackageArn"]
     if (reason := ignored(package, event_id)) is not None:
         return Decision(package_arn=arn, action="ignored", reason=reason)
@@ -102,7 +146,7 @@ def consider(states: Any, package: dict[str, Any], event_id: str, *, machine_arn
         found = executions.describe(states, executions.execution_arn(machine_arn, name))
         if found is None:
             return _start(states, promotion, name, machine_arn=machine_arn)
-        if found.status in executions.ADOPTED:
+        if found.status in executions.ADOPTED and not (unstamped and found.status == "SUCCEEDED"):
             reason = f"its promotion is {found.status}"
             return Decision(package_arn=arn, action="adopted", reason=reason, execution=name)
     return Decision(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stepforge.cli import _resources
+from stepforge.cli._approvals_app import approvals_app
 from stepforge.cli._decide_app import add_decide_commands
 from stepforge.cli._examples import add_examples
 from stepforge.cli._local_app import local_app
@@ -27,6 +28,7 @@ run_app = typer.Typer(help="Start a pipeline.", no_args_is_help=True)
 new_app = typer.Typer(help="Write the beginning of something new.", no_args_is_help=True)
 app.add_typer(run_app, name="run")
 app.add_typer(registry_app, name="registry")
+app.add_typer(approvals_app, name="approvals")
 app.add_typer(local_app, name="local")
 app.add_typer(new_app, name="new")
 

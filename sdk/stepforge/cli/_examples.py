@@ -63,6 +63,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "stepforge registry approve facial/2 --yes --comment 'rejected by mistake'",
     ),
     "registry reject": ("stepforge registry reject facial/3 --comment 'worse on retained skills'",),
+    "approvals": ("stepforge approvals list --env dev",),
+    "approvals list": ("stepforge approvals list --env dev", "stepforge approvals list --json"),
+    "approvals ask": ("stepforge approvals ask facial/3 --env dev", "stepforge approvals ask facial --hours 24 --wait"),
+    "approvals answer": (
+        "stepforge approvals answer approve-0123456789ab-r0 --yes --env dev",
+        "stepforge approvals answer approve-0123456789ab-r0 --no --reason 'worse on retained skills'",
+    ),
     "registry pull": ("stepforge registry pull facial/3 --out facial-3",),
     "finetune": ("stepforge finetune decide docs/decision/question.toml",),
     "finetune decide": (

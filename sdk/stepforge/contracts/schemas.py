@@ -18,15 +18,20 @@ from stepforge.contracts.previews import Preview
 from stepforge.contracts.records import Record
 from stepforge.contracts.registry import Comparison, PackageMetadata, Promotion, TrainOutput
 from stepforge.contracts.reports import EvaluationReport, GateReport, StageReport
+from stepforge.contracts.requests import Answer, ApprovalRequest, AssemblySpec, EvaluationSpec
 from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse
 from stepforge.contracts.user_records import ShortRecord
 
 MODELS: tuple[type[BaseModel], ...] = (
+    Answer,
+    ApprovalRequest,
+    AssemblySpec,
     Comparison,
     Decision,
     Environment,
     EvaluationReport,
+    EvaluationSpec,
     FacialArtifact,
     FacialScenario,
     GateReport,

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from stepforge.artifacts import folder, read_report
-from stepforge.champion import compare
 from stepforge.contracts.base import digest
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMetadata, Registered
@@ -14,8 +13,8 @@ from stepforge.contracts.reports import EvaluationReport
 from stepforge.packages import (
     EVALUATION,
     TOKEN_LENGTH,
+    compare_evaluations,
     ensure_group,
-    evaluation_of,
     find_champion,
     registered,
     summaries,
@@ -32,10 +31,7 @@ def register_external(
     evaluation = ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
     report = read_report(s3, evaluation, EVALUATION, EvaluationReport)
     ensure_group(sagemaker, group, domain=metadata.domain)
-    champion = find_champion(sagemaker, group)
-    comparison = compare(report, None)
-    if champion is not None:
-        comparison = compare(report, evaluation_of(s3, champion), champion_arn=champion["ModelPackageArn"])
+    comparison = compare_evaluations(s3, evaluation, find_champion(sagemaker, group))
     for summary in summaries(sagemaker, group):
         package = sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
         held = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))

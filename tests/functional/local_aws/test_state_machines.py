@@ -281,3 +281,26 @@ def test_branches_of_a_parallel_have_contexts_of_their_own(local_aws: LocalAws, 
     for token in tokens:
         sfn.send_task_success(taskToken=token, output="1")
     assert json.loads(execution_ended(local_aws, execution)["output"]) == [{"got": 1}, {"got": 1}]
+
+
+def test_the_items_of_a_distributed_map_end_with_the_execution_that_was_stopped(
+    local_aws: LocalAws, queue: str
+) -> None:
+    item = {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}, "StartAt": "Ask"}
+    item["States"] = {"Ask": ask(queue)}
+    mapped = {"Type": "Map", "ItemsPath": "$.items", "ItemProcessor": item, "End": True}
+    states = local_aws.client("stepfunctions")
+    arn = machine(local_aws, "mapped", {"M": mapped})
+    started = states.start_execution(stateMachineArn=arn, name="stopped", input='{"items": [1, 2]}')["executionArn"]
+    tokens = [receive(local_aws, queue) for _ in range(2)]
+    states.stop_execution(executionArn=started)
+
+    def known(token: str) -> bool:
+        try:
+            states.send_task_heartbeat(taskToken=token)
+        except states.exceptions.TaskDoesNotExist:
+            return False
+        return True
+
+    wait(lambda: [known(token) for token in tokens], lambda found: found == [False, False])
+    assert states.describe_execution(executionArn=started)["status"] == "ABORTED"
