@@ -13,18 +13,13 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.code import bundled, uploaded
+from cdk.layers import layer
 from cdk.policies import GROUPS, allow, grant_key_to_aws, pass_role, read_objects, use_key, write_objects
+from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
 from stepforge.contracts.names import parameter
-
-RETENTION = {
-    7: logs.RetentionDays.ONE_WEEK,
-    30: logs.RetentionDays.ONE_MONTH,
-    90: logs.RetentionDays.THREE_MONTHS,
-    365: logs.RetentionDays.ONE_YEAR,
-}
 
 
 class Functions(Construct):
@@ -139,6 +134,10 @@ class Functions(Construct):
     def __getitem__(self, name: str) -> lambda_.Function:
         return self._functions[name]
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._functions)
+
     def machine_name(self, machine: str) -> str:
         return f"stepforge-{self._settings.name}-{machine}"
 
@@ -181,9 +180,8 @@ class Functions(Construct):
         self._functions[name] = function
 
     def _layers(self) -> list[lambda_.ILayerVersion]:
-        arn = self._settings.pydantic_layer_arn
-        if arn is None:
+        if self._settings.local:
             return []
         if self._layer is None:
-            self._layer = lambda_.LayerVersion.from_layer_version_arn(self, "Pydantic", arn)
+            self._layer = layer(self)
         return [self._layer]

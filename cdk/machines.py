@@ -13,8 +13,9 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk.code import ROOT
-from cdk.functions import RETENTION, Functions
+from cdk.functions import Functions
 from cdk.policies import allow, grant_key_to_aws, pass_role
+from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
