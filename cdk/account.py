@@ -16,7 +16,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from cdk.people import ISSUER
+from cdk.access import ISSUER
 
 STACK = "stepforge-account"
 

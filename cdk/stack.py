@@ -22,7 +22,7 @@ from cdk.keys import Keys
 from cdk.machines import Machines
 from cdk.network import Network
 from cdk.parameters import Parameters
-from cdk.people import Approver, Ci
+from cdk.access import Approver, Ci
 from cdk.promotion import Promotion
 from cdk.registry import Registry
 from cdk.roles import Roles
