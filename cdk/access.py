@@ -10,7 +10,8 @@ import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from cdk.policies import GROUPS, allow
+from cdk.people import People
+from cdk.policies import allow
 from cdk.settings import Settings
 from stepforge.contracts.names import parameter
 
@@ -20,30 +21,20 @@ _QUALIFIER = "hnb659fds"
 
 
 class Approver(Construct):
-    """May set a version's approval, and see what it rests on."""
+    """A role for a person who decides about models: looks at them, approves or rejects, and writes nothing else."""
 
-    def __init__(self, scope: Construct, settings: Settings) -> None:
+    def __init__(self, scope: Construct, settings: Settings, *, people: People) -> None:
         super().__init__(scope, "Approver")
         # Without names, IAM in the account says who may take it on.
         trusted = [iam.ArnPrincipal(arn) for arn in settings.approvers] or [iam.AccountRootPrincipal()]
-        self.role = iam.Role(
+        iam.Role(
             self,
             "Role",
             role_name=f"stepforge-{settings.name}-approver",
             assumed_by=iam.CompositePrincipal(*trusted),
+            managed_policies=[people.viewer, people.approver],
             max_session_duration=cdk.Duration.hours(1),
         )
-        stack = cdk.Stack.of(self)
-        stem = f"arn:aws:sagemaker:{stack.region}:{stack.account}:"
-        for statement in (
-            allow(["sagemaker:UpdateModelPackage"], [f"{stem}model-package/{GROUPS}/*"]),
-            allow(
-                ["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"], [f"{stem}model-package/{GROUPS}/*"]
-            ),
-            allow(["sagemaker:DescribeModelPackageGroup"], [f"{stem}model-package-group/{GROUPS}"]),
-            allow(["sagemaker:ListModelPackageGroups"], ["*"]),
-        ):
-            self.role.add_to_policy(statement)
 
 
 class Ci(Construct):

@@ -9,7 +9,7 @@ from constructs import IConstruct
 from cdk.roles import NETWORK
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
-from stepforge.contracts.names import parameter
+from stepforge.contracts.names import MACHINES, parameter
 
 _OWN_NAMES = "names made by stepforge: one for each job, model or endpoint, none known before it exists"
 
@@ -46,17 +46,21 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
     own = {
         **{f"{bucket}/{prefix}/*": "objects are named by their digest" for prefix in _PREFIXES},
         f"{bucket}/ledger/*": "an entry is named by the job that it is for",
+        f"{bucket}/raw/dataset/*": "a joined dataset is named by its digest",
+        f"{bucket}/approvals/*": "a question is named by its execution",
         f"{bucket}/prices/*": "read only: the table of prices",
+        f"{bucket}/*": "a deny: an approver writes no object",
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},
         **{arn("sagemaker", f"{what}/stepforge-*"): _OWN_NAMES for what in _SERVING},
         arn("sagemaker", "model-package/stepforge-*/*"): _OWN_NAMES,
-        **{
-            arn("states", f"execution:stepforge-{settings.name}-{machine}:*"): _OWN_NAMES
-            for machine in ("run-job", "promote", "train")
-        },
+        arn("states", f"execution:stepforge-{settings.name}-dataset/*"): "Step Functions names a Map's executions",
         arn("cloudwatch", "alarm:stepforge-*"): "an endpoint's alarm is named by its endpoint",
         arn("ecr", "repository/stepforge-*"): "the images of jobs and endpoints; what runs is pinned by digest",
         arn("logs", "log-group:/aws/sagemaker/TrainingJobs*"): "SageMaker makes the streams, one a host",
+        arn("logs", "log-group:/aws/sagemaker/*"): "people read the logs of jobs and endpoints",
+        arn("logs", f"log-group:/stepforge/{settings.name}/*"): "people read the logs of the handlers",
+        arn("ssm", f"parameter/stepforge/{settings.name}/*"): "what this environment publishes of itself",
+        **{arn("states", f"execution:stepforge-{settings.name}-{machine}:*"): _OWN_NAMES for machine in MACHINES},
         arn("logs", "log-group:/aws/sagemaker/Endpoints*"): "SageMaker makes a group for each endpoint",
     }
     if settings.local:
@@ -67,7 +71,6 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
             arn("ssm", f"parameter{parameter(settings.name, what)}/*"): "one parameter for each image and type of job"
             for what in ("images", "code")
         },
-        arn("ssm", f"parameter{parameter(settings.name, '')}*"): "the environment's parameters, which hold no secret",
         arn("ssm", f"parameter/stepforge-keys/{settings.name}/*"): "one parameter for each provider, written only",
         arn("sagemaker", "training-job/*"): "read only: the state of jobs",
         arn("logs", "log-group:/aws/sagemaker/TrainingJobs:*"): "read only: the log streams of jobs",
@@ -118,9 +121,13 @@ _BELOW: dict[str, dict[str, str]] = {
         "which is given"
     },
     "Functions": {_ANY: "X-Ray's actions take no resource; neither does ListModelPackageGroups"},
-    "Machines": {_ANY: "X-Ray's actions and the delivery of logs take no resource"},
+    "Machines": {_ANY: "X-Ray's actions and the delivery of logs take no resource; denies are of every job"},
+    "People": {
+        _ANY: "lists and answers to task tokens take no resource; denies are of everything",
+        "IAM5[Action::states:SendTask*]": "a deny of all three of them",
+    },
+    "Guardrails": {_ANY: "denies are of every job"},
     "Secrets": {_ANY: "X-Ray's actions take no resource; neither do those on network interfaces of a function"},
-    "Approver": {_ANY: "ListModelPackageGroups takes no resource"},
     "Network": {"CloudFormation-Validate::W3010": "the settings name the zones, because a synth asks no account"},
     "Images": {
         "CB3": "building images needs Docker; the project builds our own Dockerfiles and nothing else",

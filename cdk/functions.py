@@ -10,6 +10,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from cdk.code import bundled, uploaded
@@ -23,7 +24,7 @@ from stepforge.contracts.names import parameter
 
 
 class Functions(Construct):
-    """`self[name]` is the handler lambdas/{name}.py."""
+    """`self[name]` is the handler lambdas/{name}.py. People subscribe to `approvals` to hear of questions."""
 
     def __init__(
         self, scope: Construct, settings: Settings, *, bucket: s3.IBucket, key: kms.IKey, roles: Roles
@@ -41,8 +42,19 @@ class Functions(Construct):
         )
         self._functions: dict[str, lambda_.Function] = {}
         self._layer: lambda_.ILayerVersion | None = None
+        self.approvals = sns.Topic(
+            self,
+            "Approvals",
+            topic_name=f"stepforge-{settings.name}-approvals",
+            display_name=f"stepforge {settings.name}: questions for approvers",
+            master_key=key,
+            enforce_ssl=True,
+        )
         data = {"BUCKET": bucket.bucket_name, "KEY_ARN": key.key_arn}
+        planning = {**data, "ENVIRONMENT": settings.name}
         serve = {"SERVE_INSTANCE_TYPE": settings.serve_instance_type}
+        fleet = {**serve, "SERVE_INSTANCES": str(settings.serve_instances)}
+        rollout = {"ROLLOUT": settings.rollout, "BAKE_SECONDS": str(settings.bake_seconds)}
         jobs = self.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
         look_at_jobs = allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], jobs)
         packages = self.arns("sagemaker", f"model-package/{GROUPS}/*")
@@ -73,10 +85,14 @@ class Functions(Construct):
         # train
         self._add(
             "plan_job",
-            {**data, "ENVIRONMENT": settings.name},
+            planning,
             [*read_objects(bucket, "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True)],
         )
         self._add("read_gate", {}, [*read_objects(bucket, "jobs"), use_key(key)])
+        self._add("plan_champion", planning, [
+            *read_objects(bucket, "jobs", "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True),
+            *read_packages,
+        ])  # fmt: skip
         self._add("compare", {}, [*read_objects(bucket, "jobs", "pipelines"), use_key(key), *read_packages])
         self._add("register", {"ENVIRONMENT": settings.name, **serve}, [
             *read_objects(bucket, "jobs", "pipelines"),
@@ -90,10 +106,36 @@ class Functions(Construct):
             }),
             allow(["ssm:GetParameter"], self.arns("ssm", f"parameter{parameter(settings.name, 'images/serve')}")),
         ])  # fmt: skip
+        # evaluate and dataset
+        for name in ("plan_evaluation", "plan_parts"):
+            self._add(
+                name, planning,
+                [*read_objects(bucket, "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True)],
+            )  # fmt: skip
+        self._add(
+            "join_parts",
+            planning,
+            [
+                *read_objects(bucket, "pipelines", "jobs"),
+                write_objects(bucket, "specs", "raw/dataset"),
+                use_key(key, write=True),
+            ],
+            timeout=cdk.Duration.minutes(15),
+        )
+        # approve
+        self._add(
+            "ask_person",
+            {**planning, "TOPIC_ARN": self.approvals.topic_arn},
+            [
+                write_objects(bucket, "approvals"),
+                use_key(key, write=True),
+                allow(["sns:Publish"], [self.approvals.topic_arn]),
+            ],
+        )
         # promote
         self._add(
             "verify_package",
-            {**serve, "ENDPOINT_POLL_SECONDS": str(settings.endpoint_poll_seconds)},
+            {**fleet, "ENDPOINT_POLL_SECONDS": str(settings.endpoint_poll_seconds)},
             [
                 *read_packages,
                 *read_objects(bucket, "jobs"),
@@ -104,7 +146,8 @@ class Functions(Construct):
             timeout=cdk.Duration.minutes(15),
             memory=2048,
         )
-        self._add("deploy", {"KEY_ARN": key.key_arn, "SERVING_ROLE_ARN": roles.serving.role_arn, **serve}, [
+        serving = {"KEY_ARN": key.key_arn, "SERVING_ROLE_ARN": roles.serving.role_arn}
+        self._add("deploy", {**serving, **fleet, **rollout}, [
             allow(
                 [f"sagemaker:{verb}{what}" for what in ("Model", "EndpointConfig", "Endpoint")
                  for verb in ("Create", "Describe", "Delete")] + ["sagemaker:UpdateEndpoint"],
@@ -116,14 +159,22 @@ class Functions(Construct):
             allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
             allow(["states:DescribeExecution"], promotions),
             allow(["sagemaker:DescribeModelPackage"], packages),
-            allow(["cloudwatch:DescribeAlarms"], self.arns("cloudwatch", f"alarm:{GROUPS}")),
+            allow(["cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
+                  self.arns("cloudwatch", f"alarm:{GROUPS}")),
         ])  # fmt: skip
         self._add("smoke", {}, [
             *read_objects(bucket, "jobs"),
             use_key(key),
             allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
         ])  # fmt: skip
-        self._add("stamp", {}, [*read_packages, allow(["sagemaker:UpdateModelPackage"], packages)])
+        # What stamps a package neither approves nor rejects it.
+        stamps = allow(["sagemaker:UpdateModelPackage"], packages, Null={"sagemaker:ModelApprovalStatus": "true"})
+        self._add("stamp", {}, [*read_packages, stamps])
+        self._add("on_rejection", {}, [
+            *read_packages,
+            allow(["sagemaker:UpdateModelPackage"], packages, Null={"sagemaker:ModelApprovalStatus": "true"},
+                  StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": "Development"}),
+        ])  # fmt: skip
         self._add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote")}, [
             *read_packages,
             allow(["sagemaker:ListModelPackageGroups"], ["*"]),

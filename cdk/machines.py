@@ -14,7 +14,7 @@ from constructs import Construct
 
 from cdk.code import ROOT
 from cdk.functions import Functions
-from cdk.policies import allow, grant_key_to_aws, pass_role
+from cdk.policies import GROUPS, allow, deny_unguarded_jobs, grant_key_to_aws, pass_role, use_key
 from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.settings import Settings
@@ -23,7 +23,10 @@ from stepforge.contracts.names import Machine
 
 HANDLERS: dict[Machine, tuple[str, ...]] = {
     "run-job": ("find_attempt", "classify_job", "explain"),
-    "train": ("plan_job", "read_gate", "compare", "register", "explain"),
+    "train": ("plan_job", "read_gate", "plan_champion", "compare", "register", "explain"),
+    "evaluate": ("plan_evaluation", "explain"),
+    "dataset": ("plan_parts", "join_parts", "read_gate", "explain"),
+    "approve": ("ask_person", "explain"),
     "promote": ("verify_package", "deploy", "smoke", "stamp", "explain"),
 }
 
@@ -52,19 +55,18 @@ class Machines(Construct):
                 allow([f"sagemaker:{verb}TrainingJob" for verb in ("Create", "Describe", "Stop")], jobs),
                 allow(["sagemaker:AddTags"], jobs),
                 pass_role(roles.training),
+                *deny_unguarded_jobs(vpc=settings.jobs_need_vpc),
                 grant_key_to_aws(key),
                 self._managed_rule("StepFunctionsGetEventsForSageMakerTrainingJobsRule"),
             ],
         )
-        run_job = self["run-job"]
-        self._add("train", {"RunJobArn": run_job.state_machine_arn}, [
-            allow(["states:StartExecution"], [run_job.state_machine_arn]),
-            allow(
-                ["states:DescribeExecution", "states:StopExecution"],
-                functions.arns("states", f"execution:{functions.machine_name('run-job')}:*"),
-            ),
-            self._managed_rule("StepFunctionsGetEventsForStepFunctionsExecutionRule"),
-        ])  # fmt: skip
+        run_job = {"RunJobArn": self["run-job"].state_machine_arn}
+        self._add("train", run_job, self._run_jobs())
+        self._add("evaluate", run_job, self._run_jobs())
+        self._add("dataset", run_job, [*self._run_jobs(), *self._map(bucket, key)])
+        packages = functions.arns("sagemaker", f"model-package/{GROUPS}/*")
+        # Who starts it asks; who holds the token, which the approvers alone can read, decides.
+        self._add("approve", {}, [allow(["sagemaker:UpdateModelPackage"], packages)])
         self._add("promote", {}, [])
 
     def __getitem__(self, name: Machine) -> sfn.StateMachine:
@@ -97,6 +99,31 @@ class Machines(Construct):
             logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
             tracing_enabled=True,
         )
+
+    def _run_jobs(self) -> list[iam.PolicyStatement]:
+        """Start executions of `run-job`, wait for them, and stop them when the machine's own execution is stopped."""
+        executions = self._functions.arns("states", f"execution:{self._functions.machine_name('run-job')}:*")
+        return [
+            allow(["states:StartExecution"], [self["run-job"].state_machine_arn]),
+            allow(["states:DescribeExecution", "states:StopExecution"], executions),
+            self._managed_rule("StepFunctionsGetEventsForStepFunctionsExecutionRule"),
+        ]
+
+    def _map(self, bucket: s3.IBucket, key: kms.IKey) -> list[iam.PolicyStatement]:
+        """A Distributed Map runs its items as executions of the machine itself, and reads them from S3.
+
+        https://docs.aws.amazon.com/step-functions/latest/dg/iam-policies-eg-dist-map.html
+        """
+        own = self._functions.machine_name("dataset")
+        return [
+            allow(["states:StartExecution"], self._functions.arns("states", f"stateMachine:{own}")),
+            allow(
+                ["states:DescribeExecution", "states:StopExecution"],
+                self._functions.arns("states", f"execution:{own}/*"),
+            ),
+            allow(["s3:GetObject"], [bucket.arn_for_objects("specs/*")]),
+            use_key(key),
+        ]
 
     def _managed_rule(self, rule: str) -> iam.PolicyStatement:
         """The rule through which Step Functions learns that what a .sync task started has ended."""

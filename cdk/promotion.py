@@ -18,7 +18,6 @@ from stepforge.contracts.names import MACHINES, endpoint_name, package_group
 class Promotion(Construct):
     def __init__(self, scope: Construct, settings: Settings, *, functions: Functions, machines: Machines) -> None:
         super().__init__(scope, "Promotion")
-        handler = functions["on_approval"]
         self.dead_letters = sqs.Queue(
             self,
             "DeadLetters",
@@ -27,11 +26,14 @@ class Promotion(Construct):
             enforce_ssl=True,
             retention_period=cdk.Duration.days(14),
         )
-        target = targets.LambdaFunction(
-            handler,
-            dead_letter_queue=self.dead_letters,
-            retry_attempts=10,
-            max_event_age=cdk.Duration.hours(6),
+        target, rejected = (
+            targets.LambdaFunction(
+                functions[name],
+                dead_letter_queue=self.dead_letters,
+                retry_attempts=10,
+                max_event_age=cdk.Duration.hours(6),
+            )
+            for name in ("on_approval", "on_rejection")
         )
         events.Rule(
             self,
@@ -42,6 +44,17 @@ class Promotion(Construct):
                 source=["aws.sagemaker"], detail_type=["SageMaker Model Package State Change"]
             ),
             targets=[target],
+        )
+        events.Rule(
+            self,
+            "Rejected",
+            rule_name=f"stepforge-{settings.name}-rejected",
+            event_pattern=events.EventPattern(
+                source=["aws.sagemaker"],
+                detail_type=["SageMaker Model Package State Change"],
+                detail={"ModelApprovalStatus": ["Rejected"]},
+            ),
+            targets=[rejected],
         )
         events.Rule(
             self,

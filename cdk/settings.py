@@ -107,6 +107,11 @@ class Settings(_Frozen):
     """Domains whose model package group and endpoint alarm exist from the start; others are made on first use."""
     train_instance_type: InstanceType = "ml.g5.xlarge"
     serve_instance_type: InstanceType = "ml.m5.xlarge"
+    serve_instances: int = 1
+    """Instances of an endpoint. From two on a new version takes over behind a canary, or rolling."""
+    rollout: Literal["canary", "rolling"] = "canary"
+    bake_seconds: int = 60
+    """Between the first traffic to a new version and the rest: the time in which its alarm may fire."""
     job_poll_seconds: int = 300
     """Between two looks at a job that another execution runs. A look is 9 history events of at most 25,000: 300 s
     lasts 9 days, 30 s would end after one."""
@@ -119,6 +124,8 @@ class Settings(_Frozen):
     """Versions of objects that were overwritten or deleted."""
     jobs_in_vpc: bool = False
     """Whether training jobs may run in a VPC of the account's: their role then makes network interfaces."""
+    jobs_need_vpc: bool = False
+    """Whether a training job without a VPC is denied."""
     keep_data: bool = True
     """Whether data, keys, secrets and images outlive their stacks, and these stacks refuse to be deleted."""
     access_logs: bool = True
@@ -144,6 +151,10 @@ class Settings(_Frozen):
             raise ValueError(
                 "studio.enabled needs a way out: set network.nat_gateways to 1, or studio.enabled to false"
             )
+        if (self.jobs_need_vpc or self.jobs_in_vpc) and self.network is None and not self.local:
+            raise ValueError("jobs_in_vpc and jobs_need_vpc want a network: add a [network], or set both to false")
+        if self.jobs_need_vpc and not self.jobs_in_vpc:
+            raise ValueError("jobs_need_vpc denies jobs that jobs_in_vpc does not allow: set jobs_in_vpc to true too")
         for zone in self.zones:
             if not zone.startswith(self.region):
                 raise ValueError(f"network.zones has {zone!r}, which is not in region {self.region!r}: change one")
@@ -235,6 +246,7 @@ LOCAL = Settings(
     bucket="stepforge-local",
     train_instance_type="ml.m5.large",
     serve_instance_type="ml.m5.large",
+    bake_seconds=0,
     job_poll_seconds=1,
     endpoint_poll_seconds=1,
     log_retention_days=30,

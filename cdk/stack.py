@@ -22,6 +22,7 @@ from cdk.keys import Keys
 from cdk.machines import Machines
 from cdk.network import Network
 from cdk.parameters import Parameters
+from cdk.people import People
 from cdk.access import Approver, Ci
 from cdk.promotion import Promotion
 from cdk.registry import Registry
@@ -86,11 +87,13 @@ class Stepforge(_Stack):
         roles = Roles(self, settings, bucket=bucket, key=key)
         self.functions = Functions(self, settings, bucket=bucket, key=key, roles=roles)
         self.machines = Machines(self, settings, functions=self.functions, bucket=bucket, key=key, roles=roles)
+        people = People(self, settings, functions=self.functions, bucket=bucket, key=key, roles=roles)
         if data is None:
             Registry(self, settings)
         Promotion(self, settings, functions=self.functions, machines=self.machines)
         Parameters(self, settings, bucket=bucket, key=key, roles=roles, machines=self.machines, network=network)
         if not settings.local:
+            Approver(self, settings, people=people)
             self._guard(settings)
 
     def _guard(self, settings: Settings) -> None:
@@ -100,7 +103,7 @@ class Stepforge(_Stack):
             "Guardrails",
             managed_policy_name=f"stepforge-{settings.name}-guardrails",
             description="Denies jobs without network or keys, and those above the limits",
-            document=iam.PolicyDocument.from_json(guardrails(settings)),
+            document=iam.PolicyDocument(statements=guardrails(settings)),
             roles=[role],
         )
 
@@ -155,7 +158,7 @@ class StudioStack(_Stack):
 
 
 class OperationsStack(_Stack):
-    """What people and CI do with an environment: its page, its budget, who approves, who deploys."""
+    """What people and CI do with an environment: its page, its budget, who deploys."""
 
     def __init__(
         self, scope: Construct, settings: Settings, data: DataStack, main: Stepforge, alarms: list[str], **options: Any
@@ -164,7 +167,6 @@ class OperationsStack(_Stack):
         Dashboard(self, settings, alarms=alarms, handlers=main.functions.names)
         held = [main.machines["run-job"].role, main.functions["deploy"].role]
         Budgets(self, settings, topic=data.topic, held=[role for role in held if role is not None])
-        Approver(self, settings)
         if settings.repository:
             Ci(self, settings)
 

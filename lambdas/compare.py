@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from _runtime import client, handles
-from stepforge.packages import Compared, compare_with_champion
+from stepforge.packages import Compared, CompareRequest, compare_with_champion
 from stepforge.planning import PlanRequest, finish
 
 
 @handles
-def handler(request: PlanRequest) -> Compared:
+def handler(request: CompareRequest) -> Compared:
     s3 = client("s3")
-    spec, state = finish(s3, request)
-    return compare_with_champion(client("sagemaker"), s3, spec, state)
+    spec, state = finish(s3, PlanRequest(state=request.state))
+    return compare_with_champion(client("sagemaker"), s3, spec, state, request.champion)

@@ -15,6 +15,9 @@ class Environment(Variables):
     serving_role_arn: str
     serve_instance_type: str
     key_arn: str
+    serve_instances: int = 1
+    rollout: Literal["canary", "rolling"] = "canary"
+    bake_seconds: int = 60
 
 
 class Request(BaseModel):
@@ -41,12 +44,14 @@ def handler(request: Request) -> Answer:
                 role_arn=env.serving_role_arn,
                 instance_type=env.serve_instance_type,
                 key_arn=env.key_arn,
+                instances=env.serve_instances,
             )
             steps.deploy_candidate(sagemaker, client("stepfunctions"), deployment, execution_arn=request.execution_arn)
         case "check_candidate":
             return Answer(state=steps.endpoint_state(sagemaker, deployment.candidate, deployment.config))
         case "live":
-            steps.deploy_live(sagemaker, client("cloudwatch"), deployment)
+            rollout = steps.Rollout(instances=env.serve_instances, strategy=env.rollout, bake_seconds=env.bake_seconds)
+            steps.deploy_live(sagemaker, client("cloudwatch"), deployment, rollout)
         case "check_live":
             return Answer(state=steps.endpoint_state(sagemaker, deployment.endpoint, deployment.config))
         case "roll_back":

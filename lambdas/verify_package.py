@@ -10,6 +10,7 @@ from stepforge.deployment import Deployment, verify
 class Environment(Variables):
     serve_instance_type: str
     endpoint_poll_seconds: int
+    serve_instances: int = 1
 
 
 @handles
@@ -21,4 +22,5 @@ def handler(request: Promotion) -> Deployment:
         request,
         instance_type=env.serve_instance_type,
         poll_seconds=env.endpoint_poll_seconds,
+        instances=env.serve_instances,
     )

@@ -160,7 +160,12 @@ class FakeAlarms:
     """CloudWatch with the alarms of these names."""
 
     def __init__(self, *names: str) -> None:
-        self.names = names
+        self.names = set(names)
+        self.made: list[dict[str, Any]] = []
+
+    def put_metric_alarm(self, *, AlarmName: str, **request: Any) -> None:
+        self.names.add(AlarmName)
+        self.made.append({"AlarmName": AlarmName, **request})
 
     def describe_alarms(self, *, AlarmNames: list[str]) -> dict[str, Any]:
         return {"MetricAlarms": [{"AlarmName": name} for name in AlarmNames if name in self.names]}

@@ -6,9 +6,10 @@ CreateTrainingJob has no client token, so the name `{type}-{12 hex of the spec}-
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
+from pydantic import Field
 
 from stepforge import errors
 from stepforge.artifacts import read_manifest
@@ -63,6 +64,8 @@ class CaughtError(Contract):
 
     Error: str = ""
     Cause: str = ""
+    longest: Annotated[int, Field(gt=0, le=4_000)] = 4_000
+    """Characters of the cause that are wanted: what a Map answers for hundreds of items has to stay small."""
 
 
 class Ended(Contract):

@@ -13,7 +13,15 @@ from typing import Any, Literal
 from botocore.exceptions import ClientError as AwsError
 
 from stepforge import executions
-from stepforge.artifacts import check_digest, folder, list_paths, read_file, read_manifest, stream_sha256
+from stepforge.artifacts import (
+    check_digest,
+    folder,
+    list_paths,
+    read_file,
+    read_manifest,
+    read_report,
+    stream_sha256,
+)
 from stepforge.attempts import volume_key
 from stepforge.contracts.base import Contract, Sha256, digest
 from stepforge.contracts.jobs import ArtifactRef
@@ -26,13 +34,16 @@ from stepforge.contracts.registry import (
     Promotion,
     PromotionResult,
 )
+from stepforge.contracts.reports import EvaluationReport
+from stepforge.contracts.resources import check_pinned
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput, PromotionBusy, SmokeFailed
-from stepforge.packages import ROWS, summaries
+from stepforge.packages import EVALUATION, ROWS, summaries
+from stepforge.rollout import VARIANT, Rollout, ensure_alarm, guardrails
 
 GOLDEN = 8
 """Recorded greedy answers that a deployed model is asked for; all but one must come back."""
-VARIANT = "main"
+_DEFAULT_ROLLOUT = Rollout()
 OWNER_TAG = "stepforge:execution"
 """Tag on the candidate endpoint: the ARN of the promotion that tries it. It is the lock between promotions."""
 _APPROVAL_DESCRIPTION = 1024
@@ -81,7 +92,9 @@ class SmokeResult(Contract):
     model_sha256: Sha256
 
 
-def verify(sagemaker: Any, s3: Any, promotion: Promotion, *, instance_type: str, poll_seconds: int) -> Deployment:
+def verify(
+    sagemaker: Any, s3: Any, promotion: Promotion, *, instance_type: str, poll_seconds: int, instances: int = 1
+) -> Deployment:
     """Check approval, image, manifest and every byte of the weights again, just before they serve.
 
     Raises ArtifactRefused with the file and the reason.
@@ -91,16 +104,19 @@ def verify(sagemaker: Any, s3: Any, promotion: Promotion, *, instance_type: str,
     if metadata is None:
         raise ArtifactRefused(f"{promotion.package_arn} was not registered by stepforge: its digests are unknown")
     container = package["InferenceSpecification"]["Containers"][0]
-    if "@sha256:" not in container["Image"]:
+    try:
+        check_pinned(container["Image"])
+    except ValueError as error:
         raise ArtifactRefused(
             f"the image {container['Image']!r} is not pinned by its digest: register it as name@sha256:..."
-        )
+        ) from error
     uri = container["ModelDataSource"]["S3DataSource"]["S3Uri"]
     try:
         check_weights(s3, uri, metadata.model_sha256)
+        check_evaluation(s3, metadata)
     except (IntegrityError, InvalidInput) as error:
         raise ArtifactRefused(str(error)) from error
-    name = serving_name(promotion, metadata.model_sha256, container["Image"], instance_type)
+    name = serving_name(promotion, metadata.model_sha256, container["Image"], instance_type, instances)
     live = _endpoint(sagemaker, endpoint_name(promotion.group))
     return Deployment(
         promotion=promotion,
@@ -114,6 +130,25 @@ def verify(sagemaker: Any, s3: Any, promotion: Promotion, *, instance_type: str,
         previous_config=None if live is None else live["EndpointConfigName"],
         poll_seconds=poll_seconds,
     )
+
+
+def check_evaluation(s3: Any, metadata: PackageMetadata) -> None:
+    """There is an evaluation, of these very weights on the data that the package names, with answers to ask again.
+
+    Raises ArtifactRefused where it is another's, InvalidInput or IntegrityError where it is missing or was altered.
+    """
+    ref = ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
+    report = read_report(s3, ref, EVALUATION, EvaluationReport)
+    for field, found, wanted in (
+        ("model", report.model_sha256, metadata.model_sha256),
+        ("dataset", report.manifest_sha256, metadata.dataset_sha256),
+    ):
+        if found != wanted:
+            raise ArtifactRefused(
+                f"{folder(ref.uri)}{EVALUATION} is of the {field} {found}, but the package names {wanted}: "
+                "nobody knows how this model scores"
+            )
+    golden(s3, ref)
 
 
 def check_weights(s3: Any, uri: str, expected_sha256: str) -> None:
@@ -140,13 +175,22 @@ def check_weights(s3: Any, uri: str, expected_sha256: str) -> None:
         check_digest(folder(uri) + entry.path, entry, stream_sha256(s3, folder(uri) + entry.path))
 
 
-def serving_name(promotion: Promotion, model_sha256: str, image: str, instance_type: str) -> str:
+def serving_name(promotion: Promotion, model_sha256: str, image: str, instance_type: str, instances: int = 1) -> str:
     """`{group}-v{version}-{12 hex of what serves}`, at most 63 characters."""
-    tail = f"-v{promotion.version}-{digest([model_sha256, image, instance_type])[:12]}"
+    decides = [model_sha256, image, instance_type, *([instances] if instances > 1 else [])]
+    tail = f"-v{promotion.version}-{digest(decides)[:12]}"
     return promotion.group[: 63 - len(tail)].rstrip("-") + tail
 
 
-def prepare(sagemaker: Any, deployment: Deployment, *, role_arn: str, instance_type: str, key_arn: str) -> None:
+def prepare(
+    sagemaker: Any,
+    deployment: Deployment,
+    *,
+    role_arn: str,
+    instance_type: str,
+    key_arn: str,
+    instances: int = 1,
+) -> None:
     """Make the Model and the EndpointConfig where they do not exist."""
     source = {"S3Uri": folder(deployment.artifact.uri), "S3DataType": "S3Prefix", "CompressionType": "None"}
     container = {"Image": deployment.image, "ModelDataSource": {"S3DataSource": source}}
@@ -162,7 +206,7 @@ def prepare(sagemaker: Any, deployment: Deployment, *, role_arn: str, instance_t
         variant = {
             "VariantName": VARIANT,
             "ModelName": deployment.model,
-            "InitialInstanceCount": 1,
+            "InitialInstanceCount": instances,
             "InstanceType": instance_type,
             "InitialVariantWeight": 1.0,
         }
@@ -202,13 +246,13 @@ def deploy_candidate(sagemaker: Any, states: Any, deployment: Deployment, *, exe
     )
 
 
-def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment) -> None:
+def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment, rollout: Rollout = _DEFAULT_ROLLOUT) -> None:
     """Create the live endpoint, or update it blue/green. Where it serves this already, nothing happens.
 
     Raises ArtifactRefused where the approval was taken back meanwhile.
     """
     _approved(sagemaker, deployment.promotion)
-    _point(sagemaker, cloudwatch, deployment.endpoint, deployment.config)
+    _point(sagemaker, cloudwatch, deployment.endpoint, deployment.config, rollout)
 
 
 def roll_back(sagemaker: Any, deployment: Deployment) -> None:
@@ -362,9 +406,10 @@ def _runs(states: Any, execution_arn: str) -> bool:
     return found is not None and found.status == "RUNNING"
 
 
-def _point(sagemaker: Any, cloudwatch: Any, endpoint: str, config: str) -> None:
+def _point(sagemaker: Any, cloudwatch: Any, endpoint: str, config: str, rollout: Rollout) -> None:
     found = _endpoint(sagemaker, endpoint)
     if found is None:
+        ensure_alarm(cloudwatch, endpoint)
         sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=config)
     elif found["EndpointStatus"] == "Failed":
         # A failed endpoint can be neither updated nor created again.
@@ -374,21 +419,10 @@ def _point(sagemaker: Any, cloudwatch: Any, endpoint: str, config: str) -> None:
         raise PromotionBusy(f"{endpoint} is {found['EndpointStatus']}: wait for that to end")
     elif found["EndpointConfigName"] != config:
         sagemaker.update_endpoint(
-            EndpointName=endpoint, EndpointConfigName=config, DeploymentConfig=_blue_green(cloudwatch, endpoint)
+            EndpointName=endpoint,
+            EndpointConfigName=config,
+            DeploymentConfig=guardrails(ensure_alarm(cloudwatch, endpoint), rollout),
         )
-
-
-def _blue_green(cloudwatch: Any, endpoint: str) -> dict[str, Any]:
-    """All traffic at once to a new fleet; back where it does not come up or the endpoint's alarm fires."""
-    name = f"{endpoint}-5xx"
-    alarms = cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"]
-    policy = {
-        "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 60},
-        "TerminationWaitInSeconds": 60,
-        "MaximumExecutionTimeoutInSeconds": 3600,
-    }
-    rollback = {"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name}]}} if alarms else {}
-    return {"BlueGreenUpdatePolicy": policy, **rollback}
 
 
 def _endpoint(sagemaker: Any, name: str) -> dict[str, Any] | None:

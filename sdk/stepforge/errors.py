@@ -28,7 +28,9 @@ StepforgeError
 ├── RunFailed                an execution of a state machine ended without success
 │   ├── SmokeFailed          a deployed model does not answer as it did in its evaluation
 │   ├── EndpointFailed       an endpoint did not come up with what it was given
-│   └── PromotionBusy        another promotion of the same group has the candidate endpoint
+│   ├── PromotionBusy        another promotion of the same group has the candidate endpoint
+│   ├── ApprovalRefused      a person said no
+│   └── ApprovalExpired      nobody answered in time
 ├── ProviderError            a paid provider did not do what was asked
 │   ├── ProviderRefused      it said no: nothing was created, nothing is charged
 │   ├── ProviderUnavailable  no answer that can be read: what it did is not known
@@ -185,6 +187,14 @@ class EndpointFailed(RunFailed):
 
 
 class PromotionBusy(RunFailed):
+    pass
+
+
+class ApprovalRefused(RunFailed):
+    pass
+
+
+class ApprovalExpired(RunFailed):
     pass
 
 

@@ -7,8 +7,6 @@ import json
 from stepforge.attempts import CaughtError, job_failure
 from stepforge.contracts.base import Contract
 
-_LONGEST = 4_000
-
 
 class Failure(Contract):
     error: str
@@ -42,4 +40,4 @@ def explain(caught: CaughtError) -> Failure:
             )
         else:
             break
-    return Failure(error=error, cause=(cause or "no cause was given")[:_LONGEST])
+    return Failure(error=error, cause=(cause or "no cause was given")[: caught.longest])

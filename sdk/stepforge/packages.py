@@ -8,19 +8,43 @@ from typing import Any
 
 from botocore.exceptions import ClientError as AwsError
 
-from stepforge.artifacts import folder, read_report
-from stepforge.champion import compare
+from stepforge.artifacts import folder, read_file, read_report
+from stepforge.champion import cells_of, compare
 from stepforge.contracts.base import Contract, digest
-from stepforge.contracts.jobs import ArtifactRef, JobOutcome
-from stepforge.contracts.pipelines import PipelineSpec, PipelineState
+from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest, JobSpec
+from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
+from stepforge.contracts.previews import CompletionRow
 from stepforge.contracts.registry import Comparison, PackageMetadata, Registered
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.errors import InvalidInput
+from stepforge.failures import Failure
 
 EVALUATION = "evaluation.json"
 ROWS = "rows.ndjson"
 
 TOKEN_LENGTH = 36
+
+
+class Champion(Contract):
+    """The champion as the machine `train` evaluated it on the challenger's test data."""
+
+    package_arn: str | None = None
+    evaluation: JobOutcome | None = None
+    """None where none was needed, or it failed."""
+    failure: Failure | None = None
+
+
+class ChampionPlan(Contract):
+    """What the machine `train` has to do before it compares; `job` is None where nothing is missing."""
+
+    state: PipelineState
+    champion_arn: str | None = None
+    job: JobRequest | None = None
+
+
+class CompareRequest(Contract):
+    state: PipelineState
+    champion: Champion = Champion()
 
 
 class Compared(Contract):
@@ -49,25 +73,74 @@ def find_champion(sagemaker: Any, group: str) -> dict[str, Any] | None:
     return None if chosen is None else sagemaker.describe_model_package(ModelPackageName=chosen["ModelPackageArn"])
 
 
-def evaluation_of(s3: Any, package: dict[str, Any]) -> EvaluationReport | None:
-    """The evaluation that a package was registered with; None where stepforge did not register it."""
-    metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
-    if metadata is None:
-        return None
-    return read_report(
-        s3, ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256), EVALUATION, EvaluationReport
-    )
+def plan_champion(
+    sagemaker: Any, s3: Any, spec: PipelineSpec, state: PipelineState
+) -> tuple[dict[str, Any] | None, JobSpec | None]:
+    """The described champion, and the evaluation of it that is missing: on the challenger's test data, by its code.
 
-
-def compare_with_champion(sagemaker: Any, s3: Any, spec: PipelineSpec, state: PipelineState) -> Compared:
-    """Read both evaluations and decide."""
-    report = read_report(s3, _outcome(state.evaluation).artifact, EVALUATION, EvaluationReport)
+    Nothing is missing where there is no champion, where it was evaluated just so when it was registered, or where it
+    is this very model or stepforge did not register it.
+    """
     package = find_champion(sagemaker, spec.group)
+    metadata = None if package is None else PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
+    if package is None or metadata is None or metadata.model_sha256 == state.stages[-1].artifact.sha256:
+        return package, None
+    own = PipelineState.model_validate({**state.model_dump(), "evaluation": None})
+    challenger = next_job(spec, own)
+    assert challenger is not None  # its evaluation was taken out
+    artifact = ArtifactRef(
+        uri=package["InferenceSpecification"]["Containers"][0]["ModelDataSource"]["S3DataSource"]["S3Uri"],
+        sha256=metadata.model_sha256,
+    )
+    job = challenger.model_copy(update={"inputs": {**challenger.inputs, "model": artifact}})
+    known = read_report(s3, _evaluation_ref(metadata), EVALUATION, EvaluationReport)
+    return package, None if known.spec_sha256 == job.identity else job
+
+
+def compare_with_champion(
+    sagemaker: Any, s3: Any, spec: PipelineSpec, state: PipelineState, champion: Champion | None = None
+) -> Compared:
+    """Read both evaluations and decide: record by record where both were asked the same."""
+    mine = _outcome(state.evaluation).artifact
+    report = read_report(s3, mine, EVALUATION, EvaluationReport)
+    if champion is not None and champion.package_arn is not None:
+        # What serves may change while it is evaluated: the one that was evaluated counts.
+        package: dict[str, Any] | None = sagemaker.describe_model_package(ModelPackageName=champion.package_arn)
+    else:
+        package = find_champion(sagemaker, spec.group)
     if package is None:
         return Compared(state=state, comparison=compare(report, None))
-    return Compared(
-        state=state, comparison=compare(report, evaluation_of(s3, package), champion_arn=package["ModelPackageArn"])
+    arn = package["ModelPackageArn"]
+    metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
+    if metadata is None:
+        return Compared(state=state, comparison=compare(report, None, champion_arn=arn))
+    anew = None if champion is None or champion.evaluation is None else champion.evaluation.artifact
+    theirs = anew or _evaluation_ref(metadata)
+    comparison = compare(
+        report,
+        read_report(s3, theirs, EVALUATION, EvaluationReport),
+        champion_arn=arn,
+        cells=(_cells(s3, mine), _cells(s3, theirs)),
     )
+    if champion is not None and champion.failure is not None:
+        said = f"the champion could not be evaluated on this test data: {champion.failure.error}: "
+        reasons = (said + champion.failure.cause[:300], *comparison.reasons)
+        comparison = comparison.model_copy(update={"reasons": reasons})
+    return Compared(state=state, comparison=comparison)
+
+
+def _evaluation_ref(metadata: PackageMetadata) -> ArtifactRef:
+    return ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
+
+
+def _cells(s3: Any, evaluation: ArtifactRef) -> dict[str, dict[str, float]]:
+    """What each record scored. Raises InvalidInput where a row is malformed."""
+    try:
+        return cells_of(
+            CompletionRow.model_validate_json(line) for line in read_file(s3, evaluation, ROWS).splitlines()
+        )
+    except ValueError as error:
+        raise InvalidInput(f"{folder(evaluation.uri)}{ROWS} has a malformed row: {error}") from error
 
 
 def metadata_of(spec: PipelineSpec, state: PipelineState) -> PackageMetadata:

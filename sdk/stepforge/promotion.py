@@ -8,20 +8,29 @@ from stepforge import executions
 from stepforge.contracts.base import Contract
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.names import execution_name
-from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, STAMPED, PackageMetadata, Promotion
+from stepforge.contracts.registry import (
+    PROMOTION,
+    PROMOTION_EVENT,
+    REJECTION,
+    STAMPED,
+    PackageMetadata,
+    Promotion,
+)
 from stepforge.packages import summaries
 
 MAX_EXECUTIONS = 3
 """Executions for one approval: those that ended without a stamp were cut off, not refused."""
 
 GROUP_PREFIX = "stepforge-"
+_PROPERTY = 256
+"""Characters of a customer metadata property."""
 
 
 class Decision(Contract):
     """What was done about one package."""
 
     package_arn: str
-    action: Literal["started", "adopted", "ignored"]
+    action: Literal["started", "adopted", "ignored", "recorded"]
     reason: str
     execution: str | None = None
 
@@ -84,6 +93,31 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str) -> list[Decision]:
             )
             decisions.append(consider(states, package, change.event_id, machine_arn=machine_arn))
     return decisions
+
+
+def on_rejection(sagemaker: Any, change: PackageStateChange) -> Decision:
+    """Record why a version was rejected: in its metadata, and in its life cycle unless it serves or served.
+
+    What was recorded is not recorded again, so that the event of the record itself does nothing.
+    """
+    arn = change.ModelPackageArn
+    package = sagemaker.describe_model_package(ModelPackageName=arn)
+    if package.get("ModelApprovalStatus") != "Rejected":
+        said = f"the package is {package.get('ModelApprovalStatus', 'not rejected')} now"
+        return Decision(package_arn=arn, action="ignored", reason=said)
+    properties = package.get("CustomerMetadataProperties", {})
+    if PackageMetadata.of(properties) is None:
+        return Decision(package_arn=arn, action="ignored", reason="the package was not registered by stepforge")
+    reason = " ".join(package.get("ApprovalDescription", "").split()) or "no reason was given"
+    if properties.get(REJECTION) == reason[:_PROPERTY]:
+        return Decision(package_arn=arn, action="ignored", reason="its rejection was recorded")
+    record: dict[str, Any] = {"CustomerMetadataProperties": {**properties, REJECTION: reason[:_PROPERTY]}}
+    stage = package.get("ModelLifeCycle", {}).get("Stage", "Development")
+    if stage in ("Development", "Staging"):
+        life = {"Stage": "Development", "StageStatus": "Rejected", "StageDescription": reason[:1024]}
+        record["ModelLifeCycle"] = life
+    sagemaker.update_model_package(ModelPackageArn=arn, **record)
+    return Decision(package_arn=arn, action="recorded", reason=reason)
 
 
 def consider(states: Any, package: dict[str, Any], event_id: str, *, machine_arn: str) -> Decision:

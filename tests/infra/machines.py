@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from stepforge.assets import folder
 from stepforge.contracts.names import MACHINES
 from stepforge.local.deploy import TEMPLATE
 
+from .checker import Machine, levels_of, listed, targets
+
+__all__ = ["ASL", "LOCAL", "STATES", "TASKS", "TEXTS", "committed", "resources", "state", "targets"]
+
 TEXTS = {name: (folder("statemachines") / f"{name}.asl.json").read_text() for name in MACHINES}
 ASL: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in TEXTS.items()}
 LOCAL: dict[str, Any] = json.loads(TEMPLATE.read_text())
 
-STATES = [(machine, name) for machine, asl in ASL.items() for name in asl["States"]]
-TASKS = [(machine, name) for machine, name in STATES if ASL[machine]["States"][name]["Type"] == "Task"]
+LEVELS = {machine: list(levels_of(asl)) for machine, asl in ASL.items()}
+STATES = [(machine, name) for machine, levels in LEVELS.items() for level in levels for name in level.states]
 
 
 def state(machine: str, name: str) -> dict[str, Any]:
-    return ASL[machine]["States"][name]
+    """A state of a machine, at whatever level."""
+    return next(level.states[name] for level in LEVELS[machine] if name in level.states)
 
 
-def targets(plain: dict[str, Any]) -> Iterator[str]:
-    """Every state that a state can go to."""
-    for key in ("Next", "Default"):
-        if key in plain:
-            yield plain[key]
-    for part in (*plain.get("Choices", []), *plain.get("Catch", [])):
-        yield part["Next"]
+TASKS = [(machine, name) for machine, name in STATES if state(machine, name)["Type"] == "Task"]
 
 
 def resources(template: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
     return {name: r["Properties"] for name, r in template["Resources"].items() if r["Type"] == kind}
+
+
+def committed(machine: str, template: dict[str, Any] = LOCAL) -> Machine:
+    """A machine with what the template supplies and grants it."""
+    definitions = resources(template, "AWS::StepFunctions::StateMachine").values()
+    deployed = next(d for d in definitions if d["StateMachineName"].endswith(f"-{machine}"))
+    role = deployed["RoleArn"]["Fn::GetAtt"][0]
+    policies = [
+        policy["PolicyDocument"]
+        for policy in resources(template, "AWS::IAM::Policy").values()
+        if {"Ref": role} in policy["Roles"]
+    ]
+    statements = tuple(s for document in policies for s in listed(document["Statement"]) if s["Effect"] == "Allow")
+    return Machine(machine, TEXTS[machine], deployed["DefinitionSubstitutions"], statements)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from stepforge.errors import InvalidInput
 
-Machine = Literal["run-job", "train", "promote"]
-MACHINES: tuple[Machine, ...] = ("run-job", "train", "promote")
+Machine = Literal["run-job", "train", "evaluate", "dataset", "approve", "promote"]
+MACHINES: tuple[Machine, ...] = ("run-job", "train", "evaluate", "dataset", "approve", "promote")
 
 SPEC_TAG = "stepforge:spec-sha256"
 """Tag on a training job: with it a job is adopted or refused as another's."""
@@ -86,6 +86,21 @@ class Keys:
     @staticmethod
     def pipeline(identity: str) -> str:
         return f"pipelines/{identity}.json"
+
+    @staticmethod
+    def request(machine: Machine, identity: str) -> str:
+        """The spec that an execution of `evaluate` or `dataset` is started with."""
+        return f"pipelines/{machine}-{identity}.json"
+
+    @staticmethod
+    def parts(identity: str) -> str:
+        """The jobs of a dataset's parts, as the machine `dataset` maps over them."""
+        return f"specs/{identity}/parts.json"
+
+    @staticmethod
+    def approval(name: str) -> str:
+        """A question that waits for a person, with the token that answers it."""
+        return f"approvals/{name}.json"
 
     @staticmethod
     def checkpoints(prefix: str) -> str:

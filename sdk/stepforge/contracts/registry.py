@@ -8,6 +8,7 @@ from pydantic import Field
 
 from stepforge.contracts.base import Contract, S3Uri, Sha256
 from stepforge.contracts.jobs import JobOutcome
+from stepforge.contracts.reports import Interval
 
 Approval = Literal["Approved", "Rejected", "PendingManualApproval"]
 Stage = Literal["Development", "Staging", "Production", "Archived"]
@@ -16,6 +17,8 @@ Stage = Literal["Development", "Staging", "Production", "Archived"]
 PROMOTION = "promotion"
 PROMOTION_EVENT = "promotion_event"
 """Keys in CustomerMetadataProperties: how the last promotion ended (`PromotionResult`), and the approval it was for."""
+REJECTION = "rejection"
+"""Key in CustomerMetadataProperties: why a version was last rejected."""
 PromotionResult = Literal["deployed", "refused", "failed"]
 STAMPED = ("promotion refused: ", "promotion failed: ")
 """How ApprovalDescription begins while the stamp of a promotion is the last that was said about an approval."""
@@ -54,6 +57,8 @@ class Comparison(Contract):
     """ARN of the package that serves now, else of the newest that was approved; None where there is neither."""
     reasons: tuple[str, ...]
     differences: dict[str, float] = {}
+    paired: dict[str, Interval] = {}
+    """`split/decoding` to the interval of the mean difference, where both were asked the same records."""
 
 
 class Promotion(Contract):

@@ -18,7 +18,7 @@ from pathlib import Path
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.manifests import read_manifest, write_manifest
-from stepforge.contracts.records import TEST_SPLITS
+from stepforge.contracts.records import SPLITS, TEST_SPLITS
 from stepforge.contracts.reports import EvaluationReport, GateFinding, GateReport, Interval, Score
 
 BASE = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
@@ -32,7 +32,9 @@ def train() -> None:
     parameters = json.loads((BASE / "input" / "config" / "hyperparameters.json").read_text())
     assert parameters["spec_sha256"] == spec.identity
     work = spec.work
-    if work.type == "dataset":
+    if work.type == "dataset" and "records" in spec.inputs:
+        part(spec, data, out)
+    elif work.type == "dataset":
         if work.seed == 7:
             (BASE / "output" / "failure").write_text("line 17 of the records is malformed")
             sys.exit(2)
@@ -47,7 +49,7 @@ def train() -> None:
     elif work.type == "gate":
         manifest = read_manifest(data / "data")
         bad = GateFinding(check="leak", record="r-42", rule="disjoint", message="its group is in train and in test")
-        passed = manifest.metadata["seed"] != 13
+        passed = manifest.metadata.get("seed") != 13
         report = GateReport(
             manifest_sha256=manifest.sha256,
             passed=passed,
@@ -66,6 +68,22 @@ def train() -> None:
         write_manifest(out, "model")
 
 
+def part(spec: JobSpec, data: Path, out: Path) -> None:
+    """A dataset of the user's records: its lines as one shard. A line `bad` is malformed."""
+    source = read_manifest(data / "records")
+    lines = "".join((data / "records" / entry.path).read_text() for entry in source.files)
+    if "bad" in lines:
+        (BASE / "output" / "failure").write_text("records.jsonl line 1: it says bad")
+        sys.exit(2)
+    shard = "records/train-00000.jsonl"
+    (out / "records").mkdir(parents=True)
+    (out / shard).write_text(lines)
+    count = lines.count("\n")
+    metadata = {"domain": spec.domain, "verifier": "v@1", "step_end": None, "vocabulary": sorted(lines.split())}
+    metadata["counts"] = {split: count * (split == "train") for split in SPLITS}
+    write_manifest(out, "dataset", metadata=metadata, rows={shard: count})
+
+
 def evaluate(spec: JobSpec, data: Path, out: Path) -> None:
     model, records = read_manifest(data / "model"), read_manifest(data / "data")
     value = Interval(mean=0.5, low=0.4, high=0.6, count=10)
@@ -81,9 +99,10 @@ def evaluate(spec: JobSpec, data: Path, out: Path) -> None:
     )
     (out / "evaluation.json").write_bytes(canonical_json(report))
     rows = [
-        {"decoding": "greedy", "prompt": f"p{n}", "completion": answer(f"p{n}", model.sha256), "tokens": 3}
-        for n in range(20)
-    ]
+        {"record": f"r{n}", "split": split, "accepted": n % 2 == 0, "decoding": decoding,
+         "prompt": f"p{n}", "completion": answer(f"p{n}", model.sha256), "tokens": 3}
+        for split in TEST_SPLITS for decoding in ("greedy", "sampled") for n in range(20)
+    ]  # fmt: skip
     (out / "rows.ndjson").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_manifest(out, "evaluation")
 

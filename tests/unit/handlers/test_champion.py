@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepforge.champion import compare
+from stepforge.champion import FEWEST_PAIRS, cells_of, compare, paired_interval
+from stepforge.contracts.previews import CompletionRow
 from stepforge.contracts.records import TEST_SPLITS
+from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import EvaluationReport, Interval, Score
 
 CELLS = [(split, decoding) for split in TEST_SPLITS for decoding in ("greedy", "sampled")]
@@ -87,3 +90,77 @@ def test_a_challenger_that_skipped_a_split_is_not_comparable() -> None:
 def test_other_test_data_is_said() -> None:
     other = report([at(0.1)] * 6, "b").model_copy(update={"manifest_sha256": "3" * 64})
     assert "different test data" in compare(report([at(0.9)] * 6), other).reasons[0]
+
+
+KEY = "test_new/greedy"
+
+
+def rows(accepted: list[bool], split: str = "test_new") -> list[CompletionRow]:
+    return [
+        CompletionRow(record=f"r{n}", split=split, completion="", accepted=a)  # type: ignore[arg-type]
+        for n, a in enumerate(accepted)
+    ]
+
+
+def pair(ours: list[bool], theirs: list[bool]) -> Comparison:
+    """Two models on one split, by reports whose intervals touch."""
+    reports_ = [
+        EvaluationReport(
+            spec_sha256="0" * 64, model_sha256=model * 64, manifest_sha256="2" * 64,
+            scores=(Score(split="test_new", decoding="greedy", metric="accepted", value=Interval(
+                mean=sum(values) / len(values), low=0.0, high=1.0, count=len(values))),),
+        )
+        for model, values in (("a", ours), ("b", theirs))
+    ]  # fmt: skip
+    return compare(*reports_, cells=(cells_of(rows(ours)), cells_of(rows(theirs))))
+
+
+def test_a_pair_sees_what_two_intervals_cannot() -> None:
+    # 100 records, of which both get 40; the challenger gets 10 more, and loses none.
+    ours, theirs = [n < 50 for n in range(100)], [n < 40 for n in range(100)]
+    found = pair(ours, theirs)
+    assert found.better
+    assert found.paired[KEY].mean == 0.1
+    assert "on the same 100 records" in found.reasons[0]
+    assert not pair(theirs, ours).better
+    assert "worse on test_new/greedy" in pair(theirs, ours).reasons[0]
+    # As many got and lost is no difference, however the records are.
+    assert not pair([n % 2 == 0 for n in range(100)], [n % 2 == 1 for n in range(100)]).better
+
+
+def test_a_pair_needs_the_same_records_and_enough_of_them() -> None:
+    few = pair([True] * (FEWEST_PAIRS - 1), [False] * (FEWEST_PAIRS - 1))
+    assert (few.better, few.paired) == (False, {})
+    enough = pair([True] * FEWEST_PAIRS, [False] * FEWEST_PAIRS)
+    assert enough.better
+    assert pair([True] * 30, [False] * 40).paired == {}
+
+
+def test_completions_of_one_record_are_averaged_and_other_splits_left_out() -> None:
+    sampled = [
+        CompletionRow(record="r", split="test_new", decoding="sampled", completion="", accepted=a)
+        for a in (True, False, False, False)
+    ]
+    assert cells_of([*sampled, *rows([True], split="train")]) == {"test_new/sampled": {"r": 0.25}}
+
+
+def test_the_interval_is_that_of_the_evaluations_bootstrap() -> None:
+    bootstrap = pytest.importorskip("stepforge_jobs.evaluation.bootstrap", reason="numpy is not installed")
+    values = [(-1.0, 0.0, 0.25, 1.0)[n % 4] for n in range(200)]
+    found, reference = paired_interval(values), bootstrap.interval(values, resamples=20_000)
+    assert (found.mean, found.count) == (reference.mean, reference.count)
+    assert abs(found.low - reference.low) < 0.01
+    assert abs(found.high - reference.high) < 0.01
+    assert paired_interval(values) == found
+
+
+def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
+    # 200 samples of 100 records from a population whose mean difference is 0.1.
+    import random
+
+    population, draw = [1.0] * 25 + [-1.0] * 15 + [0.0] * 60, random.Random(1)
+    covered = 0
+    for seed in range(200):
+        found = paired_interval(draw.choices(population, k=100), resamples=400, seed=seed)
+        covered += found.low <= 0.1 <= found.high
+    assert 0.90 < covered / 200 < 0.985

@@ -14,6 +14,7 @@ from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import split_uri
 from stepforge.contracts.registry import PackageMetadata, Promotion
+from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeResponse
 from stepforge.deployment import (
     OWNER_TAG,
@@ -35,6 +36,7 @@ from stepforge.deployment import (
     verify,
 )
 from stepforge.errors import ArtifactRefused, EndpointFailed, InvalidInput, PromotionBusy, SmokeFailed
+from stepforge.rollout import Rollout
 from tests.fakes import FakeAlarms, FakeSageMaker
 
 from .conftest import BUCKET, IMAGE, KEY_ARN, put_artifact
@@ -56,7 +58,9 @@ def weights(s3: Any) -> ArtifactRef:
 @pytest.fixture
 def promotion(sagemaker: FakeSageMaker, s3: Any, weights: ArtifactRef) -> Promotion:
     rows = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-    evaluation = put_artifact(s3, "evaluate-" + "a" * 12 + "-a0", "evaluation", {"rows.ndjson": rows})
+    report = EvaluationReport(spec_sha256="0" * 64, model_sha256=weights.sha256, manifest_sha256="4" * 64, scores=())
+    files = {"rows.ndjson": rows, "evaluation.json": canonical_json(report)}
+    evaluation = put_artifact(s3, "evaluate-" + "a" * 12 + "-a0", "evaluation", files)
     metadata = PackageMetadata(
         pipeline_sha256="1" * 64,
         model_sha256=weights.sha256,
@@ -144,6 +148,48 @@ def test_a_package_that_may_not_serve_is_refused(
 ) -> None:
     sagemaker.packages[promotion.package_arn] |= change
     with pytest.raises(ArtifactRefused, match=reason):
+        verified(sagemaker, s3, promotion)
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("missing", "does not exist"),
+        ("altered", "has digest"),
+        ("of other weights", "is of the model"),
+        ("on other data", "is of the dataset"),
+        ("without answers", "has no greedy row"),
+    ],
+)
+def test_a_package_without_a_sound_evaluation_of_its_own_is_refused(
+    sagemaker: FakeSageMaker, s3: Any, promotion: Promotion, weights: ArtifactRef, what: str, reason: str
+) -> None:
+    properties = sagemaker.packages[promotion.package_arn]["CustomerMetadataProperties"]
+    report = {"spec_sha256": "0" * 64, "model_sha256": weights.sha256, "manifest_sha256": "4" * 64, "scores": ()}
+    rows = canonical_json(ROWS[0])
+    if what == "of other weights":
+        report["model_sha256"] = "9" * 64
+    elif what == "on other data":
+        report["manifest_sha256"] = "9" * 64
+    elif what == "without answers":
+        rows = canonical_json(ROWS[1])
+    files = {"rows.ndjson": rows, "evaluation.json": canonical_json(EvaluationReport.model_validate(report))}
+    evaluation = put_artifact(s3, "evaluate-" + "b" * 12 + "-a0", "evaluation", files)
+    properties |= {"evaluation_uri": evaluation.uri, "evaluation_sha256": evaluation.sha256}
+    if what == "missing":
+        properties["evaluation_uri"] = f"s3://{BUCKET}/jobs/nowhere/"
+    elif what == "altered":
+        properties["evaluation_sha256"] = "8" * 64
+    with pytest.raises(ArtifactRefused, match=reason):
+        verified(sagemaker, s3, promotion)
+
+
+@pytest.mark.parametrize("image", ["repository/serve@sha256:0", "repository/serve", "@sha256:" + "0" * 64])
+def test_an_image_whose_digest_is_none_is_refused(
+    sagemaker: FakeSageMaker, s3: Any, promotion: Promotion, image: str
+) -> None:
+    sagemaker.packages[promotion.package_arn]["InferenceSpecification"]["Containers"][0]["Image"] = image
+    with pytest.raises(ArtifactRefused, match="not pinned"):
         verified(sagemaker, s3, promotion)
 
 
@@ -255,21 +301,60 @@ def test_an_endpoint_that_rolled_itself_back_has_failed(sagemaker: FakeSageMaker
         endpoint_state(sagemaker, GROUP, deployment.config)
 
 
-@pytest.mark.parametrize("alarm", [True, False])
-def test_a_deployment_rolls_back_by_the_alarm_that_the_endpoint_has(
-    sagemaker: FakeSageMaker, deployment: Deployment, monkeypatch: pytest.MonkeyPatch, alarm: bool
+def holds_to_the_api(operation: str, request: dict[str, Any], service: str = "sagemaker") -> None:
+    from botocore.session import get_session
+    from botocore.validate import validate_parameters
+
+    validate_parameters(request, get_session().get_service_model(service).operation_model(operation).input_shape)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "policy", "kind"),
+    [
+        (Rollout(), "BlueGreenUpdatePolicy", "ALL_AT_ONCE"),
+        (Rollout(instances=3), "BlueGreenUpdatePolicy", "CANARY"),
+        (Rollout(instances=3, strategy="rolling"), "RollingUpdatePolicy", ""),
+        (Rollout(strategy="rolling"), "BlueGreenUpdatePolicy", "ALL_AT_ONCE"),
+    ],
+    ids=["one instance", "canary", "rolling", "one instance cannot roll"],
+)
+def test_every_deployment_is_turned_back_by_the_endpoints_alarm_which_is_made_once(
+    sagemaker: FakeSageMaker,
+    deployment: Deployment,
+    monkeypatch: pytest.MonkeyPatch,
+    rollout: Rollout,
+    policy: str,
+    kind: str,
 ) -> None:
     sagemaker.endpoints[GROUP] = {"EndpointConfigName": "old", "EndpointStatus": "InService"}
     seen: dict[str, Any] = {}
     monkeypatch.setattr(sagemaker, "update_endpoint", lambda **request: seen.update(request))
-    deploy_live(sagemaker, FakeAlarms(*([f"{GROUP}-5xx"] if alarm else [])), deployment)
-    assert ("AutoRollbackConfiguration" in seen["DeploymentConfig"]) == alarm
-    from botocore.session import get_session
-    from botocore.validate import validate_parameters
+    alarms = FakeAlarms()
+    for _ in range(2):
+        deploy_live(sagemaker, alarms, deployment, rollout)
+    config = seen["DeploymentConfig"]
+    assert config["AutoRollbackConfiguration"] == {"Alarms": [{"AlarmName": f"{GROUP}-5xx"}]}
+    assert config[policy].get("TrafficRoutingConfiguration", {}).get("Type", "") == kind
+    holds_to_the_api("UpdateEndpoint", seen)
+    (made,) = alarms.made
+    holds_to_the_api("PutMetricAlarm", made, "cloudwatch")
+    assert {"Name": "EndpointName", "Value": GROUP} in made["Dimensions"]
 
-    validate_parameters(
-        seen, get_session().get_service_model("sagemaker").operation_model("UpdateEndpoint").input_shape
-    )
+
+def test_an_alarm_that_somebody_made_stays_as_it_is(sagemaker: FakeSageMaker, deployment: Deployment) -> None:
+    alarms = FakeAlarms(f"{GROUP}-5xx")
+    deploy_live(sagemaker, alarms, deployment)
+    assert alarms.made == []
+
+
+def test_another_number_of_instances_is_another_configuration(
+    sagemaker: FakeSageMaker, s3: Any, promotion: Promotion
+) -> None:
+    one = verified(sagemaker, s3, promotion)
+    three = verify(sagemaker, s3, promotion, instance_type="ml.m5.large", poll_seconds=1, instances=3)
+    assert one.config != three.config
+    prepare(sagemaker, three, role_arn="r", instance_type="ml.m5.large", key_arn=KEY_ARN, instances=3)
+    assert sagemaker.configs[three.config]["ProductionVariants"][0]["InitialInstanceCount"] == 3
 
 
 def test_rolling_back_restores_what_served_before(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> None:

@@ -13,7 +13,8 @@ from stepforge.contracts.base import canonical_json
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
 from stepforge.contracts.registry import PackageMetadata
 from stepforge.contracts.reports import EvaluationReport, Interval, Score
-from stepforge.packages import Compared, compare_with_champion, find_champion, register
+from stepforge.failures import Failure
+from stepforge.packages import Champion, Compared, compare_with_champion, find_champion, plan_champion, register
 from tests.fakes import FakeSageMaker
 
 from .conftest import IMAGE, outcome, put_artifact
@@ -29,9 +30,12 @@ def evaluation(s3: Any, name: str, mean: float, model: str = "1") -> Any:
         manifest_sha256="2" * 64,
         scores=(Score(split="test_new", decoding="greedy", metric="accepted", value=value),),
     )
-    return outcome(
-        "evaluate", put_artifact(s3, name, "evaluation", {"evaluation.json": canonical_json(report)}), name=name
-    )
+    rows = [
+        {"record": f"r{n}", "split": "test_new", "decoding": "greedy", "completion": "c", "accepted": n < mean * 100}
+        for n in range(100)
+    ]
+    files = {"evaluation.json": canonical_json(report), "rows.ndjson": b"\n".join(map(canonical_json, rows))}
+    return outcome("evaluate", put_artifact(s3, name, "evaluation", files), name=name)
 
 
 @pytest.fixture
@@ -124,3 +128,46 @@ def test_a_challenger_is_compared_with_the_recorded_evaluation_of_the_champion(
     challenger = done.model_copy(update={"evaluation": evaluation(s3, "evaluate-" + "b" * 12 + "-a0", mean, "7")})
     compared: Compared = compare_with_champion(sagemaker, s3, pipeline, challenger)
     assert (compared.comparison.better, compared.comparison.champion) == (better, champion)
+
+
+def another(done: PipelineState, s3: Any, mean: float) -> PipelineState:
+    """A challenger with other weights."""
+    last = done.stages[-1].model_copy(
+        update={"artifact": done.stages[-1].artifact.model_copy(update={"sha256": "7" * 64})}
+    )
+    report = evaluation(s3, "evaluate-" + "b" * 12 + "-a0", mean, "7")
+    return done.model_copy(update={"stages": (done.stages[0], last), "evaluation": report})
+
+
+def test_the_champion_is_evaluated_again_where_its_evaluation_was_another_one(
+    sagemaker: FakeSageMaker, s3: Any, pipeline: PipelineSpec, done: PipelineState
+) -> None:
+    challenger = another(done, s3, 0.9)
+    assert plan_champion(sagemaker, s3, pipeline, challenger) == (None, None)
+    approve(sagemaker, registered(sagemaker, s3, pipeline, done).package_arn)
+    champion, job = plan_champion(sagemaker, s3, pipeline, challenger)
+    assert champion is not None
+    assert job is not None
+    wanted = done.stages[-1].artifact
+    assert (job.inputs["model"].sha256, job.inputs["data"], job.work) == (
+        wanted.sha256, done.dataset.artifact, pipeline.evaluation,  # type: ignore[union-attr]
+    )  # fmt: skip
+    # The model that serves has nothing to be compared with.
+    assert plan_champion(sagemaker, s3, pipeline, done)[1] is None
+
+
+def test_the_new_evaluation_decides_and_one_that_failed_is_said(
+    sagemaker: FakeSageMaker, s3: Any, pipeline: PipelineSpec, done: PipelineState
+) -> None:
+    arn = registered(sagemaker, s3, pipeline, done).package_arn
+    approve(sagemaker, arn)
+    challenger = another(done, s3, 0.85)
+    anew = evaluation(s3, "evaluate-" + "c" * 12 + "-a0", 0.4)
+    found = compare_with_champion(sagemaker, s3, pipeline, challenger, Champion(package_arn=arn, evaluation=anew))
+    assert found.comparison.better
+    assert found.comparison.paired["test_new/greedy"].mean == pytest.approx(0.45)
+    failed = Champion(package_arn=arn, failure=Failure(error="CapacityError", cause="no instance was free"))
+    said = compare_with_champion(sagemaker, s3, pipeline, challenger, failed).comparison
+    assert said.reasons[0] == (
+        "the champion could not be evaluated on this test data: CapacityError: no instance was free"
+    )

@@ -14,7 +14,7 @@ import pytest
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.registry import PackageMetadata, Promotion
 from stepforge.deployment import stamp
-from stepforge.promotion import MAX_EXECUTIONS, on_event, sweep
+from stepforge.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
 from tests.fakes import FakeSageMaker
 
 GROUP = "stepforge-facial"
@@ -180,3 +180,42 @@ def test_the_handler_takes_the_envelopes_of_event_and_schedule(
     detail = {"ModelPackageArn": package, "ModelApprovalStatus": "Approved", "NewField": 1}
     assert module.handler({**envelope, "detail": detail}, None)[0]["action"] == "started"
     assert module.handler({"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}, None) == []
+
+
+# Rejection
+
+
+@pytest.mark.parametrize("stage", ["Development", "Production"])
+def test_a_rejection_is_recorded_once_with_its_reason_and_a_model_that_serves_goes_on(
+    sagemaker: FakeSageMaker, stage: str
+) -> None:
+    life = {"Stage": stage, "StageStatus": "Serving"}
+    reason = "worse on eyebrows,\nsee the previews"
+    arn = add(sagemaker, ModelApprovalStatus="Rejected", ApprovalDescription=reason, ModelLifeCycle=life)
+    first, second = (on_rejection(sagemaker, change(arn, "Rejected")) for _ in range(2))
+    assert (first.action, second.action) == ("recorded", "ignored")
+    assert sagemaker.calls.count("update_model_package") == 1
+    found = sagemaker.packages[arn]
+    assert found["CustomerMetadataProperties"] == {**METADATA, "rejection": "worse on eyebrows, see the previews"}
+    assert found["ModelLifeCycle"]["Stage"] == stage
+    assert (found["ModelLifeCycle"]["StageStatus"] == "Rejected") == (stage == "Development")
+
+
+def test_what_is_rejected_no_longer_or_is_somebody_elses_is_left_alone(sagemaker: FakeSageMaker) -> None:
+    approved, foreign = add(sagemaker), add(sagemaker, ModelApprovalStatus="Rejected", CustomerMetadataProperties={})
+    decisions = [on_rejection(sagemaker, change(arn, "Rejected")) for arn in (approved, foreign)]
+    assert [d.action for d in decisions] == ["ignored", "ignored"]
+    assert "update_model_package" not in sagemaker.calls
+
+
+def test_a_rejection_without_a_reason_says_so_and_a_new_reason_is_recorded(
+    sagemaker: FakeSageMaker, load: Callable[[str], ModuleType]
+) -> None:
+    arn = add(sagemaker, ModelApprovalStatus="Rejected")
+    module = load("on_rejection")
+    module.client = lambda service: sagemaker  # type: ignore[attr-defined]
+    event = {"detail-type": "x", "detail": {"ModelPackageArn": arn, "ModelApprovalStatus": "Rejected"}}
+    assert module.handler(event, None)["reason"] == "no reason was given"
+    sagemaker.packages[arn]["ApprovalDescription"] = "after all: too slow"
+    assert module.handler(event, None)["action"] == "recorded"
+    assert sagemaker.packages[arn]["CustomerMetadataProperties"]["rejection"] == "after all: too slow"

@@ -153,12 +153,20 @@ def _run(state_def: Json, resource: str, effective: Json, raw_input: Json, execu
     timeout = _limit(state_def, "TimeoutSeconds", raw_input, ctx)
     heartbeat = _limit(state_def, "HeartbeatSeconds", raw_input, ctx)
     deadline = None if timeout is None else time.monotonic() + timeout
-    run = waiting.TaskRun(execution, deadline, timeout)
+    run = waiting.TaskRun(_root(execution), deadline, timeout)
     if ":activity:" in resource:
         return sfn._invoke_resource(resource, effective)
     if ".waitForTaskToken" in resource:
         return _await_token(resource.replace(".waitForTaskToken", ""), effective, ctx["Task"]["Token"], heartbeat, run)
     return _Call(lambda: sfn._invoke_resource(resource, effective), run).result(sees_limits=".sync" in resource)
+
+
+def _root(execution: Json) -> Json:
+    """The execution whose end ends this one: upstream lets the items of a Map go on after their execution was stopped.
+    On AWS a Map Run ends with its execution: https://docs.aws.amazon.com/step-functions/latest/dg/concepts-inspect-map-run.html
+    """
+    known = sfn._map_runs.get(execution.get("mapRunArn"))
+    return execution if known is None else _root(sfn._executions[known["executionArn"]])
 
 
 class _Call:

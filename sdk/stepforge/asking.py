@@ -1,0 +1,35 @@
+"""A person is asked: the question and the token that answers it, where people look for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stepforge.contracts.base import canonical_json
+from stepforge.contracts.names import Keys
+from stepforge.contracts.requests import PendingApproval
+
+
+def ask(s3: Any, pending: PendingApproval, *, bucket: str, key_arn: str) -> None:
+    """Keep a question in the bucket. A retry of the task has a token of its own, and the last one counts."""
+    s3.put_object(
+        Bucket=bucket,
+        Key=Keys.approval(pending.name),
+        Body=canonical_json(pending),
+        ContentType="application/json",
+        ServerSideEncryption="aws:kms",
+        SSEKMSKeyId=key_arn,
+    )
+
+
+def notify(sns: Any, pending: PendingApproval, *, topic_arn: str, environment: str) -> None:
+    """Tell the approvers, without the token: whoever reads the mail must not be able to answer by that alone."""
+    request = pending.request
+    lines = [
+        request.question,
+        "",
+        f"about: {request.subject}",
+        *(f"{name}: {value}" for name, value in sorted(request.details.items())),
+        "",
+        f"Answer with: stepforge approvals answer {pending.name} --yes|--no --reason WHY --env {environment}",
+    ]
+    sns.publish(TopicArn=topic_arn, Subject=f"stepforge {environment}: {request.kind}"[:100], Message="\n".join(lines))

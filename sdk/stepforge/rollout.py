@@ -1,0 +1,70 @@
+"""How a new version takes the place of the one that serves: instances, traffic, and the alarm that turns it back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from stepforge.contracts.base import Contract
+
+VARIANT = "main"
+
+
+class Rollout(Contract):
+    """How many instances serve, and how a new version takes their place."""
+
+    instances: Annotated[int, Field(ge=1)] = 1
+    strategy: Literal["canary", "rolling"] = "canary"
+    """`canary`: one instance of a new fleet first. `rolling`: one instance after another, without a second fleet."""
+    bake_seconds: Annotated[int, Field(ge=0, le=3_600)] = 60
+    """Between the first traffic and the rest, and before the old instances go: the time in which the alarm may fire."""
+
+
+def guardrails(alarm: str, rollout: Rollout) -> dict[str, Any]:
+    """DeploymentConfig of an update: how the traffic moves to the new fleet, and the alarm that moves it back.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails.html. One instance cannot be split, so there
+    all of the traffic moves at once; the candidate has answered before. Pure.
+    """
+    rollback = {"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": alarm}]}}
+    instance = {"Type": "INSTANCE_COUNT", "Value": 1}
+    if rollout.instances > 1 and rollout.strategy == "rolling":
+        policy = {
+            "MaximumBatchSize": instance,
+            "WaitIntervalInSeconds": rollout.bake_seconds,
+            "MaximumExecutionTimeoutInSeconds": 28_800,
+        }
+        return {"RollingUpdatePolicy": policy, **rollback}
+    routing: dict[str, Any] = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": rollout.bake_seconds}
+    if rollout.instances > 1:
+        routing = {**routing, "Type": "CANARY", "CanarySize": instance}
+    policy = {
+        "TrafficRoutingConfiguration": routing,
+        "TerminationWaitInSeconds": rollout.bake_seconds,
+        "MaximumExecutionTimeoutInSeconds": 3600,
+    }
+    return {"BlueGreenUpdatePolicy": policy, **rollback}
+
+
+def ensure_alarm(cloudwatch: Any, endpoint: str) -> str:
+    """The alarm on the endpoint's 5xx answers, made where there is none: a user's own domain has no alarm of a stack's.
+
+    One that exists is left as it is: whoever made it may have given it actions and another threshold.
+    """
+    name = f"{endpoint}-5xx"
+    if not cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"]:
+        cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            AlarmDescription=f"{endpoint} answers with errors: a deployment that is under way is rolled back",
+            Namespace="AWS/SageMaker",
+            MetricName="Invocation5XXErrors",
+            Dimensions=[{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": VARIANT}],
+            Statistic="Sum",
+            Period=60,
+            EvaluationPeriods=1,
+            Threshold=1,
+            ComparisonOperator="GreaterThanOrEqualToThreshold",
+            TreatMissingData="notBreaching",
+        )
+    return name

@@ -1,0 +1,77 @@
+"""`python -m tests.infra.permissions` writes docs/permissions.md: what each role of an environment may do.
+
+`--check` says whether it is what the template of `dev` grants. A test does the same.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.support.iam import listed
+
+from .merged import environment, read_stacks
+from .principals import Cloud, conditions
+
+FILE = Path(__file__).resolve().parents[2] / "docs" / "permissions.md"
+HEAD = """# Who may do what
+
+Every role of the environment `dev` and the policies for people (`viewer`, `trainer`, `approver`; trainers and approvers
+have the viewer's beside their own), read off the synthesised template by `python -m tests.infra.permissions`; a test
+fails where this file is stale. Regions and accounts are left out of ARNs, a line that begins with NOT is an explicit
+deny. What a bucket, key or secret adds by its own policy stands at the end. That trainers cannot approve, that only
+approvers answer, and the rest of the matrix is decided by an evaluator of policies in
+`tests/infra/test_permissions.py`.
+"""
+
+
+def text(template: dict[str, Any]) -> str:
+    cloud = Cloud(template)
+    parts = [HEAD]
+    for name, principal in sorted(cloud.principals.items()):
+        services = sorted(
+            {
+                str(party)
+                for statement in principal.trust.get("Statement", [])
+                for parties in statement["Principal"].values()
+                for party in listed(parties)
+            }
+        )
+        trusted = f" (assumed by {', '.join(services)})" if services else ""
+        parts.append(f"## {name}{trusted}\n\n" + "".join(f"- {line}\n" for line in principal.lines()))
+    parts.append("## Policies of resources\n")
+    for arn, policies in sorted(cloud.of_resources.items()):
+        lines = [
+            f"- {arn.rpartition(':')[2]}: {statement['Effect']} "
+            f"{', '.join(sorted(listed(statement['Action'])))} to {_parties(statement['Principal'])}"
+            f"{conditions(statement)}\n"
+            for policy in policies
+            for statement in policy["Statement"]
+        ]
+        parts.append("".join(sorted(lines)))
+    return "\n".join(parts)
+
+
+def _parties(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return ", ".join(sorted(str(party) for parties in value.values() for party in listed(parties)))
+
+
+def main(arguments: list[str]) -> int:
+    from cdk.app import build
+
+    with tempfile.TemporaryDirectory() as outdir:
+        build("dev", outdir=outdir).synth()
+        found = text(environment(read_stacks(Path(outdir)), "dev"))
+    if "--check" in arguments:
+        return int(FILE.read_text(encoding="utf-8") != found)
+    FILE.write_text(found, encoding="utf-8")
+    print(f"wrote {FILE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

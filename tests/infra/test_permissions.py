@@ -1,0 +1,365 @@
+"""Least privilege: a matrix of requests, each decided by IAM's rules over the template of `dev`."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from stepforge.contracts.names import MACHINES
+
+from .conftest import Synth
+from .permissions import FILE, text
+from .principals import ACCOUNT, REGION, Cloud
+
+Json = Any
+STEM = f"{REGION}:{ACCOUNT}"
+PACKAGE = f"arn:aws:sagemaker:{STEM}:model-package/stepforge-facial/3"
+ENDPOINT = f"arn:aws:sagemaker:{STEM}:endpoint/stepforge-facial"
+JOB = f"arn:aws:sagemaker:{STEM}:training-job/sft-0123456789ab-a0"
+GUARDED: dict[str, Json] = {
+    "sagemaker__OutputKmsKey": "key",
+    "sagemaker__VolumeKmsKey": "key",
+    "sagemaker__VpcSubnets": ["subnet-1"],
+    "sagemaker__VpcSecurityGroupIds": ["sg-1"],
+}
+VIA_S3 = {"kms__ViaService": "s3.us-east-1.amazonaws.com"}
+APPROVED = {"sagemaker__ModelApprovalStatus": "Approved"}
+
+
+@pytest.fixture(scope="module")
+def cloud(synth: Synth) -> Cloud:
+    return Cloud(synth.templates["dev"])
+
+
+def test_the_committed_list_is_what_the_template_grants(synth: Synth) -> None:
+    found = text(synth.templates["dev"])
+    assert FILE.read_text(encoding="utf-8") == found, "run `python -m tests.infra.permissions` and read the difference"
+
+
+# ── Who reads and writes what in the bucket ──────────────────────────────────────────────────────
+
+READERS = {
+    "jobs": {
+        "FunctionsFindAttempt", "FunctionsClassifyJob", "FunctionsReadGate", "FunctionsCompare", "FunctionsRegister",
+        "FunctionsPlanChampion", "FunctionsJoinParts", "FunctionsVerifyPackage", "FunctionsSmoke", "RolesTraining",
+        "RolesServing", "viewer", "trainer", "approver",
+    },
+    "specs": {"FunctionsClassifyJob", "MachinesDataset", "RolesTraining", "viewer", "trainer", "approver"},
+    "pipelines": {
+        "FunctionsPlanJob", "FunctionsPlanChampion", "FunctionsPlanEvaluation", "FunctionsPlanParts",
+        "FunctionsJoinParts", "FunctionsCompare", "FunctionsRegister", "viewer", "trainer", "approver",
+    },
+    "raw": {"RolesTraining", "viewer", "trainer", "approver"},
+    "checkpoints": {"RolesTraining", "viewer", "trainer", "approver"},
+    "ledger": {"viewer", "trainer", "approver"},
+    "prices": {"FunctionsClassifyJob", "viewer", "trainer", "approver"},
+    "approvals": {"approver"},
+    "anything-else": set(),
+}  # fmt: skip
+WRITERS = {
+    "jobs": {"RolesTraining"},
+    "specs": {
+        "FunctionsPlanJob", "FunctionsPlanChampion", "FunctionsPlanEvaluation", "FunctionsPlanParts",
+        "FunctionsJoinParts", "trainer",
+    },
+    "pipelines": {"trainer"},
+    "raw": {"trainer"},
+    "raw/dataset": {"FunctionsJoinParts", "trainer"},
+    "checkpoints": {"RolesTraining"},
+    "ledger": {"FunctionsClassifyJob"},
+    "prices": {"trainer"},
+    "approvals": {"FunctionsAskPerson"},
+    "anything-else": set(),
+}  # fmt: skip
+
+
+def ours(found: set[str]) -> set[str]:
+    """Without what belongs to the stack's own machinery: deployment, images, networks."""
+    return {who for who in found if who.startswith(("Functions", "Machines", "Roles")) or who in PEOPLE}
+
+
+PEOPLE = ("viewer", "trainer", "approver")
+
+
+@pytest.mark.parametrize("prefix", READERS)
+def test_a_prefix_is_read_by_these_alone(cloud: Cloud, prefix: str) -> None:
+    assert ours(cloud.who_may("s3:GetObject", f"{cloud.arn('DataBucket')}/{prefix}/x")) == READERS[prefix]
+
+
+@pytest.mark.parametrize("prefix", WRITERS)
+def test_a_prefix_is_written_by_these_alone(cloud: Cloud, prefix: str) -> None:
+    assert ours(cloud.who_may("s3:PutObject", f"{cloud.arn('DataBucket')}/{prefix}/x")) == WRITERS[prefix]
+
+
+def test_only_a_training_job_deletes_objects_and_only_its_checkpoints(cloud: Cloud) -> None:
+    bucket = cloud.arn("DataBucket")
+    assert ours(cloud.who_may("s3:DeleteObject", f"{bucket}/checkpoints/x")) == {"RolesTraining"}
+    for prefix in READERS:
+        if prefix != "checkpoints":
+            assert ours(cloud.who_may("s3:DeleteObject", f"{bucket}/{prefix}/x")) == set()
+
+
+def test_nobody_lists_the_bucket_beyond_what_they_read(cloud: Cloud) -> None:
+    bucket = cloud.arn("DataBucket")
+    assert ours(cloud.who_may("s3:ListBucket", bucket)) == set()
+    assert ours(cloud.who_may("s3:ListBucket", bucket, s3__prefix="approvals/x")) == {"approver"}
+    assert ours(cloud.who_may("s3:ListBucket", bucket, s3__prefix="jobs/x")) <= READERS["jobs"]
+
+
+@pytest.mark.parametrize("who", ["RolesTraining", "trainer", "FunctionsJoinParts"])
+def test_nothing_is_read_or_written_without_tls(cloud: Cloud, who: str) -> None:
+    for action in ("s3:GetObject", "s3:PutObject"):
+        assert cloud.decide(who, action, f"{cloud.arn('DataBucket')}/raw/dataset/x", aws__SecureTransport="false") == (
+            "deny"
+        )
+
+
+# ── Who approves, promotes and answers ───────────────────────────────────────────────────────────
+
+
+def test_only_an_approver_and_the_machine_that_asks_one_may_approve(cloud: Cloud) -> None:
+    for status in ("Approved", "Rejected"):
+        may = cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, sagemaker__ModelApprovalStatus=status)
+        assert may == {"approver", "MachinesApprove"}, status
+
+
+def test_a_stamp_changes_a_package_and_never_its_approval(cloud: Cloud) -> None:
+    assert cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE) == {
+        "approver", "MachinesApprove", "FunctionsStamp", "FunctionsOnRejection",
+    }  # fmt: skip
+    production = {"sagemaker__ModelLifeCycle__stage": "Production"}
+    assert "FunctionsStamp" in cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, **production)
+    assert "FunctionsOnRejection" not in cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, **production)
+
+
+def test_a_package_is_made_by_register_alone_and_waits_for_a_person(cloud: Cloud) -> None:
+    pending = {"sagemaker__ModelApprovalStatus": "PendingManualApproval"}
+    assert cloud.who_may("sagemaker:CreateModelPackage", PACKAGE, **pending) == {"FunctionsRegister"}
+    assert cloud.who_may("sagemaker:CreateModelPackage", PACKAGE, **APPROVED) == set()
+    assert ours(cloud.who_may("sagemaker:DeleteModelPackage", PACKAGE)) == set()
+
+
+def test_only_an_approver_answers_and_only_an_approver_can_learn_a_token(cloud: Cloud) -> None:
+    for action in ("states:SendTaskSuccess", "states:SendTaskFailure"):
+        assert cloud.who_may(action, "*") == {"approver"}
+    assert ours(cloud.who_may("s3:GetObject", f"{cloud.arn('DataBucket')}/approvals/x.json")) == {"approver"}
+    question = f"arn:aws:states:{STEM}:execution:stepforge-dev-approve:approve-0123456789ab-r0"
+    assert cloud.who_may("states:GetExecutionHistory", question) == set()
+    run = f"arn:aws:states:{STEM}:execution:stepforge-dev-train:train-0123456789ab-r0"
+    assert cloud.who_may("states:GetExecutionHistory", run) == set(PEOPLE)
+
+
+def test_a_trainer_is_denied_what_an_approver_may_whatever_else_is_attached(cloud: Cloud) -> None:
+    for action, resource in (
+        ("sagemaker:UpdateModelPackage", PACKAGE),
+        ("sagemaker:CreateModelPackage", PACKAGE),
+        ("states:SendTaskSuccess", "*"),
+        ("states:StartExecution", cloud.arn("MachinesPromote")),
+        ("s3:GetObject", f"{cloud.arn('DataBucket')}/approvals/x.json"),
+    ):
+        assert cloud.decide("trainer", action, resource) == "deny", action
+    for action, resource in (
+        ("s3:PutObject", f"{cloud.arn('DataBucket')}/jobs/x"),
+        ("sagemaker:CreateTrainingJob", JOB),
+        ("sagemaker:CreateModelPackage", PACKAGE),
+    ):
+        assert cloud.decide("approver", action, resource, **GUARDED) == "deny", action
+
+
+MAY_START = {
+    "run-job": {"MachinesTrain", "MachinesEvaluate", "MachinesDataset"},
+    "train": {"trainer"},
+    "evaluate": {"trainer"},
+    "dataset": {"trainer", "MachinesDataset"},
+    "approve": {"trainer", "approver"},
+    "promote": {"FunctionsOnApproval"},
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_machine_is_started_by_these_alone(cloud: Cloud, machine: str) -> None:
+    arn = f"arn:aws:states:{STEM}:stateMachine:stepforge-dev-{machine}"
+    assert cloud.who_may("states:StartExecution", arn) == MAY_START[machine]
+
+
+# ── Who deploys ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("action", ["CreateEndpoint", "UpdateEndpoint", "DeleteEndpoint"])
+def test_only_the_promotions_handler_touches_an_endpoint(cloud: Cloud, action: str) -> None:
+    assert ours(cloud.who_may(f"sagemaker:{action}", ENDPOINT)) == {"FunctionsDeploy"}
+
+
+def test_an_endpoint_is_asked_by_the_smoke_test_and_by_people(cloud: Cloud) -> None:
+    assert cloud.who_may("sagemaker:InvokeEndpoint", ENDPOINT) == {"FunctionsSmoke", *PEOPLE}
+    assert ours(cloud.who_may("sagemaker:InvokeEndpoint", ENDPOINT.replace("stepforge-", "other-"))) == set()
+
+
+def test_a_role_is_passed_to_sagemaker_alone_and_by_those_who_start_what_it_runs(cloud: Cloud) -> None:
+    sagemaker = {"iam__PassedToService": "sagemaker.amazonaws.com"}
+    training, serving = cloud.principals["RolesTraining"].arn, cloud.principals["RolesServing"].arn
+    assert ours(cloud.who_may("iam:PassRole", training, **sagemaker)) == {"MachinesRunJob", "trainer"}
+    assert ours(cloud.who_may("iam:PassRole", serving, **sagemaker)) == {"FunctionsDeploy"}
+    for role in (training, serving):
+        assert ours(cloud.who_may("iam:PassRole", role, iam__PassedToService="lambda.amazonaws.com")) == set()
+    own = {who: principal.arn for who, principal in cloud.principals.items() if who.startswith("Functions")}
+    for arn in own.values():
+        assert ours(cloud.who_may("iam:PassRole", arn, iam__PassedToService="lambda.amazonaws.com")) == set()
+
+
+# ── Jobs without keys ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("who", ["trainer", "MachinesRunJob"])
+def test_a_job_without_keys_is_denied(cloud: Cloud, who: str) -> None:
+    types = {"sagemaker__InstanceTypes": ["ml.m5.xlarge"]}
+    assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **GUARDED, **types) == "allow"
+    for missing in GUARDED:
+        given = {key: value for key, value in GUARDED.items() if key != missing}
+        assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given, **types) == "deny", missing
+    # Instances with disks of their own encrypt them in hardware, and take no key; in a mixed list one has to be given.
+    own = {k: v for k, v in GUARDED.items() if "Volume" not in k} | {"sagemaker__InstanceTypes": ["ml.g5.xlarge"]}
+    assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **own) == "allow"
+
+
+@pytest.mark.parametrize(
+    ("beyond", "within"),
+    [
+        (
+            {"sagemaker__InstanceTypes": ["ml.m5.large", "ml.p5.48xlarge"]},
+            {"sagemaker__InstanceTypes": ["ml.m5.large"]},
+        ),
+        ({"sagemaker__MaxRuntimeInSeconds": "86401"}, {"sagemaker__MaxRuntimeInSeconds": "86400"}),
+        (
+            {"sagemaker__InterContainerTrafficEncryption": "false"},
+            {"sagemaker__InterContainerTrafficEncryption": "true"},
+        ),
+    ],
+    ids=["instance", "hours", "traffic"],
+)
+def test_a_job_beyond_the_limits_is_denied_to_the_machine(cloud: Cloud, beyond: Json, within: Json) -> None:
+    given = {**GUARDED, "sagemaker__InstanceTypes": ["ml.m5.large"]}
+    assert cloud.decide("MachinesRunJob", "sagemaker:CreateTrainingJob", JOB, **given | within) == "allow"
+    assert cloud.decide("MachinesRunJob", "sagemaker:CreateTrainingJob", JOB, **given | beyond) == "deny"
+
+
+def test_who_trains_creates_jobs_under_our_names_alone(cloud: Cloud) -> None:
+    given = {**GUARDED, "sagemaker__InstanceTypes": ["ml.m5.large"]}
+    assert cloud.who_may("sagemaker:CreateTrainingJob", JOB, **given) == {"trainer", "MachinesRunJob"}
+    other = JOB.replace("sft-", "other-")
+    assert ours(cloud.who_may("sagemaker:CreateTrainingJob", other, **given)) == set()
+
+
+def test_a_job_without_a_vpc_is_denied_where_the_environment_asks_for_one() -> None:
+    pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
+    from cdk.policies import deny_unguarded_jobs
+
+    from tests.support.iam import Request, decide
+
+    allow = {"Effect": "Allow", "Action": "sagemaker:*", "Resource": "*"}
+    policy = {"Statement": [allow, *(s.to_json() for s in deny_unguarded_jobs(vpc=True))]}
+    whole = {
+        "sagemaker:outputkmskey": "k", "sagemaker:volumekmskey": "k",
+        "sagemaker:vpcsubnets": ["subnet-1"], "sagemaker:vpcsecuritygroupids": ["sg-1"],
+    }  # fmt: skip
+    assert decide(Request("sagemaker:CreateTrainingJob", JOB, dict(whole)), identity=[policy]) == "allow"
+    for key in whole:
+        given = {name: value for name, value in whole.items() if name != key}
+        assert decide(Request("sagemaker:CreateTrainingJob", JOB, given), identity=[policy]) == "deny", key
+
+
+KNOWN_KEYS = {
+    # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsagemaker.html
+    "sagemaker:OutputKmsKey", "sagemaker:VolumeKmsKey", "sagemaker:InstanceTypes", "sagemaker:VpcSubnets",
+    "sagemaker:VpcSecurityGroupIds", "sagemaker:ModelApprovalStatus", "sagemaker:ModelLifeCycle:stage",
+    "sagemaker:ModelLifeCycle:stageStatus", "sagemaker:NetworkIsolation", "sagemaker:MaxRuntimeInSeconds",
+    "sagemaker:InterContainerTrafficEncryption", "iam:PolicyARN",
+    # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html
+    "aws:SecureTransport", "aws:SourceAccount", "aws:SourceArn", "aws:PrincipalArn", "aws:PrincipalAccount",
+    "aws:PrincipalTag/*", "aws:RequestedRegion", "aws:ResourceTag/*", "aws:ViaAWSService", "aws:CalledVia",
+    "aws:PrincipalIsAWSService", "aws:SourceVpce", "aws:PrincipalOrgID", "aws:RequestTag/*", "aws:TagKeys",
+    "iam:PassedToService", "kms:GrantIsForAWSResource", "kms:ViaService", "kms:CallerAccount",
+    "kms:EncryptionContext:aws:logs:arn", "kms:EncryptionContext:SecretARN",
+    "s3:prefix", "s3:TlsVersion", "s3:x-amz-server-side-encryption", "s3:x-amz-acl",
+    "cloudwatch:namespace", "cloudwatch:AlarmActions", "sns:Protocol", "sns:Endpoint", "sts:ExternalId",
+    "secretsmanager:VersionStage", "secretsmanager:ResourceTag/*", "ec2:ResourceTag/*", "ec2:Subnet", "ec2:Vpc",
+    "ec2:AuthorizedService", "lambda:FunctionArn", "ssm:Overwrite", "ecr:ResourceTag/*",
+    "token.actions.githubusercontent.com:sub", "token.actions.githubusercontent.com:aud",
+}  # fmt: skip
+"""Condition keys that exist. IAM takes any other without a word."""
+
+
+def keys_of(value: Json) -> set[str]:
+    """Every condition key in a template."""
+    if isinstance(value, list):
+        return set().union(*map(keys_of, value)) if value else set()
+    if not isinstance(value, dict):
+        return set()
+    found = set().union(*map(keys_of, value.values())) if value else set()
+    if "Effect" in value and isinstance(value.get("Condition"), dict):
+        found |= {key for keys in value["Condition"].values() for key in keys}
+    return found
+
+
+def misspelt(keys: set[str]) -> set[str]:
+    general = {re.sub(r"/.*", "/*", key) for key in keys}
+    return general - KNOWN_KEYS
+
+
+@pytest.mark.parametrize("name", ["local", "dev"])
+def test_every_condition_key_exists(synth: Synth, name: str) -> None:
+    found = keys_of(synth.templates[name]["Resources"])
+    assert {"sagemaker:OutputKmsKey", "aws:SecureTransport"} <= found
+    assert misspelt(found) == set()
+
+
+def test_a_misspelt_key_is_seen_and_would_void_or_invert_its_deny(cloud: Cloud) -> None:
+    from tests.support.iam import Request, decide
+
+    assert misspelt({"sagemaker:OutputKMSKeyId", "sagemaker:OutputKmsKey"}) == {"sagemaker:OutputKMSKeyId"}
+    policies = json.loads(json.dumps(cloud.principals["trainer"].policies).replace("OutputKmsKey", "OutputKmsKeyId"))
+    keys = {key.replace("__", ":").lower(): value for key, value in GUARDED.items()}
+    assert decide(Request("sagemaker:CreateTrainingJob", JOB, keys), identity=policies) == "deny"
+
+
+# ── Keys and secrets ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_who_decrypts_reads_something_and_only_who_writes_makes_data_keys(cloud: Cloud) -> None:
+    key, bucket = cloud.arn("KeysData"), cloud.arn("DataBucket")
+    decrypts = ours(cloud.who_may("kms:Decrypt", key, **VIA_S3))
+    reads = set().union(*(ours(cloud.who_may("s3:GetObject", f"{bucket}/{prefix}/x")) for prefix in READERS))
+    writes = set().union(*(ours(cloud.who_may("s3:PutObject", f"{bucket}/{prefix}/x")) for prefix in WRITERS))
+    assert reads <= decrypts
+    assert decrypts <= reads | writes
+    assert ours(cloud.who_may("kms:GenerateDataKey", key, **VIA_S3)) == writes
+    assert ours(cloud.who_may("kms:Decrypt", key)) == set()
+    for action in ("kms:ScheduleKeyDeletion", "kms:DisableKey", "kms:PutKeyPolicy"):
+        assert ours(cloud.who_may(action, key)) == set()
+
+
+def test_grants_on_the_key_are_for_aws_alone(cloud: Cloud) -> None:
+    key = cloud.arn("KeysData")
+    via = {"kms__ViaService": "sagemaker.us-east-1.amazonaws.com"}
+    assert ours(cloud.who_may("kms:CreateGrant", key, **via)) == set()
+    assert ours(cloud.who_may("kms:CreateGrant", key, kms__GrantIsForAWSResource="true", **via)) == {
+        "FunctionsDeploy", "MachinesRunJob", "RolesServing", "RolesTraining",
+    }  # fmt: skip
+
+
+def secrets_of(cloud: Cloud) -> list[str]:
+    return [cloud._arn(n) for n, r in cloud.resources.items() if r["Type"] == "AWS::SecretsManager::Secret"]
+
+
+def test_nobody_but_a_rotation_writes_a_secret_and_no_trainer_reads_one(cloud: Cloud) -> None:
+    anywhere = f"arn:aws:secretsmanager:{STEM}:secret:stepforge/dev/openai-AbCdEf"
+    for secret in (anywhere, *secrets_of(cloud)):
+        for action in ("secretsmanager:PutSecretValue", "secretsmanager:UpdateSecret", "secretsmanager:DeleteSecret"):
+            may = cloud.who_may(action, secret)
+            assert all("Rotat" in who for who in may), (action, secret, may)
+        may_read = cloud.who_may("secretsmanager:GetSecretValue", secret)
+        assert not may_read & {*PEOPLE, "RolesTraining", "RolesServing"}
+        assert not {who for who in may_read if who.startswith("Machines")}

@@ -1,0 +1,135 @@
+"""The evaluator of policies decides as IAM's documentation says. The examples are its own, shortened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.iam import Request, allows, decide, like
+
+Json = Any
+ME = "arn:aws:iam::123456789012:role/me"
+THING = "arn:aws:s3:::b/jobs/x"
+
+
+def policy(*statements: Json) -> Json:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def statement(effect: str = "Allow", action: Json = "s3:*", resource: Json = "*", **more: Json) -> Json:
+    return {"Effect": effect, "Action": action, "Resource": resource, **more}
+
+
+def asked(action: str = "s3:GetObject", resource: str = THING, **context: Any) -> Request:
+    return Request(action, resource, {key.replace("__", ":").lower(): v for key, v in context.items()}, ME)
+
+
+def test_nothing_is_allowed_that_nobody_allows_and_a_deny_wins_wherever_it_stands() -> None:
+    allow, deny = policy(statement()), policy(statement("Deny", "s3:Get*"))
+    assert decide(asked()) == "implicit deny"
+    assert decide(asked(), identity=[allow]) == "allow"
+    for both in ([allow, deny], [deny, allow]):
+        assert decide(asked(), identity=both) == "deny"
+    assert decide(asked(), identity=[allow], resource=[policy(statement("Deny", Principal="*"))]) == "deny"
+    assert decide(asked("s3:PutObject"), identity=[allow, deny]) == "allow"
+
+
+def test_actions_match_in_any_case_and_resources_do_not() -> None:
+    only = policy(statement(action="S3:getobject", resource="arn:aws:s3:::b/jobs/*"))
+    assert allows(only, "s3:GetObject", THING)
+    assert not allows(only, "s3:GetObject", "arn:aws:s3:::b/JOBS/x")
+    assert like("a?c*", "abcd")
+    assert not like("a.c", "abc")
+
+
+def test_everything_but_what_is_named() -> None:
+    but = policy({"Effect": "Deny", "NotAction": ["iam:*", "sts:*"], "Resource": "*"}, statement(action="*"))
+    assert decide(asked("iam:GetRole"), identity=[but]) == "allow"
+    assert decide(asked("s3:GetObject"), identity=[but]) == "deny"
+    elsewhere = policy({"Effect": "Allow", "Action": "s3:*", "NotResource": "arn:aws:s3:::b/ledger/*"})
+    assert allows(elsewhere, "s3:GetObject", THING)
+    assert not allows(elsewhere, "s3:GetObject", "arn:aws:s3:::b/ledger/x")
+
+
+@pytest.mark.parametrize(
+    ("condition", "given", "holds"),
+    [
+        ({"StringEquals": {"k": ["a", "b"]}}, "b", True),
+        ({"StringEquals": {"k": "a"}}, None, False),
+        ({"StringEqualsIfExists": {"k": "a"}}, None, True),
+        ({"StringEqualsIfExists": {"k": "a"}}, "b", False),
+        ({"StringNotEquals": {"k": "a"}}, None, True),
+        ({"StringNotEquals": {"k": ["a", "b"]}}, "b", False),
+        ({"StringLike": {"K": "x-*"}}, "x-1", True),
+        ({"StringNotLike": {"k": "x-*"}}, "x-1", False),
+        ({"Null": {"k": "true"}}, None, True),
+        ({"Null": {"k": "true"}}, "a", False),
+        ({"Null": {"k": "false"}}, "a", True),
+        ({"Bool": {"k": "true"}}, "True", True),
+        ({"Bool": {"k": True}}, "true", True),
+        ({"NumericLessThanEquals": {"k": "10"}}, "10", True),
+        ({"NumericLessThan": {"k": "9"}}, "10", False),
+        ({"IpAddress": {"k": "10.0.0.0/8"}}, "10.1.2.3", True),
+        ({"NotIpAddress": {"k": "10.0.0.0/8"}}, "10.1.2.3", False),
+        ({"ArnLike": {"k": "arn:aws:s3:::b*"}}, "arn:aws:s3:::bucket", True),
+        ({"ArnLike": {"k": "arn:*:bucket"}}, "arn:aws:s3:::bucket", False),
+        ({"ForAnyValue:StringEquals": {"k": "a"}}, ["a", "b"], True),
+        ({"ForAllValues:StringEquals": {"k": "a"}}, ["a", "b"], False),
+        ({"ForAllValues:StringEquals": {"k": "a"}}, None, True),
+        ({"ForAnyValue:StringEquals": {"k": "a"}}, None, False),
+        ({"ForAllValues:StringNotLike": {"k": "ml.g5.*"}}, ["ml.m5.large"], True),
+        ({"StringEquals": {"k": "a", "other": "a"}}, "a", False),
+    ],
+)
+def test_a_condition_holds_as_documented(condition: Json, given: Any, holds: bool) -> None:
+    request = Request("s3:GetObject", THING, {} if given is None else {"k": given}, ME)
+    assert (decide(request, identity=[policy(statement(Condition=condition))]) == "allow") is holds
+
+
+def test_a_misspelt_key_voids_a_deny_for_values_and_lets_a_null_test_deny_everything() -> None:
+    """Why the policies' keys are held to a list: a mistyped key is no error to IAM."""
+    right = policy(statement(action="*"), statement("Deny", Condition={"StringEquals": {"s3:prefix": "a"}}))
+    wrong = policy(statement(action="*"), statement("Deny", Condition={"StringEquals": {"s3:prefixx": "a"}}))
+    assert decide(asked(s3__prefix="a"), identity=[right]) == "deny"
+    assert decide(asked(s3__prefix="a"), identity=[wrong]) == "allow"
+
+
+def test_an_operator_that_is_not_known_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        decide(asked(k="a"), identity=[policy(statement(Condition={"StringIs": {"k": "a"}}))])
+
+
+def test_variables_are_those_of_the_request() -> None:
+    own = policy(statement(resource="arn:aws:s3:::b/${aws:PrincipalTag/team}/*"))
+    assert decide(asked(aws__PrincipalTag_team="x"), identity=[own]) == "implicit deny"
+    request = Request("s3:GetObject", "arn:aws:s3:::b/red/x", {"aws:principaltag/team": "red"}, ME)
+    assert decide(request, identity=[own]) == "allow"
+
+
+def test_a_resource_allows_whom_it_names_and_a_boundary_limits_what_others_allow() -> None:
+    named = policy(statement(Principal={"AWS": ME}))
+    assert decide(asked(), resource=[named]) == "allow"
+    assert decide(asked(), resource=[policy(statement(Principal={"AWS": ME + "2"}))]) == "implicit deny"
+    service = Request("s3:GetObject", THING, {}, "service:sagemaker.amazonaws.com")
+    assert decide(service, resource=[policy(statement(Principal={"Service": "sagemaker.amazonaws.com"}))]) == "allow"
+    refused = policy({**statement("Deny"), "NotPrincipal": {"AWS": ME}})
+    assert decide(asked(), identity=[policy(statement())], resource=[refused]) == "allow"
+    assert decide(asked(), identity=[policy(statement())], boundaries=[policy(statement(action="kms:*"))]) == (
+        "implicit deny"
+    )
+
+
+def test_a_key_is_used_by_those_whom_its_own_policy_lets() -> None:
+    key, mine = "arn:aws:kms:us-east-1:123456789012:key/1", [policy(statement(action="kms:Decrypt"))]
+    request = Request("kms:Decrypt", key, {}, ME)
+    account = policy(statement(action="kms:*", Principal={"AWS": "arn:aws:iam::123456789012:root"}))
+    another = policy(statement(action="kms:*", Principal={"AWS": ME + "2"}))
+
+    def of(*policies: Json, identity: list[Json]) -> str:
+        return decide(request, identity=identity, resource=policies, key_policy=True)
+
+    assert of(account, identity=mine) == "allow"
+    assert of(account, identity=[]) == "implicit deny"
+    assert of(another, identity=mine) == "implicit deny"
+    assert of(policy(statement(action="kms:*", Principal={"AWS": ME})), identity=[]) == "allow"
