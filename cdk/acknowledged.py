@@ -6,6 +6,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_s3 as s3
 from constructs import IConstruct
 
+from cdk.policies import groups
 from cdk.roles import NETWORK
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
@@ -43,6 +44,7 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         return f"arn:aws:{service}:{settings.region}:{account}:{resource}"
 
     bucket = _bucket(stack, settings)
+    own_groups = groups(settings.name)
     own = {
         **{f"{bucket}/{prefix}/*": "objects are named by their digest" for prefix in _PREFIXES},
         f"{bucket}/ledger/*": "an entry is named by the job that it is for",
@@ -51,10 +53,10 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         f"{bucket}/prices/*": "read only: the table of prices",
         f"{bucket}/*": "a deny: an approver writes no object",
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},
-        **{arn("sagemaker", f"{what}/stepforge-*"): _OWN_NAMES for what in _SERVING},
-        arn("sagemaker", "model-package/stepforge-*/*"): _OWN_NAMES,
+        **{arn("sagemaker", f"{what}/{own_groups}"): _OWN_NAMES for what in _SERVING},
+        arn("sagemaker", f"model-package/{own_groups}/*"): _OWN_NAMES,
         arn("states", f"execution:stepforge-{settings.name}-dataset/*"): "Step Functions names a Map's executions",
-        arn("cloudwatch", "alarm:stepforge-*"): "an endpoint's alarm is named by its endpoint",
+        arn("cloudwatch", f"alarm:{own_groups}"): "an endpoint's alarm is named by its endpoint",
         arn("ecr", "repository/stepforge-*"): "the images of jobs and endpoints; what runs is pinned by digest",
         arn("logs", "log-group:/aws/sagemaker/TrainingJobs*"): "SageMaker makes the streams, one a host",
         arn("logs", "log-group:/aws/sagemaker/*"): "people read the logs of jobs and endpoints",

@@ -48,7 +48,7 @@ class Dashboard(Construct):
             _graph("Throttled handlers", functions("Throttles")),
             _graph("Longest handler, ms", functions("Duration", "Maximum")),
         )
-        endpoints = [endpoint_name(package_group(domain)) for domain in settings.domains]
+        endpoints = [endpoint_name(package_group(domain, settings.name)) for domain in settings.domains]
         page.add_widgets(
             _graph("Answers of endpoints", [_endpoint(name, "Invocations") for name in endpoints]),
             _graph("Errors of endpoints", [_endpoint(name, "Invocation5XXErrors") for name in endpoints]),

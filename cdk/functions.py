@@ -15,12 +15,12 @@ from constructs import Construct
 
 from cdk.code import bundled, uploaded
 from cdk.layers import layer
-from cdk.policies import GROUPS, allow, grant_key_to_aws, pass_role, read_objects, use_key, write_objects
+from cdk.policies import allow, grant_key_to_aws, groups, pass_role, read_objects, use_key, write_objects
 from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
-from stepforge.contracts.names import parameter
+from stepforge.contracts.names import group_prefix, parameter
 
 
 class Functions(Construct):
@@ -57,8 +57,9 @@ class Functions(Construct):
         rollout = {"ROLLOUT": settings.rollout, "BAKE_SECONDS": str(settings.bake_seconds)}
         jobs = self.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
         look_at_jobs = allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], jobs)
-        packages = self.arns("sagemaker", f"model-package/{GROUPS}/*")
-        groups = self.arns("sagemaker", f"model-package-group/{GROUPS}")
+        own = groups(settings.name)
+        packages = self.arns("sagemaker", f"model-package/{own}/*")
+        group_arns = self.arns("sagemaker", f"model-package-group/{own}")
         promotions = self.arns("states", f"execution:{self.machine_name('promote')}:*")
         read_packages = [
             # A list is granted on what it lists.
@@ -98,7 +99,7 @@ class Functions(Construct):
             *read_objects(bucket, "jobs", "pipelines"),
             use_key(key),
             *read_packages,
-            allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], groups),
+            allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], group_arns),
             # A trainer neither approves nor promotes.
             allow(["sagemaker:CreateModelPackage"], packages, StringEqualsIfExists={
                 "sagemaker:ModelApprovalStatus": "PendingManualApproval",
@@ -140,7 +141,7 @@ class Functions(Construct):
                 *read_packages,
                 *read_objects(bucket, "jobs"),
                 use_key(key),
-                allow(["sagemaker:DescribeEndpoint"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
+                allow(["sagemaker:DescribeEndpoint"], self.arns("sagemaker", f"endpoint/{own}")),
             ],
             # Every byte of the weights is hashed; this is the longest that Lambda allows.
             timeout=cdk.Duration.minutes(15),
@@ -151,21 +152,21 @@ class Functions(Construct):
             allow(
                 [f"sagemaker:{verb}{what}" for what in ("Model", "EndpointConfig", "Endpoint")
                  for verb in ("Create", "Describe", "Delete")] + ["sagemaker:UpdateEndpoint"],
-                self.arns("sagemaker", f"model/{GROUPS}", f"endpoint-config/{GROUPS}", f"endpoint/{GROUPS}"),
+                self.arns("sagemaker", f"model/{own}", f"endpoint-config/{own}", f"endpoint/{own}"),
             ),
             pass_role(roles.serving),
             grant_key_to_aws(key),
             # The candidate's tag names the execution that it belongs to.
-            allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
+            allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{own}")),
             allow(["states:DescribeExecution"], promotions),
             allow(["sagemaker:DescribeModelPackage"], packages),
             allow(["cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
-                  self.arns("cloudwatch", f"alarm:{GROUPS}")),
+                  self.arns("cloudwatch", f"alarm:{own}")),
         ])  # fmt: skip
         self._add("smoke", {}, [
             *read_objects(bucket, "jobs"),
             use_key(key),
-            allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
+            allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{own}")),
         ])  # fmt: skip
         # What stamps a package neither approves nor rejects it.
         stamps = allow(["sagemaker:UpdateModelPackage"], packages, Null={"sagemaker:ModelApprovalStatus": "true"})
@@ -175,7 +176,8 @@ class Functions(Construct):
             allow(["sagemaker:UpdateModelPackage"], packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": "Development"}),
         ])  # fmt: skip
-        self._add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote")}, [
+        ours = {"GROUP_PREFIX": group_prefix(settings.name)}
+        self._add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours}, [
             *read_packages,
             allow(["sagemaker:ListModelPackageGroups"], ["*"]),
             allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),

@@ -12,7 +12,16 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from stepforge.contracts.names import package_group
 from stepforge.errors import InvalidInput, UnknownName
@@ -140,9 +149,9 @@ class Settings(_Frozen):
 
     @field_validator("domains")
     @classmethod
-    def _named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _named(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for domain in value:
-            package_group(domain)
+            package_group(domain, info.data.get("name", "local"))
         return value
 
     @model_validator(mode="after")

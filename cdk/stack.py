@@ -9,6 +9,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from cdk.access import Approver, Ci
 from cdk.account import STACK as ACCOUNT
 from cdk.account import Account
 from cdk.alerts import Alerts, tell
@@ -23,7 +24,6 @@ from cdk.machines import Machines
 from cdk.network import Network
 from cdk.parameters import Parameters
 from cdk.people import People
-from cdk.access import Approver, Ci
 from cdk.promotion import Promotion
 from cdk.registry import Registry
 from cdk.roles import Roles

@@ -13,7 +13,7 @@ from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
 from cdk.network import Network
-from cdk.policies import GROUPS, allow, read_objects, use_key, write_objects
+from cdk.policies import allow, groups, read_objects, use_key, write_objects
 from cdk.settings import Settings
 from stepforge.contracts.names import parameter
 
@@ -118,8 +118,8 @@ class Studio(Construct):
             allow(["states:DescribeExecution", "states:StopExecution", "states:GetExecutionHistory"], [executions]),
             allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], [arn("sagemaker", "training-job/*")]),
             allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"],
-                  [arn("sagemaker", f"model-package/{GROUPS}/*")]),
-            allow(["sagemaker:InvokeEndpoint"], [arn("sagemaker", f"endpoint/{GROUPS}")]),
+                  [arn("sagemaker", f"model-package/{groups(settings.name)}/*")]),
+            allow(["sagemaker:InvokeEndpoint"], [arn("sagemaker", f"endpoint/{groups(settings.name)}")]),
             allow(["logs:GetLogEvents", "logs:FilterLogEvents"],
                   [arn("logs", "log-group:/aws/sagemaker/TrainingJobs:*")]),
             *([] if mlflow_arn is None else [allow([f"sagemaker-mlflow:{verb}" for verb in _TRACK], [mlflow_arn])]),

@@ -26,8 +26,8 @@ _KINDS = {
     "AWS::SageMaker::MlflowApp": "arn:aws:sagemaker:{region}:{account}:mlflow-app/{name}",
     "AWS::Logs::LogGroup": "arn:aws:logs:{region}:{account}:log-group:{name}:*",
 }
-_NAMES = tuple(f"{of}Name" for of in ("Function", "StateMachine", "Queue", "Topic", "Bucket", "LogGroup", "Role", "Repository",
-                                      "ManagedPolicy", ""))  # fmt: skip
+_NAMES = tuple(f"{of}Name" for of in ("Function", "StateMachine", "Queue", "Topic", "Bucket", "LogGroup", "Role",
+                                      "Repository", "ManagedPolicy", ""))  # fmt: skip
 _PSEUDO = {
     "AWS::AccountId": ACCOUNT,
     "AWS::Region": REGION,

@@ -16,8 +16,8 @@ from .principals import ACCOUNT, REGION, Cloud
 
 Json = Any
 STEM = f"{REGION}:{ACCOUNT}"
-PACKAGE = f"arn:aws:sagemaker:{STEM}:model-package/stepforge-facial/3"
-ENDPOINT = f"arn:aws:sagemaker:{STEM}:endpoint/stepforge-facial"
+PACKAGE = f"arn:aws:sagemaker:{STEM}:model-package/stepforge-dev---facial/3"
+ENDPOINT = f"arn:aws:sagemaker:{STEM}:endpoint/stepforge-dev---facial"
 JOB = f"arn:aws:sagemaker:{STEM}:training-job/sft-0123456789ab-a0"
 GUARDED: dict[str, Json] = {
     "sagemaker__OutputKmsKey": "key",

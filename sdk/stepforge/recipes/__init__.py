@@ -135,7 +135,7 @@ class Recipe(Contract):
                 image=pinned_image(environment, "train"),
                 data_image=pinned_image(environment, "data") if "data" in environment.images else None,
                 resources=bound_resources(self.resources, environment),
-                group=package_group(self.domain),
+                group=package_group(self.domain, environment.name),
             )
         except ValidationError as error:
             raise InvalidInput(f"recipe of {self.domain!r}: {first_problem(error)}") from error
