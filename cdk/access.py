@@ -43,13 +43,16 @@ class Ci(Construct):
         assert settings.repository is not None
         stack = cdk.Stack.of(self)
         self._provider = f"arn:aws:iam::{stack.account}:oidc-provider/{ISSUER}"
-        bootstrap = f"arn:aws:iam::{stack.account}:role/cdk-{_QUALIFIER}-{{}}-role-{stack.account}-{stack.region}"
+
+        def bootstrap(name: str) -> str:
+            return f"arn:aws:iam::{stack.account}:role/cdk-{_QUALIFIER}-{name}-role-{stack.account}-{stack.region}"
+
         folder = f"arn:aws:ssm:{stack.region}:{stack.account}:parameter{parameter(settings.name, '').rstrip('/')}"
         self.plan = self._role("Plan", settings, f"repo:{settings.repository}:pull_request")
-        self.plan.add_to_policy(allow(["sts:AssumeRole"], [bootstrap.format("lookup")]))
+        self.plan.add_to_policy(allow(["sts:AssumeRole"], [bootstrap("lookup")]))
         self.plan.add_to_policy(allow(["ssm:GetParametersByPath"], [folder, f"{folder}/*"]))
         self.deploy = self._role("Deploy", settings, f"repo:{settings.repository}:environment:{settings.name}")
-        roles = [bootstrap.format(name) for name in ("lookup", "deploy", "file-publishing")]
+        roles = [bootstrap(name) for name in ("lookup", "deploy", "file-publishing")]
         self.deploy.add_to_policy(allow(["sts:AssumeRole"], roles))
 
     def _role(self, name: str, settings: Settings, subject: str) -> iam.Role:

@@ -75,7 +75,7 @@ class Data(Construct):
                 self,
                 name.title(),
                 alarm_name=f"stepforge-{settings.name}-bucket-{name[:3]}",
-                alarm_description=f"{name} of the data bucket: docs/runbooks.md, the bucket refuses",
+                alarm_description=f"{name} of the data bucket: docs/deploy.md, the bucket refuses",
                 metric=cloudwatch.Metric(
                     namespace="AWS/S3",
                     metric_name=name,

@@ -71,7 +71,7 @@ class Images(Construct):
             self,
             "Failed",
             alarm_name=f"stepforge-{settings.name}-images-failed",
-            alarm_description="the images were not built: docs/runbooks.md, no images",
+            alarm_description="the images were not built: docs/deploy.md, no images",
             metric=self.project.metric_failed_builds(period=cdk.Duration.minutes(5)),
             threshold=1,
             evaluation_periods=1,

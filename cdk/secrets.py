@@ -148,7 +148,7 @@ class Secrets(Construct):
             self,
             f"{identifier}Fails",
             alarm_name=f"stepforge-{self._settings.name}-rotation-{provider}",
-            alarm_description=f"the key for {provider} was not rotated: docs/runbooks.md, rotate a key",
+            alarm_description=f"the key for {provider} was not rotated: docs/deploy.md, rotate a key",
             metric=function.metric_errors(period=cdk.Duration.minutes(5)),
             threshold=1,
             evaluation_periods=1,

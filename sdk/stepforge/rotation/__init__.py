@@ -91,7 +91,7 @@ def _create(secrets: Any, event: Rotation, keyholder: Keyholder, hand_in: HandIn
     if value is None:
         raise InvalidInput(
             f"no new key for {event.secret_id}: this provider makes none for a program. Make one by hand, put it into "
-            f"the parameter {hand_in.name} and rotate again (docs/runbooks.md, rotate a key)"
+            f"the parameter {hand_in.name} and rotate again (docs/deploy.md, rotate a key)"
         )
     secrets.put_secret_value(
         SecretId=event.secret_id, ClientRequestToken=event.token, SecretString=value, VersionStages=[PENDING]
