@@ -38,6 +38,7 @@ from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.resources import check_pinned
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput, PromotionBusy, SmokeFailed
+from stepforge.logs import trace_header
 from stepforge.packages import EVALUATION, ROWS, summaries
 from stepforge.rollout import VARIANT, Rollout, ensure_alarm, guardrails
 
@@ -324,6 +325,7 @@ def smoke(runtime: Any, s3: Any, deployment: Deployment, endpoint: str) -> Smoke
             EndpointName=endpoint,
             ContentType="application/json",
             Accept="application/json",
+            CustomAttributes=trace_header(),
             Body=request.model_dump_json(),
         )
     except runtime.exceptions.ModelError as error:

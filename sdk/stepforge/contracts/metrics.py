@@ -79,3 +79,17 @@ class Metric(StrEnum):
     COMPLETION_TOKENS = "completion_tokens"
     LEARNING_RATE = "learning_rate"
     SECONDS = "seconds"
+
+
+class Count(StrEnum):
+    """What jobs and endpoints add to CloudWatch and Prometheus (stepforge.logs.metrics)."""
+
+    JOBS_ENDED = "jobs_ended"
+    """Attempts at jobs that were booked."""
+    BILLABLE_SECONDS = "billable_seconds"
+    """Of an attempt, on each of its instances."""
+    COST_USD = "cost_usd"
+    REQUESTS = "requests"
+    REQUEST_SECONDS = "request_seconds"
+    RECORDS = "records"
+    """Prompts of requests that were read."""
