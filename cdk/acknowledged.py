@@ -55,6 +55,7 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},
         **{arn("sagemaker", f"{what}/{own_groups}"): _OWN_NAMES for what in _SERVING},
         arn("sagemaker", f"model-package/{own_groups}/*"): _OWN_NAMES,
+        arn("sagemaker", f"endpoint/{own_groups}-candidate"): _OWN_NAMES,
         arn("states", f"execution:stepforge-{settings.name}-dataset/*"): "Step Functions names a Map's executions",
         arn("cloudwatch", f"alarm:{own_groups}"): "an endpoint's alarm is named by its endpoint",
         arn("ecr", "repository/stepforge-*"): "the images of jobs and endpoints; what runs is pinned by digest",

@@ -180,6 +180,9 @@ class Functions(Construct):
         self._add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours}, [
             *read_packages,
             allow(["sagemaker:ListModelPackageGroups"], ["*"]),
+            # What a promotion that was stopped left behind.
+            allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint", "sagemaker:ListTags"],
+                  self.arns("sagemaker", f"endpoint/{own}-candidate")),
             allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
             allow(["states:DescribeExecution"], promotions),
         ])  # fmt: skip

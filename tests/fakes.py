@@ -110,7 +110,12 @@ class FakeSageMaker:
         self._create(
             self.endpoints,
             EndpointName,
-            {"EndpointArn": arn, "EndpointConfigName": EndpointConfigName, "EndpointStatus": "InService"},
+            {
+                "EndpointName": EndpointName,
+                "EndpointArn": arn,
+                "EndpointConfigName": EndpointConfigName,
+                "EndpointStatus": "InService",
+            },
         )
         self.tags[arn] = list(Tags)
 

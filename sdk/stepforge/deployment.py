@@ -128,9 +128,33 @@ def verify(
         evaluation=ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256),
         endpoint=endpoint_name(promotion.group),
         candidate=endpoint_name(promotion.group, candidate=True),
-        previous_config=None if live is None else live["EndpointConfigName"],
+        previous_config=_previous(sagemaker, promotion, name, live, instance_type, instances),
         poll_seconds=poll_seconds,
     )
+
+
+def _previous(
+    sagemaker: Any,
+    promotion: Promotion,
+    config: str,
+    live: dict[str, Any] | None,
+    instance_type: str,
+    instances: int,
+) -> str | None:
+    """What the live endpoint goes back to. A promotion that was cut off may have left it with this very version, not
+    tried yet: then it is the configuration of the version whose stage is Production."""
+    if live is None or live["EndpointConfigName"] != config:
+        return None if live is None else str(live["EndpointConfigName"])
+    for summary in summaries(sagemaker, promotion.group):
+        package = sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
+        metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
+        if package.get("ModelLifeCycle", {}).get("Stage") != "Production" or metadata is None:
+            continue
+        served = promotion.model_copy(update={"version": package["ModelPackageVersion"]})
+        image = package["InferenceSpecification"]["Containers"][0]["Image"]
+        name = serving_name(served, metadata.model_sha256, image, instance_type, instances)
+        return name if _exists(sagemaker.describe_endpoint_config, EndpointConfigName=name) else None
+    return None
 
 
 def check_evaluation(s3: Any, metadata: PackageMetadata) -> None:
@@ -283,6 +307,15 @@ def remove_candidate(sagemaker: Any, deployment: Deployment, *, execution_arn: s
             sagemaker.delete_endpoint_config(EndpointConfigName=deployment.config)
         if _exists(sagemaker.describe_model, ModelName=deployment.model):
             sagemaker.delete_model(ModelName=deployment.model)
+
+
+def remove_abandoned(sagemaker: Any, states: Any, group: str) -> bool:
+    """Delete a group's candidate endpoint whose promotion runs no longer. Whether there was one."""
+    found = _endpoint(sagemaker, endpoint_name(group, candidate=True))
+    if found is None or found["EndpointStatus"] == "Deleting" or _runs(states, _owner(sagemaker, found)):
+        return False
+    sagemaker.delete_endpoint(EndpointName=found["EndpointName"])
+    return True
 
 
 def endpoint_state(sagemaker: Any, endpoint: str, config: str) -> Literal["ready", "wait"]:

@@ -16,6 +16,7 @@ from stepforge.contracts.registry import (
     PackageMetadata,
     Promotion,
 )
+from stepforge.deployment import remove_abandoned
 from stepforge.packages import summaries
 
 MAX_EXECUTIONS = 3
@@ -29,7 +30,7 @@ class Decision(Contract):
     """What was done about one package."""
 
     package_arn: str
-    action: Literal["started", "adopted", "ignored", "recorded"]
+    action: Literal["started", "adopted", "ignored", "recorded", "removed"]
     reason: str
     execution: str | None = None
 
@@ -71,14 +72,18 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str, prefix: str = group_
 
     Of each group only the newest Approved version counts, and only where no promotion left a stamp on it. While any
     promotion runs the sweep waits for its next turn. The package's own LastModifiedTime gives the id that its event
-    had, so that an event that was only late adopts what the sweep started.
+    had, so that an event that was only late adopts what the sweep started. A candidate endpoint whose promotion was
+    stopped, and so could not clean up, is deleted: it is billed.
     """
     running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)["executions"]
     if running:
         return []
-    decisions = []
+    decisions: list[Decision] = []
     for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=prefix):
         for group in page["ModelPackageGroupSummaryList"]:
+            if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"]):
+                said = f"the candidate endpoint of {group['ModelPackageGroupName']}: its promotion was cut off"
+                decisions.append(Decision(package_arn="", action="removed", reason=said))
             newest = next(summaries(sagemaker, group["ModelPackageGroupName"], ModelApprovalStatus="Approved"), None)
             if newest is None:
                 continue
@@ -90,7 +95,7 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str, prefix: str = group_
                 ModelApprovalStatus="Approved",
                 LastModifiedTime=package.get("LastModifiedTime"),
             )
-            decisions.append(consider(states, package, change.event_id, machine_arn=machine_arn))
+            decisions.append(consider(states, package, change.event_id, machine_arn=machine_arn, unstamped=True))
     return decisions
 
 
@@ -119,8 +124,13 @@ def on_rejection(sagemaker: Any, change: PackageStateChange) -> Decision:
     return Decision(package_arn=arn, action="recorded", reason=reason)
 
 
-def consider(states: Any, package: dict[str, Any], event_id: str, *, machine_arn: str) -> Decision:
-    """Start `promote-{12 hex}-r{n}`; running or succeeded is adopted, otherwise n + 1."""
+def consider(
+    states: Any, package: dict[str, Any], event_id: str, *, machine_arn: str, unstamped: bool = False
+) -> Decision:
+    """Start `promote-{12 hex}-r{n}`; running or succeeded is adopted, otherwise n + 1.
+
+    With `unstamped` one that succeeded and left no stamp is not adopted: nothing ran when the package was described.
+    """
     arn = package["ModelPackageArn"]
     if (reason := ignored(package, event_id)) is not None:
         return Decision(package_arn=arn, action="ignored", reason=reason)
@@ -135,7 +145,7 @@ def consider(states: Any, package: dict[str, Any], event_id: str, *, machine_arn
         found = executions.describe(states, executions.execution_arn(machine_arn, name))
         if found is None:
             return _start(states, promotion, name, machine_arn=machine_arn)
-        if found.status in executions.ADOPTED:
+        if found.status in executions.ADOPTED and not (unstamped and found.status == "SUCCEEDED"):
             reason = f"its promotion is {found.status}"
             return Decision(package_arn=arn, action="adopted", reason=reason, execution=name)
     return Decision(

@@ -11,7 +11,7 @@ from stepforge import errors
 from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.registry import Promotion, TrainOutput
 
-from .machines import TASKS, TEXTS, state
+from .machines import TASKS, TEXTS, state, targets
 
 HANDLED = [(machine, name) for machine, name in TASKS if state(machine, name)["Resource"].startswith("${")]
 
@@ -56,7 +56,9 @@ def test_whatever_fails_after_a_candidate_exists_removes_it() -> None:
     for machine, name in TASKS:
         if machine == "promote" and name not in before:
             assert state(machine, name)["Catch"][-1]["Next"] in ("RemoveFailedCandidate", "RollBack"), name
-    assert state("promote", "RollBack")["Next"] == "RemoveFailedCandidate"
+    assert set(targets(state("promote", "RolledBack"))) == {"RemoveFailedCandidate", "RollBackUnread"}
+    for unread in ("RollBackUnread", "CandidateUnread"):
+        assert state("promote", unread)["Next"] == "RemoveFailedCandidate"
     assert state("promote", "Stamp")["Next"] == "RemoveCandidate"
 
 

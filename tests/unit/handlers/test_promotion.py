@@ -220,3 +220,19 @@ def test_a_rejection_without_a_reason_says_so_and_a_new_reason_is_recorded(
     sagemaker.packages[arn]["ApprovalDescription"] = "after all: too slow"
     assert module.handler(event, None)["action"] == "recorded"
     assert sagemaker.packages[arn]["CustomerMetadataProperties"]["rejection"] == "after all: too slow"
+
+
+def test_the_sweep_deletes_the_candidate_of_a_promotion_that_was_stopped(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    running = on_event(sagemaker, states, change(package), machine_arn=machine_arn).execution
+    arn = f"{machine_arn.replace(':stateMachine:', ':execution:')}:{running}"
+    sagemaker.create_endpoint(
+        EndpointName=f"{GROUP}-candidate", EndpointConfigName="c", Tags=[{"Key": "stepforge:execution", "Value": arn}]
+    )
+    assert sweep(sagemaker, states, machine_arn=machine_arn) == []
+    assert f"{GROUP}-candidate" in sagemaker.endpoints
+    states.stop_execution(executionArn=arn)
+    swept = sweep(sagemaker, states, machine_arn=machine_arn)
+    assert [d.action for d in swept] == ["removed", "started"]
+    assert f"{GROUP}-candidate" not in sagemaker.endpoints
