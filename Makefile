@@ -28,6 +28,7 @@ $(READY): pyproject.toml $(LOCK)
 	@$(PIP) 'torch==2.13.0'
 	@echo "setup 3/3: stepforge with what it runs, tests and deploys with (about 150 packages; a few minutes)"
 	@$(PIP) --editable '.[local,train,cdk,dev]'
+	@$(BIN)/python -m cdk.layers > /dev/null || echo "the handlers' wheels could not be fetched: 'python -m cdk.layers' before a deployment" >&2
 	@touch $(READY)
 	@echo "setup is done: $(BIN)/stepforge"
 

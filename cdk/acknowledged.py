@@ -3,75 +3,141 @@
 from __future__ import annotations
 
 import aws_cdk as cdk
+from aws_cdk import aws_s3 as s3
 from constructs import IConstruct
 
+from cdk.policies import groups
 from cdk.roles import NETWORK
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
-from stepforge.contracts.names import MACHINES
+from stepforge.contracts.names import MACHINES, parameter
 
 _OWN_NAMES = "names made by stepforge: one for each job, model or endpoint, none known before it exists"
 
 
 def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
     """Wildcards are acknowledged one by one, so that a new one is seen. `*` only below the constructs that need it."""
+    for wildcard, reason in _wildcards(stack, settings).items():
+        _acknowledge(stack, f"IAM5[Resource::{wildcard}]", reason)
+    for child in stack.node.children:
+        for rule, reason in _BELOW.get(child.node.id, {}).items():
+            _acknowledge(child, rule, reason)
+    _acknowledge(stack, "L1", "Python 3.11 is the oldest that the project supports, and what its layer is built for")
+    for part, queue in (("Promotion", "DeadLetters"), ("Images", "DeadLetters")):
+        for found in _child(stack, part, queue):
+            _acknowledge(found, "SQS3", "it is the dead-letter queue of the rules' targets")
+    if not settings.access_logs:
+        for found in _child(stack, "Data", "Bucket"):
+            _acknowledge(found, "S1", "one user on one machine; the server's log has each request")
+    for found in _child(stack, "Data", "AccessLogs"):
+        _acknowledge(found, "S1", "it holds the access logs; logging itself would not end")
+
+
+def acknowledge_account(stack: cdk.Stack) -> None:
+    _acknowledge(stack, "S1", "the trail's own bucket: who reads it is in the trail")
+
+
+def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
     account = settings.account or "<AWS::AccountId>"
-    bucket = stack.get_logical_id(stack.node.find_child("Data").node.find_child("Bucket").node.default_child)  # type: ignore[arg-type]
 
     def arn(service: str, resource: str) -> str:
         return f"arn:aws:{service}:{settings.region}:{account}:{resource}"
 
-    wildcards = {
-        **{f"<{bucket}.Arn>/{prefix}/*": "objects are named by their digest" for prefix in _PREFIXES},
-        f"<{bucket}.Arn>/ledger/*": "an entry is named by the job that it is for",
-        f"<{bucket}.Arn>/raw/dataset/*": "a joined dataset is named by its digest",
-        f"<{bucket}.Arn>/approvals/*": "a question is named by its execution",
-        f"<{bucket}.Arn>/prices/*": "read only: the table of prices",
+    bucket = _bucket(stack, settings)
+    own_groups = groups(settings.name)
+    own = {
+        **{f"{bucket}/{prefix}/*": "objects are named by their digest" for prefix in _PREFIXES},
+        f"{bucket}/ledger/*": "an entry is named by the job that it is for",
+        f"{bucket}/raw/dataset/*": "a joined dataset is named by its digest",
+        f"{bucket}/approvals/*": "a question is named by its execution",
+        f"{bucket}/prices/*": "read only: the table of prices",
+        f"{bucket}/*": "a deny: an approver writes no object",
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},
-        **{arn("sagemaker", f"{what}/stepforge-*"): _OWN_NAMES for what in _SERVING},
-        arn("sagemaker", "model-package/stepforge-*/*"): _OWN_NAMES,
-        f"<{bucket}.Arn>/finetune/*": "requests, data and evaluations are named by their digest",
+        **{arn("sagemaker", f"{what}/{own_groups}"): _OWN_NAMES for what in _SERVING},
+        arn("sagemaker", f"model-package/{own_groups}/*"): _OWN_NAMES,
+        arn("sagemaker", f"endpoint/{own_groups}-candidate"): _OWN_NAMES,
+        f"{bucket}/finetune/*": "requests, data and evaluations are named by their digest",
         arn("secretsmanager", f"secret:stepforge/{settings.name}/finetune/*"): "keys of providers, named in a plan",
         arn("states", f"execution:stepforge-{settings.name}-run-job:*"): _OWN_NAMES,
         arn("states", f"execution:stepforge-{settings.name}-promote:*"): _OWN_NAMES,
-        arn("sagemaker", "endpoint/stepforge-*-candidate"): _OWN_NAMES,
         arn("states", f"execution:stepforge-{settings.name}-dataset/*"): "Step Functions names a Map's executions",
-        arn("cloudwatch", "alarm:stepforge-*"): "an endpoint's alarm is named by its endpoint",
+        arn("cloudwatch", f"alarm:{own_groups}"): "an endpoint's alarm is named by its endpoint",
         arn("ecr", "repository/stepforge-*"): "the images of jobs and endpoints; what runs is pinned by digest",
         arn("logs", "log-group:/aws/sagemaker/TrainingJobs*"): "SageMaker makes the streams, one a host",
         arn("logs", "log-group:/aws/sagemaker/*"): "people read the logs of jobs and endpoints",
         arn("logs", f"log-group:/stepforge/{settings.name}/*"): "people read the logs of the handlers",
         arn("ssm", f"parameter/stepforge/{settings.name}/*"): "what this environment publishes of itself",
-        f"<{bucket}.Arn>/*": "a deny: an approver writes no object",
         **{arn("states", f"execution:stepforge-{settings.name}-{machine}:*"): _OWN_NAMES for machine in MACHINES},
         arn("logs", "log-group:/aws/sagemaker/Endpoints*"): "SageMaker makes a group for each endpoint",
     }
+    if settings.local:
+        return own
+    own |= {
+        **{f"{bucket}/{prefix}/*": "objects of people and datasets, and MLflow's artifacts" for prefix in _PEOPLE},
+        **{
+            arn("ssm", f"parameter{parameter(settings.name, what)}/*"): "one parameter for each image and type of job"
+            for what in ("images", "code")
+        },
+        arn("ssm", f"parameter/stepforge-keys/{settings.name}/*"): "one parameter for each provider, written only",
+        arn("sagemaker", "training-job/*"): "read only: the state of jobs",
+        arn("logs", "log-group:/aws/sagemaker/TrainingJobs:*"): "read only: the log streams of jobs",
+    }
     if settings.jobs_in_vpc:
-        wildcards |= {arn("ec2", f"{what}/*"): "SageMaker makes the interfaces of a job" for what in NETWORK}
-    for wildcard, reason in wildcards.items():
-        _acknowledge(stack, f"IAM5[Resource::{wildcard}]", reason)
-    for name, reason in _EVERYWHERE.items():
-        _acknowledge(stack.node.find_child(name), "IAM5[Resource::*]", reason)
-    _acknowledge(stack.node.find_child("People"), "IAM5[Action::states:SendTask*]", "a deny of all three of them")
-    _acknowledge(stack, "L1", "Python 3.11 is the oldest that the project supports, and what its layer is built for")
-    data, promotion = stack.node.find_child("Data"), stack.node.find_child("Promotion")
-    _acknowledge(promotion.node.find_child("DeadLetters"), "SQS3", "it is the dead-letter queue of the rules' targets")
-    if settings.access_logs:
-        _acknowledge(data.node.find_child("AccessLogs"), "S1", "it holds the access logs; logging itself would not end")
-    else:
-        _acknowledge(data.node.find_child("Bucket"), "S1", "one user on one machine; the server's log has each request")
+        own |= {arn("ec2", f"{what}/*"): "SageMaker makes the interfaces of a job" for what in NETWORK}
+    return own
+
+
+def _bucket(stack: cdk.Stack, settings: Settings) -> str:
+    """The bucket's ARN as cdk-nag prints it: what this stack refers to, or imports from the stack that has it."""
+    (bucket,) = _child(stack, "Data", "Bucket") or _child(_data(stack, settings), "Data", "Bucket")
+    owner = cdk.Stack.of(bucket)
+    assert isinstance(bucket, s3.Bucket)
+    if owner is stack:
+        return f"<{stack.resolve(bucket.bucket_arn)['Fn::GetAtt'][0]}.Arn>"
+    return str(stack.resolve(owner.export_value(bucket.bucket_arn))["Fn::ImportValue"])
+
+
+def _data(stack: cdk.Stack, settings: Settings) -> cdk.Stack:
+    found = stack.node.root.node.find_child(f"stepforge-{settings.name}-data")
+    assert isinstance(found, cdk.Stack)
+    return found
+
+
+def _child(scope: IConstruct, *path: str) -> list[IConstruct]:
+    for name in path:
+        found = scope.node.try_find_child(name)
+        if found is None:
+            return []
+        scope = found
+    return [scope]
 
 
 def _acknowledge(scope: IConstruct, rule: str, reason: str) -> None:
-    cdk.Validations.of(scope).acknowledge(cdk.Acknowledgment(id=f"AwsSolutions::AwsSolutions-{rule}", reason=reason))
+    plugin, _, name = rule.rpartition("::") if rule.startswith("CloudFormation") else ("", "", rule)
+    identifier = f"{plugin}::{name}" if plugin else f"AwsSolutions::AwsSolutions-{name}"
+    cdk.Validations.of(scope).acknowledge(cdk.Acknowledgment(id=identifier, reason=reason))
 
 
 _PREFIXES = ("specs", "jobs", "raw", "checkpoints", "pipelines")
+_PEOPLE = ("curated", "model-ready", "evaluations", "mlflow")
 _SERVING = ("model", "endpoint-config", "endpoint", "model-package-group")
-_EVERYWHERE = {
-    "Roles": "ecr:GetAuthorizationToken and ec2:Describe take no resource, and PutMetricData only a namespace, "
-    "which is given",
-    "Functions": "X-Ray's actions take no resource; neither does ListModelPackageGroups",
-    "Machines": "X-Ray's actions and the delivery of logs take no resource; denies are of every job",
-    "People": "lists and answers to task tokens take no resource; denies are of everything",
+_ANY = "IAM5[Resource::*]"
+_BELOW: dict[str, dict[str, str]] = {
+    "Roles": {
+        _ANY: "ecr:GetAuthorizationToken and ec2:Describe take no resource, and PutMetricData only a namespace, "
+        "which is given"
+    },
+    "Functions": {_ANY: "X-Ray's actions take no resource; neither does ListModelPackageGroups"},
+    "Machines": {_ANY: "X-Ray's actions and the delivery of logs take no resource; denies are of every job"},
+    "People": {
+        _ANY: "lists and answers to task tokens take no resource; denies are of everything",
+        "IAM5[Action::states:SendTask*]": "a deny of all three of them",
+    },
+    "Guardrails": {_ANY: "denies are of every job"},
+    "Secrets": {_ANY: "X-Ray's actions take no resource; neither do those on network interfaces of a function"},
+    "Network": {"CloudFormation-Validate::W3010": "the settings name the zones, because a synth asks no account"},
+    "Images": {
+        "CB3": "building images needs Docker; the project builds our own Dockerfiles and nothing else",
+        _ANY: "ecr:GetAuthorizationToken takes no resource",
+    },
 }

@@ -1,7 +1,8 @@
-"""`cdk deploy stepforge-dev`: needs aws-cdk@2.1148.1 (npm's `latest` is another thing) and the extra [cdk].
+"""`cdk deploy --all -c env=dev`: needs aws-cdk@2.1148.1 (npm's `latest` is another thing) and the extra [cdk].
 
-Synth needs no account, network, credentials or working directory. It fails on any finding of cdk-nag that
-`acknowledged.py` does not name.
+Synth needs no account, network, credentials or working directory; the wheels of the handlers' layer are fetched once
+(`python -m cdk.layers`). It fails on any finding of cdk-nag or of our own rules that `acknowledged.py` does not name.
+An environment's stacks stand in the app itself and not in a cdk.Stage: `--all` does not look into stages.
 """
 
 from __future__ import annotations
@@ -11,29 +12,46 @@ from typing import Any
 import aws_cdk as cdk
 import cdk_nag
 
-from cdk.acknowledged import acknowledge
-from cdk.settings import SETTINGS, EnvironmentName
-from cdk.stack import Stepforge
+from cdk.account import STACK as ACCOUNT
+from cdk.acknowledged import acknowledge, acknowledge_account
+from cdk.rules import StepforgeChecks
+from cdk.settings import settings
+from cdk.stack import compose
 
+DEFAULT = "dev"
 # Here and not in cdk.json, so that the tests and the local template see the same.
-_FLAGS = {"@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True, "@aws-cdk/aws-iam:minimizePolicies": True}
+_FLAGS = {
+    "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,
+    "@aws-cdk/aws-iam:minimizePolicies": True,
+}
 
 
-def build(*names: EnvironmentName, outdir: str | None = None) -> cdk.App:
-    """An app with the stacks `stepforge-{name}`; `app.synth()` checks and writes them to `outdir`."""
+def build(*names: str, outdir: str | None = None) -> cdk.App:
+    """An app with the stacks of these environments; `app.synth()` checks and writes them to `outdir`.
+
+    No names: the environment of the context value `env`, which is `dev` where there is none.
+    """
     app = cdk.App(tree_metadata=False, analytics_reporting=False, outdir=outdir, context=_FLAGS)
-    cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks())
-    for name in names:
+    validations = cdk.Validations.of(app)
+    validations.add_plugins(cdk_nag.AwsSolutionsChecks())
+    validations.add_plugins(StepforgeChecks())
+    for name in names or (str(app.node.try_get_context("env") or DEFAULT),):
         # The local AWS has no bootstrap stack, and its template is committed without the check for one.
-        synthesizer = cdk.DefaultStackSynthesizer(generate_bootstrap_version_rule=name != "local")
-        acknowledge(Stepforge(app, SETTINGS[name], synthesizer=synthesizer), SETTINGS[name])
+        synthesizer = cdk.DefaultStackSynthesizer(generate_bootstrap_version_rule=False) if name == "local" else None
+        options = {"synthesizer": synthesizer} if synthesizer else {}
+        found = settings(name)
+        for stack in compose(app, found, **options):
+            acknowledge(stack, found)
+    account = app.node.try_find_child(ACCOUNT)
+    if isinstance(account, cdk.Stack):
+        acknowledge_account(account)
     return app
 
 
-def template(app: cdk.App, name: EnvironmentName) -> dict[str, Any]:
-    """The synthesised template. Raises RuntimeError with the findings where cdk-nag objects."""
-    return app.synth().get_stack_by_name(f"stepforge-{name}").template
+def templates(app: cdk.App) -> dict[str, dict[str, Any]]:
+    """Stack to template. Raises RuntimeError with the findings where a rule objects."""
+    return {stack.stack_name: stack.template for stack in app.synth().stacks}
 
 
 if __name__ == "__main__":
-    build("dev").synth()
+    build().synth()

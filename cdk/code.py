@@ -12,7 +12,7 @@ from constructs import Construct
 
 ROOT = Path(__file__).resolve().parent.parent
 _FOR_PEOPLE = ("local", "cli", "report", "scaffold", "recipes", "testing", "finetune", "_bundle")
-_DATA_FOR_PEOPLE = ("catalogue.toml", "py.typed")
+_DATA_FOR_PEOPLE = ("catalogue.toml", "py.typed", "requirements.lock")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", *_FOR_PEOPLE, *_DATA_FOR_PEOPLE)
 
 

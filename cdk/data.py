@@ -1,13 +1,19 @@
-"""The bucket: specs, pipelines, raw uploads, job outputs and checkpoints."""
+"""The data lake: one bucket. Specs, pipelines, jobs and checkpoints are the machines' own; `raw/`, `curated/`,
+`model-ready/`, `evaluations/` and `logs/` are people's and datasets'.
+"""
 
 from __future__ import annotations
 
 import aws_cdk as cdk
+from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.settings import Settings
+
+PREFIXES = ("raw", "curated", "model-ready", "evaluations", "logs")
+_RARE = s3.StorageClass.INFREQUENT_ACCESS
 
 
 class Data(Construct):
@@ -27,18 +33,27 @@ class Data(Construct):
             minimum_tls_version=1.2,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             server_access_logs_bucket=logs,
+            server_access_logs_prefix="data/" if logs else None,
             removal_policy=removal,
+            metrics=None if settings.local else [s3.BucketMetrics(id="requests")],
             lifecycle_rules=[
                 s3.LifecycleRule(
                     id="unfinished-and-replaced",
                     abort_incomplete_multipart_upload_after=cdk.Duration.days(7),
-                    noncurrent_version_expiration=cdk.Duration.days(30),
+                    noncurrent_version_expiration=cdk.Duration.days(settings.replaced_days),
                 ),
                 s3.LifecycleRule(
                     id="checkpoints", prefix="checkpoints/", expiration=cdk.Duration.days(settings.checkpoint_days)
                 ),
+                *([] if settings.local else _rules()),
             ],
         )
+        if not settings.local:
+            # CDK's own option deploys a custom resource.
+            plain = self.bucket.node.default_child
+            assert isinstance(plain, s3.CfnBucket)
+            plain.add_property_override("NotificationConfiguration.EventBridgeConfiguration.EventBridgeEnabled", True)
+            self._alarms(settings)
 
     def _access_logs(self, removal: cdk.RemovalPolicy) -> s3.Bucket:
         # Log delivery cannot write with a customer's key.
@@ -47,7 +62,51 @@ class Data(Construct):
             "AccessLogs",
             encryption=s3.BucketEncryption.S3_MANAGED,
             enforce_ssl=True,
+            minimum_tls_version=1.2,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             removal_policy=removal,
             lifecycle_rules=[s3.LifecycleRule(expiration=cdk.Duration.days(365))],
         )
+
+    def _alarms(self, settings: Settings) -> None:
+        """A few refused requests are people's; a service that may not read shows hundreds."""
+        for name, threshold in (("4xxErrors", 100), ("5xxErrors", 5)):
+            cloudwatch.Alarm(
+                self,
+                name.title(),
+                alarm_name=f"stepforge-{settings.name}-bucket-{name[:3]}",
+                alarm_description=f"{name} of the data bucket: docs/deploy.md, the bucket refuses",
+                metric=cloudwatch.Metric(
+                    namespace="AWS/S3",
+                    metric_name=name,
+                    dimensions_map={"BucketName": self.bucket.bucket_name, "FilterId": "requests"},
+                    statistic="Sum",
+                    period=cdk.Duration.minutes(5),
+                ),
+                threshold=threshold,
+                evaluation_periods=2,
+                comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+            )
+
+
+def _rules() -> list[s3.LifecycleRule]:
+    """What training reads again stays at hand; what is kept as evidence gets cheaper; logs go."""
+    rare = [s3.Transition(storage_class=_RARE, transition_after=cdk.Duration.days(90))]
+    return [
+        s3.LifecycleRule(id="raw", prefix="raw/", transitions=rare),
+        s3.LifecycleRule(id="evaluations", prefix="evaluations/", transitions=rare),
+        *(
+            s3.LifecycleRule(
+                id=name,
+                prefix=f"{name}/",
+                transitions=[
+                    s3.Transition(
+                        storage_class=s3.StorageClass.INTELLIGENT_TIERING, transition_after=cdk.Duration.days(30)
+                    )
+                ],
+            )
+            for name in ("curated", "model-ready")
+        ),
+        s3.LifecycleRule(id="logs", prefix="logs/", expiration=cdk.Duration.days(365)),
+    ]

@@ -16,7 +16,7 @@ from constructs import Construct
 from cdk.code import bundled_for_finetune
 from cdk.functions import Functions
 from cdk.machines import Machines
-from cdk.policies import GROUPS, allow, read_objects, use_key, write_objects
+from cdk.policies import allow, groups, read_objects, use_key, write_objects
 from cdk.settings import Settings
 from stepforge.contracts.names import spend_table
 
@@ -46,6 +46,7 @@ class Finetune(Construct):
         )
         variables = {
             "BUCKET": bucket.bucket_name,
+            "ENVIRONMENT": settings.name,
             "SPEND_TABLE": spend_table(settings.name),
             "FINETUNE_FIRST_SECONDS": str(settings.finetune_first_seconds),
             "FINETUNE_MOST_SECONDS": str(settings.finetune_most_seconds),
@@ -65,8 +66,9 @@ class Finetune(Construct):
             lambda_.LayerVersion.from_layer_version_arn(self, f"Clients{number}", arn)
             for number, arn in enumerate(settings.finetune_layer_arns)
         ]
-        packages = functions.arns("sagemaker", f"model-package/{GROUPS}/*")
-        groups = functions.arns("sagemaker", f"model-package-group/{GROUPS}")
+        own = groups(settings.name)
+        packages = functions.arns("sagemaker", f"model-package/{own}/*")
+        group_arns = functions.arns("sagemaker", f"model-package-group/{own}")
         functions.add(
             "finetune",
             variables,
@@ -74,7 +76,7 @@ class Finetune(Construct):
                 *common,
                 write_objects(bucket, "finetune"),
                 allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"], packages),
-                allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], groups),
+                allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], group_arns),
                 # Who tunes neither approves nor promotes.
                 allow(["sagemaker:CreateModelPackage"], packages, StringEqualsIfExists={
                     "sagemaker:ModelApprovalStatus": "PendingManualApproval",

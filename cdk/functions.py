@@ -14,18 +14,13 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from cdk.code import bundled, uploaded
-from cdk.policies import GROUPS, allow, grant_key_to_aws, pass_role, read_objects, use_key, write_objects
+from cdk.layers import layer
+from cdk.policies import allow, grant_key_to_aws, groups, pass_role, read_objects, use_key, write_objects
+from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
-from stepforge.contracts.names import parameter
-
-RETENTION = {
-    7: logs.RetentionDays.ONE_WEEK,
-    30: logs.RetentionDays.ONE_MONTH,
-    90: logs.RetentionDays.THREE_MONTHS,
-    365: logs.RetentionDays.ONE_YEAR,
-}
+from stepforge.contracts.names import group_prefix, parameter
 
 
 class Functions(Construct):
@@ -62,8 +57,9 @@ class Functions(Construct):
         rollout = {"ROLLOUT": settings.rollout, "BAKE_SECONDS": str(settings.bake_seconds)}
         jobs = self.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
         look_at_jobs = allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], jobs)
-        packages = self.arns("sagemaker", f"model-package/{GROUPS}/*")
-        groups = self.arns("sagemaker", f"model-package-group/{GROUPS}")
+        own = groups(settings.name)
+        packages = self.arns("sagemaker", f"model-package/{own}/*")
+        group_arns = self.arns("sagemaker", f"model-package-group/{own}")
         promotions = self.arns("states", f"execution:{self.machine_name('promote')}:*")
         read_packages = [
             # A list is granted on what it lists.
@@ -103,7 +99,7 @@ class Functions(Construct):
             *read_objects(bucket, "jobs", "pipelines"),
             use_key(key),
             *read_packages,
-            allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], groups),
+            allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], group_arns),
             # A trainer neither approves nor promotes.
             allow(["sagemaker:CreateModelPackage"], packages, StringEqualsIfExists={
                 "sagemaker:ModelApprovalStatus": "PendingManualApproval",
@@ -145,7 +141,7 @@ class Functions(Construct):
                 *read_packages,
                 *read_objects(bucket, "jobs"),
                 use_key(key),
-                allow(["sagemaker:DescribeEndpoint"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
+                allow(["sagemaker:DescribeEndpoint"], self.arns("sagemaker", f"endpoint/{own}")),
             ],
             # Every byte of the weights is hashed; this is the longest that Lambda allows.
             timeout=cdk.Duration.minutes(15),
@@ -156,21 +152,21 @@ class Functions(Construct):
             allow(
                 [f"sagemaker:{verb}{what}" for what in ("Model", "EndpointConfig", "Endpoint")
                  for verb in ("Create", "Describe", "Delete")] + ["sagemaker:UpdateEndpoint"],
-                self.arns("sagemaker", f"model/{GROUPS}", f"endpoint-config/{GROUPS}", f"endpoint/{GROUPS}"),
+                self.arns("sagemaker", f"model/{own}", f"endpoint-config/{own}", f"endpoint/{own}"),
             ),
             pass_role(roles.serving),
             grant_key_to_aws(key),
             # The candidate's tag names the execution that it belongs to.
-            allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
+            allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{own}")),
             allow(["states:DescribeExecution"], promotions),
             allow(["sagemaker:DescribeModelPackage"], packages),
             allow(["cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
-                  self.arns("cloudwatch", f"alarm:{GROUPS}")),
+                  self.arns("cloudwatch", f"alarm:{own}")),
         ])  # fmt: skip
         self.add("smoke", {}, [
             *read_objects(bucket, "jobs"),
             use_key(key),
-            allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
+            allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{own}")),
         ])  # fmt: skip
         # What stamps a package neither approves nor rejects it.
         stamps = allow(["sagemaker:UpdateModelPackage"], packages, Null={"sagemaker:ModelApprovalStatus": "true"})
@@ -180,18 +176,23 @@ class Functions(Construct):
             allow(["sagemaker:UpdateModelPackage"], packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": "Development"}),
         ])  # fmt: skip
-        self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote")}, [
+        ours = {"GROUP_PREFIX": group_prefix(settings.name)}
+        self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours}, [
             *read_packages,
             allow(["sagemaker:ListModelPackageGroups"], ["*"]),
             # What a promotion that was stopped left behind.
             allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint", "sagemaker:ListTags"],
-                  self.arns("sagemaker", f"endpoint/{GROUPS}-candidate")),
+                  self.arns("sagemaker", f"endpoint/{own}-candidate")),
             allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
             allow(["states:DescribeExecution"], promotions),
         ])  # fmt: skip
 
     def __getitem__(self, name: str) -> lambda_.Function:
         return self._functions[name]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._functions)
 
     def machine_name(self, machine: str) -> str:
         return f"stepforge-{self._settings.name}-{machine}"
@@ -238,9 +239,8 @@ class Functions(Construct):
         self._functions[name] = function
 
     def _layers(self) -> list[lambda_.ILayerVersion]:
-        arn = self._settings.pydantic_layer_arn
-        if arn is None:
+        if self._settings.local:
             return []
         if self._layer is None:
-            self._layer = lambda_.LayerVersion.from_layer_version_arn(self, "Pydantic", arn)
+            self._layer = layer(self)
         return [self._layer]

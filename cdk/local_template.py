@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cdk.app import build, template
+from cdk.app import build, templates
 from cdk.code import ROOT
 
 PATH = ROOT / "sdk" / "stepforge" / "local" / "template.json"
@@ -21,7 +21,7 @@ def text(plain: dict[str, Any]) -> str:
 
 def main(path: Path = PATH) -> None:
     with tempfile.TemporaryDirectory() as outdir:
-        path.write_text(text(template(build("local", outdir=outdir), "local")), encoding="utf-8")
+        path.write_text(text(templates(build("local", outdir=outdir))["stepforge-local"]), encoding="utf-8")
     print(f"wrote {path}")
 
 

@@ -13,8 +13,9 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk.code import ROOT
-from cdk.functions import RETENTION, Functions
-from cdk.policies import GROUPS, allow, deny_unguarded_jobs, grant_key_to_aws, pass_role, use_key
+from cdk.functions import Functions
+from cdk.policies import allow, deny_unguarded_jobs, grant_key_to_aws, groups, pass_role, use_key
+from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
@@ -64,7 +65,7 @@ class Machines(Construct):
         self._add("train", run_job, self._run_jobs())
         self._add("evaluate", run_job, self._run_jobs())
         self._add("dataset", run_job, [*self._run_jobs(), *self._map(bucket, key)])
-        packages = functions.arns("sagemaker", f"model-package/{GROUPS}/*")
+        packages = functions.arns("sagemaker", f"model-package/{groups(settings.name)}/*")
         # Who starts it asks; who holds the token, which the approvers alone can read, decides.
         self._add("approve", {}, [allow(["sagemaker:UpdateModelPackage"], packages)])
         self._add("promote", {}, [])

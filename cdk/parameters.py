@@ -12,6 +12,7 @@ from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from cdk.machines import Machines
+from cdk.network import Network
 from cdk.roles import Roles
 from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, parameter
@@ -27,6 +28,7 @@ class Parameters(Construct):
         key: kms.IKey,
         roles: Roles,
         machines: Machines,
+        network: Network | None = None,
     ) -> None:
         super().__init__(scope, "Parameters")
         values = {
@@ -38,5 +40,10 @@ class Parameters(Construct):
             "instance-types/serve": settings.serve_instance_type,
             **{f"machines/{name}": machines[name].state_machine_arn for name in MACHINES},
         }
+        if network is not None and settings.jobs_in_vpc:
+            values["network/subnets"] = ",".join(network.jobs.subnet_ids)
+            values["network/security-groups"] = network.job_group.security_group_id
+        if settings.budget.submission_usd is not None:
+            values["budget-usd"] = f"{settings.budget.submission_usd:g}"
         for name, value in values.items():
             ssm.StringParameter(self, name, parameter_name=parameter(settings.name, name), string_value=value)

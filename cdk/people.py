@@ -14,7 +14,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.functions import Functions
-from cdk.policies import GROUPS, allow, deny, deny_unguarded_jobs, pass_role, read_objects, use_key, write_objects
+from cdk.policies import allow, deny, deny_unguarded_jobs, groups, pass_role, read_objects, use_key, write_objects
 from cdk.roles import Roles
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
@@ -38,7 +38,7 @@ class People(Construct):
         roles: Roles,
     ) -> None:
         super().__init__(scope, "People")
-        self._settings, self._functions = settings, functions
+        self._settings, self._functions, self._own = settings, functions, groups(settings.name)
         # Apart, because a policy has 6,144 characters at most.
         self.viewer = self._policy("Viewer", self._look(bucket, key))
         self.trainer = self._policy("Trainer", self._train(bucket, key, roles))
@@ -59,8 +59,8 @@ class People(Construct):
         told = [self._executions(machine) for machine in MACHINES if machine != "approve"]
         sagemaker = [
             *self._jobs(),
-            *arns("sagemaker", f"model-package/{GROUPS}/*", f"model-package-group/{GROUPS}", f"endpoint/{GROUPS}",
-                  f"endpoint-config/{GROUPS}", f"model/{GROUPS}"),
+            *arns("sagemaker", f"model-package/{self._own}/*", f"model-package-group/{self._own}",
+                  f"endpoint/{self._own}", f"endpoint-config/{self._own}", f"model/{self._own}"),
         ]  # fmt: skip
         return [
             *read_objects(bucket, *_READ),
@@ -75,7 +75,7 @@ class People(Construct):
                 sagemaker,
             ),
             allow(["sagemaker:ListModelPackageGroups", "sagemaker:ListTrainingJobs"], ["*"]),
-            allow(["sagemaker:InvokeEndpoint"], arns("sagemaker", f"endpoint/{GROUPS}")),
+            allow(["sagemaker:InvokeEndpoint"], arns("sagemaker", f"endpoint/{self._own}")),
             allow(
                 ["logs:GetLogEvents", "logs:FilterLogEvents", "logs:DescribeLogStreams"],
                 arns("logs", "log-group:/aws/sagemaker/*", f"log-group:/stepforge/{self._settings.name}/*"),
@@ -89,7 +89,7 @@ class People(Construct):
     def _train(self, bucket: s3.IBucket, key: kms.IKey, roles: Roles) -> list[iam.PolicyStatement]:
         started = [self._functions.machine_arn(machine) for machine in STARTED_BY_TRAINERS]
         stopped = [self._executions(machine) for machine in (*STARTED_BY_TRAINERS, "run-job")]
-        packages = self._functions.arns("sagemaker", f"model-package/{GROUPS}/*")
+        packages = self._functions.arns("sagemaker", f"model-package/{self._own}/*")
         return [
             write_objects(bucket, "pipelines", "specs", "raw", "prices"),
             use_key(key, write=True),
@@ -109,7 +109,7 @@ class People(Construct):
         ]
 
     def _approve(self, bucket: s3.IBucket) -> list[iam.PolicyStatement]:
-        packages = self._functions.arns("sagemaker", f"model-package/{GROUPS}/*")
+        packages = self._functions.arns("sagemaker", f"model-package/{self._own}/*")
         return [
             *read_objects(bucket, "approvals"),
             # IAM knows no resource for an answer: whose token it is decides.

@@ -9,8 +9,12 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 
-GROUPS = "stepforge-*"
-"""Model package groups, endpoints, models and configurations: contracts.pipelines holds `group` to this prefix."""
+from stepforge.contracts.names import group_prefix
+
+
+def groups(environment: str) -> str:
+    """Model package groups, endpoints, models and configurations of an environment."""
+    return f"{group_prefix(environment)}*"
 
 
 def allow(actions: Sequence[str], resources: Sequence[str], **conditions: Any) -> iam.PolicyStatement:

@@ -77,7 +77,7 @@ class Promotion(Construct):
                 f"{identifier}Failed", f"stepforge-{settings.name}-{name}-failed", machines[name].metric_failed()
             )
         for domain in settings.domains:
-            endpoint = endpoint_name(package_group(domain))
+            endpoint = endpoint_name(package_group(domain, settings.name))
             # Named by the endpoint: a deployment that finds the alarm rolls back when it fires.
             errors = cloudwatch.Metric(
                 namespace="AWS/SageMaker",

@@ -16,6 +16,6 @@ class Registry(Construct):
             sagemaker.CfnModelPackageGroup(
                 self,
                 domain.title(),
-                model_package_group_name=package_group(domain),
+                model_package_group_name=package_group(domain, settings.name),
                 model_package_group_description=f"Models of the domain {domain}",
             )

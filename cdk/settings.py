@@ -1,27 +1,121 @@
-"""What differs between environments, and nothing else."""
+"""What differs between environments, and nothing else: a TOML file each in cdk/environments/, and `local`.
+
+Five values make an environment one's own: `account`, `region`, `email`, `approvers` and `repository`.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+import tomllib
+from functools import cache
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-EnvironmentName = Literal["local", "dev"]
+from stepforge.contracts.names import package_group
+from stepforge.errors import InvalidInput, UnknownName
+
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")]
+InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
+Provider = Literal["openai", "anthropic", "hugging-face", "vertex"]
+FOLDER = Path(__file__).with_name("environments")
+_SUBNETS = 20
+"""Bits of the smallest network that holds four kinds of subnets in three zones."""
 
 
-class Settings(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+
+class Network(_Frozen):
+    cidr: str = "10.40.0.0/16"
+    """Private IPv4 addresses that no network has which this one is ever joined with."""
+    zones: tuple[str, ...] = ()
+    """Three availability zones; left out, the region's a, b and c."""
+    nat_gateways: Annotated[int, Field(ge=0, le=3)] = 1
+    """Ways out of the private subnets (Studio, builds); 3 outlive the loss of a zone. Jobs have none in any case."""
+    provider_egress: bool = True
+    """Whether handlers that speak with Vertex and OpenAI go out of subnets and an address of their own."""
+    interface_endpoints: bool = True
+    """Whether AWS is reached without leaving the network: about 7 USD a month for each of 16 services and zone."""
+
+    @field_validator("cidr")
+    @classmethod
+    def _private(cls, value: str) -> str:
+        network = IPv4Network(value)
+        if not network.is_private or network.prefixlen > _SUBNETS or network.prefixlen < 16:
+            raise ValueError("give private addresses (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16) from /16 to /20")
+        return value
+
+    @field_validator("zones")
+    @classmethod
+    def _three(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value and len(set(value)) != 3:
+            raise ValueError(f"there are {len(set(value))} different zones: give three, or none for a, b and c")
+        return value
+
+
+class Limits(_Frozen):
+    """What a training job may be at most; the guardrails deny everything above."""
+
+    instance_types: tuple[str, ...] = ("ml.m5.*", "ml.c5.*", "ml.g5.*")
+    """Patterns of instance types, with `*`."""
+    hours: Annotated[int, Field(ge=1, le=28 * 24)] = 24
+
+
+class Budget(_Frozen):
+    monthly_usd: Annotated[float, Field(gt=0)] = 500.0
+    """Of all that carries the environment's tag. At 100 % new jobs and endpoints are denied until a person lifts it."""
+    warn_percent: Annotated[int, Field(ge=1, le=99)] = 80
+    """Of spending, actual or forecast: a message."""
+    submission_usd: Annotated[float, Field(gt=0)] | None = None
+    """The most that one submission may cost by its estimate."""
+
+
+class Providers(_Frozen):
+    names: tuple[Provider, ...] = ("openai", "anthropic", "hugging-face")
+    """Whose keys are kept in Secrets Manager. Vertex needs none with workload identity federation."""
+    rotation_days: Annotated[int, Field(ge=1, le=1000)] = 90
+    openai_project: str | None = None
+    """`proj_...`: with it the rotation makes service accounts in this project, by a key that may administer it."""
+
+
+class Studio(_Frozen):
+    enabled: bool = False
+    mlflow: bool = False
+    """SageMaker's serverless MLflow: no charge while nobody uses it."""
+    profiles: tuple[Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,40}$")], ...] = ()
+    """A user profile each."""
+
+
+class Settings(_Frozen):
     name: EnvironmentName
-    region: str
-    account: str | None = None
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+    account: Annotated[str, StringConstraints(pattern=r"^\d{12}$")] | None = None
     """None leaves the account to the credentials that deploy: synth needs none."""
+    email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")] | None = None
+    """Who hears of alarms and budgets. None: nobody, and the topic waits for subscriptions."""
+    approvers: tuple[Annotated[str, StringConstraints(pattern=r"^arn:aws:iam::\d{12}:(role|user)/\S+$")], ...] = ()
+    """Who may take on the role that approves models. None: whom IAM in the account allows it."""
+    repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    """`owner/name` on GitHub, whose workflows plan and deploy. None: no roles for CI."""
     bucket: str | None = None
     """None leaves the bucket's name to CloudFormation, so that a kept bucket never stands in a new stack's way."""
     domains: tuple[str, ...] = ("facial",)
     """Domains whose model package group and endpoint alarm exist from the start; others are made on first use."""
-    train_instance_type: str = "ml.g5.xlarge"
-    serve_instance_type: str = "ml.m5.xlarge"
+    train_instance_type: InstanceType = "ml.g5.xlarge"
+    serve_instance_type: InstanceType = "ml.m5.xlarge"
     serve_instances: int = 1
     """Instances of an endpoint. From two on a new version takes over behind a canary, or rolling."""
     rollout: Literal["canary", "rolling"] = "canary"
@@ -40,39 +134,141 @@ class Settings(BaseModel):
     """Role that Bedrock and SageMaker tune with. None: the state machine tunes at neither."""
     sweep_minutes: int = 15
     log_retention_days: Literal[7, 30, 90, 365] = 90
-    checkpoint_days: int = 30
+    checkpoint_days: Annotated[int, Field(ge=1)] = 30
     """Checkpoints of jobs that nobody went on with."""
+    replaced_days: Annotated[int, Field(ge=1)] = 30
+    """Versions of objects that were overwritten or deleted."""
     jobs_in_vpc: bool = False
     """Whether training jobs may run in a VPC of the account's: their role then makes network interfaces."""
     jobs_need_vpc: bool = False
     """Whether a training job without a VPC is denied."""
     keep_data: bool = True
-    """Whether bucket and key outlive the stack, and the stack refuses to be deleted."""
+    """Whether data, keys, secrets and images outlive their stacks, and these stacks refuse to be deleted."""
     access_logs: bool = True
-    pydantic_layer_arn: str | None = None
-    """The handlers need pydantic 2. None where it is importable without a layer."""
+    network: Network | None = None
+    """None: no network of its own."""
+    limits: Limits = Limits()
+    budget: Budget = Budget()
+    providers: Providers = Providers()
+    studio: Studio = Studio()
+    eks: Literal[False] = False
+    """The place of a cluster: there is none yet."""
+
+    @field_validator("domains")
+    @classmethod
+    def _named(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for domain in value:
+            package_group(domain, info.data.get("name", "local"))
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.studio.enabled and (self.network is None or not self.network.nat_gateways):
+            raise ValueError(
+                "studio.enabled needs a way out: set network.nat_gateways to 1, or studio.enabled to false"
+            )
+        if (self.jobs_need_vpc or self.jobs_in_vpc) and self.network is None and not self.local:
+            raise ValueError("jobs_in_vpc and jobs_need_vpc want a network: add a [network], or set both to false")
+        if self.jobs_need_vpc and not self.jobs_in_vpc:
+            raise ValueError("jobs_need_vpc denies jobs that jobs_in_vpc does not allow: set jobs_in_vpc to true too")
+        for zone in self.zones:
+            if not zone.startswith(self.region):
+                raise ValueError(f"network.zones has {zone!r}, which is not in region {self.region!r}: change one")
+        for field in ("train_instance_type",):
+            given = getattr(self, field)
+            if not any(_matches(given, pattern) for pattern in self.limits.instance_types):
+                raise ValueError(
+                    f"{field} {given!r} is none of limits.instance_types {list(self.limits.instance_types)}: "
+                    "every job would be denied; add it, or take another"
+                )
+        return self
+
+    @property
+    def local(self) -> bool:
+        """Whether this is the local AWS, which needs no key of a provider, no network and no people."""
+        return self.name == "local"
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        given = self.network.zones if self.network else ()
+        return given or tuple(f"{self.region}{letter}" for letter in "abc")
+
+    @property
+    def gpu(self) -> bool:
+        """Whether training jobs run on NVIDIA GPUs, and so in the image that has their libraries."""
+        return self.train_instance_type.split(".")[1][0] in "gp"
 
 
-# Not re-read at its source: that this public layer carries pydantic 2, and that version 18 is published in the region.
-# https://docs.powertools.aws.dev/lambda/python/latest/getting-started/install/
-_POWERTOOLS = "arn:aws:lambda:{region}:017000801446:layer:AWSLambdaPowertoolsPythonV3-python311-x86_64:18"
+def _matches(name: str, pattern: str) -> bool:
+    head, star, tail = pattern.partition("*")
+    return name.startswith(head) and name.endswith(tail) if star else name == pattern
 
-SETTINGS: dict[EnvironmentName, Settings] = {
-    "local": Settings(
-        name="local",
-        region="us-east-1",
-        account="000000000000",
-        bucket="stepforge-local",
-        train_instance_type="ml.m5.large",
-        serve_instance_type="ml.m5.large",
-        bake_seconds=0,
-        job_poll_seconds=1,
-        endpoint_poll_seconds=1,
-        finetune_first_seconds=1,
-        finetune_most_seconds=1,
-        log_retention_days=30,
-        keep_data=False,
-        access_logs=False,
-    ),
-    "dev": Settings(name="dev", region="us-east-1", pydantic_layer_arn=_POWERTOOLS.format(region="us-east-1")),
-}
+
+def parse(name: str, plain: dict[str, Any], *, source: str) -> Settings:
+    """Settings of an environment. Raises InvalidInput with each wrong field, what it was given and the remedy.
+
+    >>> parse("dev", {"region": "us-east-1"}, source="dev.toml").zones
+    ('us-east-1a', 'us-east-1b', 'us-east-1c')
+    """
+    try:
+        return Settings.model_validate({**plain, "name": name})
+    except ValidationError as error:
+        lines = [_said(found) for found in error.errors()]
+        raise InvalidInput(f"{source}: " + "; ".join(lines)) from error
+
+
+def _said(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _fields(Settings, error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        return f"there is no `{path}`: " + (f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}")
+    remedy = error["msg"].removeprefix("Value error, ")
+    return f"`{path}` = {error['input']!r}: {remedy}" if path else remedy
+
+
+def _fields(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        model = next(a for a in nested if issubclass(a, BaseModel))
+    return sorted(set(model.model_fields) - {"name"})
+
+
+@cache
+def settings(name: str) -> Settings:
+    """The environment `local`, or what cdk/environments/{name}.toml says. Raises UnknownName, InvalidInput."""
+    if name == "local":
+        return LOCAL
+    path = FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise UnknownName("environment", name, ["local", *deployable()])
+    try:
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{path.name}: {error}") from error
+    return parse(name, plain, source=f"cdk/environments/{path.name}")
+
+
+def deployable() -> tuple[str, ...]:
+    """Names of the environments that there is a file for."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+LOCAL = Settings(
+    name="local",
+    region="us-east-1",
+    account="000000000000",
+    bucket="stepforge-local",
+    train_instance_type="ml.m5.large",
+    serve_instance_type="ml.m5.large",
+    bake_seconds=0,
+    job_poll_seconds=1,
+    endpoint_poll_seconds=1,
+    finetune_first_seconds=1,
+    finetune_most_seconds=1,
+    log_retention_days=30,
+    keep_data=False,
+    access_logs=False,
+    providers=Providers(names=()),
+)

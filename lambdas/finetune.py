@@ -18,6 +18,7 @@ SECONDS = 600.0
 
 class Environment(Variables):
     bucket: str
+    environment: str
     spend_table: str
     finetune_first_seconds: int
     finetune_most_seconds: int
@@ -71,6 +72,7 @@ def tools_of(env: Environment) -> steps.Tools:
         sagemaker=client("sagemaker"),
         secrets=secret,
         bucket=env.bucket,
+        environment=env.environment,
         first_seconds=env.finetune_first_seconds,
         most_seconds=env.finetune_most_seconds,
     )

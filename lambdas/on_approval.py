@@ -13,6 +13,8 @@ from stepforge.promotion import on_event, sweep
 
 class Environment(Variables):
     promote_arn: str
+    group_prefix: str
+    """Of this environment: another one in the same account hears of the same events."""
 
 
 class Event(BaseModel):
@@ -26,11 +28,12 @@ class Event(BaseModel):
 
 @handles
 def handler(event: Event) -> list[dict[str, Any]]:
-    machine_arn = variables(Environment).promote_arn
+    env = variables(Environment)
     sagemaker, states = client("sagemaker"), client("stepfunctions")
     if event.detail_type == "Scheduled Event":
-        decisions = sweep(sagemaker, states, machine_arn=machine_arn)
+        decisions = sweep(sagemaker, states, machine_arn=env.promote_arn, prefix=env.group_prefix)
     else:
         change = PackageStateChange.model_validate(event.detail)
-        decisions = [on_event(sagemaker, states, change, machine_arn=machine_arn)]
+        ours = change.ModelPackageArn.partition("model-package/")[2].startswith(env.group_prefix)
+        decisions = [on_event(sagemaker, states, change, machine_arn=env.promote_arn)] if ours else []
     return [decision.model_dump(mode="json") for decision in decisions]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from stepforge import executions
 from stepforge.contracts.base import Contract
 from stepforge.contracts.events import PackageStateChange
-from stepforge.contracts.names import execution_name
+from stepforge.contracts.names import execution_name, group_prefix
 from stepforge.contracts.registry import (
     PROMOTION,
     PROMOTION_EVENT,
@@ -22,7 +22,6 @@ from stepforge.packages import summaries
 MAX_EXECUTIONS = 3
 """Executions for one approval: those that ended without a stamp were cut off, not refused."""
 
-GROUP_PREFIX = "stepforge-"
 _PROPERTY = 256
 """Characters of a customer metadata property."""
 
@@ -68,8 +67,8 @@ def on_event(sagemaker: Any, states: Any, change: PackageStateChange, *, machine
     return consider(states, package, change.event_id, machine_arn=machine_arn)
 
 
-def sweep(sagemaker: Any, states: Any, *, machine_arn: str) -> list[Decision]:
-    """Promote what is approved but was never handled, because its event was lost.
+def sweep(sagemaker: Any, states: Any, *, machine_arn: str, prefix: str = group_prefix("local")) -> list[Decision]:
+    """Promote what is approved but was never handled, because its event was lost. `prefix`: of the groups looked at.
 
     Of each group only the newest Approved version counts, and only where no promotion left a stamp on it. While any
     promotion runs the sweep waits for its next turn. The package's own LastModifiedTime gives the id that its event
@@ -80,7 +79,7 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str) -> list[Decision]:
     if running:
         return []
     decisions: list[Decision] = []
-    for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=GROUP_PREFIX):
+    for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=prefix):
         for group in page["ModelPackageGroupSummaryList"]:
             if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"]):
                 said = f"the candidate endpoint of {group['ModelPackageGroupName']}: its promotion was cut off"

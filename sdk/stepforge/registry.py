@@ -17,7 +17,7 @@ from stepforge.artifacts import read_file, read_report
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import digest, first_problem
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.names import endpoint_name, group_domain, package_group
+from stepforge.contracts.names import endpoint_name, group_domain, group_prefix, package_group
 from stepforge.contracts.registry import PROMOTION, Approval, ExternalLineage, PackageMetadata
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
@@ -25,7 +25,6 @@ from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, Un
 from stepforge.executions import Execution
 from stepforge.logs import trace_header
 from stepforge.packages import EVALUATION, ROWS, TOKEN_LENGTH, summaries
-from stepforge.promotion import GROUP_PREFIX
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -87,9 +86,9 @@ class Registry:
         """Packages of a domain, or of all domains, newest first."""
         sagemaker = self._connection.client("sagemaker")
         groups = self._groups()
-        if domain is not None and package_group(domain) not in groups:
+        if domain is not None and package_group(domain, self._connection.name) not in groups:
             raise UnknownName("model", domain, [group_domain(group) for group in groups])
-        chosen = groups if domain is None else [package_group(domain)]
+        chosen = groups if domain is None else [package_group(domain, self._connection.name)]
         arns = [summary["ModelPackageArn"] for group in chosen for summary in summaries(sagemaker, group)]
         return sorted((self._describe(arn) for arn in arns), key=lambda p: (p.group, -p.version))
 
@@ -244,7 +243,7 @@ class Registry:
             return serving.answer(s3, external, request, secrets)
         domain = re.sub(r"/\d+$", "", domain)
         runtime = self._connection.client("sagemaker-runtime")
-        name = endpoint_name(package_group(domain))
+        name = endpoint_name(package_group(domain, self._connection.name))
         try:
             answer = runtime.invoke_endpoint(
                 EndpointName=name,
@@ -260,7 +259,7 @@ class Registry:
             raise EnvironmentUnavailable(f"the endpoint {name!r} failed to answer: {reason}") from error
         except runtime.exceptions.ClientError as error:
             if error.response["Error"]["Code"] in ("ValidationError", "ValidationException"):
-                if package_group(domain) not in (groups := self._groups()):
+                if package_group(domain, self._connection.name) not in (groups := self._groups()):
                     raise UnknownName("model", domain, map(group_domain, groups)) from error
                 raise InvalidInput(
                     f"domain {domain!r} has no endpoint {name!r} in service: approve a version first "
@@ -273,7 +272,7 @@ class Registry:
         """Metadata of the provider's model that is meant; None where one of ours is."""
         named = re.fullmatch(r"([^/]+)/(\d+)", reference)
         domain, version = (named[1], named[2]) if named else (reference, "")
-        group = package_group(domain)
+        group = package_group(domain, self._connection.name)
         for summary in summaries(self._connection.client("sagemaker"), group):
             if version:
                 wanted = str(summary.get("ModelPackageVersion")) == version
@@ -307,13 +306,14 @@ class Registry:
         )
 
     def _groups(self) -> list[str]:
+        prefix = group_prefix(self._connection.name)
         pages = self._connection.client("sagemaker").get_paginator("list_model_package_groups")
         names = [
             group["ModelPackageGroupName"]
-            for page in pages.paginate(NameContains=GROUP_PREFIX)
+            for page in pages.paginate(NameContains=prefix)
             for group in page["ModelPackageGroupSummaryList"]
         ]
-        return sorted(name for name in names if name.startswith(GROUP_PREFIX))
+        return sorted(name for name in names if name.startswith(prefix))
 
     def _describe(self, arn: str) -> Package:
         answer = self._connection.client("sagemaker").describe_model_package(ModelPackageName=arn)

@@ -1,14 +1,15 @@
-"""One synth for all tests of the infrastructure. cdk-nag runs in it, so that a finding fails every test here."""
+"""One synth for all tests of the infrastructure. cdk-nag and our rules run in it: a finding fails every test."""
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .merged import environment, read_stacks
 
 # jsii warns at length about versions of Node.js that still work.
 os.environ.setdefault("JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION", "1")
@@ -18,7 +19,13 @@ os.environ.setdefault("JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION", "1")
 @dataclass(frozen=True)
 class Synth:
     folder: Path
+    stacks: dict[str, dict[str, Any]]
+    """Stack to template."""
     templates: dict[str, dict[str, Any]]
+    """Environment to the resources of all its stacks, as one template. See `merged`."""
+
+
+NAMES = ("local", "dev", "staging", "prod")
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +35,11 @@ def synth(tmp_path_factory: pytest.TempPathFactory) -> Synth:
 
     folder = tmp_path_factory.mktemp("cdk.out")
     with pytest.MonkeyPatch.context() as patch:
-        # Anywhere but the repository, and without credentials: synth needs neither.
+        # Anywhere but the repository, at nobody's home, and without credentials: synth needs none of them.
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
-        build("local", "dev", outdir=str(folder)).synth()
-    names = ("local", "dev")
-    return Synth(folder, {n: json.loads((folder / f"stepforge-{n}.template.json").read_text()) for n in names})
+        build(*NAMES, outdir=str(folder)).synth()
+    stacks = read_stacks(folder)
+    return Synth(folder, stacks, {name: environment(stacks, name) for name in NAMES})

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.support.iam import listed
 
+from .merged import environment, read_stacks
 from .principals import Cloud, conditions
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "permissions.md"
@@ -60,10 +61,11 @@ def _parties(value: Any) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    from cdk.app import build, template
+    from cdk.app import build
 
     with tempfile.TemporaryDirectory() as outdir:
-        found = text(template(build("dev", outdir=outdir), "dev"))
+        build("dev", outdir=outdir).synth()
+        found = text(environment(read_stacks(Path(outdir)), "dev"))
     if "--check" in arguments:
         return int(FILE.read_text(encoding="utf-8") != found)
     FILE.write_text(found, encoding="utf-8")

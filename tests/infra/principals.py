@@ -20,16 +20,26 @@ _KINDS = {
     "AWS::SQS::Queue": "arn:aws:sqs:{region}:{account}:{name}",
     "AWS::SNS::Topic": "arn:aws:sns:{region}:{account}:{name}",
     "AWS::SecretsManager::Secret": "arn:aws:secretsmanager:{region}:{account}:secret:{name}",
+    "AWS::ECR::Repository": "arn:aws:ecr:{region}:{account}:repository/{name}",
+    "AWS::CodeBuild::Project": "arn:aws:codebuild:{region}:{account}:project/{name}",
+    "AWS::IAM::ManagedPolicy": "arn:aws:iam::{account}:policy/{name}",
+    "AWS::SageMaker::MlflowApp": "arn:aws:sagemaker:{region}:{account}:mlflow-app/{name}",
     "AWS::Logs::LogGroup": "arn:aws:logs:{region}:{account}:log-group:{name}:*",
 }
-_NAMES = tuple(f"{of}Name" for of in ("Function", "StateMachine", "Queue", "Topic", "Bucket", "LogGroup", "Role", ""))
+_NAMES = tuple(f"{of}Name" for of in ("Function", "StateMachine", "Queue", "Topic", "Bucket", "LogGroup", "Role",
+                                      "Repository", "ManagedPolicy", ""))  # fmt: skip
 _PSEUDO = {
     "AWS::AccountId": ACCOUNT,
     "AWS::Region": REGION,
     "AWS::Partition": "aws",
     "AWS::URLSuffix": "amazonaws.com",
 }
-_REFS_ARE_ARNS = ("AWS::StepFunctions::StateMachine", "AWS::SNS::Topic", "AWS::SecretsManager::Secret")
+_REFS_ARE_ARNS = (
+    "AWS::IAM::ManagedPolicy",
+    "AWS::StepFunctions::StateMachine",
+    "AWS::SNS::Topic",
+    "AWS::SecretsManager::Secret",
+)
 _HASH = re.compile(r"[0-9A-F]{8}$")
 
 
@@ -98,14 +108,18 @@ class Cloud:
             properties = resource.get("Properties", {})
             if resource["Type"] == "AWS::IAM::Role":
                 documents = [*by_role.get(logical, []), *(p["PolicyDocument"] for p in properties.get("Policies", []))]
+                for attached in properties.get("ManagedPolicyArns", []):
+                    documents.append(self.resources[attached["Ref"]]["Properties"]["PolicyDocument"])
                 name = _HASH.sub("", logical).removesuffix("Role")
                 trust = self.plain(properties["AssumeRolePolicyDocument"])
                 found[name] = Principal(self._arn(logical), [self.plain(d) for d in documents], trust)
-            elif resource["Type"] == "AWS::IAM::ManagedPolicy" and not properties.get("Roles"):
+            elif resource["Type"] == "AWS::IAM::ManagedPolicy" and logical.startswith("People"):
                 name = _HASH.sub("", logical).removeprefix("People").lower()
                 found[name] = Principal(
                     f"arn:aws:iam::{ACCOUNT}:role/{name}", [self.plain(properties["PolicyDocument"])]
                 )
+        # The role has the policies of `approver` and no other: test_environments says so.
+        found.pop("Approver", None)
         for person in ("trainer", "approver"):
             # They have the viewer's policy beside their own.
             found[person].policies.extend(found["viewer"].policies)

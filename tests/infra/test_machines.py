@@ -63,17 +63,17 @@ def test_whatever_fails_after_a_candidate_exists_removes_it() -> None:
 
 
 def test_an_execution_that_only_polls_stays_within_the_history_of_step_functions() -> None:
-    from cdk.settings import SETTINGS
+    from cdk.settings import settings
 
     events_a_look, most_events, longest_job_days = 10, 25_000, 5
-    assert longest_job_days * 86_400 / SETTINGS["dev"].job_poll_seconds * events_a_look < most_events
+    assert longest_job_days * 86_400 / settings("dev").job_poll_seconds * events_a_look < most_events
 
 
 def test_a_paid_tune_is_watched_for_a_month_within_the_history_of_step_functions() -> None:
-    from cdk.settings import SETTINGS
+    from cdk.settings import settings
 
-    asl, settings = ASL["finetune"], SETTINGS["dev"]
-    looks = asl["TimeoutSeconds"] / settings.finetune_most_seconds
+    asl = ASL["finetune"]
+    looks = asl["TimeoutSeconds"] / settings("dev").finetune_most_seconds
     # Wait 2, task 5, choice 2; and two weeks at least are watched.
     assert looks * 9 + 500 < 25_000
     assert asl["TimeoutSeconds"] >= 14 * 86_400

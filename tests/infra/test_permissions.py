@@ -16,10 +16,16 @@ from .principals import ACCOUNT, REGION, Cloud
 
 Json = Any
 STEM = f"{REGION}:{ACCOUNT}"
-PACKAGE = f"arn:aws:sagemaker:{STEM}:model-package/stepforge-facial/3"
-ENDPOINT = f"arn:aws:sagemaker:{STEM}:endpoint/stepforge-facial"
+PACKAGE = f"arn:aws:sagemaker:{STEM}:model-package/stepforge-dev---facial/3"
+ENDPOINT = f"arn:aws:sagemaker:{STEM}:endpoint/stepforge-dev---facial"
 JOB = f"arn:aws:sagemaker:{STEM}:training-job/sft-0123456789ab-a0"
-GUARDED = {"sagemaker__OutputKmsKey": "key", "sagemaker__VolumeKmsKey": "key"}
+GUARDED: dict[str, Json] = {
+    "sagemaker__OutputKmsKey": "key",
+    "sagemaker__VolumeKmsKey": "key",
+    "sagemaker__VpcSubnets": ["subnet-1"],
+    "sagemaker__VpcSecurityGroupIds": ["sg-1"],
+}
+VIA_S3 = {"kms__ViaService": "s3.us-east-1.amazonaws.com"}
 APPROVED = {"sagemaker__ModelApprovalStatus": "Approved"}
 
 
@@ -215,14 +221,36 @@ def test_a_job_without_keys_is_denied(cloud: Cloud, who: str) -> None:
         given = {key: value for key, value in GUARDED.items() if key != missing}
         assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given, **types) == "deny", missing
     # Instances with disks of their own encrypt them in hardware, and take no key; in a mixed list one has to be given.
-    own = {"sagemaker__InstanceTypes": ["ml.g5.xlarge"], "sagemaker__OutputKmsKey": "key"}
+    own = {k: v for k, v in GUARDED.items() if "Volume" not in k} | {"sagemaker__InstanceTypes": ["ml.g5.xlarge"]}
     assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **own) == "allow"
 
 
+@pytest.mark.parametrize(
+    ("beyond", "within"),
+    [
+        (
+            {"sagemaker__InstanceTypes": ["ml.m5.large", "ml.p5.48xlarge"]},
+            {"sagemaker__InstanceTypes": ["ml.m5.large"]},
+        ),
+        ({"sagemaker__MaxRuntimeInSeconds": "86401"}, {"sagemaker__MaxRuntimeInSeconds": "86400"}),
+        (
+            {"sagemaker__InterContainerTrafficEncryption": "false"},
+            {"sagemaker__InterContainerTrafficEncryption": "true"},
+        ),
+    ],
+    ids=["instance", "hours", "traffic"],
+)
+def test_a_job_beyond_the_limits_is_denied_to_the_machine(cloud: Cloud, beyond: Json, within: Json) -> None:
+    given = {**GUARDED, "sagemaker__InstanceTypes": ["ml.m5.large"]}
+    assert cloud.decide("MachinesRunJob", "sagemaker:CreateTrainingJob", JOB, **given | within) == "allow"
+    assert cloud.decide("MachinesRunJob", "sagemaker:CreateTrainingJob", JOB, **given | beyond) == "deny"
+
+
 def test_who_trains_creates_jobs_under_our_names_alone(cloud: Cloud) -> None:
-    assert cloud.who_may("sagemaker:CreateTrainingJob", JOB, **GUARDED) == {"trainer", "MachinesRunJob"}
+    given = {**GUARDED, "sagemaker__InstanceTypes": ["ml.m5.large"]}
+    assert cloud.who_may("sagemaker:CreateTrainingJob", JOB, **given) == {"trainer", "MachinesRunJob"}
     other = JOB.replace("sft-", "other-")
-    assert ours(cloud.who_may("sagemaker:CreateTrainingJob", other, **GUARDED)) == set()
+    assert ours(cloud.who_may("sagemaker:CreateTrainingJob", other, **given)) == set()
 
 
 def test_a_job_without_a_vpc_is_denied_where_the_environment_asks_for_one() -> None:
@@ -247,7 +275,8 @@ KNOWN_KEYS = {
     # https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsagemaker.html
     "sagemaker:OutputKmsKey", "sagemaker:VolumeKmsKey", "sagemaker:InstanceTypes", "sagemaker:VpcSubnets",
     "sagemaker:VpcSecurityGroupIds", "sagemaker:ModelApprovalStatus", "sagemaker:ModelLifeCycle:stage",
-    "sagemaker:ModelLifeCycle:stageStatus", "sagemaker:NetworkIsolation",
+    "sagemaker:ModelLifeCycle:stageStatus", "sagemaker:NetworkIsolation", "sagemaker:MaxRuntimeInSeconds",
+    "sagemaker:InterContainerTrafficEncryption", "iam:PolicyARN",
     # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html
     "aws:SecureTransport", "aws:SourceAccount", "aws:SourceArn", "aws:PrincipalArn", "aws:PrincipalAccount",
     "aws:PrincipalTag/*", "aws:RequestedRegion", "aws:ResourceTag/*", "aws:ViaAWSService", "aws:CalledVia",
@@ -301,20 +330,22 @@ def test_a_misspelt_key_is_seen_and_would_void_or_invert_its_deny(cloud: Cloud) 
 
 def test_who_decrypts_reads_something_and_only_who_writes_makes_data_keys(cloud: Cloud) -> None:
     key, bucket = cloud.arn("KeysData"), cloud.arn("DataBucket")
-    decrypts = ours(cloud.who_may("kms:Decrypt", key))
+    decrypts = ours(cloud.who_may("kms:Decrypt", key, **VIA_S3))
     reads = set().union(*(ours(cloud.who_may("s3:GetObject", f"{bucket}/{prefix}/x")) for prefix in READERS))
     writes = set().union(*(ours(cloud.who_may("s3:PutObject", f"{bucket}/{prefix}/x")) for prefix in WRITERS))
     assert reads <= decrypts
     assert decrypts <= reads | writes
-    assert ours(cloud.who_may("kms:GenerateDataKey", key)) == writes
+    assert ours(cloud.who_may("kms:GenerateDataKey", key, **VIA_S3)) == writes
+    assert ours(cloud.who_may("kms:Decrypt", key)) == set()
     for action in ("kms:ScheduleKeyDeletion", "kms:DisableKey", "kms:PutKeyPolicy"):
         assert ours(cloud.who_may(action, key)) == set()
 
 
 def test_grants_on_the_key_are_for_aws_alone(cloud: Cloud) -> None:
     key = cloud.arn("KeysData")
-    assert ours(cloud.who_may("kms:CreateGrant", key)) == set()
-    assert ours(cloud.who_may("kms:CreateGrant", key, kms__GrantIsForAWSResource="true")) == {
+    via = {"kms__ViaService": "sagemaker.us-east-1.amazonaws.com"}
+    assert ours(cloud.who_may("kms:CreateGrant", key, **via)) == set()
+    assert ours(cloud.who_may("kms:CreateGrant", key, kms__GrantIsForAWSResource="true", **via)) == {
         "FunctionsDeploy", "MachinesRunJob", "RolesServing", "RolesTraining",
     }  # fmt: skip
 

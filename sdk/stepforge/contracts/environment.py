@@ -27,5 +27,8 @@ class Environment(Contract):
     """Digest of the code and lock that run each type of job."""
     instance_types: dict[str, str] = {}
     """`train` and `serve`."""
+    network: dict[str, str] = {}
+    """`subnets` and `security-groups` of the environment's own network, with commas between them. Jobs that name no
+    network run there; empty is SageMaker's."""
     budget_usd: Annotated[float, Field(gt=0)] | None = None
     """The most that one submission may cost by its estimate."""

@@ -25,6 +25,8 @@ LONGEST_GROUP = 53
 """An endpoint has 63 characters at most, and `-candidate` must fit."""
 _CANDIDATE = "-candidate"
 _GROUP_PREFIX = "stepforge-"
+_OF_ENVIRONMENT = "---"
+"""Between environment and domain: a domain's own name makes two hyphens at most."""
 _DOMAIN = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
 
 
@@ -48,11 +50,19 @@ def execution_name(machine: Machine, identity: str, number: int) -> str:
     return f"{machine}-{identity[:12]}-r{number}"
 
 
-def package_group(domain: str) -> str:
+def group_prefix(environment: str) -> str:
+    """What the groups, endpoints and models of an environment begin with, and no other's in the same account.
+
+    The local AWS has no other environment beside it.
+    """
+    return _GROUP_PREFIX if environment == "local" else f"{_GROUP_PREFIX}{environment}{_OF_ENVIRONMENT}"
+
+
+def package_group(domain: str, environment: str) -> str:
     """The model package group of a domain, which is its endpoint's name too. No two domains share one.
 
-    >>> package_group("a_b"), package_group("a-b")
-    ('stepforge-a--b', 'stepforge-a-b')
+    >>> package_group("a_b", "local"), package_group("a-b", "local"), package_group("a-b", "dev")
+    ('stepforge-a--b', 'stepforge-a-b', 'stepforge-dev---a-b')
 
     Raises InvalidInput for what is no name of a domain.
     """
@@ -62,7 +72,7 @@ def package_group(domain: str) -> str:
             f"between them, and no {_CANDIDATE} at the end"
         )
     # SageMaker takes no underscore, and a name of a domain has no two hyphens in a row.
-    group = _GROUP_PREFIX + domain.replace("_", "--")
+    group = group_prefix(environment) + domain.replace("_", "--")
     if len(group) > LONGEST_GROUP:
         raise InvalidInput(
             f"domain {domain!r} is too long by {len(group) - LONGEST_GROUP} for the name of an endpoint, "
@@ -72,8 +82,12 @@ def package_group(domain: str) -> str:
 
 
 def group_domain(group: str) -> str:
-    """The domain of a model package group: what the CLI calls its models by."""
-    return group.removeprefix(_GROUP_PREFIX).replace("--", "_")
+    """The domain of a model package group: what the CLI calls its models by.
+
+    >>> group_domain("stepforge-a--b"), group_domain("stepforge-dev---a--b")
+    ('a_b', 'a_b')
+    """
+    return group.removeprefix(_GROUP_PREFIX).rpartition(_OF_ENVIRONMENT)[2].replace("--", "_")
 
 
 def endpoint_name(group: str, *, candidate: bool = False) -> str:

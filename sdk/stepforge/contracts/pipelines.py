@@ -60,7 +60,7 @@ class PipelineSpec(Contract):
     data_image: Annotated[str, AfterValidator(check_pinned)] | None = None
     """Of datasets and gates, which need no torch. None is `image`."""
     resources: dict[WorkType, Resources] = {}
-    group: Annotated[str, Field(pattern=r"^stepforge-[a-zA-Z0-9](-{0,2}[a-zA-Z0-9])*$", max_length=LONGEST_GROUP)]
+    group: Annotated[str, Field(pattern=r"^stepforge-[a-zA-Z0-9](-{0,3}[a-zA-Z0-9])*$", max_length=LONGEST_GROUP)]
     """The model package group and the endpoint. Roles are scoped to the prefix, and `-candidate` must fit."""
 
     @model_validator(mode="after")

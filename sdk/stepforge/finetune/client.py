@@ -146,6 +146,7 @@ class Tunes:
             sagemaker=self.connection.client("sagemaker"),
             secrets=_none,
             bucket=self.connection.environment.bucket,
+            environment=self.connection.name,
         )
 
     @property

@@ -109,6 +109,7 @@ class Tools:
     sagemaker: Any
     secrets: Secrets
     bucket: str
+    environment: str
     first_seconds: int = 30
     most_seconds: int = 900
     """Between two looks. A look is 9 history events of at most 25,000: 900 s lasts for 28 days."""
@@ -289,7 +290,7 @@ def register(tools: Tools, flow: Flow) -> Output:
     request, tuned, entry = tools.request(flow.start), _tuned(flow), tools.ledger.entry(flow.key)
     assert flow.evaluation is not None
     metadata, lineage = lineage_of(flow.start, request, tuned, entry, flow.evaluation)
-    group = package_group(request.domain)
+    group = package_group(request.domain, tools.environment)
     registered, comparison = register_external(
         tools.sagemaker, tools.s3, group=group, metadata=metadata, lineage=lineage
     )

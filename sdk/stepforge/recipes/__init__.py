@@ -135,7 +135,7 @@ class Recipe(Contract):
                 image=pinned_image(environment, "train"),
                 data_image=pinned_image(environment, "data") if "data" in environment.images else None,
                 resources=bound_resources(self.resources, environment),
-                group=package_group(self.domain),
+                group=package_group(self.domain, environment.name),
             )
         except ValidationError as error:
             raise InvalidInput(f"recipe of {self.domain!r}: {first_problem(error)}") from error
@@ -342,7 +342,7 @@ def job_image(environment: Environment, work: WorkType) -> str:
 
 
 def bound_resources(given: Mapping[WorkType, Resources], environment: Environment) -> dict[WorkType, Resources]:
-    """What each type of job runs on: what was given, and the environment's instance type where none was.
+    """What each type of job runs on: what was given, and the environment's instance type and network where none was.
 
     Raises UnknownName for a given instance type that SageMaker does not train on.
     """
@@ -353,7 +353,10 @@ def bound_resources(given: Mapping[WorkType, Resources], environment: Environmen
         for name in sorted(chosen):
             check_known(name)
     instance = environment.instance_types.get("train")
-    default = {} if instance is None else {"instance_type": instance}
+    default: dict[str, Any] = {} if instance is None else {"instance_type": instance}
+    if environment.network:
+        subnets, groups = (environment.network[name].split(",") for name in ("subnets", "security-groups"))
+        default["vpc"] = {"subnets": subnets, "security_groups": groups}
     return {
         work: Resources.model_validate(default | given.get(work, Resources()).model_dump(exclude_unset=True))
         for work in get_args(WorkType)

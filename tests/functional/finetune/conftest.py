@@ -85,6 +85,7 @@ class Bench:
             sagemaker=aws.client("sagemaker"),
             secrets=lambda _: "sk-test",
             bucket=self.deployed.bucket,
+            environment="local",
         )
         return submit(tools, request, self.folder, heldout)
 

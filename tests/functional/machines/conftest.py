@@ -37,7 +37,7 @@ class Deployed:
             stages=(SftWork(learning_rate=rate), SrlWork(learning_rate=rate, asking="plain"))[:stages],
             code=CODE,
             image=IMAGE,
-            group=package_group("facial"),
+            group=package_group("facial", "local"),
         )
 
     @property

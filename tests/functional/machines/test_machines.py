@@ -38,7 +38,7 @@ from tests.functional.local_aws.helpers import wait
 from .conftest import CODE, IMAGE, Deployed
 from .fake_image import LIAR
 
-GROUP = package_group("facial")
+GROUP = package_group("facial", "local")
 
 
 @pytest.fixture(scope="session")

@@ -174,6 +174,7 @@ def test_the_handler_takes_the_envelopes_of_event_and_schedule(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PROMOTE_ARN", machine_arn)
+    monkeypatch.setenv("GROUP_PREFIX", "stepforge-")
     module = load("on_approval")
     monkeypatch.setattr(module, "client", {"sagemaker": sagemaker, "stepfunctions": states}.__getitem__)
     envelope = {"version": "0", "source": "aws.sagemaker", "detail-type": "SageMaker Model Package State Change"}

@@ -1,0 +1,142 @@
+"""The layer with what handlers need beyond Lambda's own packages, for Linux on x86-64 whatever this machine is.
+
+`python -m cdk.layers` fetches the wheels that lambdas/requirements.lock names; after that a synth needs no network.
+`python -m cdk.layers --lock` writes the lock anew, at the versions that are installed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import aws_cdk as cdk
+import jsii
+from aws_cdk import aws_lambda as lambda_
+from constructs import Construct
+
+from cdk.code import ROOT
+from stepforge.errors import EnvironmentUnavailable, IntegrityError, InvalidInput
+
+LOCK = ROOT / "lambdas" / "requirements.lock"
+WHEELS = ROOT / ".wheels"
+PACKAGES = ("annotated-types", "cffi", "cryptography", "pycparser", "pydantic", "pydantic-core", "typing-extensions",
+            "typing-inspection")  # fmt: skip
+"""pydantic for every handler; cryptography signs for Vertex when a service account's key is rotated."""
+# Lambda's Python 3.11 runs on glibc 2.26: manylinux_2_28 would not load there.
+_TARGET = ("--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--platform=manylinux2014_x86_64",
+           "--platform=manylinux_2_17_x86_64")  # fmt: skip
+_LINE = re.compile(r"(?P<name>[\w-]+)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})")
+_HEAD = "# Written by `python -m cdk.layers --lock`: wheels for Linux on x86-64 with Python 3.11."
+
+
+def locked(lock: Path = LOCK) -> dict[str, str]:
+    """SHA-256 of each wheel to its requirement. Raises InvalidInput for a line without a version or a hash."""
+    found = {}
+    for line in lock.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        if (match := _LINE.fullmatch(line)) is None:
+            raise InvalidInput(f"{lock.name}: {line!r} is no `name==version --hash=sha256:...`: write the lock anew")
+        found[match["sha256"]] = f"{match['name']}=={match['version']}"
+    return found
+
+
+def wheels(lock: Path = LOCK, cache: Path = WHEELS) -> list[Path]:
+    """The locked wheels, by the names of their requirements; those that are not cached are downloaded.
+
+    Raises EnvironmentUnavailable where one is neither cached nor to be had.
+    """
+    wanted = locked(lock)
+    cached = _by_digest(cache)
+    if missing := [requirement for sha256, requirement in wanted.items() if sha256 not in cached]:
+        _download(missing, cache, "--require-hashes", lines=lock.read_text(encoding="utf-8"))
+        cached = _by_digest(cache)
+    if lost := [requirement for sha256, requirement in wanted.items() if sha256 not in cached]:
+        raise IntegrityError(f"what was downloaded as {lost} has other digests than {lock.name} says")
+    return [cached[sha256] for sha256 in sorted(wanted, key=wanted.__getitem__)]
+
+
+def lay_out(files: list[Path], target: Path) -> None:
+    """Unpack wheels as Lambda finds them: `python/`. The same wheels give the same bytes, names and modes."""
+    for wheel in files:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                # RECORD and WHEEL speak of how it was installed; tests and headers are not run.
+                if not name.endswith("/") and ".data/" not in name:
+                    archive.extract(name, target / "python")
+    for path in target.rglob("*"):
+        path.chmod(0o755)
+
+
+@jsii.implements(cdk.ILocalBundling)
+class _Unpacked:
+    def try_bundle(self, output_dir: str, *_: object, **__: object) -> bool:
+        lay_out(wheels(), Path(output_dir))
+        return True
+
+
+def layer(scope: Construct) -> lambda_.LayerVersion:
+    image = cdk.DockerImage.from_registry("public.ecr.aws/sam/build-python3.11")
+    code = lambda_.Code.from_asset(
+        str(LOCK.parent),
+        asset_hash_type=cdk.AssetHashType.CUSTOM,
+        # The lock names every byte of it.
+        asset_hash=hashlib.sha256(LOCK.read_bytes() + Path(__file__).read_bytes()).hexdigest(),
+        bundling=cdk.BundlingOptions(image=image, local=_Unpacked()),
+    )
+    return lambda_.LayerVersion(
+        scope,
+        "Packages",
+        code=code,
+        compatible_runtimes=[lambda_.Runtime.PYTHON_3_11],
+        compatible_architectures=[lambda_.Architecture.X86_64],
+        description="pydantic and cryptography for the handlers",
+    )
+
+
+def _by_digest(folder: Path) -> dict[str, Path]:
+    return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in sorted(folder.glob("*.whl"))}
+
+
+def _download(requirements: list[str], into: Path, *options: str, lines: str) -> None:
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.write(lines)
+        file.flush()
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(into), *_TARGET]
+        done = subprocess.run([*command, *options, "-r", file.name], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EnvironmentUnavailable(
+            f"{requirements} are not in {into.name}/ and cannot be downloaded ({done.stderr.strip()[-300:]}): run "
+            "`python -m cdk.layers` once with a network"
+        )
+
+
+def relock(lock: Path = LOCK) -> str:
+    """The text of the lock at the versions installed here."""
+    requirements = [f"{name}=={version(name)}" for name in PACKAGES]
+    with tempfile.TemporaryDirectory() as folder:
+        _download(requirements, Path(folder), lines="\n".join(requirements))
+        lines = []
+        for path in Path(folder).glob("*.whl"):
+            name, number, *_ = path.name.split("-")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            lines.append(f"{name.lower().replace('_', '-')}=={number} --hash=sha256:{digest}")
+    return "\n".join([_HEAD, *sorted(lines)]) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    if arguments == ["--lock"]:
+        LOCK.write_text(relock(), encoding="utf-8")
+    for path in wheels():
+        print(path.name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,195 @@
+"""Keys of providers: a secret each, written by its rotation function alone, and the people who hand new keys in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aws_cdk as cdk
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_secretsmanager as secretsmanager
+from constructs import Construct
+
+from cdk.code import bundled
+from cdk.layers import layer
+from cdk.network import Network
+from cdk.policies import allow
+from cdk.retention import RETENTION
+from cdk.settings import Settings
+
+_WRITE = ["secretsmanager:PutSecretValue", "secretsmanager:UpdateSecret", "secretsmanager:UpdateSecretVersionStage"]
+_ROTATE = ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue",
+           "secretsmanager:UpdateSecretVersionStage"]  # fmt: skip
+
+
+class Secrets(Construct):
+    """`self.arns`: provider to the ARN of its secret. None of them has a value before a person hands a key in."""
+
+    def __init__(self, scope: Construct, settings: Settings, *, key: kms.IKey, network: Network | None) -> None:
+        super().__init__(scope, "Secrets")
+        self._settings, self._key, self._network = settings, key, network
+        self.arns: dict[str, str] = {}
+        self.functions: dict[str, lambda_.Function] = {}
+        names: list[str] = list(settings.providers.names)
+        if not names:
+            return
+        self._log_group = logs.LogGroup(
+            self,
+            "Logs",
+            log_group_name=f"/stepforge/{settings.name}/rotation",
+            retention=RETENTION[settings.log_retention_days],
+            removal_policy=cdk.RemovalPolicy.DESTROY,
+        )
+        self._code, self._layer = bundled(), layer(self)
+        if "openai" in names and settings.providers.openai_project:
+            # First: OpenAI's own rotation reads it.
+            names.insert(0, "openai-admin")
+        for name in names:
+            self._add(name)
+        self._keyholder()
+
+    def _add(self, provider: str) -> None:
+        settings, stack = self._settings, cdk.Stack.of(self)
+        identifier = "".join(part.title() for part in provider.split("-"))
+        # L1: the L2 construct would have CloudFormation write a random value, which is no key.
+        secret = secretsmanager.CfnSecret(
+            self,
+            identifier,
+            name=f"stepforge/{settings.name}/{provider}",
+            description=f"stepforge {settings.name}: the key for {provider}",
+            kms_key_id=self._key.key_arn,
+        )
+        secret.apply_removal_policy(cdk.RemovalPolicy.RETAIN if settings.keep_data else cdk.RemovalPolicy.DESTROY)
+        hand_in = hand_in_parameter(settings.name, provider)
+        role = iam.Role(self, f"{identifier}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+        for statement in (
+            allow(_ROTATE, [secret.ref]),
+            allow(
+                ["ssm:GetParameter", "ssm:DeleteParameter"],
+                [f"arn:aws:ssm:{stack.region}:{stack.account}:parameter{hand_in}"],
+            ),
+            allow(["kms:Decrypt", "kms:GenerateDataKey"], [self._key.key_arn]),
+        ):
+            role.add_to_policy(statement)
+        variables = {"PROVIDER": provider, "HAND_IN": hand_in, "STEM": f"stepforge-{settings.name}-"}
+        if provider == "openai" and (project := settings.providers.openai_project):
+            variables |= {"OPENAI_PROJECT": project, "ADMIN_SECRET_ARN": self.arns["openai-admin"]}
+            role.add_to_policy(allow(["secretsmanager:GetSecretValue"], [self.arns["openai-admin"]]))
+        function = lambda_.Function(
+            self,
+            f"Rotate{identifier}",
+            function_name=f"stepforge-{settings.name}-rotate-{provider}",
+            runtime=lambda_.Runtime.PYTHON_3_11,
+            handler="rotate_secret.handler",
+            code=self._code,
+            layers=[self._layer],
+            role=role,
+            environment=variables,
+            timeout=cdk.Duration.minutes(2),
+            memory_size=512,
+            log_group=self._log_group,
+            tracing=lambda_.Tracing.ACTIVE,
+            **self._placed(role),
+        )
+        self._log_group.grant_write(function)
+        function.add_permission(
+            "SecretsManager",
+            principal=iam.ServicePrincipal("secretsmanager.amazonaws.com"),
+            source_arn=secret.ref,
+            source_account=stack.account,
+        )
+        schedule = secretsmanager.CfnRotationSchedule(
+            self,
+            f"{identifier}Schedule",
+            secret_id=secret.ref,
+            rotation_lambda_arn=function.function_arn,
+            # A deployment rotates nothing: there may be no key yet.
+            rotate_immediately_on_update=False,
+            rotation_rules=secretsmanager.CfnRotationSchedule.RotationRulesProperty(
+                automatically_after_days=settings.providers.rotation_days
+            ),
+        )
+        schedule.node.add_dependency(function)
+        secretsmanager.CfnResourcePolicy(
+            self,
+            f"{identifier}Policy",
+            secret_id=secret.ref,
+            block_public_policy=True,
+            resource_policy=_only_rotation_writes(secret.ref, role),
+        )
+        self._alarm(provider, identifier, function)
+        self.arns[provider], self.functions[provider] = secret.ref, function
+
+    def _placed(self, role: iam.Role) -> dict[str, Any]:
+        """In the subnets from which providers are called, where the environment has them."""
+        if self._network is None or not self._network.providers:
+            return {}
+        role.add_to_policy(
+            allow(
+                [f"ec2:{verb}" for verb in (
+                    "CreateNetworkInterface", "DeleteNetworkInterface", "DescribeNetworkInterfaces", "DescribeSubnets",
+                    "AssignPrivateIpAddresses", "UnassignPrivateIpAddresses",
+                )],
+                ["*"],
+            )
+        )  # fmt: skip
+        return {
+            "vpc": self._network.vpc,
+            "vpc_subnets": ec2.SubnetSelection(subnets=self._network.providers),
+            "security_groups": [self._network.provider_group],
+        }
+
+    def _alarm(self, provider: str, identifier: str, function: lambda_.Function) -> None:
+        cloudwatch.Alarm(
+            self,
+            f"{identifier}Fails",
+            alarm_name=f"stepforge-{self._settings.name}-rotation-{provider}",
+            alarm_description=f"the key for {provider} was not rotated: docs/deploy.md, rotate a key",
+            metric=function.metric_errors(period=cdk.Duration.minutes(5)),
+            threshold=1,
+            evaluation_periods=1,
+            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+        )
+
+    def _keyholder(self) -> None:
+        """Who hands keys in: may leave one and start its rotation, and reads none, not even those left."""
+        stack = cdk.Stack.of(self)
+        self.keyholder = iam.Role(
+            self,
+            "Keyholder",
+            role_name=f"stepforge-{self._settings.name}-keyholder",
+            assumed_by=iam.AccountRootPrincipal(),
+        )
+        folder = hand_in_parameter(self._settings.name, "*")
+        for statement in (
+            allow(["ssm:PutParameter"], [f"arn:aws:ssm:{stack.region}:{stack.account}:parameter{folder}"]),
+            allow(["kms:Encrypt"], [self._key.key_arn]),
+            allow(["secretsmanager:RotateSecret", "secretsmanager:DescribeSecret"], list(self.arns.values())),
+        ):
+            self.keyholder.add_to_policy(statement)
+
+
+def hand_in_parameter(environment: str, provider: str) -> str:
+    """Not below /stepforge/, which everybody who uses an environment reads."""
+    return f"/stepforge-keys/{environment}/{provider}"
+
+
+def _only_rotation_writes(arn: str, role: iam.IRole) -> dict[str, Any]:
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "OnlyItsRotationWrites",
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": _WRITE,
+                "Resource": arn,
+                "Condition": {"ArnNotEquals": {"aws:PrincipalArn": role.role_arn}},
+            }
+        ],
+    }

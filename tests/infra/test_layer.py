@@ -1,0 +1,86 @@
+"""The layer of the handlers: what the lock names, byte for byte the same each time, and loadable on Lambda."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
+
+from cdk.layers import LOCK, lay_out, locked, wheels
+
+from stepforge.errors import EnvironmentUnavailable, InvalidInput
+
+from .conftest import Synth
+
+ROOT = Path(__file__).parents[2]
+
+
+def digest(folder: Path) -> str:
+    state = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        state.update(f"{path.relative_to(folder)} {path.stat().st_mode}".encode())
+        state.update(path.read_bytes() if path.is_file() else b"")
+    return state.hexdigest()
+
+
+def test_the_same_lock_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        lay_out(wheels(), tmp_path / name)
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_what_is_compiled_is_for_lambdas_linux_and_python(synth: Synth) -> None:
+    (folder,) = synth.folder.glob("asset.*/python")
+    compiled = [path.name for path in folder.rglob("*.so*")]
+    assert {name.partition(".")[0] for name in compiled} >= {"_pydantic_core", "_cffi_backend", "_rust"}
+    names = [path.name for path in wheels()]
+    assert all(re.search(r"-(none-any|manylinux.*2_17_x86_64)\.whl$", name) for name in names), names
+    with zipfile.ZipFile(next(path for path in wheels() if path.name.startswith("pydantic_core"))) as archive:
+        (native,) = [name for name in archive.namelist() if name.endswith(".so")]
+        needed = {tuple(map(int, v.split(b"."))) for v in re.findall(rb"GLIBC_(\d+\.\d+)", archive.read(native))}
+    # Amazon Linux 2, on which Lambda's Python 3.11 runs, has glibc 2.26.
+    assert max(needed) <= (2, 26)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or sys.version_info[:2] != (3, 11), reason="made for Linux, Python 3.11")
+def test_the_handlers_import_with_the_layer_and_what_lambda_has(synth: Synth) -> None:
+    (layer,) = synth.folder.glob("asset.*/python")
+    (code,) = {path.parent for path in synth.folder.glob("asset.*/rotate_secret.py")}
+    program = (
+        "import sys; sys.path[:0] = sys.argv[1:]; import pydantic, rotate_secret\n"
+        "from cryptography.hazmat.primitives.asymmetric import rsa\nprint(pydantic.__file__, rotate_secret.__file__)"
+    )
+    command = [sys.executable, "-c", program, str(code), str(layer)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == [str(layer / "pydantic" / "__init__.py"), str(code / "rotate_secret.py")]
+
+
+def test_the_layer_has_the_versions_that_datasets_are_checked_with() -> None:
+    image = (ROOT / "containers" / "data" / "requirements.lock").read_text().splitlines()
+    assert {line for line in image if "==" in line} <= set(locked().values())
+
+
+def test_without_a_network_a_synth_is_served_from_the_wheels_that_are_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    assert len(wheels()) == len(locked())
+    with pytest.raises(EnvironmentUnavailable, match=r"run `python -m cdk\.layers` once with a network"):
+        wheels(cache=tmp_path / "empty")
+
+
+def test_a_line_without_a_hash_is_refused(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(LOCK.read_text() + "requests==2.0\n")
+    with pytest.raises(InvalidInput, match=r"requests==2\.0"):
+        locked(lock)

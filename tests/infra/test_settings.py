@@ -1,0 +1,91 @@
+"""The configuration of environments: what is wrong is refused by name, with the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cdk.settings import FOLDER, deployable, parse, settings
+from pydantic import ValidationError
+
+from stepforge.errors import InvalidInput, UnknownName
+
+DEV = {"region": "us-east-1"}
+
+
+@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+def test_every_committed_environment_is_read(name: str) -> None:
+    assert settings(name).name == name
+
+
+def test_there_is_no_other_file_and_no_other_name() -> None:
+    assert deployable() == ("dev", "prod", "staging")
+    with pytest.raises(UnknownName, match="did you mean 'prod'"):
+        settings("prd")
+
+
+def test_networks_of_the_committed_environments_do_not_overlap() -> None:
+    cidrs = [network.cidr for name in deployable() if (network := settings(name).network)]
+    assert len(set(cidrs)) == len(cidrs) == 3
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        settings("dev").region = "eu-west-1"  # type: ignore[misc]
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    first, _, rest = path.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("region", "Virginia", "`region` = 'Virginia'"),
+        ("account", "1234", "`account` = '1234'"),
+        ("email", "nobody", "`email` = 'nobody'"),
+        ("repository", "https://github.com/a/b", "`repository`"),
+        ("approvers", ["ann"], "`approvers.0` = 'ann'"),
+        ("log_retention_days", 45, "7, 30, 90 or 365"),
+        ("network.cidr", "8.8.0.0/16", "give private addresses"),
+        ("network.cidr", "10.0.0.0/24", "from /16 to /20"),
+        ("network.zones", ["us-east-1a"], "give three"),
+        ("network.zones", ["eu-west-1a", "eu-west-1b", "eu-west-1c"], "not in region 'us-east-1'"),
+        ("network.nat_gateways", 4, "less than or equal to 3"),
+        ("budget.monthly_usd", -1, "greater than 0"),
+        ("limits.hours", 0, "greater than or equal to 1"),
+        ("limits.instance_types", ["ml.m5.*"], "every job would be denied"),
+        ("train_instance_type", "g5.xlarge", "`train_instance_type` = 'g5.xlarge'"),
+        ("domains", ["a b"], "cannot be a domain's name"),
+        ("studio.enabled", True, "set network.nat_gateways to 1"),
+        ("jobs_need_vpc", True, "add a [network]"),
+        ("eks", True, "`eks` = True"),
+        ("retention_days", 30, "did you mean `log_retention_days`"),
+        ("network.nat_gateway", 1, "did you mean `nat_gateways`"),
+        ("regoin", "x", "did you mean `region`"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_field_and_the_remedy(path: str, value: Any, said: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse("dev", {**DEV, **nested(path, value)}, source="cdk/environments/dev.toml")
+    assert str(refused.value).startswith("cdk/environments/dev.toml: ")
+    assert said in str(refused.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(InvalidInput, match=r"account.*email"):
+        parse("dev", {**DEV, "account": "1", "email": "x"}, source="dev.toml")
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.toml").write_text("region = ")
+    monkeypatch.setattr("cdk.settings.FOLDER", tmp_path)
+    with pytest.raises(InvalidInput, match=r"broken\.toml"):
+        settings("broken")
+
+
+def test_the_five_values_stand_in_every_file() -> None:
+    for name in deployable():
+        text = (FOLDER / f"{name}.toml").read_text()
+        assert all(f"{value} = " in text for value in ("account", "region", "email", "approvers", "repository"))
