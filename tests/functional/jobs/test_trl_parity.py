@@ -25,9 +25,10 @@ from stepforge_jobs.rl.kl import k3, penalty
 from stepforge_jobs.rl.losses import Whole, clips
 from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training import dpo, scoring
+from stepforge_jobs.training import sharing as sharing_module
 from stepforge_jobs.training.grpo import Batch, add_gradient
 from stepforge_jobs.training.models import Policy, from_scratch
-from stepforge_jobs.training.scoring import logps_of
+from stepforge_jobs.training.sharing import SWITCHED_OFF, Sharing
 
 G = 4
 LONGEST = 8
@@ -152,12 +153,14 @@ def test_losses_and_gradients_of_random_ragged_batches_equal_those_of_trl(loss: 
     assert clipped > 5
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared-prefixes", "row-by-row"])
 @pytest.mark.parametrize("off_policy", [False, True], ids=["on-policy", "off-policy"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_gradient_of_a_network_in_micro_batches_equals_that_of_trl_in_one(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch, loss: PolicyLoss, off_policy: bool
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, loss: PolicyLoss, off_policy: bool, shared: bool
 ) -> None:
-    monkeypatch.setitem(scoring.TOKENS, "cpu", 40)
+    for module in (scoring, sharing_module):
+        monkeypatch.setitem(module.TOKENS, "cpu", 40)
     beta = 0.0 if loss == "gspo" else 0.3
     prompts, completions, rewards = rollouts(policy, seed=5)
     advantages_B = group_advantages(rewards).flatten()
@@ -166,7 +169,8 @@ def test_the_gradient_of_a_network_in_micro_batches_equals_that_of_trl_in_one(
     with torch.no_grad():
         for parameter in other.network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) / 20)
-    rows = logps_of(other.network, prompts, completions, temperature=1.0, device=CPU)
+    sharing = Sharing(wanted=shared)
+    rows = sharing.logps(other.network, prompts, completions, temperature=1.0, device=CPU)
     clip, clip_high = clips(loss, None, None)
     network = copy.deepcopy(policy.network)
     trainer = trl_trainer(loss, clip=clip, clip_high=clip_high, beta=beta, model=network)
@@ -188,7 +192,8 @@ def test_the_gradient_of_a_network_in_micro_batches_equals_that_of_trl_in_one(
         reference=[rows[i] for i in kept] if beta else None,
     )
     policy.network.zero_grad()
-    found = add_gradient(policy.network, batch, work=SrlWork(loss=loss), beta=beta, device=CPU)
+    found = add_gradient(policy.network, batch, work=SrlWork(loss=loss), beta=beta, device=CPU, sharing=sharing)
+    assert sharing.reasons == ([] if shared else [SWITCHED_OFF])
     assert found[Metric.LOSS] == pytest.approx(wanted.item(), rel=1e-5, abs=1e-6)
     assert (found[Metric.CLIPPED] > 0) == (off_policy and loss != "cispo")
     gradients = dict(network.named_parameters())

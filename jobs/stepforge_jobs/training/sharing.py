@@ -1,0 +1,147 @@
+"""Log-probabilities of rollouts for a gradient or a reference: over shared prefixes where that is exact, else row by row.
+
+Both ways give parts of a batch, one forward pass each; whoever takes the gradient of a part does so before asking for
+the next, so that the memory of one part is all that is needed.
+
+Legend: B rows of a part, T tokens of its longest completion (row by row: positions, of which some are no completion's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from stepforge.contracts.metrics import Metric
+from stepforge_jobs.prefixes.network import base_of, log_probabilities
+from stepforge_jobs.prefixes.packing import own_rows, packs
+from stepforge_jobs.prefixes.reasons import dropout_of, why_not
+from stepforge_jobs.training.clock import clock
+from stepforge_jobs.training.ranks import ranks
+from stepforge_jobs.training.scoring import gathered, micro_batches, pick, precision, score
+
+TOKENS = {"cpu": 4_096, "cuda": 16_384}
+"""Most tokens of one pack, unless a single row has more."""
+SWITCHED_OFF = "share_prefixes is false"
+EMPTY = "no completion has a token"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `rows` of a batch. Outside `mask_BT` the values mean nothing."""
+
+    rows: list[int]
+    logps_BT: Tensor
+    entropy_BT: Tensor
+    mask_BT: Tensor
+
+
+class Sharing:
+    """What a stage's scoring does: `wanted` by its settings, and each reason why not, told once through `say`."""
+
+    def __init__(self, *, wanted: bool, say: Callable[[str], None] = lambda text: None) -> None:
+        self._wanted, self._say = wanted, say
+        self.reasons: list[str] = []
+        """Why some passes went row by row, in the order in which that was found."""
+
+    def parts(
+        self,
+        network: Any,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        *,
+        temperature: float,
+        device: torch.device,
+    ) -> Iterator[Part]:
+        """This rank's rows, each in one part; sums over rows are to be summed over ranks."""
+        if self._shares(network, completions):
+            yield from _over_packs(network, prompts, completions, temperature, device)
+        else:
+            yield from _row_by_row(network, prompts, completions, temperature, device)
+
+    @torch.no_grad()
+    def logps(
+        self,
+        network: Any,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        *,
+        temperature: float,
+        device: torch.device,
+    ) -> list[Tensor]:
+        """Log-probability of each completion's tokens, a row each, without gradient and without dropout."""
+        rows: list[Tensor] = [torch.empty(0)] * len(prompts)
+        was_training = network.training
+        network.eval()
+        for part in self.parts(network, prompts, completions, temperature=temperature, device=device):
+            for row, logps_T, mask_T in zip(part.rows, part.logps_BT, part.mask_BT, strict=True):
+                rows[row] = logps_T[mask_T]
+        network.train(was_training)
+        return gathered(rows)
+
+    @property
+    def choice(self) -> str:
+        """For the stage's report."""
+        words = "equal beginnings are computed once, in the gradient, the reference and old log-probabilities"
+        if not self.reasons:
+            return words
+        return "row by row: " if self.reasons == [SWITCHED_OFF] else f"{words}; row by row where " + "; ".join(self.reasons)
+
+    def _shares(self, network: Any, completions: Sequence[Sequence[int]]) -> bool:
+        reason = SWITCHED_OFF if not self._wanted else None if any(completions) else EMPTY
+        reason = reason or _reason_of(network) or dropout_of(network)
+        if reason is not None and reason not in self.reasons:
+            self.reasons.append(reason)
+            self._say(f"prefixes are not shared: {reason}")
+        return reason is None
+
+
+_REASONS: WeakKeyDictionary[Any, list[str | None]] = WeakKeyDictionary()
+"""Of each network, asked for once."""
+
+
+def _reason_of(network: Any) -> str | None:
+    base = base_of(network)
+    if base not in _REASONS:
+        _REASONS[base] = [why_not(network)]
+    return _REASONS[base][0]
+
+
+def _over_packs(
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    temperature: float,
+    device: torch.device,
+) -> Iterator[Part]:
+    group = ranks()
+    rows = own_rows(prompts, completions, rank=group.rank, world=group.world)
+    for pack in packs(prompts, completions, rows, most=TOKENS[device.type]):
+        with clock().phase(Metric.FORWARD_SECONDS):
+            found = log_probabilities(network, pack, temperature=temperature, precision=precision)
+        if torch.is_grad_enabled():
+            whole = sum(len(prompts[row]) + len(completions[row]) - 1 for row in found.rows)
+            clock().count(network, read=len(pack.tokens), pairs=sum(pack.positions) + len(pack.tokens), whole=whole)
+        yield Part(found.rows, found.logps_BT, found.entropy_BT, found.mask_BT)
+
+
+def _row_by_row(
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    temperature: float,
+    device: torch.device,
+) -> Iterator[Part]:
+    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    for rows in micro_batches(lengths, network.config.vocab_size, device=device):
+        with clock().phase(Metric.FORWARD_SECONDS):
+            scored = score(network, pick(prompts, rows), pick(completions, rows), device=device)
+            part = Part(rows, scored.logps(temperature), scored.entropy(temperature), scored.mask_BT)
+        if torch.is_grad_enabled():
+            read = [lengths[row] - 1 for row in rows]
+            clock().count(network, read=sum(read), pairs=sum(n * (n + 1) // 2 for n in read), whole=sum(read))
+        yield part
