@@ -50,7 +50,7 @@ def block_mask(ends_T: Tensor) -> Any:
 
 def _listed(which_QK: Tensor) -> tuple[Tensor, Tensor]:
     """For each row how many blocks it has, and their numbers first; both with axes for batch and heads."""
-    order = which_QK.int().argsort(1, descending=True, stable=True)
+    order = which_QK.int().argsort(dim=1, descending=True, stable=True)
     return which_QK.sum(1, dtype=torch.int32)[None, None], order.int()[None, None].contiguous()
 
 
@@ -67,5 +67,7 @@ def flex(query: Tensor, key: Tensor, value: Tensor, mask: Any, *, scale: float |
 
     run = _compiled() if query.is_cuda else flex_attention
     # Autocast leaves rotary positions in float32 and values in bfloat16.
-    found: Tensor = run(query.to(value.dtype), key.to(value.dtype), value, block_mask=mask, scale=scale, enable_gqa=True)
+    found: Tensor = run(
+        query.to(value.dtype), key.to(value.dtype), value, block_mask=mask, scale=scale, enable_gqa=True
+    )
     return found.transpose(1, 2)

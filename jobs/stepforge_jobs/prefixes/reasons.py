@@ -85,7 +85,9 @@ def _difference(base: Any) -> str | None:
     order = in_tree_order(prompts, completions)
     wanted: list[Tensor] = []
     try:
-        found = log_probabilities(base, pack(prompts, completions, order), temperature=1.0, precision=lambda _: nullcontext())
+        found = log_probabilities(
+            base, pack(prompts, completions, order), temperature=1.0, precision=lambda _: nullcontext()
+        )
         for row in order:
             whole = torch.tensor([prompts[row] + completions[row]], device=device)
             logits = base(input_ids=whole[:, :-1], use_cache=False).logits[0, len(prompts[row]) - 1 :]

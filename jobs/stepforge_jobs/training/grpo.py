@@ -51,6 +51,7 @@ class GrpoStage(RolloutStage[Problem]):
     """Any member of the family, as `work.loss` names it."""
 
     splits = True
+    shared = (*RolloutStage.shared, "the gradient")
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)

@@ -33,6 +33,8 @@ class RolloutStage(Stage, Generic[Problem]):
     """
 
     probe: Probe
+    shared: tuple[str, ...] = ("sampling", "the log-probabilities of the reference and of the policy that sampled")
+    """Where prefixes may be shared."""
 
     def __init__(
         self,
@@ -139,7 +141,7 @@ class RolloutStage(Stage, Generic[Problem]):
     @property
     def choices(self) -> dict[str, Any]:
         """What this run decided, for the stage's report."""
-        found: dict[str, Any] = {"kl_prompts": self.probe.prompts_of, "prefixes": self.sharing.choice}
+        found: dict[str, Any] = {"kl_prompts": self.probe.prompts_of, "prefixes": self.sharing.choice(*self.shared)}
         if self.held is not None:
             found |= self.held.choices
         if self.hard is not None and self.hard.base is not None:

@@ -1,4 +1,4 @@
-"""Log-probabilities of rollouts for a gradient or a reference: over shared prefixes where that is exact, else row by row.
+"""Log-probabilities of rollouts for gradients and references: over shared prefixes where that is exact, else row by row.
 
 Both ways give parts of a batch, one forward pass each; whoever takes the gradient of a part does so before asking for
 the next, so that the memory of one part is all that is needed.
@@ -83,13 +83,12 @@ class Sharing:
         network.train(was_training)
         return gathered(rows)
 
-    @property
-    def choice(self) -> str:
-        """For the stage's report."""
-        words = "equal beginnings are computed once, in the gradient, the reference and old log-probabilities"
-        if not self.reasons:
-            return words
-        return "row by row: " if self.reasons == [SWITCHED_OFF] else f"{words}; row by row where " + "; ".join(self.reasons)
+    def choice(self, *of: str) -> str:
+        """For the stage's report: where tokens that rows share were computed once, and why elsewhere they were not."""
+        if not self._wanted:
+            return f"row by row: {SWITCHED_OFF}"
+        exceptions = f"; but row by row: {'; '.join(self.reasons)}" if self.reasons else ""
+        return f"tokens that rollouts share are computed once in {', '.join(of)}{exceptions}"
 
     def _shares(self, network: Any, completions: Sequence[Sequence[int]]) -> bool:
         reason = SWITCHED_OFF if not self._wanted else None if any(completions) else EMPTY
