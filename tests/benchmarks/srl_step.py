@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.support.stock_trl import trl_inputs, trl_trainer
 
 from stepforge.contracts.jobs import SrlWork
 from stepforge_jobs.rl.losses import Whole
 from stepforge_jobs.training.grpo import Batch, add_gradient
 from stepforge_jobs.training.sharing import Sharing
+from tests.support.stock_trl import trl_inputs, trl_trainer
 
 G, STEPS, VOCABULARY = 8, 7, 512
 SIZES = {"1M": {"hidden": 128, "layers": 4, "heads": 4}, "10M": {"hidden": 256, "layers": 9, "heads": 8}}

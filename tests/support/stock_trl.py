@@ -15,7 +15,8 @@ from stepforge_jobs.main import OFFLINE
 
 
 def trl_trainer(
-    loss: PolicyLoss, *, clip: float, clip_high: float, beta: float = 0.0, model: Any = None, longest: int = 8) -> Any:
+    loss: PolicyLoss, *, clip: float, clip_high: float, beta: float = 0.0, model: Any = None, longest: int = 8
+) -> Any:
     """A GRPOTrainer whose `_compute_loss` can be called; with a model it also makes the log-probabilities."""
     os.environ.update(OFFLINE)
     from accelerate import Accelerator

@@ -56,6 +56,17 @@ class Pack:
                 found.append(Stem(node, node + 1, end))
         return found
 
+    @property
+    def parents(self) -> list[int]:
+        """The node before each node; -1 where a row begins."""
+        found: list[int] = []
+        for node, position in enumerate(self.positions):
+            before = node - 1
+            while position and self.positions[before] >= position:
+                before = found[before]
+            found.append(before if position else -1)
+        return found
+
     def add(self, token: int, position: int, *, in_prompt: bool) -> int:
         """The new node; its end is set when it is known."""
         self.tokens.append(token)

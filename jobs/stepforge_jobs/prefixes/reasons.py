@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,17 @@ DIFFERENCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.2, tor
 """Most nats that log-probabilities may differ in the check. A wrong mask or position costs more in random weights."""
 MOVING = ("dynamic", "longrope")
 """Rotary frequencies that depend on the longest sequence of a batch."""
+
+
+_REASONS: WeakKeyDictionary[Any, list[str | None]] = WeakKeyDictionary()
+
+
+def reason_of(network: Any) -> str | None:
+    """`why_not`, asked for once of each network."""
+    base = base_of(network)
+    if base not in _REASONS:
+        _REASONS[base] = [why_not(network)]
+    return _REASONS[base][0]
 
 
 def why_not(network: Any) -> str | None:

@@ -109,6 +109,7 @@ def gather(
                 temperature=work.temperature,
                 seed=seed_of(work.seed, step, ROLLOUTS, *([rounds] if rounds else [])),
                 stops=stops,
+                share_prefixes=work.share_prefixes,
             )
         problems = [problem for _, problem in drawn for _ in range(group)]
         with clock().phase(Metric.REWARD_SECONDS):

@@ -11,21 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from stepforge.contracts.metrics import Metric
-from stepforge_jobs.prefixes.network import base_of, log_probabilities
+from stepforge_jobs.prefixes.network import log_probabilities
 from stepforge_jobs.prefixes.packing import own_rows, packs
-from stepforge_jobs.prefixes.reasons import dropout_of, why_not
+from stepforge_jobs.prefixes.reasons import dropout_of, reason_of
 from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import gathered, micro_batches, pick, precision, score
 
-TOKENS = {"cpu": 4_096, "cuda": 16_384}
-"""Most tokens of one pack, unless a single row has more."""
+TOKENS = {"cpu": (1_024, 8_192), "cuda": (16_384, 16_384)}
+"""Bounds of the most tokens of one pack; a single row may have more."""
+ACTIVATIONS = 1 << 30
+"""Bytes that the activations of one pack may take by the estimate in `most_tokens`, between these bounds."""
 SWITCHED_OFF = "share_prefixes is false"
 EMPTY = "no completion has a token"
 
@@ -92,22 +93,20 @@ class Sharing:
 
     def _shares(self, network: Any, completions: Sequence[Sequence[int]]) -> bool:
         reason = SWITCHED_OFF if not self._wanted else None if any(completions) else EMPTY
-        reason = reason or _reason_of(network) or dropout_of(network)
+        reason = reason or reason_of(network) or dropout_of(network)
         if reason is not None and reason not in self.reasons:
             self.reasons.append(reason)
             self._say(f"prefixes are not shared: {reason}")
         return reason is None
 
 
-_REASONS: WeakKeyDictionary[Any, list[str | None]] = WeakKeyDictionary()
-"""Of each network, asked for once."""
-
-
-def _reason_of(network: Any) -> str | None:
-    base = base_of(network)
-    if base not in _REASONS:
-        _REASONS[base] = [why_not(network)]
-    return _REASONS[base][0]
+def most_tokens(network: Any, device: torch.device) -> int:
+    """Of one pack: what a forward pass keeps for backward bounds it, since a pack is as long as its tree is large."""
+    config = network.config.get_text_config()
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    activation_bytes = 4 * config.num_hidden_layers * (10 * config.hidden_size + 4 * wide)
+    low, high = TOKENS[device.type]
+    return min(high, max(low, ACTIVATIONS // activation_bytes))
 
 
 def _over_packs(
@@ -119,7 +118,7 @@ def _over_packs(
 ) -> Iterator[Part]:
     group = ranks()
     rows = own_rows(prompts, completions, rank=group.rank, world=group.world)
-    for pack in packs(prompts, completions, rows, most=TOKENS[device.type]):
+    for pack in packs(prompts, completions, rows, most=most_tokens(network, device)):
         with clock().phase(Metric.FORWARD_SECONDS):
             found = log_probabilities(network, pack, temperature=temperature, precision=precision)
         if torch.is_grad_enabled():

@@ -6,9 +6,7 @@ TRL's `_compute_loss` runs on an instance without its heavy parts: what it reads
 from __future__ import annotations
 
 import copy
-import os
 from collections import defaultdict
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from torch import Tensor
 
 from stepforge.contracts.jobs import PolicyLoss, SrlWork
 from stepforge.contracts.metrics import Metric
-from stepforge_jobs.main import OFFLINE
 from stepforge_jobs.rl import losses
 from stepforge_jobs.rl.advantages import group_advantages
 from stepforge_jobs.rl.kl import k3, penalty
@@ -123,8 +120,8 @@ def test_losses_and_gradients_of_random_ragged_batches_equal_those_of_trl(loss: 
 def test_the_gradient_of_a_network_in_micro_batches_equals_that_of_trl_in_one(
     policy: Policy, monkeypatch: pytest.MonkeyPatch, loss: PolicyLoss, off_policy: bool, shared: bool
 ) -> None:
-    for module in (scoring, sharing_module):
-        monkeypatch.setitem(module.TOKENS, "cpu", 40)
+    monkeypatch.setitem(scoring.TOKENS, "cpu", 40)
+    monkeypatch.setitem(sharing_module.TOKENS, "cpu", (40, 40))
     beta = 0.0 if loss == "gspo" else 0.3
     prompts, completions, rewards = rollouts(policy, seed=5)
     advantages_B = group_advantages(rewards).flatten()
