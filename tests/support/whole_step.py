@@ -1,4 +1,4 @@
-"""Whole steps on the same prompts: sampling, reward, reference, gradient and optimiser, ours and those of TRL's trainer."""
+"""Whole steps on the same prompts, from sampling to the optimiser: ours, and those of TRL's trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batched sampling with a key-value cache: tokens that prompts share are prefilled once, finished rows leave the batch.
+"""Batched sampling with a key-value cache: what prompts share is prefilled once, finished rows leave the batch.
 
 Legend: P prompts, N completions of each, B rows still running, V vocabulary.
 """
@@ -42,7 +42,8 @@ def sample(
     `temperature` 0 is greedy. A completion without a stop at its end ran out of tokens. Deterministic for equal
     arguments, on any number of ranks: every token of every completion has a random number of its own, which does not
     depend on what is sampled beside it. Beginnings that prompts share are computed once, where that is exact and pays;
-    `share_prefixes` switches it off. Tokens are the same either way, but for draws that fall on rounding. Raises InvalidInput for a prompt that leaves no room.
+    `share_prefixes` switches it off. Tokens are the same either way, but for draws that fall on rounding. Raises
+    InvalidInput for a prompt that leaves no room.
     """
     completions: list[list[int]] = []
     was_training = policy.network.training

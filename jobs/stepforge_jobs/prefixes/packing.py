@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 Tokens = Sequence[int]
 
@@ -101,7 +102,7 @@ def own_rows(prompts: Sequence[Tokens], completions: Sequence[Tokens], *, rank: 
         lasts.append(lasts[-1] + len(whole) - common(before, whole))
         before = whole
     total = max(1, lasts[-1])
-    middles = [(low + high) / 2 for low, high in zip(lasts, lasts[1:], strict=False)]
+    middles = [(low + high) / 2 for low, high in pairwise(lasts)]
     # A last row that adds no token has its middle at the very end.
     ranks = [min(world - 1, int(middle * world / total)) for middle in middles]
     return [row for row, whose in zip(order, ranks, strict=True) if whose == rank]

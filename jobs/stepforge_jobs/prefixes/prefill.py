@@ -44,6 +44,8 @@ def _roomy_layer() -> Any:
                 self.keys, self.values = key_states, value_states
                 self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
                 return self.keys, self.values
+            assert self.keys is not None
+            assert self.values is not None
             length, new = self.keys.shape[2], key_states.shape[2]
             # Rows that were chosen, and the first tokens, have memory of their own, without room.
             roomy = self.rooms is not None and self.rooms[0].data_ptr() == self.keys.data_ptr()

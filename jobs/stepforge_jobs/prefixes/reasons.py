@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import nullcontext
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,8 @@ from stepforge_jobs.prefixes.packing import in_tree_order, pack
 
 DIFFERENCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 """Most nats that log-probabilities may differ in the check. A wrong mask or position costs more in random weights."""
+OTHER_HEADS = ("classifier", "summary")
+"""Dropout of heads that a causal LM does not have, which its configuration names all the same."""
 MOVING = ("dynamic", "longrope")
 """Rotary frequencies that depend on the longest sequence of a batch."""
 
@@ -78,9 +80,9 @@ def dropout_of(network: Any) -> str | None:
     rates = {
         f"config.{name}": value
         for name, value in base_of(network).config.get_text_config().to_dict().items()
-        if "drop" in name and isinstance(value, float) and value > 0
+        if "drop" in name and not name.startswith(OTHER_HEADS) and isinstance(value, float) and value > 0
     }
-    rates |= {"a layer": m.p for m in network.modules() if isinstance(m, nn.Dropout) and m.p > 0 and m.training}
+    rates |= {"a layer": m.p for m in network.modules() if isinstance(m, nn.Dropout) and m.p > 0 and m.training}  # noqa: B035
     return next((f"dropout {rate:g} of {name} falls on each row apart" for name, rate in rates.items()), None)
 
 
@@ -94,15 +96,16 @@ def _difference(base: Any) -> str | None:
     completions = [tokens[5:9], [*tokens[5:7], tokens[1]], tokens[2:5]]
     was_training = base.training
     base.eval()
+    exactly = partial(torch.autocast, device.type, enabled=False)
     order = in_tree_order(prompts, completions)
     wanted: list[Tensor] = []
     try:
-        found = log_probabilities(
-            base, pack(prompts, completions, order), temperature=1.0, precision=lambda _: nullcontext()
-        )
+        tree = pack(prompts, completions, order)
+        found = log_probabilities(base, tree, temperature=1.0, precision=lambda _: exactly())
         for row in order:
             whole = torch.tensor([prompts[row] + completions[row]], device=device)
-            logits = base(input_ids=whole[:, :-1], use_cache=False).logits[0, len(prompts[row]) - 1 :]
+            with exactly():
+                logits = base(input_ids=whole[:, :-1], use_cache=False).logits[0, len(prompts[row]) - 1 :]
             logps = logits.to(found.logps_BT.dtype).log_softmax(-1)
             wanted.append(logps.gather(1, whole[0, len(prompts[row]) :, None])[:, 0])
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Log-probabilities of rollouts for gradients and references: over shared prefixes where that is exact, else row by row.
+"""Log-probabilities of rollouts: over shared prefixes where that is exact, else row by row.
 
 Both ways give parts of a batch, one forward pass each; whoever takes the gradient of a part does so before asking for
 the next, so that the memory of one part is all that is needed.
