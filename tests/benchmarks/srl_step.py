@@ -272,7 +272,7 @@ def main() -> None:
     shares: list[float] = []
     named: dict[str, float] = {}
     for size in given.sizes:
-        repeats = 1 if given.quick else {"1M": 3, "10M": 2}[size]
+        repeats = 1 if given.quick else {"1M": 2, "10M": 1}[size]
         for prompt, completion in FLAT:
             found = compare(
                 f"srl_step_speedup_{size}_{prompt}_{completion}",

@@ -65,7 +65,7 @@ class Stage:
     learning_rate_scale: float = 1.0
     """Times the schedule's rate."""
     splits: bool = False
-    """Whether `backward` is written for several ranks: it goes over `micro_batches` and sums what it reports."""
+    """Whether `backward` is written for several ranks: it goes over a rank's own rows and sums what it reports."""
     guarded: bool = False
     """Whether `after_probe` may refuse: only then a checkpoint is written before the first step too."""
     probe: Callable[[int], Values]

@@ -23,7 +23,7 @@ from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import gathered, micro_batches, pick, precision, score
 
-TOKENS = {"cpu": (1_024, 8_192), "cuda": (16_384, 16_384)}
+TOKENS = {"cpu": (2_048, 4_096), "cuda": (16_384, 16_384)}
 """Bounds of the most tokens of one pack; a single row may have more."""
 ACTIVATIONS = 1 << 30
 """Bytes that the activations of one pack may take by the estimate in `most_tokens`, between these bounds."""

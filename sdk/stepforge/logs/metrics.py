@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stepforge.contracts.metrics import Metric
+from stepforge.contracts.metrics import PHASES, Metric
 from stepforge.errors import InvalidInput
 
 NAMESPACE = "stepforge"
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _MOST_METRICS = 100
 _MOST_DIMENSIONS = 30
-_SECONDS = frozenset({Metric.SECONDS})
+_SECONDS = frozenset({Metric.SECONDS, *PHASES})
 _COUNTS = frozenset({Metric.COMPLETION_TOKENS, Metric.PAIRS, Metric.BATCH_GROUPS, Metric.SAMPLING_ROUNDS})
 
 
