@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ def configure_logs(base: Path) -> None:
     """Lines of loggers go to stdout as JSON, between those of `Progress`, with the ids of who submitted the job.
 
     Ids and level come from STEPFORGE_TRACE_ID, STEPFORGE_SESSION_ID and STEPFORGE_LOG_LEVEL; the hyperparameters
-    `trace_id`, `session_id` and `log_level` where those are not set. `log-level` below the base changes the level.
+    `trace_id`, `session_id` and `log_level` where those are not set. The request is the job itself; the call that
+    created it, STEPFORGE_REQUEST_ID, stands in the first line. `log-level` below the base changes the level.
     """
     path = base / "input" / "config" / "hyperparameters.json"
     try:
@@ -116,7 +118,10 @@ def configure_logs(base: Path) -> None:
         if isinstance(value, str) and value:
             os.environ.setdefault(f"STEPFORGE_{name.upper()}", value)
     file = Path(os.environ.get("STEPFORGE_LOG_LEVEL_FILE") or base / "log-level")
+    by = os.environ.get("STEPFORGE_REQUEST_ID")
     logs().configure("stepforge.job", level_file=file, request_id=os.environ.get("TRAINING_JOB_NAME"))
+    if by and not is_rank():
+        getLogger(__name__).info("job begins", extra={"requested_by": by})
     # For the ranks that it may start.
     os.environ.update(logs().environment())
 

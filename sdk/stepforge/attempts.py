@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
 
-from stepforge import errors
+from stepforge import errors, logs
 from stepforge.artifacts import read_manifest
 from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest
 from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.names import SPEC_TAG, Keys, job_name
 from stepforge.contracts.resources import Resources
+from stepforge.exposure import refuse_secrets
 
 MAX_ATTEMPTS = 50
 CHOICE_TAG = "stepforge:instance-choice"
@@ -50,6 +51,8 @@ class Attempt(Contract):
     stopping_condition: dict[str, int]
     output_data_config: dict[str, str] = {}
     vpc_config: dict[str, list[str]] | None = None
+    environment: dict[str, str] = {}
+    """Trace, request and session of who creates it; empty where nothing is created. No part of the job's identity."""
     tags: list[dict[str, str]]
 
 
@@ -184,11 +187,8 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
         raise creation_failure(name, ended.error or CaughtError())
     if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
         raise errors.JobStillRunning(f"{name} is {job['TrainingJobStatus']}")
-    refused, types = refused_type(job), ended.request.resources.instance_types
-    if refused in types[:-1]:
-        raise errors.InstanceTypeUnavailable(
-            f"{name}: {job_failure(job)} The next attempt takes {next_instance_type(ended.request.resources, refused)}"
-        )
+    if (another := type_after(job, ended.request.resources)) is not None:
+        raise errors.InstanceTypeUnavailable(f"{name}: {job_failure(job)} The next attempt takes {another}")
     return completed(s3, job, bucket=bucket, adopted=ended.attempt.action != "create")
 
 
@@ -258,6 +258,13 @@ def refused_type(job: dict[str, Any] | None) -> str | None:
     return found
 
 
+def type_after(job: dict[str, Any], resources: Resources) -> str | None:
+    """The instance type with which a job that found no capacity is tried at once; None where it ended otherwise, or
+    on the last type."""
+    refused = refused_type(job)
+    return next_instance_type(resources, refused) if refused in resources.instance_types[:-1] else None
+
+
 def next_instance_type(resources: Resources, refused: str | None) -> str:
     """The type after the one that was just refused; the wanted one where none was, or after the last."""
     types = resources.instance_types
@@ -305,6 +312,7 @@ def _attempt(
         vpc_config=None
         if resources.vpc is None
         else {"Subnets": list(resources.vpc.subnets), "SecurityGroupIds": list(resources.vpc.security_groups)},
+        environment=_environment() if action == "create" else {},
         tags=[
             {"Key": SPEC_TAG, "Value": request.spec_sha256},
             {"Key": "stepforge:type", "Value": request.prefix.partition("-")[0]},
@@ -325,6 +333,13 @@ def _resource_config(resources: Resources, instance_type: str, key_arn: str) -> 
     if resources.keep_alive_seconds is not None:
         config["KeepAlivePeriodInSeconds"] = resources.keep_alive_seconds
     return config
+
+
+def _environment() -> dict[str, str]:
+    """The ids of here for a job's environment. Raises InvalidInput where the caller's are a secret."""
+    ids = logs.environment()
+    refuse_secrets(ids, what="Environment variable")
+    return ids
 
 
 def _choice_tag(resources: Resources, instance_type: str) -> list[dict[str, str]]:

@@ -28,6 +28,7 @@ from stepforge.contracts.registry import (
 )
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput, PromotionBusy, SmokeFailed
+from stepforge.logs import trace_header
 from stepforge.packages import ROWS, summaries
 
 GOLDEN = 8
@@ -280,6 +281,7 @@ def smoke(runtime: Any, s3: Any, deployment: Deployment, endpoint: str) -> Smoke
             EndpointName=endpoint,
             ContentType="application/json",
             Accept="application/json",
+            CustomAttributes=trace_header(),
             Body=request.model_dump_json(),
         )
     except runtime.exceptions.ModelError as error:

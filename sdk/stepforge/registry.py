@@ -22,6 +22,7 @@ from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, UnknownName
 from stepforge.executions import Execution
+from stepforge.logs import trace_header
 from stepforge.packages import EVALUATION, ROWS, TOKEN_LENGTH, summaries
 from stepforge.promotion import GROUP_PREFIX
 
@@ -236,6 +237,7 @@ class Registry:
                 EndpointName=name,
                 ContentType="application/json",
                 Accept="application/json",
+                CustomAttributes=trace_header(),
                 Body=request.model_dump_json(),
             )
         except runtime.exceptions.ModelError as error:

@@ -80,6 +80,7 @@ def trainer_of(connection: Connection, parameters: dict[str, Any], *, bucket: st
         "training_image": parameters["AlgorithmSpecification"]["TrainingImage"],
         "training_input_mode": parameters["AlgorithmSpecification"]["TrainingInputMode"],
         "hyperparameters": parameters["HyperParameters"],
+        "environment": parameters["Environment"],
         "input_data_config": [
             Channel(
                 channel_name=channel["ChannelName"],

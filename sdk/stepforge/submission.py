@@ -50,6 +50,7 @@ def training_request(environment: Environment, request: JobRequest, attempt: Att
         "EnableNetworkIsolation": request.resources.network_isolation,
         "EnableInterContainerTrafficEncryption": request.resources.encrypt_between_hosts,
         **({} if attempt.vpc_config is None else {"VpcConfig": attempt.vpc_config}),
+        "Environment": attempt.environment,
         "Tags": attempt.tags,
     }
 
@@ -90,3 +91,17 @@ def submit(connection: Connection, spec: JobSpec, resources: Resources | None = 
             caught = attempts.CaughtError(Error=error.response["Error"]["Code"], Cause=str(error))
             raise attempts.creation_failure(attempt.name, caught) from error
         return Submission(attempt.name, "create")
+
+
+def submit_after(
+    connection: Connection, spec: JobSpec, ended: dict[str, Any], resources: Resources | None = None
+) -> Submission | None:
+    """The next attempt, on the next instance type, of a job that ended for want of capacity; else None.
+
+    `ended` is DescribeTrainingJob's answer. The rule is the one of the machine `run-job`; after the last type nothing
+    is submitted. Whoever else saw the end may have been first: then theirs is adopted.
+    """
+    request = spec_request(connection.environment, spec, resources)
+    if attempts.type_after(ended, request.resources) is None:
+        return None
+    return submit(connection, spec, resources)

@@ -55,6 +55,17 @@ if len(sys.argv) == 2:
     assert done.stderr == ""
 
 
+def test_a_job_takes_its_ids_from_its_environment_and_says_which_call_created_it(tmp_path: Path) -> None:
+    program = "import sys; from pathlib import Path; from stepforge_jobs import main; main.configure_logs(Path('.'))"
+    created_by = {"STEPFORGE_TRACE_ID": TRACE, "STEPFORGE_SESSION_ID": "s", "STEPFORGE_REQUEST_ID": "call-1"}
+    done = run("-c", program, TRAINING_JOB_NAME="srl-0-a0", **created_by)
+    (line,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert (line["trace_id"], line["session_id"], line["request_id"]) == (TRACE, "s", "srl-0-a0")
+    assert line["requested_by"] == "call-1"
+    rank = run("-c", program, TRAINING_JOB_NAME="srl-0-a0", WORLD_SIZE="2", RANK="1", **created_by)
+    assert rank.stdout == "", "one process of several says it"
+
+
 def test_a_jobs_failure_names_no_secret(tmp_path: Path) -> None:
     done = run("-m", "stepforge_jobs.main", "--password=hunter2", SAGEMAKER_BASE_DIR=str(tmp_path))
     assert done.returncode == 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stepforge import logs
 from stepforge.attempts import find_attempt
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import WORK_TYPES, JobRequest
@@ -86,3 +87,4 @@ def test_a_direct_submission_sends_what_the_machine_run_job_sends(creates: str, 
     machine = resolved(state("run-job", creates)["Parameters"], found.model_dump(mode="json"))
 
     assert training_request(ENVIRONMENT, request, found.attempt) == machine
+    assert machine["Environment"] == logs.environment()

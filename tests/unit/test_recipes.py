@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,30 @@ def test_a_domain_beside_a_recipe_of_another_is_refused(tmp_path: Path, capsys: 
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("stages.rlvr.kl", "true", "Input should be a table: {} for the defaults, or with fields of aim, beta_max"),
+        ("stages.rlvr.kl.targets", "0.1", "no such field.* There are: aim, beta_max"),
+        ("stages.rlvr.ppo.lambda", "0.9", "did you mean 'lam'"),
+        ("stages.srl.sampling_rounds", "2", "sampling_rounds 2 changes nothing where dynamic_sampling is off"),
+    ],
+)
+def test_a_table_of_settings_is_asked_for_by_its_fields(key: str, value: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^--set {key}={value}: .*{said}"):
+        load_recipe("facial", overrides={key: value})
+
+
+def test_the_stages_that_the_documentation_shows_can_be_trained(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policy-gradients.md").read_text()
+    shown = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert len(shown) == 2
+    for number, stages in enumerate(shown):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(stages)
+        assert load_recipe("facial", path=path).stages
+
+
 ENVIRONMENT = Environment(
     name="test",
     bucket="stepforge-test",
@@ -194,6 +219,8 @@ ENVIRONMENT = Environment(
         ({"evaluation.max_new_tokens": "65"}, "max_new_tokens 65 of 'evaluation' is over model.context 64"),
         ({"model.hidden_size": "62"}, "is no even multiple of heads 4, .* set hidden_size to 64"),
         ({"model.heads": "64"}, "hidden_size 64 is no even multiple of heads 64"),
+        ({"stages.srl.asking": "think"}, "stage 'srl' has asking 'think', .* set asking = 'plain' in this stage"),
+        ({"stages.rlvr.asking": "chat"}, "stage 'rlvr' has asking 'chat'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +40,8 @@ MEMORY_BYTES = 4 << 30
 """Address space of a worker: what asks for more gets MemoryError, and the machine stays usable."""
 MOST_REPLY_BYTES = 8 << 20
 MOST_WORKERS = 8
+LOOKS_BROKEN = 8
+"""So many failures in a row are said: the run goes on, since completions may be what the verifier cannot bear."""
 FAILED = ("timeout: ", "crash: ", RAISED)
 """What the reason begins with where the verifier itself failed."""
 
@@ -77,14 +79,15 @@ def judge_of(job: Job) -> Iterator[Judge]:
         "version": plugin_version(job.artifact("plugin").sha256),
     }
     workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // 2))
-    with WorkerJudge(begin, workers=workers) as judge:
+    with WorkerJudge(begin, workers=workers, warn=lambda text: job.progress.event("warning", message=text)) as judge:
         yield judge
 
 
 class WorkerJudge:
     """A user's verifier in worker processes; they start at once and import while the caller does other things.
 
-    `begin` is what `worker` imports: folder, name, version, and domain or verifier as `package.module:NAME`.
+    `begin` is what `worker` imports: folder, name, version, and domain or verifier as `package.module:NAME`. `warn` is
+    told once where the verifier itself fails again and again.
     """
 
     def __init__(
@@ -94,10 +97,13 @@ class WorkerJudge:
         workers: int = 1,
         seconds: float | None = None,
         memory_bytes: int = MEMORY_BYTES,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         self._begin = {**begin, "memory_bytes": memory_bytes}
         self._seconds = VERIFIER_SECONDS if seconds is None else seconds
         self._workers = [Worker(self._begin) for _ in range(workers)]
+        self._warn = warn
+        self._failed_in_a_row = 0
 
     def __enter__(self) -> WorkerJudge:
         return self
@@ -145,9 +151,17 @@ class WorkerJudge:
                         selector.unregister(worker.socket)
                         del busy[place]
                         found[call] = verdict
+                        self._count(verdict)
                         if worker.spent:
                             worker.kill()
         return [found[index] for index in range(len(asked))]
+
+    def _count(self, verdict: Verdict) -> None:
+        """Without a word a verifier that always hangs looks like a model that learns nothing."""
+        self._failed_in_a_row = self._failed_in_a_row + 1 if verdict.reason.startswith(FAILED) else 0
+        if self._failed_in_a_row == LOOKS_BROKEN and self._warn is not None:
+            self._warn(f"the verifier has failed {LOOKS_BROKEN} times in a row, the last by {verdict.reason}")
+            self._warn = None
 
     def _ready(self, place: int) -> Worker:
         """The worker of a place, another one where it was killed. Raises InvalidInput where it does not start."""

@@ -1,4 +1,4 @@
-"""HTTP under SageMaker's hosting contract: GET /ping and POST /invocations, JSON in and out.
+"""HTTP under SageMaker's hosting contract: GET /ping and POST /invocations, JSON in and out. GET /metrics beside it.
 
 A request and its answer are `contracts.serving.InvokeRequest` and `InvokeResponse`. Requests are read in parallel; the
 model generates for one of them at a time.
@@ -7,15 +7,22 @@ model generates for one of them at a time.
 from __future__ import annotations
 
 import json
+import logging
+import re
+import secrets
+import sys
 import threading
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from stepforge import logs
 from stepforge.contracts.base import first_problem
 from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.records import Provenance, Record
@@ -26,9 +33,14 @@ from stepforge_jobs.domains import Askable, Domain, Exportable, domain_names, lo
 from stepforge_jobs.domains.judging import HereJudge
 from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.evaluation.verdicts import verdicts_of
+from stepforge_jobs.serving.counts import CONTENT_TYPE, Counts
 from stepforge_jobs.training.models import Policy, from_directory, use_threads
 
 MOST_BYTES = 1 << 20
+PATHS = ("/ping", "/metrics", "/invocations")
+THERE_ARE = "there are GET /ping, GET /metrics and POST /invocations"
+_ID = re.compile(r"[\w.:=/+-]{1,128}")
+logger = logging.getLogger(__name__)
 
 
 class Model:
@@ -145,19 +157,54 @@ def _exports(
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Bound to a model by `serve`."""
+    """Bound to a model by `serve`. One line of log an invocation: status, seconds, records; never what they say."""
 
     protocol_version = "HTTP/1.1"
     timeout = 60
     model: Model
+    counts: Counts
+    status = 0
+    records = 0
+    error: BaseException | None = None
 
     def do_GET(self) -> None:
-        if self.path == "/ping":
-            self._answer(200, {"status": "ok", "model_sha256": self.model.sha256})
-        else:
-            self._answer(404, {"error": f"{self.path} does not exist; there are GET /ping and POST /invocations"})
+        self._told(self._get)
 
     def do_POST(self) -> None:
+        self._told(self._post)
+
+    def _told(self, answer: Callable[[], None]) -> None:
+        self.status, self.records, self.error, began = 0, 0, None, time.perf_counter()
+        ids = ids_of(self.headers)
+        self.request_id = ids["request_id"]
+        with logs.context(**ids):
+            try:
+                answer()
+            finally:
+                self._tell(time.perf_counter() - began)
+
+    def _tell(self, seconds: float) -> None:
+        path = self.path if self.path in PATHS else "other"
+        self.counts.add(path, self.status, seconds=seconds, records=self.records)
+        known = {"method": self.command, "path": path, "status": self.status}
+        fields: dict[str, Any] = {**known, "seconds": round(seconds, 4), "records": self.records}
+        level = logging.INFO if self.command == "POST" or self.status >= 400 else logging.DEBUG
+        if self.error is not None:
+            fields["error"] = type(self.error).__name__
+        if self.status >= 500 and self.error is not None:
+            # Where it broke, and not the message, which may quote a prompt.
+            level, fields["where"] = logging.ERROR, "".join(traceback.format_tb(self.error.__traceback__))
+        logger.log(level, "request", extra=fields)
+
+    def _get(self) -> None:
+        if self.path == "/ping":
+            self._answer(200, {"status": "ok", "model_sha256": self.model.sha256})
+        elif self.path == "/metrics":
+            self._send(200, self.counts.text().encode(), CONTENT_TYPE)
+        else:
+            self._answer(404, {"error": f"{self.path} does not exist; {THERE_ARE}"})
+
+    def _post(self) -> None:
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > MOST_BYTES:
             # The body stays unread, so the connection cannot be used again.
@@ -169,38 +216,63 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(length))
         if self.path != "/invocations":
-            self._answer(404, {"error": f"{self.path} does not exist; there are GET /ping and POST /invocations"})
+            self._answer(404, {"error": f"{self.path} does not exist; {THERE_ARE}"})
             return
         try:
-            answer = self.model.answer(InvokeRequest.model_validate_json(body))
+            request = InvokeRequest.model_validate_json(body)
+            self.records = len(request.records)
+            answer = self.model.answer(request)
         except ValidationError as error:
-            self._answer(400, {"error": first_problem(error)})
+            self._refuse(400, error, first_problem(error))
         except UserError as error:
-            self._answer(400, {"error": str(error)})
-        except Exception as error:  # noqa: BLE001 - the boundary of a request: the client gets the reason, the log the trace
-            traceback.print_exc()
-            self._answer(500, {"error": f"{type(error).__name__}: {error}"})
+            self._refuse(400, error, str(error))
+        except Exception as error:  # noqa: BLE001 - the boundary of a request: the client gets the reason, the log the place
+            self._refuse(500, error, f"{type(error).__name__}: {error}")
         else:
             self._answer(200, answer.model_dump(mode="json"))
 
+    def _refuse(self, status: int, error: Exception, reason: str) -> None:
+        self.error = error
+        self._answer(status, {"error": reason})
+
     def _answer(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body, ensure_ascii=False).encode()
+        self._send(status, json.dumps(body, ensure_ascii=False).encode(), "application/json")
+
+    def _send(self, status: int, data: bytes, content_type: str) -> None:
+        self.status = status
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
+        self.send_header("X-Request-Id", self.request_id)
         self.end_headers()
         self.wfile.write(data)
 
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Requests are told by `_tell`."""
+
     def log_message(self, format: str, *args: Any) -> None:
-        """One JSON line a request; prompts are never logged."""
-        print(json.dumps({"event": "request", "message": format % args}), flush=True)
+        """What could not be read as a request; the arguments quote it, so that they stay out."""
+        logger.warning("no request", extra={"kind": format})
+
+
+def ids_of(headers: Message) -> dict[str, str]:
+    """The caller's ids: X-Request-Id, and the trace of X-Amzn-Trace-Id or, through InvokeEndpoint, CustomAttributes."""
+    given = headers.get("X-Request-Id", "")
+    ids = {"request_id": given if _ID.fullmatch(given) else secrets.token_hex(8)}
+    header = headers.get("X-Amzn-Trace-Id") or headers.get("X-Amzn-SageMaker-Custom-Attributes") or ""
+    return {**ids, "trace_id": trace} if (trace := logs.trace_of(header)) else ids
 
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A connection that its client cut, for the most part."""
+        error = sys.exception()
+        logger.warning("a connection broke", extra={"error": type(error).__name__})
+
 
 def serve(model: Model, *, host: str, port: int) -> Server:
     """A server that listens; call `serve_forever`."""
-    return Server((host, port), type("ModelHandler", (Handler,), {"model": model}))
+    return Server((host, port), type("ModelHandler", (Handler,), {"model": model, "counts": Counts()}))

@@ -78,7 +78,8 @@ class DpoStage(RolloutStage[Problem]):
     def choices(self) -> dict[str, Any]:
         return {
             **super().choices,
-            "loss": f"dpo, beta {self.work.beta:g}, mean over pairs, {self.updates} update(s) a batch",
+            "loss": f"dpo, beta {self.work.beta:g}, mean over pairs, {self.updates} update(s) a batch, "
+            f"log-probabilities at the sampler's temperature {self.work.temperature:g}",
             "pairs": "best with worst, second with second to last, within a group, where their rewards differ",
             "rollouts": f"of the {self._dpo.rollouts} policy",
         }

@@ -246,6 +246,7 @@ def finish(
         parents=policy.parents,
         choices={**SHARED_CHOICES, **choices},
         versions=versions(),
+        work=work.model_dump(mode="json"),
         metrics=last,
     )
     write_durably(job.model_dir / METRICS, metrics_lines(state.rows))

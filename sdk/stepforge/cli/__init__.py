@@ -77,7 +77,8 @@ def _misused(arguments: list[str], error: Any) -> int:
 
 def _full_disk() -> Path | None:
     """Where the local AWS keeps its state, if no space is left there: its own errors do not say so."""
-    from stepforge.local.state import Layout, home
+    from stepforge.home import home
+    from stepforge.local.state import Layout
 
     root = Layout.of(home()).root
     return root if root.is_dir() and shutil.disk_usage(root).free < _LEAST_FREE_BYTES else None

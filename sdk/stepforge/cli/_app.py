@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +10,10 @@ import typer
 from stepforge.cli import _resources
 from stepforge.cli._decide_app import add_decide_commands
 from stepforge.cli._examples import add_examples
-from stepforge.cli._output import Env, Json, emit, say
+from stepforge.cli._local_app import local_app
+from stepforge.cli._output import Env, Json, emit, print_lines, say
 from stepforge.cli._plans_app import add_plan_commands
+from stepforge.cli._registry_app import registry_app
 
 app = typer.Typer(
     name="stepforge",
@@ -23,8 +24,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 run_app = typer.Typer(help="Start a pipeline.", no_args_is_help=True)
-registry_app = typer.Typer(help="Registered models: look, approve, reject, download.", no_args_is_help=True)
-local_app = typer.Typer(help="The local AWS on this machine.", no_args_is_help=True)
 new_app = typer.Typer(help="Write the beginning of something new.", no_args_is_help=True)
 app.add_typer(run_app, name="run")
 app.add_typer(registry_app, name="registry")
@@ -54,15 +53,6 @@ def _options(
         from stepforge import logs
 
         logs.configure("stepforge.cli", level=log_level, sink="stderr")
-
-
-def _print_lines(lines: Iterable[str], *, as_json: bool, **about: str) -> None:
-    """Lines as they come; as JSON, one document at their end."""
-    if as_json:
-        emit({**about, "lines": list(lines)}, as_json=True)
-        return
-    for line in lines:
-        print(line)
 
 
 # ── Runs ─────────────────────────────────────────────────────────────────────────────────────────
@@ -164,7 +154,7 @@ def logs(
     job = client.pipelines.get(name).jobs()[-1].attempt.name if _stop.is_run(client, name) else name
     lines = client.jobs.logs(job, follow=follow)
     with _follow.detachable(job):
-        _print_lines((line.text for line in lines) if json else log_lines(lines), as_json=json, job=job)
+        print_lines((line.text for line in lines) if json else log_lines(lines), as_json=json, job=job)
 
 
 @app.command("stop")
@@ -284,156 +274,6 @@ def predict(
     _predict.predict(
         Client(env), domain, prompts or [], temperature=temperature, seed=seed, export=export, out=out, as_json=json
     )
-
-
-# ── Registry ─────────────────────────────────────────────────────────────────────────────────────
-
-Reference = Annotated[str, typer.Argument(help="Model, such as facial/3 (facial alone is its newest version).")]
-
-
-@registry_app.command("list")
-def registry_list(
-    domain: Annotated[str | None, typer.Argument(help="Only this domain.")] = None,
-    env: Env = "local",
-    json: Json = False,
-) -> None:
-    """List registered models with their state and scores."""
-    from stepforge.cli import _registry
-    from stepforge.client import Client
-
-    _registry.print_packages(Client(env), domain, as_json=json)
-
-
-@registry_app.command("show")
-def registry_show(reference: Reference, env: Env = "local", json: Json = False) -> None:
-    """Show one model: state and reason, scores, the champion gate, lineage."""
-    from stepforge.cli import _registry
-    from stepforge.client import Client
-
-    client = Client(env)
-    _registry.print_package(client, client.registry.get(reference), as_json=json)
-
-
-@registry_app.command("approve")
-def registry_approve(
-    reference: Reference,
-    comment: Annotated[str, typer.Option(help="Why; kept with the version.")] = "",
-    wait: Annotated[bool, typer.Option("--wait/--detach", help="Wait for the promotion.")] = True,
-    yes: Annotated[bool, typer.Option("--yes", help="Approve it though it was rejected.")] = False,
-    env: Env = "local",
-    json: Json = False,
-) -> None:
-    """Approve a model: it is verified, deployed beside the old one, tested, and then takes its place."""
-    from stepforge.cli import _registry
-    from stepforge.client import Client
-
-    _registry.approve(Client(env), reference, comment=comment, wait=wait, though_rejected=yes, as_json=json)
-
-
-@registry_app.command("reject")
-def registry_reject(
-    reference: Reference,
-    comment: Annotated[str, typer.Option(help="Why; kept with the version.")] = "",
-    env: Env = "local",
-    json: Json = False,
-) -> None:
-    """Reject a model: it will not be deployed."""
-    from stepforge.cli import _registry
-    from stepforge.client import Client
-
-    _registry.reject(Client(env), reference, comment=comment, as_json=json)
-
-
-@registry_app.command("pull")
-def registry_pull(
-    reference: Reference,
-    out: Annotated[Path, typer.Option(help="New folder for the weights.")],
-    env: Env = "local",
-    json: Json = False,
-) -> None:
-    """Download a model's weights; every file is checked against its digest."""
-    from stepforge.client import Client
-
-    folder = Client(env).registry.pull(reference, out)
-    emit({"folder": str(folder)}, as_json=json, text=f"model: {folder}")
-
-
-# ── The local AWS ────────────────────────────────────────────────────────────────────────────────
-
-
-@local_app.command("up")
-def local_up(json: Json = False) -> None:
-    """Start the local AWS and deploy the environment `local`; other commands do it by themselves."""
-    from stepforge.connection import connect
-
-    connection = connect("local")
-    emit(
-        {"endpoint": connection.endpoint_url}, as_json=json, text=f"the local AWS listens at {connection.endpoint_url}"
-    )
-
-
-@local_app.command("interrupt")
-def local_interrupt(job: Annotated[str, typer.Argument(help="A spot job that runs.")], json: Json = False) -> None:
-    """Take a spot job's instances away, as AWS may at any time: SIGTERM, the grace, and it starts again."""
-    from stepforge.cli import _local
-
-    _local.interrupt(job, as_json=json)
-
-
-@local_app.command("capacity")
-def local_capacity(
-    instance_type: Annotated[str, typer.Argument(help="Such as ml.g5.xlarge.")],
-    available: Annotated[bool, typer.Option("--some/--none", help="Whether there are such instances.")],
-    json: Json = False,
-) -> None:
-    """Let there be no instances of a type, to see what a run does then: the next type, or spot capacity waited for."""
-    from stepforge import local
-
-    local.set_capacity(instance_type, available=available)
-    text = f"{instance_type}: {'available' if available else 'none'}"
-    emit({"instance_type": instance_type, "available": available}, as_json=json, text=text)
-
-
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-
-
-@local_app.command("down")
-def local_down(yes: Yes = False, json: Json = False) -> None:
-    """Stop the local AWS. What it holds is kept; runs that are under way are interrupted, after a question.
-
-    The command that started a run goes on from its last checkpoint.
-    """
-    from stepforge.cli import _local
-
-    _local.down(yes=yes, as_json=json)
-
-
-@local_app.command("status")
-def local_status(json: Json = False) -> None:
-    """Tell whether the local AWS runs, what it is at, how much memory it holds and where its state lies."""
-    from stepforge.cli import _local
-
-    _local.status(as_json=json)
-
-
-@local_app.command("logs")
-def local_logs(
-    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
-    lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 50,
-    json: Json = False,
-) -> None:
-    """Print the local server's own log."""
-    from stepforge import local
-
-    _print_lines(local.logs(follow=follow, lines=lines), as_json=json)
-
-
-@local_app.command("reset")
-def local_reset(yes: Yes = False, json: Json = False) -> None:
-    """Stop the local AWS and delete all that it holds: runs, models, endpoints."""
-    from stepforge.cli import _local
-
-    _local.reset(yes=yes, as_json=json)
 
 
 @new_app.command("domain")

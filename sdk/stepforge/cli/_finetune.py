@@ -16,7 +16,7 @@ Key = Annotated[str, typer.Argument(help="Launch, as `stepforge finetune list` n
 
 def _ledger() -> Any:
     from stepforge.finetune.ledger import Ledger
-    from stepforge.local.state import home
+    from stepforge.home import home
 
     return Ledger(home() / "finetune" / "spend.sqlite")
 
@@ -45,7 +45,7 @@ def launch_plan(
     from stepforge.finetune.launching import launch
     from stepforge.finetune.ledger import Stage
     from stepforge.finetune.plan import load_plan
-    from stepforge.local.state import home
+    from stepforge.home import home
 
     asked = load_plan(plan)
     folder = home() / "finetune" / "data"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
 
 from stepforge.attempts import ending, job_failure
-from stepforge.cli._output import emit
+from stepforge.cli._output import emit, say
 from stepforge.cli._progress import show
 from stepforge.client import Client
 from stepforge.errors import Detached, StepforgeError
@@ -25,18 +25,30 @@ def is_job(name: str) -> bool:
     return _JOB.fullmatch(name) is not None
 
 
-def follow_job(client: Client, name: str, *, as_json: bool) -> None:
-    """Show a job until it ends. Any ending but Completed is an error with an exit code of its own."""
-    ended: list[RunEvent] = []
-    with detachable(name):
-        show(keeping_ends(client.jobs.follow(name), ended), quiet=as_json)
-    job = client.jobs.get(name)
-    found = ended[-1].data
-    if ending(job) != "Completed":
-        if as_json:
-            fail_as_json(job_failure(job), job=name, **found)
-        raise job_failure(job)
-    emit({"job": name, **found}, as_json=as_json, text=f"{name} is done, in {found['seconds']} s")
+def follow_job(
+    client: Client, name: str, *, as_json: bool, go_on: Callable[[dict[str, Any]], str | None] = lambda _: None
+) -> None:
+    """Show a job until it ends. Any ending but Completed is an error with an exit code of its own.
+
+    `go_on` may name another attempt to follow in place of one that did not succeed, by its description.
+    """
+    while True:
+        ended: list[RunEvent] = []
+        with detachable(name):
+            show(keeping_ends(client.jobs.follow(name), ended), quiet=as_json)
+        job = client.jobs.get(name)
+        found = ended[-1].data
+        if ending(job) == "Completed":
+            emit({"job": name, **found}, as_json=as_json, text=f"{name} is done, in {found['seconds']} s")
+            return
+        failure = job_failure(job)
+        following = go_on(job)
+        if following is None:
+            if as_json:
+                fail_as_json(failure, job=name, **found)
+            raise failure
+        say(f"{name}: {failure} {following} goes on")
+        name = following
 
 
 def keeping_ends(events: Iterable[RunEvent], ended: list[RunEvent]) -> Iterator[RunEvent]:

@@ -36,3 +36,12 @@ def columns(names: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]
 def table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on stdout."""
     print("\n".join(columns(names, rows)))
+
+
+def print_lines(lines: Iterable[str], *, as_json: bool, **about: str) -> None:
+    """Lines as they come; as JSON, one document at their end."""
+    if as_json:
+        emit({**about, "lines": list(lines)}, as_json=True)
+        return
+    for line in lines:
+        print(line)

@@ -23,6 +23,7 @@ from stepforge.errors import InvalidInput, StepforgeError
 from stepforge.inputs import Inputs, prepare
 from stepforge.plans import Budget, JobPlan, Plan, Planner, budget_of, dollars
 from stepforge.submission import submit as submit_job
+from stepforge.submission import submit_after
 
 _SOURCES = {
     "same work": "{n} earlier of the same work",
@@ -91,10 +92,15 @@ def submit(given: Given, *, yes: bool, dry_run: bool, wait: bool, as_json: bool)
         if found.creates:
             _local.confirm(f"Submit {found.name}{_cost_words(found)}?", yes=yes, as_json=as_json)
         if planned.spec is not None:
-            done = submit_job(planned.client.connection, planned.spec, planned.resources)
+            connection, spec, resources = planned.client.connection, planned.spec, planned.resources
+            done = submit_job(connection, spec, resources)
             if wait:
+
+                def go_on(ended: dict[str, Any]) -> str | None:
+                    return another.name if (another := submit_after(connection, spec, ended, resources)) else None
+
                 say(f"{done.name} ({'created' if done.action == 'create' else 'adopted'})")
-                _follow.follow_job(planned.client, done.name, as_json=as_json)
+                _follow.follow_job(planned.client, done.name, as_json=as_json, go_on=go_on)
             else:
                 emit({"job": done.name, "action": done.action}, as_json=as_json, text=done.name)
             return

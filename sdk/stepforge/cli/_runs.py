@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from stepforge.cli._output import emit, say, table
 from stepforge.cli._progress import duration, show
 from stepforge.client import Client
 from stepforge.connection import LOCAL
+from stepforge.contracts.jobs import PolicyGradient, TrainingWork
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import TrainOutput
@@ -163,6 +165,7 @@ def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:
         "pipeline": spec.identity,
         "jobs": [{"stage": j.stage, "job": j.attempt.name, "status": j.attempt.status} for j in jobs],
         "later": stages[len(jobs) :],
+        "settings": {stage.name: stage.model_dump(mode="json") for stage in spec.stages},
     }
     emit(plain, as_json=as_json)
     if not as_json:
@@ -180,3 +183,12 @@ def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:
                 *((stage, "named by what comes before it", "later") for stage in stages[len(jobs) :]),
             ],
         )
+        for stage in spec.stages:
+            say(f"{stage.name}: {_settings(stage)}")
+
+
+def _settings(stage: TrainingWork) -> str:
+    """A stage's settings in one line, as `--set` takes them; those that are off are left out."""
+    off = stage.unread() if isinstance(stage, PolicyGradient) else {}
+    given = stage.model_dump(mode="json", exclude_none=True, exclude={"name", "type", *off})
+    return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -32,6 +32,17 @@ def canonical_json(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """SHA-256 of the canonical JSON, 64 hexadecimal characters."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def refuse_unread(given: BaseModel, unread: Mapping[str, str]) -> None:
+    """Raises ValueError for a field that differs from its default although nothing reads it; `unread` says why not.
+
+    Whoever sets it expects an effect, and would take its absence for a finding.
+    """
+    for name, why in unread.items():
+        value = getattr(given, name)
+        if value != type(given).model_fields[name].default:
+            raise ValueError(f"{name} {value!r} changes nothing {why}: leave {name} out")
 
 
 def first_problem(error: ValidationError, *, fields: Iterable[str] = ()) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from stepforge.contracts.base import Contract, S3Uri, Sha256, digest
+from stepforge.contracts.base import Contract, S3Uri, Sha256, digest, refuse_unread
 from stepforge.contracts.resources import Resources, check_hosts, check_pinned
 
 Channel = Literal["data", "gate", "model", "champion", "records", "plugin"]
@@ -161,9 +161,15 @@ class KlControl(Contract):
         return self.cap * self.aim
 
     @model_validator(mode="after")
-    def _bounds_are_a_range(self) -> KlControl:
+    def _bounds_are_a_range(self) -> Self:
         if self.beta_min >= self.beta_max:
             raise ValueError(f"beta_min {self.beta_min} must be below beta_max {self.beta_max}")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_are_read(self) -> Self:
+        other = {"pi": ("horizon",), "ziegler": ("memory", "proportional", "integral")}[self.controller]
+        refuse_unread(self, dict.fromkeys(other, f"where controller is {self.controller!r}"))
         return self
 
 
@@ -212,6 +218,20 @@ class PolicyGradient(Optimisation):
             )
         return self
 
+    @model_validator(mode="after")
+    def _settings_are_read(self) -> Self:
+        refuse_unread(self, self.unread())
+        return self
+
+    def unread(self) -> dict[str, str]:
+        """Settings that nothing reads as the others are, and why."""
+        unread: dict[str, str] = {}
+        if not self.dynamic_sampling:
+            unread |= dict.fromkeys(("spread_above", "sampling_rounds"), "where dynamic_sampling is off")
+        if not self.beta and (self.kl is None or self.kl.penalise == "retained"):
+            unread["kl_penalty"] = "where no KL on rollouts is penalised (beta above 0, or kl.penalise 'rollouts')"
+        return unread
+
 
 class SrlWork(PolicyGradient):
     """Supervised reinforcement learning (arXiv 2510.25992): one expert step at a time, similarity as reward.
@@ -236,6 +256,10 @@ class SrlWork(PolicyGradient):
     window: PositiveInt | None = None
     """Only the last so many steps stand in the context (2 in the paper's variant for software); all where None."""
     dynamic_sampling: bool = True
+
+    def unread(self) -> dict[str, str]:
+        whole = ("next_title", "window") if self.instances == "whole" else ()
+        return super().unread() | dict.fromkeys(whole, "where instances is 'whole', which asks for no single step")
 
 
 class Ppo(Contract):
@@ -292,21 +316,19 @@ class RlvrWork(PolicyGradient):
         for name in ("ppo", "dpo"):
             if getattr(self, name) is not None and name != algorithm:
                 raise ValueError(f"settings of {name!r} beside algorithm {algorithm!r}: set algorithm to {name!r}")
-        family = {"loss": "grpo", "kl_penalty": "k3_times_ratio"}
-        if algorithm != "grpo":
-            for name, default in family.items():
-                if (given := getattr(self, name)) != default:
-                    raise ValueError(
-                        f"{name} {given!r} belongs to algorithm 'grpo', but it is {algorithm!r}: leave it out"
-                    )
         if algorithm == "ppo" and self.normalisation == "group":
             raise ValueError("PPO has values in place of groups: set normalisation to 'none', 'batch' or 'running'")
-        if algorithm == "dpo":
-            if not self.beta:
-                raise ValueError("DPO needs beta > 0, the weight of its implicit reward: 0.1 is usual")
-            if self.normalisation is not None:
-                raise ValueError("DPO compares rewards and does not scale them: leave normalisation out")
+        if algorithm == "dpo" and not self.beta:
+            raise ValueError("DPO needs beta > 0, the weight of its implicit reward: 0.1 is usual")
         return self
+
+    def unread(self) -> dict[str, str]:
+        others = {
+            "grpo": (),
+            "ppo": ("loss", "kl_penalty"),
+            "dpo": ("loss", "kl_penalty", "clip", "clip_high", "normalisation"),
+        }
+        return super().unread() | dict.fromkeys(others[self.algorithm], f"where algorithm is {self.algorithm!r}")
 
 
 class EvaluateWork(Contract):

@@ -105,3 +105,17 @@ PHASES = (
 """Parts of a step's seconds; what is left is checkpoints, probes and the loop."""
 MEASURED = frozenset({*PHASES, Metric.SECONDS, Metric.FLOP_SHARE})
 """What a clock says: all other metrics are the same whenever the same work runs again."""
+
+
+class Count(StrEnum):
+    """What jobs and endpoints add to CloudWatch and Prometheus (stepforge.logs.metrics)."""
+
+    JOBS_ENDED = "jobs_ended"
+    """Attempts at jobs that were booked."""
+    BILLABLE_SECONDS = "billable_seconds"
+    """Of an attempt, on each of its instances."""
+    COST_USD = "cost_usd"
+    REQUESTS = "requests"
+    REQUEST_SECONDS = "request_seconds"
+    RECORDS = "records"
+    """Prompts of requests that were read."""

@@ -76,6 +76,7 @@ class PipelineSpec(Contract):
             self._has_records()
         if isinstance(self.model, ScratchModel):
             self._fits(self.model.context)
+            self._is_asked_plainly()
         return self
 
     def _has_records(self) -> None:
@@ -96,6 +97,14 @@ class PipelineSpec(Contract):
                 raise ValueError(
                     f"max_new_tokens {tokens} of {getattr(where, 'name', 'evaluation')!r} is over model.context "
                     f"{context}: lower it, or lengthen the context"
+                )
+
+    def _is_asked_plainly(self) -> None:
+        for stage in self.stages:
+            if (asking := getattr(stage, "asking", None)) not in (None, "plain"):
+                raise ValueError(
+                    f"stage {stage.name!r} has asking {asking!r}, but a model that starts from scratch knows its "
+                    f"dataset's words alone: set asking = 'plain' in this stage, or give a model"
                 )
 
     def image_of(self, work: WorkType) -> str:

@@ -109,5 +109,7 @@ class StageReport(Contract):
     choices: dict[str, Any] = {}
     """What the paper leaves open and how it was decided here."""
     versions: dict[str, str] = {}
+    work: dict[str, Any] = {}
+    """The stage's settings as they were given, defaults included."""
     metrics: Annotated[dict[str, float], Field(default_factory=dict)]
     """Last value of each metric."""

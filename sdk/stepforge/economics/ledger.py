@@ -24,11 +24,13 @@ from stepforge.artifacts import read_bytes
 from stepforge.contracts.base import canonical_json, first_problem
 from stepforge.contracts.economics import LedgerEntry
 from stepforge.contracts.jobs import JobSpec
+from stepforge.contracts.metrics import Count
 from stepforge.contracts.names import DOMAIN_TAG, ENVIRONMENT_TAG, MODEL_TAG, RUN_TAG, Keys, job_name
 from stepforge.economics import prices
 from stepforge.economics.estimate import model_of, units, work_digest
 from stepforge.economics.prices import Prices
 from stepforge.errors import InvalidInput, StepforgeError
+from stepforge.logs.metrics import emf
 
 logger = logging.getLogger(__name__)
 ENDED = ("Completed", "Failed", "Stopped")
@@ -120,9 +122,26 @@ def _book(
     tags = {tag["Key"]: tag["Value"] for tag in sagemaker.list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]}
     spec = JobSpec.model_validate_json(read_bytes(s3, uri))
     entry = entry_of(job, tags, spec, table or prices.load(s3, bucket=bucket))
-    if entry is not None:
-        write(s3, entry, bucket=bucket, key_arn=key_arn)
+    if entry is not None and write(s3, entry, bucket=bucket, key_arn=key_arn):
+        _tell(entry)
     return entry
+
+
+def _tell(entry: LedgerEntry) -> None:
+    """One line for each attempt, whoever booked it: on Lambda CloudWatch makes metrics of it."""
+    ending = entry.secondary_status if entry.status == "Stopped" else entry.status
+    values = {
+        Count.JOBS_ENDED: 1,
+        Count.BILLABLE_SECONDS: entry.billable_seconds,
+        # What is not known is no zero.
+        Count.COST_USD: entry.usd,
+    }
+    dimensions = {"Environment": entry.environment, "Type": entry.type, "Status": ending}
+    line = emf(
+        {count: value for count, value in values.items() if value is not None},
+        dimensions={name: value or "unknown" for name, value in dimensions.items()},
+    )
+    logger.info("a job has ended", extra={**line, "job": entry.job, "domain": entry.domain, "run": entry.run})
 
 
 def try_to_book(sagemaker: Any, s3: Any, name: str, *, bucket: str, key_arn: str) -> None:

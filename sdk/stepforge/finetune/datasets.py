@@ -17,8 +17,8 @@ from typing import Any, Literal
 from stepforge.contracts.base import Contract
 from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.errors import InvalidInput
-from stepforge.finetune.keys import redact
 from stepforge.finetune.spec import DatasetFile, Format, Method, ProviderName, TokenRange
+from stepforge.logs import keys_in
 
 Kind = Literal["sft", "dpo", "rft"]
 MB, GB = 10**6, 10**9
@@ -196,8 +196,10 @@ def _check(record: Record, text: str) -> None:
         raise InvalidInput(
             f"record {record.id!r} has half a surrogate pair at character {where}: take it out"
         ) from None
-    if redact(text) != text:
-        raise InvalidInput(f"record {record.id!r} holds what looks like a key: take it out, and have the key changed")
+    if found := keys_in(text):
+        raise InvalidInput(
+            f"record {record.id!r} holds what looks like a key ({found[0]}): take it out, and have the key changed"
+        )
 
 
 def _check_reserved(record: Record, texts: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Any
@@ -12,13 +11,11 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from stepforge.errors import InvalidInput, ProviderError, ProviderRefused, ProviderUnavailable, Throttled
+from stepforge.logs import redact
 
 Key = SecretStr | Callable[[], str]
 """A key, or what fetches it: `lambda: secrets.get_secret_value(SecretId=arn)["SecretString"]`, say."""
 HIDDEN = "***"
-_SHAPES = re.compile(
-    r"(sk-[A-Za-z0-9_*.-]{4,}|Bearer\s+[\w.~+/=-]+|AKIA[A-Z0-9]{12,}|ya29\.[\w-]+|whsec_[\w+/=-]+|AIza[\w-]{10,})"
-)
 # What these say at DEBUG are whole requests: prompts, completions, and headers.
 _TALKATIVE = (
     "openai",
@@ -47,15 +44,15 @@ def reveal(key: Key, *, what: str) -> str:
     return value
 
 
-def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without these secrets, and without what looks like a key.
+def without(text: str, secrets: Iterable[str]) -> str:
+    """The text without these secrets, and without what logs redact.
 
-    >>> redact("Incorrect API key provided: sk-abcdefgh, or hunter22", ["hunter22"])
-    'Incorrect API key provided: ***, or ***'
+    >>> without("Incorrect API key provided: hunter22, of ann@example.org", ["hunter22"])
+    'Incorrect API key provided: ***, of [redacted:email]'
     """
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    return _SHAPES.sub(HIDDEN, text)
+    return redact(text)
 
 
 def quiet() -> None:
@@ -96,9 +93,9 @@ def failure(
 
     A message is left out where the request carried records or prompts (`about_content`), because servers repeat them.
     """
-    said = redact(" ".join(message.split()), secrets)[:300]
+    said = without(" ".join(message.split()), secrets)[:300]
     words = "" if about_content or not said else f": {said}"
-    label = redact(f"{status or 'no answer'}{f' {code}' if code else ''}", secrets)
+    label = without(f"{status or 'no answer'}{f' {code}' if code else ''}", secrets)
     text = f"{provider} {call}: {label}{words}"
     if status is None and code in _NEVER_LEFT:
         return Throttled(f"{text}. It could not be reached, so nothing was done")

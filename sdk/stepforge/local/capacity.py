@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from stepforge.local.state import Layout, home, locked, write_private
+from stepforge.home import home
+from stepforge.local.state import Layout, locked, write_private
 
 REFUSAL = (
     "CapacityError: Unable to provision requested ML compute capacity. Please retry using a different ML instance type."

@@ -11,8 +11,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from stepforge.errors import InvalidInput
+from stepforge.home import home
 from stepforge.local.dockerfile import read_dockerfile
-from stepforge.local.state import Layout, home, locked, write_private
+from stepforge.local.state import Layout, locked, write_private
 
 Role = Literal["train", "serve"]
 MOUNT = "/opt/ml"

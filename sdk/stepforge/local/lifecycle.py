@@ -19,7 +19,8 @@ from typing import Any
 
 import stepforge
 from stepforge.errors import EnvironmentUnavailable
-from stepforge.local.state import ACCOUNT_ID, REGION, Layout, home, locked
+from stepforge.home import home
+from stepforge.local.state import ACCOUNT_ID, REGION, Layout, locked
 from stepforge.logs import readable
 
 _START_SECONDS = 60.0

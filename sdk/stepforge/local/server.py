@@ -17,8 +17,9 @@ import time
 
 import stepforge
 from stepforge import logs
+from stepforge.home import home
 from stepforge.local.lifecycle import code_folders
-from stepforge.local.state import ACCOUNT_ID, REGION, Layout, home, write_private
+from stepforge.local.state import ACCOUNT_ID, REGION, Layout, write_private
 
 logger = logging.getLogger("stepforge.local")
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from stepforge.home import home as home
-
 REGION = "us-east-1"
 ACCOUNT_ID = "000000000000"
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from stepforge.logs._context import context, current, environment, in_context, trace_header, trace_of
 from stepforge.logs._levels import set_level
 from stepforge.logs._lines import JsonLines, readable
-from stepforge.logs._redact import plain, redact
+from stepforge.logs._names import names_a_secret
+from stepforge.logs._redact import keys_in, plain, redact, secrets_in
 from stepforge.logs._setup import Logs, configure, flush
 from stepforge.logs._sinks import Sink
 
@@ -23,9 +24,12 @@ __all__ = [
     "environment",
     "flush",
     "in_context",
+    "keys_in",
+    "names_a_secret",
     "plain",
     "readable",
     "redact",
+    "secrets_in",
     "set_level",
     "trace_header",
     "trace_of",

@@ -73,6 +73,17 @@ def kind_of(name: str) -> Kind | None:
     return "number" if _NUMBER.intersection(words) else None
 
 
+def names_a_secret(name: str) -> bool:
+    """Whether whatever stands under this name is to be kept secret, without a look at the value.
+
+    >>> [names_a_secret(name) for name in ("DB_PASSWORD", "hf_token", "apiKey", "pad_token", "session", "SECRET_ARN")]
+    [True, True, True, False, False, False]
+    """
+    kind = kind_of(name)
+    return kind in ("secret", "header") or (kind == "perhaps" and bool(_CREDENTIAL.search(name)))
+
+
+_CREDENTIAL = re.compile(r"(?i)(?:token|credentials?|jwt|bearer)$")
 _SAYS_NOTHING = {
     "none", "null", "nil", "true", "false", "yes", "no", "on", "off", "str", "string", "text", "bytes", "int",
     "required", "missing", "invalid", "incorrect", "expired", "empty", "unset", "set", "changed", "rotated",

@@ -6,12 +6,13 @@ Not covered: secrets without a format of their own, a name beside them or a know
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from stepforge.logs._names import is_secret, kind_of
-from stepforge.logs._rules import RULES, Rule, is_card, mark
+from stepforge.logs._rules import KEYS, RULES, Rule, is_card, mark
 
 LONGEST = 32_768
 """Characters of one text that are looked at and kept."""
@@ -38,6 +39,32 @@ def redact(text: str, *, longest: int = LONGEST) -> str:
     return f"{_whole(kept)} [cut: {len(text)} characters]"
 
 
+def secrets_in(text: str) -> list[str]:
+    """The kinds of what `redact` would hide as a secret; addresses and numbers of people are none.
+
+    >>> secrets_in("https://ann:hunter2@example.org/ as ann@example.org"), secrets_in("ann@example.org")
+    (['password'], [])
+    """
+    return [kind for kind in _kinds(text, redact(text, longest=len(text))) if kind not in _OF_PEOPLE]
+
+
+def keys_in(text: str) -> list[str]:
+    """The kinds of keys that their own form gives away; a password in a sentence is none of them.
+
+    >>> keys_in("use hf_" + "x7Kd" * 9 + ", the password is hunter2")
+    ['api-key']
+    """
+    return _kinds(text, _once(text, KEYS))
+
+
+def _kinds(text: str, redacted: str) -> list[str]:
+    return [kind for kind in dict.fromkeys(_MARKED.findall(redacted)) if mark(kind) not in text]
+
+
+_MARKED = re.compile(r"\[redacted:([a-z-]+)\]")
+_OF_PEOPLE = ("email", "phone", "card")
+
+
 def _apply(text: str) -> str:
     """Until nothing changes: what stood before a secret may have hidden what comes after it."""
     for _ in range(_MOST_PASSES):
@@ -47,9 +74,9 @@ def _apply(text: str) -> str:
     return text
 
 
-def _once(text: str) -> str:
+def _once(text: str, rules: tuple[Rule, ...] = RULES) -> str:
     lower = text.lower()
-    for rule in RULES:
+    for rule in rules:
         if not rule.hints or _hinted(rule, lower):
             text = rule.apply(text)
     return text

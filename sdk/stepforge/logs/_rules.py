@@ -245,9 +245,10 @@ _PREFIXED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
      ("jqqj9", "acdb", "azfu", "azse", "apim")),
     ("api-key", r"sk-(?:proj-|svcacct-|admin-|ant-[a-z0-9]{2,12}-|or-v1-)?[A-Za-z0-9_-]{20,}+", ("sk-",)),
     ("api-key", r"(?:hf|r8|gsk|fw|pplx|nvapi|xai|tgp|dop_v1|doo_v1|glsa|lin_api|dckr_pat|co|sk|rk|pk|whsec|shpat|figd|"
-     r"lsv2_pt|lsv2_sk|tvly|ntn|sbp|key)[_-](?:live_|test_|v1_|jobs_)?[A-Za-z0-9]{20,}+[A-Za-z0-9_-]*+",
+     r"lsv2_pt|lsv2_sk|tvly|ntn|sbp|wandb_v1|key)[_-](?:live_|test_|v1_|jobs_)?[A-Za-z0-9]{20,}+[A-Za-z0-9_-]*+",
      ("hf_", "r8_", "gsk_", "fw_", "pplx-", "nvapi-", "xai-", "tgp_", "dop_v1_", "doo_v1_", "glsa_", "lin_api_",
-      "dckr_pat_", "co_", "sk_", "rk_", "pk_", "whsec_", "shpat_", "figd_", "lsv2_", "tvly-", "ntn_", "sbp_", "key-")),
+      "dckr_pat_", "co_", "sk_", "rk_", "pk_", "whsec_", "shpat_", "figd_", "lsv2_", "tvly-", "ntn_", "sbp_",
+      "wandb_v1_", "key-")),
     ("api-key", r"api_org_[A-Za-z]{30,}+", ("api_org_",)),
     ("github-token", r"gh[pousr]_[A-Za-z0-9]{30,}+|github_pat_[A-Za-z0-9_]{30,}+", ("gh", "github_pat_")),
     ("gitlab-token", r"gl(?:pat|dt|rt|ptt|cbt|ft|soat)-[A-Za-z0-9_.-]{18,}+", ("gl",)),
@@ -376,11 +377,13 @@ _NAME_HINTS = (
 _CALL_HINTS = ("phone", "tel", "mobile", "cell", "fax", "sms", "whatsapp", "msisdn", "handy", "call", "dial", "text",
                "ring", "phon")  # fmt: skip
 
+KEYS: tuple[Rule, ...] = (Rule(("private key",), _pem), *_prefixed())
+"""What its own form gives away, wherever it stands."""
 RULES: tuple[Rule, ...] = (
-    Rule(("private key",), _pem),
+    KEYS[0],
     Rule(("://",), _url),
     Rule(("authorization", "cookie"), _header),
-    *_prefixed(),
+    *KEYS[1:],
     Rule(("bearer", "basic", "token", "apikey"), _scheme),
     Rule(_NAME_HINTS, _pairs),
     Rule((), _unnamed),

@@ -18,11 +18,14 @@ from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import (
     ArtifactRef,
     DatasetWork,
+    Dpo,
     EvaluateWork,
     GateWork,
+    KlControl,
     LocalModel,
     Lora,
     Plugin,
+    Ppo,
     RlvrWork,
     ScratchModel,
     SftWork,
@@ -147,6 +150,9 @@ _FIELDS_OF: dict[str, type[BaseModel]] = {
     "srl": SrlWork,
     "rlvr": RlvrWork,
     "lora": Lora,
+    "kl": KlControl,
+    "ppo": Ppo,
+    "dpo": Dpo,
     "evaluation": EvaluateWork,
     "resources": Resources,
     "vpc": Vpc,
@@ -241,6 +247,10 @@ def _said(problem: ErrorDetails) -> str:
         above = [part for part in parents if isinstance(part, str)]
         owner = "resources" if above[:1] == ["resources"] else above[-1] if above else ""
         return no_such_field(str(last), _FIELDS_OF[owner].model_fields if owner in _FIELDS_OF else ())
+    owner = str(problem["loc"][-1]) if problem["loc"] else ""
+    if problem["type"] == "model_type" and owner in _FIELDS_OF:
+        some = ", ".join(sorted(_FIELDS_OF[owner].model_fields))
+        return f"Input should be a table: {{}} for the defaults, or with fields of {some} (given {problem['input']!r})"
     message = problem["msg"].removeprefix("Value error, ")
     return message if isinstance(problem["input"], dict) else f"{message} (given {problem['input']!r})"
 

@@ -6,10 +6,11 @@ the champion gate's rule too, and stricter than a paired test would be.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stepforge.contracts.hacking import signs
+from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import TEST_SPLITS, Split
 from stepforge.contracts.reports import Decoding, EvaluationReport, Interval
 from stepforge.report.data import Reference, ReportData
@@ -131,11 +132,24 @@ def hacking_signs(data: ReportData) -> list[str]:
     ]
 
 
+def _no_signs(data: ReportData) -> list[str]:
+    """That they were looked for, where they were: silence says neither yes nor no."""
+    found = []
+    for stage in data.stages:
+        counts = [count for _, count in stage.curves.get(Metric.HACKING_SIGNS, ())]
+        if counts:
+            passed = sum(count > 0 for count in counts)
+            before = f" ({passed} before it had some)" if passed else ""
+            looks = f"the last of {len(counts)} checkpoints of the stage {stage.stage}"
+            found.append(f"No sign of reward hacking at {looks}{before}.")
+    return found
+
+
 def _with_signs(found: Verdict, data: ReportData) -> Verdict:
     """With signs of hacking nothing is better than a case for a second look."""
     warnings = hacking_signs(data)
     if not warnings:
-        return found
+        return replace(found, reasons=(*found.reasons, *_no_signs(data)))
     tone: Tone = "bad" if found.tone == "bad" else "caution"
     return Verdict(tone, found.headline, (*warnings, *found.reasons))
 

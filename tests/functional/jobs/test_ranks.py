@@ -18,6 +18,7 @@ from tests.support.job_folders import environment, job_folder
 from tests.support.kills import terminate_in_step
 
 from stepforge.contracts.jobs import KlControl, LocalModel, RlvrWork, SftWork, TrainingWork
+from stepforge.contracts.manifests import sha256_of
 from stepforge.contracts.metrics import MEASURED, Metric
 from stepforge_jobs.launch import PROCESSES, Plan, free_port
 from stepforge_jobs.launch import environment as rank_environment
@@ -80,15 +81,19 @@ def rows_through(path: Path) -> int:
     return sum(int(line) for line in path.read_text().split())
 
 
-def two_ranks(base: Path, prepare: Callable[[int], None] = lambda _: None) -> list[int]:
-    """Exit codes of two forked ranks."""
+def two_ranks(
+    base: Path, prepare: Callable[[int], None] = lambda _: None, *, hosts: tuple[Path, Path] | None = None
+) -> list[int]:
+    """Exit codes of two forked ranks, in one folder or each on a host of its own."""
     port = free_port()
 
     def join(rank: int) -> Callable[[], None]:
         def enter() -> None:
             from accelerate.state import AcceleratorState
 
-            os.environ |= rank_environment(PLAN, rank, ("127.0.0.1", port)) | {"OMP_NUM_THREADS": "1"}
+            names = ("algo-1", "algo-2")
+            plan, local = (PLAN, rank) if hosts is None else (Plan(1, rank, hosts=names, interface=None), 0)
+            os.environ |= rank_environment(plan, local, ("127.0.0.1", port)) | {"OMP_NUM_THREADS": "1"}
             ranks.cache_clear()
             # Where TRL was imported in the parent, accelerate has settled there that it is the only process.
             AcceleratorState._reset_state(reset_partial_state=True)
@@ -96,7 +101,8 @@ def two_ranks(base: Path, prepare: Callable[[int], None] = lambda _: None) -> li
 
         return enter
 
-    return [forked.wait(pid) for pid in [forked.fork(base, prepare=join(rank)) for rank in range(2)]]
+    folders = hosts or (base, base)
+    return [forked.wait(pid) for pid in [forked.fork(folders[rank], prepare=join(rank)) for rank in range(2)]]
 
 
 def log_of(base: Path) -> str:
@@ -129,6 +135,15 @@ def test_two_processes_do_half_the_work_each_and_learn_what_one_learns(world: Wo
     parts = [rows_through(tmp_path / f"rank{rank}.txt") for rank in range(2)]
     assert sum(parts) == whole
     assert min(parts) > 0.4 * whole
+
+
+def test_two_hosts_learn_the_very_weights_of_two_processes_on_one(world: World, tmp_path: Path) -> None:
+    one = lay_out(tmp_path / "one", world, WORKS["sft"])
+    assert two_ranks(one) == [0, 0], log_of(one)
+    hosts = (lay_out(tmp_path / "algo-1", world, WORKS["sft"]), lay_out(tmp_path / "algo-2", world, WORKS["sft"]))
+    assert two_ranks(hosts[0], hosts=hosts) == [0, 0], log_of(hosts[0]) + log_of(hosts[1])
+    assert sha256_of(hosts[0] / "model/model.safetensors") == sha256_of(one / "model/model.safetensors")
+    assert not list(hosts[1].glob("model/*.safetensors")), "the first host speaks for both"
 
 
 def test_sigterm_to_one_rank_stops_both_at_the_same_step_and_both_go_on_from_there(

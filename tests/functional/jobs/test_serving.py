@@ -38,7 +38,7 @@ def endpoint(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     process = start(base)
     assert process.stdout is not None
     listening = json.loads(process.stdout.readline() or "{}")
-    assert listening["event"] == "listening"
+    assert (listening["message"], listening["service"]) == ("listening", "stepforge.serving")
     yield listening["port"]
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 0

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -97,9 +98,9 @@ def folder(tmp_path: Path) -> Path:
 def judge(folder: Path) -> Iterator[Callable[..., WorkerJudge]]:
     made: list[WorkerJudge] = []
 
-    def make(target: str = "isolated_rules:check", **more: float) -> WorkerJudge:
+    def make(target: str = "isolated_rules:check", **more: Any) -> WorkerJudge:
         begin = {"folder": str(folder), "domain": None, "verifier": target, "name": "mine", "version": "1"}
-        made.append(WorkerJudge(begin, **{"seconds": 0.4, **more}))  # type: ignore[arg-type]
+        made.append(WorkerJudge(begin, **{"seconds": 0.4, **more}))
         return made[-1]
 
     yield make
@@ -116,6 +117,16 @@ def process(judge: WorkerJudge) -> int:
     (verdict,) = judge.verdicts([(RECORD, "pid y")])
     assert verdict.reason == "verifier: KeyError: 'y'"
     return judge._workers[0]._process.pid
+
+
+def test_a_verifier_that_fails_eight_times_in_a_row_is_warned_of_once(judge: Callable[..., WorkerJudge]) -> None:
+    said: list[str] = []
+    one = judge(warn=said.append)
+    for texts in (["pid y"] * 7, ["right"], ["pid y"] * 7):
+        reasons(one, *texts)
+    assert said == []
+    reasons(one, *["pid y"] * 20)
+    assert said == ["the verifier has failed 8 times in a row, the last by verifier: KeyError: 'y'"]
 
 
 def test_what_hangs_in_c_is_killed_and_the_next_call_has_its_verdict(judge: Callable[..., WorkerJudge]) -> None:

@@ -153,7 +153,9 @@ def test_a_spot_job_that_loses_its_instance_at_random_steps_loses_an_interval_at
     assert text(local_aws, f"jobs/{name}/output/model/weights") == uninterrupted()
     starts = [int(line.split()[1]) for line in lines(local_aws, name)["algo-1"]]
     assert [start >= step - EVERY for start, step in zip(starts[1:], pauses, strict=True)] == [True] * count
-    story = [transition["Status"] for transition in done["SecondaryStatusTransitions"]]
+    # Pending: another test's job has the machine still.
+    told = [transition["Status"] for transition in done["SecondaryStatusTransitions"]]
+    story = [status for status in told if status != "Pending"]
     one = ["Starting", "Downloading", "Training"]
     assert story == [*[*one, "Interrupted"] * count, *one, "Uploading", "Completed"]
     assert 1 <= done["BillableTimeInSeconds"] <= done["TrainingTimeInSeconds"]

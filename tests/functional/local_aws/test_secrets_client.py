@@ -129,7 +129,7 @@ def test_a_job_that_is_given_a_secret_is_refused_and_the_error_does_not_repeat_i
 ) -> None:
     planted = "sk-ant-" + "x7Kd" * 12
     request = job_request("leaks-a1", register(), **{where: {"FINE": "1", "SETTING": planted}})
-    with pytest.raises(ClientError, match=r"'SETTING' holds an Anthropic key.*'SETTING_ARN'") as caught:
+    with pytest.raises(ClientError, match=r"'SETTING' holds a secret \(api-key\).*'SETTING_ARN'") as caught:
         local_aws.client("sagemaker").create_training_job(**request)
     assert caught.value.response["Error"]["Code"] == "ValidationException"
     assert planted not in str(caught.value)

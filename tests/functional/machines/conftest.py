@@ -34,7 +34,7 @@ class Deployed:
         return PipelineSpec(
             domain="facial",
             dataset=DatasetWork(domain="facial", seed=seed),
-            stages=(SftWork(learning_rate=rate), SrlWork(learning_rate=rate))[:stages],
+            stages=(SftWork(learning_rate=rate), SrlWork(learning_rate=rate, asking="plain"))[:stages],
             code=CODE,
             image=IMAGE,
             group=package_group("facial"),

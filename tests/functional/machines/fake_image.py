@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,8 @@ ENDLESS, FOREVER = 100, 101
 
 
 def train() -> None:
+    # Like process 1 of a container it is born deaf to it; the real jobs hear it, and end within the grace.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     data, out = BASE / "input" / "data", BASE / "model"
     spec = JobSpec.model_validate_json((data / "spec" / "spec.json").read_bytes())
     parameters = json.loads((BASE / "input" / "config" / "hyperparameters.json").read_text())

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from stepforge import connection as connections
+from stepforge import pace
 from stepforge.cli import _follow
 from stepforge.connection import Connection
 from stepforge.contracts.jobs import DatasetWork, JobSpec, Resources
@@ -26,7 +27,13 @@ from tests.support.submitters import Server
 from .conftest import CODE, Deployed
 from .fake_image import FOREVER
 
-PACE = Pace(describe_seconds=0.5, logs_seconds=0.2, give_up_seconds=60)
+PACE = Pace(describe_seconds=0.2, logs_seconds=0.05, give_up_seconds=60)
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who follows without a pace of its own asks as often here."""
+    monkeypatch.setattr(pace, "LOCAL_PACE", PACE)
 
 
 @pytest.fixture

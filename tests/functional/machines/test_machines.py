@@ -7,15 +7,17 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 
-from stepforge import local
-from stepforge.cli import _predict, _registry, _runs
+from stepforge import local, pace
+from stepforge.cli import _plan, _predict, _registry, _runs
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import DatasetWork, JobOutcome, JobRequest, JobSpec
 from stepforge.contracts.names import Keys, endpoint_name, execution_name, package_group, split_uri
@@ -25,10 +27,12 @@ from stepforge.contracts.resources import Resources, Vpc
 from stepforge.economics import ledger
 from stepforge.economics.costs import Costs
 from stepforge.errors import InvalidInput, RunFailed
+from stepforge.jobs import Jobs
 from stepforge.local.deploy import deploy
+from stepforge.pace import Pace
 from stepforge.pipelines import Pipelines
 from stepforge.registry import Registry
-from stepforge.submission import Submission, submit
+from stepforge.submission import Submission, submit, submit_after
 from tests.functional.local_aws.helpers import wait
 
 from .conftest import CODE, IMAGE, Deployed
@@ -175,6 +179,39 @@ def test_where_there_is_no_capacity_the_next_instance_type_is_taken_and_recorded
     assert refused["FailureReason"].startswith("CapacityError: Unable to provision")
     tags = sagemaker.list_tags(ResourceArn=taken.arn)["Tags"]
     assert {"Key": "stepforge:instance-choice", "Value": "2 of 2"} in tags
+
+
+def test_a_job_by_itself_takes_the_next_instance_type_as_a_run_does(
+    deployed: Deployed, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "LOCAL_PACE", Pace(describe_seconds=0.1, logs_seconds=0.1, give_up_seconds=30))
+    # The real one would publish the real images in place of the stand-in.
+    connection = deployed.connection
+    monkeypatch.setattr(_plan, "Client", lambda _: SimpleNamespace(connection=connection, jobs=Jobs(connection)))
+    for kind in ("ml.p3.2xlarge", "ml.p3.8xlarge"):
+        local.set_capacity(kind, available=False)
+    spec = JobSpec(domain="facial", work=DatasetWork(domain="facial", seed=209), code_sha256=CODE["dataset"])
+
+    def submitted(*types: str) -> dict[str, Any]:
+        resources = {"instance_type": types[0], "fallback_instance_types": types[1:]}
+        job = tmp_path / "job.json"
+        job.write_text(json.dumps({**spec.model_dump(mode="json"), "resources": resources}))
+        with suppress(typer.Exit):
+            _plan.submit(_plan.Given(job=job, checks=False), yes=True, dry_run=False, wait=True, as_json=True)
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    failed = submitted("ml.p3.2xlarge", "ml.p3.8xlarge")
+    assert (failed["error"], failed["job"]) == ("CapacityError", f"{spec.prefix}-a1")
+    done = submitted("ml.p3.2xlarge", "ml.g5.xlarge")
+    assert (done["status"], done["job"]) == ("Completed", f"{spec.prefix}-a3")
+    sagemaker = deployed.aws.client("sagemaker")
+    jobs = [sagemaker.describe_training_job(TrainingJobName=f"{spec.prefix}-a{n}") for n in range(4)]
+    taken = [job["ResourceConfig"]["InstanceType"] for job in jobs]
+    assert taken == ["ml.p3.2xlarge", "ml.p3.8xlarge", "ml.p3.2xlarge", "ml.g5.xlarge"]
+    types = Resources(instance_type="ml.p3.2xlarge", fallback_instance_types=("ml.g5.xlarge",))
+    assert submit_after(deployed.connection, spec, jobs[3], types) is None, "it did not end for want of capacity"
+    late = submit_after(deployed.connection, spec, jobs[2], types)
+    assert late == Submission(f"{spec.prefix}-a3", "adopt"), "somebody else was first"
 
 
 @pytest.mark.slow

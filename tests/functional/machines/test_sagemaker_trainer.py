@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from stepforge import logs
 from stepforge.contracts.jobs import DatasetWork, JobSpec
 from stepforge.submission import Submission, submit
 
@@ -58,7 +59,7 @@ def by_model_trainer(python: str, deployed: Deployed, spec: JobSpec) -> dict[str
     done = subprocess.run(
         [python, str(ROOT / "tests" / "support" / "sagemaker_submission.py")],
         input=json.dumps(given),
-        env={**kept, "PYTHONPATH": str(ROOT / "sdk")},
+        env={**kept, **logs.environment(), "PYTHONPATH": str(ROOT / "sdk")},
         capture_output=True,
         text=True,
         timeout=300,

@@ -115,7 +115,7 @@ def pipeline() -> PipelineSpec:
     return PipelineSpec(
         domain="facial",
         dataset=DatasetWork(domain="facial"),
-        stages=(SftWork(), SrlWork()),
+        stages=(SftWork(), SrlWork(asking="plain")),
         code=dict.fromkeys(WORK_TYPES, "c" * 64),
         image=IMAGE,
         group="stepforge-facial",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stepforge import errors
+from stepforge import errors, logs
 from stepforge.attempts import Attempt, CaughtError, Ended, find_attempt, job_failure, outcome, succeeded, volume_key
 from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.resources import Resources, Vpc
@@ -91,6 +91,27 @@ def test_a_name_that_another_spec_has_is_a_conflict_and_never_renamed(
     sagemaker.add_job(f"{PREFIX}-a0", tag)
     with pytest.raises(IdentityConflict, match=SHA):
         find(sagemaker, s3)
+
+
+def test_the_ids_of_who_creates_go_with_a_job_and_decide_nothing_about_it(sagemaker: FakeSageMaker, s3: Any) -> None:
+    with logs.context(trace_id="1-67890abc-0123456789abcdef01234567", request_id="call", session_id="ann"):
+        first = found(sagemaker, s3)
+    assert first.environment == {
+        "STEPFORGE_TRACE_ID": "1-67890abc-0123456789abcdef01234567",
+        "STEPFORGE_REQUEST_ID": "call",
+        "STEPFORGE_SESSION_ID": "ann",
+    }
+    with logs.context(trace_id="other"):
+        other = found(sagemaker, s3)
+    assert other.model_copy(update={"environment": first.environment}) == first
+    sagemaker.add_job(first.name, SHA, "InProgress")
+    assert (found(sagemaker, s3).name, found(sagemaker, s3).environment) == (first.name, {})
+
+
+def test_an_id_that_is_a_secret_goes_into_no_jobs_environment(sagemaker: FakeSageMaker, s3: Any) -> None:
+    with logs.context(session_id="ghp_" + "a1" * 18), pytest.raises(errors.InvalidInput, match="SESSION_ID") as refused:
+        found(sagemaker, s3)
+    assert "ghp_" not in str(refused.value)
 
 
 def test_fifty_failures_are_enough(sagemaker: FakeSageMaker, s3: Any) -> None:

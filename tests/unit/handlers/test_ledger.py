@@ -79,6 +79,23 @@ def test_a_second_booking_changes_nothing_even_at_another_price(s3: Any, sagemak
     assert ledger.read(s3, bucket=BUCKET) == [first]
 
 
+def test_each_end_is_told_once_for_cloudwatch_to_count(
+    s3: Any, sagemaker: FakeSageMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_spec(s3)
+    name = add(sagemaker, status="Stopped", SecondaryStatus="MaxRuntimeExceeded")
+    unpriced = add(sagemaker, 1, ResourceConfig={"InstanceType": "ml.g9.huge", "InstanceCount": 1})
+    with caplog.at_level("INFO", logger="stepforge.economics.ledger"):
+        for job in (name, name, unpriced):
+            book(sagemaker, s3, job)
+    first, second = (vars(record) for record in caplog.records)
+    assert (first["job"], first["Type"], first["Status"]) == (name, "dataset", "MaxRuntimeExceeded")
+    assert (first["jobs_ended"], first["billable_seconds"]) == (1, 600)
+    assert first["cost_usd"] == pytest.approx(2 * 600 / 3600 * 1.44)
+    assert first["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["Environment", "Type", "Status"]]
+    assert (second["Status"], "cost_usd" in second) == ("Completed", False)
+
+
 @pytest.mark.parametrize("status", ["Failed", "Stopped"])
 def test_what_failed_or_was_stopped_is_booked_as_well(s3: Any, sagemaker: FakeSageMaker, status: str) -> None:
     put_spec(s3)

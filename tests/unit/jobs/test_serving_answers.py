@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.support.log_sinks import Memory
 
+from stepforge import logs
 from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.records import Record
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
@@ -149,6 +156,15 @@ def port(model: server.Model) -> Iterator[int]:
     running.server_close()
 
 
+def eventually(look: Callable[[], list[Any]], *, least: int = 1) -> list[Any]:
+    """What is logged: a line is written after the answer has gone."""
+    deadline = time.monotonic() + 20
+    while len(found := look()) < least:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.005)
+    return found
+
+
 def post(port: int, **body: object) -> tuple[int, dict[str, str]]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("POST", "/invocations", body=json.dumps({"records": [{"prompt": RECORDS[0].prompt}], **body}))
@@ -162,11 +178,115 @@ def test_a_format_that_there_is_not_gets_an_answer_and_no_closed_connection(port
 
 
 def test_a_defect_is_answered_with_its_reason(
-    port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("it broke")
 
     monkeypatch.setattr(server, "sample", broken)
     assert post(port) == (500, {"error": "RuntimeError: it broke"})
-    assert "Traceback" in capsys.readouterr().err
+    (record,) = eventually(lambda: caplog.records)
+    assert (record.levelname, vars(record)["error"]) == ("ERROR", "RuntimeError")
+    assert "in broken" in vars(record)["where"]
+
+
+# ── What it logs ─────────────────────────────────────────────────────────────────────────────────
+
+TRACE = "1-67890abc-0123456789abcdef01234567"
+
+
+@pytest.fixture
+def lines() -> Iterator[Memory]:
+    sink = Memory()
+    with logs.configure("stepforge.serving", sink=sink, level="DEBUG", queued=False):
+        yield sink
+
+
+def send(port: int, method: str, path: str, body: str = "", **headers: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    response = connection.getresponse()
+    response.read()
+    return response
+
+
+def told(lines: Memory) -> dict[str, Any]:
+    return eventually(lines.read)[-1]
+
+
+def test_an_answer_leaves_a_line_with_the_ids_of_who_asked(port: int, lines: Memory) -> None:
+    answered = send(port, "POST", "/invocations", "{}", X_Request_Id="call-1", X_Amzn_Trace_Id=f"Root={TRACE}")
+    line = told(lines)
+    assert (line["request_id"], line["trace_id"], line["service"]) == ("call-1", TRACE, "stepforge.serving")
+    assert (line["path"], line["status"], line["level"], line["error"]) == (
+        "/invocations", 400, "INFO", "ValidationError",
+    )  # fmt: skip
+    assert 0 <= line["seconds"] < 30
+    assert answered.headers["X-Request-Id"] == "call-1"
+
+
+def test_an_id_that_is_none_is_replaced_and_a_trace_comes_through_sagemaker_too(port: int, lines: Memory) -> None:
+    answered = send(port, "GET", "/ping", X_Request_Id='a"b c', X_Amzn_SageMaker_Custom_Attributes=f"Root={TRACE}")
+    line = told(lines)
+    assert (line["level"], line["trace_id"]) == ("DEBUG", TRACE)
+    assert re.fullmatch(r"[0-9a-f]{16}", line["request_id"])
+    assert answered.headers["X-Request-Id"] == line["request_id"]
+
+
+def test_neither_a_prompt_nor_a_completion_is_logged_whatever_happens(
+    port: int, lines: Memory, model: server.Model, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prompt, answer = RECORDS[0].prompt, RECORDS[0].solution
+    secret = "sesame-opens-9"
+
+    def say(policy: Policy, *_: object, **__: object) -> list[list[int]]:
+        return [policy.codec.contexts([answer])[0] + [0]]
+
+    def broken(*_: object, **__: object) -> list[list[int]]:
+        raise RuntimeError(f"cannot read {prompt} {secret}")
+
+    def ask(text: str) -> int:
+        return send(port, "POST", "/invocations", json.dumps({"records": [{"prompt": text}]})).status
+
+    monkeypatch.setattr(server, "sample", say)
+    assert ask(prompt) == 200
+    assert ask(f"{prompt} {secret}") == 400
+    monkeypatch.setattr(server, "sample", broken)
+    assert ask(prompt) == 500
+    send(port, "POST", f"/invocations?{secret}", "{}")
+    send(port, "POST", "/invocations", f'{{"records": "{secret}"}}')
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+        raw.sendall(f"{secret} nonsense {secret} {secret}\r\n\r\n".encode())
+        raw.recv(100)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as cut:
+        cut.sendall(f"POST /invocations HTTP/1.1\r\nContent-Length: 90\r\n\r\n{secret}".encode())
+    eventually(lines.read, least=7)
+    said = lines.text() + "".join(capfd.readouterr())
+    assert secret not in said
+    assert prompt not in said
+    assert answer not in said
+    statuses = [line["status"] for line in lines.read() if line["message"] == "request"]
+    assert statuses[:5] == [200, 400, 500, 404, 400]
+
+
+def test_what_was_answered_is_counted_for_prometheus(port: int, lines: Memory) -> None:
+    prompts = [{"prompt": "nonsense"}, {"prompt": "more"}]
+    send(port, "POST", "/invocations", json.dumps({"records": prompts}))
+    send(port, "GET", "/ping")
+    send(port, "GET", "/unknown/path")
+    eventually(lines.read, least=3)
+    answered = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    answered.request("GET", "/metrics")
+    response = answered.getresponse()
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(response.read().decode())}
+    found = {
+        (name, sample.labels["path"], sample.labels["status"]): sample.value
+        for name, family in families.items()
+        for sample in family.samples
+    }
+    assert found["stepforge_requests", "/invocations", "400"] == 1
+    assert found["stepforge_records", "/invocations", "400"] == 2
+    assert found["stepforge_requests", "/ping", "200"] == 1
+    assert found["stepforge_requests", "other", "404"] == 1
+    assert 0 < found["stepforge_request_seconds", "/invocations", "400"] < 30

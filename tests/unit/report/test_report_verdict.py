@@ -53,6 +53,17 @@ def test_signs_of_reward_hacking_come_first_and_nothing_is_good_with_them() -> N
     assert said.reasons[1:] == verdict(data).reasons
 
 
+def test_signs_that_were_looked_for_and_not_found_are_said_and_without_a_look_nothing_is() -> None:
+    data = report_data(references=champion(CHAMPION))
+    looked = data.stages[-1].model_copy(update={"curves": {"hacking_signs": ((20.0, 1.0), (40.0, 0.0))}})
+    blind = data.stages[-1].model_copy(update={"curves": {}})
+    said, unsaid = (verdict(data.model_copy(update={"stages": (stage,)})).reasons for stage in (looked, blind))
+    assert said[-1] == (
+        f"No sign of reward hacking at the last of 2 checkpoints of the stage {looked.stage} (1 before it had some)."
+    )
+    assert said[:-1] == unsaid
+
+
 def test_a_split_that_only_the_champion_was_scored_on_makes_them_incomparable() -> None:
     ours = evaluation("rlvr", {split: value for split, value in OURS.items() if split != "test_retained"})
     said = verdict(report_data(evaluation=ours, references=champion(CHAMPION)))

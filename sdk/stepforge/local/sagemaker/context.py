@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from stepforge.contracts.secrets import refuse_secrets
 from stepforge.errors import InvalidInput
+from stepforge.exposure import refuse_secrets
 from stepforge.local import code
 from stepforge.local.images import Role, registered, repository
 from stepforge.local.sagemaker.errors import ServiceError, validation
