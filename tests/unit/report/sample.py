@@ -93,7 +93,7 @@ CURVES: dict[str, tuple[int, dict[str, Curve]]] = {
             "entropy": curve(100, 0.44, 0.21, noise=0.02, seed=15),
             "seconds": tuple((float(s), 0.29) for s in range(1, 101)),
             "sampling_seconds": tuple((float(s), 0.15) for s in range(1, 101)),
-            "reward_seconds": tuple((float(s), 0.005) for s in range(1, 101)),
+            "reward_seconds": tuple((float(s), 0.002) for s in range(1, 101)),
             "forward_seconds": tuple((float(s), 0.03) for s in range(1, 101)),
             "backward_seconds": tuple((float(s), 0.06) for s in range(1, 101)),
             "optimiser_seconds": tuple((float(s), 0.01) for s in range(1, 101)),
