@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stepforge.contracts.metrics import Metric
 
@@ -42,14 +43,14 @@ class Clock:
             self._inside = False
             self.seconds[metric] = self.seconds.get(metric, 0.0) + _now() - started
 
-    def count(self, network: Any, *, read: int, pairs: int, whole: int) -> None:
-        """Of a forward pass whose gradient is taken: tokens that the network read, pairs of them in attention, and
-        tokens of the rows if each had its own copy of everything."""
-        forward, backward = costs(network)
+    def count(self, network: Any, *, read: int, scored: int, pairs: int, whole: int) -> None:
+        """Of a forward pass whose gradient is taken: tokens that the network read, tokens among them whose logits were
+        needed, pairs of them in attention, and tokens of the rows if each had its own copy of everything."""
+        body, head = costs(network)
         config = network.config.get_text_config()
         heads = config.num_attention_heads
         width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-        self._needed += read * (forward + backward) + 12.0 * config.num_hidden_layers * width * pairs
+        self._needed += read * body + scored * head + 12.0 * config.num_hidden_layers * width * pairs
         self._read += read
         self._whole += whole
 
@@ -79,15 +80,19 @@ def start() -> Clock:
 
 
 def costs(network: Any) -> tuple[float, float]:
-    """Operations a token of matrix products forward, and backward: 2 a weight, 2 for the input and 2 where it learns.
+    """Operations of matrix products, forward and backward: of a token that is read, and of one whose logits are made.
 
-    The embedding is looked up and costs nothing; where it is the head too, it counts once.
+    2 a weight forward, 2 backward for what it was given, and 2 more where it learns. Embeddings are looked up.
     """
-    tied = bool(getattr(network.config, "tie_word_embeddings", False))
-    embedding = network.get_input_embeddings().weight
-    weights = [p for p in network.parameters() if p.dim() > 1 and (tied or p is not embedding)]
-    every = float(sum(p.numel() for p in weights))
-    return 2 * every, 2 * every + 2.0 * sum(p.numel() for p in weights if p.requires_grad)
+    head, embedding = (
+        getattr(of, "weight", None) for of in (network.get_output_embeddings(), network.get_input_embeddings())
+    )
+    body = [p for p in network.parameters() if p.dim() > 1 and p is not head and p is not embedding]
+    return sum(map(_operations, body)), _operations(head) if head is not None else 0.0
+
+
+def _operations(weight: Tensor) -> float:
+    return weight.numel() * (6.0 if weight.requires_grad else 4.0)
 
 
 @lru_cache(maxsize=8)

@@ -123,7 +123,8 @@ def _over_packs(
             found = log_probabilities(network, pack, temperature=temperature, precision=precision)
         if torch.is_grad_enabled():
             whole = sum(len(prompts[row]) + len(completions[row]) - 1 for row in found.rows)
-            clock().count(network, read=len(pack.tokens), pairs=sum(pack.positions) + len(pack.tokens), whole=whole)
+            read, scored = len(pack.tokens), len({node for nodes in pack.sources for node in nodes})
+            clock().count(network, read=read, scored=scored, pairs=sum(pack.positions) + read, whole=whole)
         yield Part(found.rows, found.logps_BT, found.entropy_BT, found.mask_BT)
 
 
@@ -141,5 +142,6 @@ def _row_by_row(
             part = Part(rows, scored.logps(temperature), scored.entropy(temperature), scored.mask_BT)
         if torch.is_grad_enabled():
             read = [lengths[row] - 1 for row in rows]
-            clock().count(network, read=sum(read), pairs=sum(n * (n + 1) // 2 for n in read), whole=sum(read))
+            scored, pairs = sum(len(completions[row]) for row in rows), sum(n * (n + 1) // 2 for n in read)
+            clock().count(network, read=sum(read), scored=scored, pairs=pairs, whole=sum(read))
         yield part
