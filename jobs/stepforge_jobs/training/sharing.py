@@ -142,6 +142,6 @@ def _row_by_row(
             part = Part(rows, scored.logps(temperature), scored.entropy(temperature), scored.mask_BT)
         if torch.is_grad_enabled():
             read = [lengths[row] - 1 for row in rows]
-            scored, pairs = sum(len(completions[row]) for row in rows), sum(n * (n + 1) // 2 for n in read)
-            clock().count(network, read=sum(read), scored=scored, pairs=pairs, whole=sum(read))
+            tokens, pairs = sum(len(completions[row]) for row in rows), sum(n * (n + 1) // 2 for n in read)
+            clock().count(network, read=sum(read), scored=tokens, pairs=pairs, whole=sum(read))
         yield part
