@@ -34,7 +34,7 @@ def tokenizer(vocabulary: int) -> Any:
 
 
 def ours(network: Any, rows: Rows, group: int, repeats: int, *, share: bool) -> Timed:
-    """Median seconds of a step, and of its phases; the first step warms up."""
+    """Median seconds of CPU of a step, and of the clock for its phases; the first step warms up."""
     prompts, experts = rows[0][::group], rows[1][::group]
     codec = Codec(tokenizer(network.config.vocab_size), step_end=None)
     longest = len(experts[0])
@@ -59,12 +59,12 @@ def ours(network: Any, rows: Rows, group: int, repeats: int, *, share: bool) -> 
     seconds: list[float] = []
     phases: list[dict[str, float]] = []
     for step in range(repeats + 1):
-        timed, started = clock.start(), time.perf_counter()
+        timed, started = clock.start(), time.process_time()
         optimiser.zero_grad(set_to_none=True)
         stage.backward(step, 0)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
         phases.append({str(phase): timed.seconds.get(phase, 0.0) for phase in PHASES})
     middle = {name: statistics.median(values[name] for values in phases[1:]) for name in phases[0]}
     return statistics.median(seconds[1:]), {name: value for name, value in middle.items() if value}
@@ -83,10 +83,10 @@ def trls(network: Any, rows: Rows, group: int, repeats: int) -> Timed:
 
     class Times(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            seconds.append(-time.perf_counter())
+            seconds.append(-time.process_time())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds[-1] += time.perf_counter()
+            seconds[-1] += time.process_time()
 
     def reward(completions: list[str], expert: list[str], **_: Any) -> list[float]:
         return [similarity(c, w) for c, w in zip(completions, expert, strict=True)]
