@@ -27,6 +27,8 @@ def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},
         **{arn("sagemaker", f"{what}/stepforge-*"): _OWN_NAMES for what in _SERVING},
         arn("sagemaker", "model-package/stepforge-*/*"): _OWN_NAMES,
+        f"<{bucket}.Arn>/finetune/*": "requests, data and evaluations are named by their digest",
+        arn("secretsmanager", f"secret:stepforge/{settings.name}/finetune/*"): "keys of providers, named in a plan",
         arn("states", f"execution:stepforge-{settings.name}-run-job:*"): _OWN_NAMES,
         arn("states", f"execution:stepforge-{settings.name}-promote:*"): _OWN_NAMES,
         arn("cloudwatch", "alarm:stepforge-*"): "an endpoint's alarm is named by its endpoint",

@@ -27,13 +27,35 @@ class _Copy:
         return True
 
 
+@jsii.implements(cdk.ILocalBundling)
+class _CopyForFinetune:
+    """The same with providers of paid tunes, their catalogue, and the domains whose verifiers judge."""
+
+    def try_bundle(self, output_dir: str, *_: object, **__: object) -> bool:
+        target = Path(output_dir)
+        left_out = shutil.ignore_patterns("__pycache__", "*.pyc", *(set(_FOR_PEOPLE) - {"finetune"}), "py.typed")
+        shutil.copytree(ROOT / "lambdas", target, ignore=left_out, dirs_exist_ok=True)
+        shutil.copytree(ROOT / "sdk" / "stepforge", target / "stepforge", ignore=left_out)
+        shutil.copytree(ROOT / "jobs" / "stepforge_jobs", target / "stepforge_jobs", ignore=left_out)
+        return True
+
+
+def bundled_for_finetune() -> lambda_.Code:
+    return _bundled(_CopyForFinetune(), name="finetune")
+
+
 def bundled() -> lambda_.Code:
+    return _bundled(_Copy(), name="handlers")
+
+
+def _bundled(local: cdk.ILocalBundling, *, name: str) -> lambda_.Code:
     image = cdk.DockerImage.from_registry("public.ecr.aws/sam/build-python3.11")
     return lambda_.Code.from_asset(
         str(ROOT),
         # Hash what is shipped: the repository around it changes with every test.
         asset_hash_type=cdk.AssetHashType.OUTPUT,
-        bundling=cdk.BundlingOptions(image=image, local=_Copy()),
+        # CDK takes two bundlings of one folder for the same where their options are.
+        bundling=cdk.BundlingOptions(image=image, local=local, command=[name]),
     )
 
 

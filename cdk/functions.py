@@ -59,12 +59,12 @@ class Functions(Construct):
         ]
 
         # run-job
-        self._add(
+        self.add(
             "find_attempt",
             {**data, "POLL_SECONDS": str(settings.job_poll_seconds)},
             [look_at_jobs, *read_objects(bucket, "jobs"), use_key(key)],
         )
-        self._add(
+        self.add(
             "classify_job",
             data,
             [
@@ -74,16 +74,16 @@ class Functions(Construct):
                 use_key(key, write=True),
             ],
         )
-        self._add("explain", {}, [])
+        self.add("explain", {}, [])
         # train
-        self._add(
+        self.add(
             "plan_job",
             {**data, "ENVIRONMENT": settings.name},
             [*read_objects(bucket, "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True)],
         )
-        self._add("read_gate", {}, [*read_objects(bucket, "jobs"), use_key(key)])
-        self._add("compare", {}, [*read_objects(bucket, "jobs", "pipelines"), use_key(key), *read_packages])
-        self._add("register", {"ENVIRONMENT": settings.name, **serve}, [
+        self.add("read_gate", {}, [*read_objects(bucket, "jobs"), use_key(key)])
+        self.add("compare", {}, [*read_objects(bucket, "jobs", "pipelines"), use_key(key), *read_packages])
+        self.add("register", {"ENVIRONMENT": settings.name, **serve}, [
             *read_objects(bucket, "jobs", "pipelines"),
             use_key(key),
             *read_packages,
@@ -96,7 +96,7 @@ class Functions(Construct):
             allow(["ssm:GetParameter"], self.arns("ssm", f"parameter{parameter(settings.name, 'images/serve')}")),
         ])  # fmt: skip
         # promote
-        self._add(
+        self.add(
             "verify_package",
             {**serve, "ENDPOINT_POLL_SECONDS": str(settings.endpoint_poll_seconds)},
             [
@@ -109,7 +109,7 @@ class Functions(Construct):
             timeout=cdk.Duration.minutes(15),
             memory=2048,
         )
-        self._add("deploy", {"KEY_ARN": key.key_arn, "SERVING_ROLE_ARN": roles.serving.role_arn, **serve}, [
+        self.add("deploy", {"KEY_ARN": key.key_arn, "SERVING_ROLE_ARN": roles.serving.role_arn, **serve}, [
             allow(
                 [f"sagemaker:{verb}{what}" for what in ("Model", "EndpointConfig", "Endpoint")
                  for verb in ("Create", "Describe", "Delete")] + ["sagemaker:UpdateEndpoint"],
@@ -123,13 +123,13 @@ class Functions(Construct):
             allow(["sagemaker:DescribeModelPackage"], packages),
             allow(["cloudwatch:DescribeAlarms"], self.arns("cloudwatch", f"alarm:{GROUPS}")),
         ])  # fmt: skip
-        self._add("smoke", {}, [
+        self.add("smoke", {}, [
             *read_objects(bucket, "jobs"),
             use_key(key),
             allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{GROUPS}")),
         ])  # fmt: skip
-        self._add("stamp", {}, [*read_packages, allow(["sagemaker:UpdateModelPackage"], packages)])
-        self._add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote")}, [
+        self.add("stamp", {}, [*read_packages, allow(["sagemaker:UpdateModelPackage"], packages)])
+        self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote")}, [
             *read_packages,
             allow(["sagemaker:ListModelPackageGroups"], ["*"]),
             allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
@@ -149,7 +149,7 @@ class Functions(Construct):
         stem = f"arn:aws:{service}:{self._stack.region}:{self._stack.account}:"
         return [stem + resource for resource in resources]
 
-    def _add(
+    def add(
         self,
         name: str,
         variables: dict[str, str],
@@ -157,7 +157,10 @@ class Functions(Construct):
         *,
         timeout: cdk.Duration | None = None,
         memory: int = 512,
+        code: lambda_.Code | None = None,
+        layers: Sequence[lambda_.ILayerVersion] = (),
     ) -> None:
+        """Beside those made here: a handler of another construct, which other code may hold."""
         identifier = "".join(part.title() for part in name.split("_"))
         role = iam.Role(self, f"{identifier}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         for statement in statements:
@@ -168,14 +171,14 @@ class Functions(Construct):
             function_name=f"stepforge-{self._settings.name}-{name.replace('_', '-')}",
             runtime=lambda_.Runtime.PYTHON_3_11,
             handler=f"{name}.handler",
-            code=self._code,
+            code=code or self._code,
             role=role,
             environment=variables,
             timeout=timeout or cdk.Duration.minutes(2),
             memory_size=memory,
             log_group=self._log_group,
             tracing=lambda_.Tracing.ACTIVE,
-            layers=self._layers(),
+            layers=[*self._layers(), *layers],
         )
         self._log_group.grant_write(function)
         self._functions[name] = function

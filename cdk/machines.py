@@ -23,7 +23,8 @@ from stepforge.contracts.names import Machine
 HANDLERS: dict[Machine, tuple[str, ...]] = {
     "run-job": ("find_attempt", "classify_job", "explain"),
     "train": ("plan_job", "read_gate", "compare", "register", "explain"),
-    "promote": ("verify_package", "deploy", "smoke", "stamp", "explain"),
+    "promote": ("verify_package", "deploy", "smoke", "stamp", "finetune", "explain"),
+    "finetune": ("finetune", "explain"),
 }
 
 
@@ -65,6 +66,7 @@ class Machines(Construct):
             self._managed_rule("StepFunctionsGetEventsForStepFunctionsExecutionRule"),
         ])  # fmt: skip
         self._add("promote", {}, [])
+        self._add("finetune", {}, [])
 
     def __getitem__(self, name: Machine) -> sfn.StateMachine:
         return self._machines[name]

@@ -26,6 +26,13 @@ class Settings(BaseModel):
     """Between two looks at a job that another execution runs. A look is 9 history events of at most 25,000: 300 s
     lasts 9 days, 30 s would end after one."""
     endpoint_poll_seconds: int = 30
+    finetune_first_seconds: int = 30
+    finetune_most_seconds: int = 900
+    """Between looks at a paid tune, from the first to the most. A look is 9 history events: 900 s lasts 28 days."""
+    finetune_layer_arns: tuple[str, ...] = ()
+    """Layers with clients of providers (openai, google-genai); Bedrock and SageMaker need none."""
+    tuning_role_arn: str | None = None
+    """Role that Bedrock and SageMaker tune with. None: the state machine tunes at neither."""
     sweep_minutes: int = 15
     log_retention_days: Literal[7, 30, 90, 365] = 90
     checkpoint_days: int = 30
@@ -53,6 +60,8 @@ SETTINGS: dict[EnvironmentName, Settings] = {
         serve_instance_type="ml.m5.large",
         job_poll_seconds=1,
         endpoint_poll_seconds=1,
+        finetune_first_seconds=1,
+        finetune_most_seconds=1,
         log_retention_days=30,
         keep_data=False,
         access_logs=False,

@@ -8,6 +8,7 @@ import aws_cdk as cdk
 from constructs import Construct
 
 from cdk.data import Data
+from cdk.finetune import Finetune
 from cdk.functions import Functions
 from cdk.keys import Keys
 from cdk.machines import Machines
@@ -32,8 +33,10 @@ class Stepforge(cdk.Stack):
         bucket = Data(self, settings, key=key).bucket
         roles = Roles(self, settings, bucket=bucket, key=key)
         functions = Functions(self, settings, bucket=bucket, key=key, roles=roles)
+        finetune = Finetune(self, settings, functions=functions, bucket=bucket, key=key)
         machines = Machines(self, settings, functions=functions, bucket=bucket, key=key, roles=roles)
         Registry(self, settings)
-        Promotion(self, settings, functions=functions, machines=machines)
+        promotion = Promotion(self, settings, functions=functions, machines=machines)
+        finetune.cancel_what_is_stopped(settings, functions, machines, dead_letters=promotion.dead_letters)
         Parameters(self, settings, bucket=bucket, key=key, roles=roles, machines=machines)
         cdk.Tags.of(self).add("stepforge:environment", settings.name)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any, TypeVar, get_type_hints
 
@@ -51,8 +52,7 @@ def handles(function: Callable[[Any], Any]) -> Callable[[dict[str, Any], Any], A
 
     @wraps(function)
     def handle(event: dict[str, Any], context: Any) -> Any:
-        _configure_logs(f"stepforge.{function.__module__}")
-        with logs.context(**_ids(context)):
+        with configured(function.__module__, context):
             return answer_of(event)
 
     def answer_of(event: dict[str, Any]) -> Any:
@@ -69,6 +69,14 @@ def handles(function: Callable[[Any], Any]) -> Callable[[dict[str, Any], Any], A
         return plain
 
     return handle
+
+
+@contextmanager
+def configured(module: str, context: Any) -> Iterator[None]:
+    """Logs as every handler has them, with the ids of this invocation."""
+    _configure_logs(f"stepforge.{module}")
+    with logs.context(**_ids(context)):
+        yield
 
 
 def _ids(context: Any) -> dict[str, str]:

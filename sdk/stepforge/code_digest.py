@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from stepforge.contracts.base import digest
 from stepforge.contracts.jobs import WORK_TYPES, WorkType
-from stepforge.errors import InvalidInput
+from stepforge.errors import InvalidInput, UnknownName
 
 PACKAGES = ("stepforge", "stepforge_jobs")
 DISPATCHER = "stepforge_jobs.main"
@@ -53,18 +53,41 @@ def _closure(entry: str, references: Callable[[str], set[str]]) -> set[str]:
     return seen
 
 
+def sources_of(entries: Iterable[str], roots: dict[str, Path]) -> dict[str, str]:
+    """Source of these modules and of all of ours that they import, by name."""
+    read = lru_cache(maxsize=None)(lambda name: _references(name, roots))
+    modules = set().union(*(_closure(entry, lambda name: read(name)[0]) for entry in entries))
+    return {name: _path(name, roots).read_text(encoding="utf-8") for name in sorted(modules)}
+
+
+def is_package(name: str, roots: dict[str, Path]) -> bool:
+    return _path(name, roots).name == "__init__.py"
+
+
+def domain_module(domain: str, roots: dict[str, Path]) -> str:
+    """The module of a domain that ships. Raises UnknownName."""
+    known = _table("stepforge_jobs.domains", "DOMAINS", roots)
+    if domain not in known:
+        raise UnknownName("domain that ships", domain, known)
+    return known[domain].partition(":")[0]
+
+
 def _work_entries(roots: dict[str, Path]) -> dict[str, str]:
     """The literal table `WORK` of the dispatcher: type of job to module."""
-    for node in ast.parse(_path(DISPATCHER, roots).read_text()).body:
+    return {work: target.partition(":")[0] for work, target in _table(DISPATCHER, "WORK", roots).items()}
+
+
+def _table(module: str, name: str, roots: dict[str, Path]) -> dict[str, str]:
+    for node in ast.parse(_path(module, roots).read_text()).body:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
-        if any(isinstance(t, ast.Name) and t.id == "WORK" for t in targets) and isinstance(
+        if any(isinstance(t, ast.Name) and t.id == name for t in targets) and isinstance(
             node, ast.Assign | ast.AnnAssign
         ):
             table: dict[str, str] = ast.literal_eval(node.value) if node.value else {}
-            return {work: target.partition(":")[0] for work, target in table.items()}
-    raise InvalidInput(f"{DISPATCHER} has no literal table WORK")
+            return table
+    raise InvalidInput(f"{module} has no literal table {name}")
 
 
 def _path(name: str, roots: dict[str, Path]) -> Path:

@@ -22,6 +22,7 @@ from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import (
     PROMOTION,
     PROMOTION_EVENT,
+    ExternalLineage,
     PackageMetadata,
     Promotion,
     PromotionResult,
@@ -54,6 +55,8 @@ class Deployment(Contract):
     previous_config: str | None = None
     """What the live endpoint served before; None where there was no endpoint."""
     poll_seconds: int
+    external: bool = False
+    """A provider has the weights and answers: nothing is deployed."""
 
 
 class Golden(Contract):
@@ -91,6 +94,8 @@ def verify(sagemaker: Any, s3: Any, promotion: Promotion, *, instance_type: str,
     metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
     if metadata is None:
         raise ArtifactRefused(f"{promotion.package_arn} was not registered by stepforge: its digests are unknown")
+    if (lineage := ExternalLineage.of(package.get("CustomerMetadataProperties", {}))) is not None:
+        return _external(s3, promotion, metadata, lineage, poll_seconds=poll_seconds)
     container = package["InferenceSpecification"]["Containers"][0]
     if "@sha256:" not in container["Image"]:
         raise ArtifactRefused(
@@ -114,6 +119,33 @@ def verify(sagemaker: Any, s3: Any, promotion: Promotion, *, instance_type: str,
         candidate=endpoint_name(promotion.group, candidate=True),
         previous_config=None if live is None else live["EndpointConfigName"],
         poll_seconds=poll_seconds,
+    )
+
+
+def _external(
+    s3: Any, promotion: Promotion, metadata: PackageMetadata, lineage: ExternalLineage, *, poll_seconds: int
+) -> Deployment:
+    """There are no weights to check: the request that names the model and its evaluation are what was registered."""
+    evaluation = ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
+    request = ArtifactRef(uri=lineage.external_request_uri, sha256=metadata.pipeline_sha256)
+    try:
+        read_manifest(s3, evaluation.uri, expected_sha256=evaluation.sha256)
+        if (found := stream_sha256(s3, request.uri)) != request.sha256:
+            raise IntegrityError(f"{request.uri} has SHA-256 {found}, but the package says {request.sha256}")
+    except (IntegrityError, InvalidInput) as error:
+        raise ArtifactRefused(str(error)) from error
+    name = f"external-{metadata.model_sha256[:12]}"
+    return Deployment(
+        promotion=promotion,
+        model=name,
+        config=name,
+        image="",
+        artifact=request,
+        evaluation=evaluation,
+        endpoint=endpoint_name(promotion.group),
+        candidate=endpoint_name(promotion.group, candidate=True),
+        poll_seconds=poll_seconds,
+        external=True,
     )
 
 

@@ -7,6 +7,7 @@ StepforgeError
 │   ├── GateRefused          the data did not pass the reliability gate
 │   ├── UnknownPrice         something has no price, and an unknown price is never zero
 │   ├── OverBudget           it would cost more than may be spent; nothing was sent
+│   ├── DoesNotPay           the evaluator advises against a launch that was to depend on it
 │   ├── ModelGone            a base model cannot be tuned, or shuts down too soon
 │   └── MissingExtra         a part of stepforge that is installed on request
 ├── IntegrityError           bytes differ from their recorded digest
@@ -32,6 +33,7 @@ StepforgeError
 ├── ProviderError            a paid provider did not do what was asked
 │   ├── ProviderRefused      it said no: nothing was created, nothing is charged
 │   ├── ProviderUnavailable  no answer that can be read: what it did is not known
+│   ├── NotReady             not a failure: what was asked for is being made; ask again later
 │   └── LaunchUncertain      it is not known yet whether a job was created: launching again looks for it first
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
 ├── Diverged                 training has left the numbers: a loss, gradient or weight is inf or nan
@@ -91,6 +93,10 @@ class UnknownPrice(UserError):
 
 class OverBudget(UserError):
     exit_code = 11
+
+
+class DoesNotPay(UserError):
+    exit_code = 12
 
 
 class ModelGone(UserError):
@@ -198,6 +204,10 @@ class ProviderRefused(ProviderError):
 
 class ProviderUnavailable(ProviderError):
     pass
+
+
+class NotReady(ProviderError):
+    exit_code = 4
 
 
 class LaunchUncertain(ProviderError):

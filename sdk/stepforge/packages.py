@@ -99,11 +99,11 @@ def register(
         package = sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
         held = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
         if held and (held.pipeline_sha256, held.model_sha256) == (metadata.pipeline_sha256, metadata.model_sha256):
-            return _registered(package, adopted=True)
+            return registered(package, adopted=True)
     report = read_report(s3, _outcome(finished.state.evaluation).artifact, EVALUATION, EvaluationReport)
     request = package_request(spec, finished, metadata, report, image=image, instance_type=instance_type)
     arn = sagemaker.create_model_package(**request)["ModelPackageArn"]
-    return _registered(sagemaker.describe_model_package(ModelPackageName=arn), adopted=False)
+    return registered(sagemaker.describe_model_package(ModelPackageName=arn), adopted=False)
 
 
 def package_request(
@@ -210,7 +210,7 @@ def _outcome(outcome: JobOutcome | None) -> JobOutcome:
     return outcome
 
 
-def _registered(package: dict[str, Any], *, adopted: bool) -> Registered:
+def registered(package: dict[str, Any], *, adopted: bool) -> Registered:
     return Registered(
         package_arn=package["ModelPackageArn"],
         group=package["ModelPackageGroupName"],

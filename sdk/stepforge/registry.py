@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +18,7 @@ from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import digest, first_problem
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, group_domain, package_group
-from stepforge.contracts.registry import PROMOTION, Approval, PackageMetadata
+from stepforge.contracts.registry import PROMOTION, Approval, ExternalLineage, PackageMetadata
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, UnknownName
@@ -215,7 +216,10 @@ class Registry:
         seed: int = 0,
         export: str | None = None,
     ) -> InvokeResponse:
-        """Ask the domain's endpoint; `export` names a format of the domain, such as `arkit-json`.
+        """Ask what serves the domain: its endpoint, or the provider of a tuned model that was promoted.
+
+        `facial/3` asks that version, where it is a provider's: it answers before it is promoted too. `export` names
+        a format of the domain, such as `arkit-json`.
 
         Raises UnknownName for a domain without models, InvalidInput where none was promoted yet, for what no endpoint
         answers and where the model refuses, EnvironmentUnavailable where the endpoint failed.
@@ -230,6 +234,15 @@ class Registry:
             )
         except ValidationError as error:
             raise InvalidInput(f"this cannot be asked: {first_problem(error)}") from error
+        if (external := self._external(domain)) is not None:
+            from stepforge.finetune import serving
+
+            s3 = self._connection.client("s3")
+            secrets = serving.secrets_for(
+                serving.request_of(s3, external).plan, self._connection.client("secretsmanager")
+            )
+            return serving.answer(s3, external, request, secrets)
+        domain = re.sub(r"/\d+$", "", domain)
         runtime = self._connection.client("sagemaker-runtime")
         name = endpoint_name(package_group(domain))
         try:
@@ -255,6 +268,29 @@ class Registry:
                 ) from error
             raise
         return InvokeResponse.model_validate_json(answer["Body"].read())
+
+    def _external(self, reference: str) -> dict[str, str] | None:
+        """Metadata of the provider's model that is meant; None where one of ours is."""
+        named = re.fullmatch(r"([^/]+)/(\d+)", reference)
+        domain, version = (named[1], named[2]) if named else (reference, "")
+        group = package_group(domain)
+        for summary in summaries(self._connection.client("sagemaker"), group):
+            if version:
+                wanted = str(summary.get("ModelPackageVersion")) == version
+            else:
+                wanted = summary.get("ModelLifeCycle", {}).get("Stage") == "Production"
+            if wanted:
+                package = self._describe(summary["ModelPackageArn"])
+                if ExternalLineage.of(package.metadata) is not None:
+                    return package.metadata
+                if version and not package.serving:
+                    raise InvalidInput(
+                        f"{package.reference} is {package.state}: a model of ours answers once it is promoted"
+                    )
+                return None
+        if version:
+            raise UnknownName("model", reference, [p.reference for p in self.packages(domain)])
+        return None
 
     def _decide(self, package: Package, approval: Approval, comment: str) -> Package:
         self._update(package, approval, comment or f"{approval} with stepforge")

@@ -58,11 +58,14 @@ def test_every_task_has_a_time_limit_retries_and_catches_everything(machine: str
         assert retry["JitterStrategy"] == "FULL"
 
 
+WAIT_FOR_PERSON = "arn:aws:states:::lambda:invoke.waitForTaskToken"
+
+
 def service_of(resource: str) -> tuple[str, str] | None:
     """boto3 service and operation of a task's resource; None for handlers and nested executions."""
     if match := re.fullmatch(r"arn:aws:states:::(?:aws-sdk:)?(sagemaker):(\w+)(?:\.sync)?", resource):
         return match[1], match[2][0].upper() + match[2][1:]
-    assert resource.startswith(("${", "arn:aws:states:::states:startExecution.sync:2")), resource
+    assert resource.startswith(("${", "arn:aws:states:::states:startExecution.sync:2", WAIT_FOR_PERSON)), resource
     return None
 
 
@@ -142,3 +145,23 @@ def test_an_execution_that_only_polls_stays_within_the_history_of_step_functions
 
     events_a_look, most_events, longest_job_days = 10, 25_000, 5
     assert longest_job_days * 86_400 / SETTINGS["dev"].job_poll_seconds * events_a_look < most_events
+
+
+def test_a_paid_tune_is_watched_for_a_month_within_the_history_of_step_functions() -> None:
+    from cdk.settings import SETTINGS
+
+    asl, settings = ASL["finetune"], SETTINGS["dev"]
+    looks = asl["TimeoutSeconds"] / settings.finetune_most_seconds
+    # Wait 2, task 5, choice 2; and two weeks at least are watched.
+    assert looks * 9 + 500 < 25_000
+    assert asl["TimeoutSeconds"] >= 14 * 86_400
+    assert state("finetune", "AskPerson")["TimeoutSeconds"] == 7 * 86_400
+
+
+def test_the_machine_finetune_calls_each_step_by_its_name() -> None:
+    from stepforge.finetune import flow
+
+    parameters = [state("finetune", name)["Parameters"] for machine, name in TASKS if machine == "finetune"]
+    actions = {p.get("Payload", p).get("action") for p in parameters} - {None, "ask_person", "launch"}
+    assert all(callable(getattr(flow, action)) for action in actions)
+    assert actions == {"decide", "look", "retrieve", "evaluate", "register", "give_up"}

@@ -99,7 +99,9 @@ def test_every_action_is_granted_on_a_kind_of_resource_that_it_has(synth: Synth,
             service, _, verb = action.partition(":")
             kinds = known[service]["Actions"][verb.lower()].get("Resources")
             assert kinds is not None, f"{action} takes no resource: {arns}"
-            formats = [f for kind in kinds for f in known[service]["Resources"][kind]["ARNFormats"]]
+            # Some kinds stand in the table in other letters than in its list of actions.
+            described = {kind.lower(): about for kind, about in known[service]["Resources"].items()}
+            formats = [f for kind in kinds for f in described[kind.lower()]["ARNFormats"]]
             if service == "s3":
                 continue
             stems = [re.split(r"[/:]", f.split(":", 5)[5])[0] for f in formats]
@@ -121,8 +123,8 @@ def test_only_stamp_may_change_a_package_and_no_function_may_approve(synth: Synt
     may = {name for name, p in policies.items() if "sagemaker:UpdateModelPackage" in json.dumps(p)}
     assert [name.startswith("FunctionsStamp") for name in may] == [True]
     creating = [s for s in statements(synth.templates["dev"]) if "sagemaker:CreateModelPackage" in listed(s["Action"])]
-    (only,) = [s["Condition"]["StringEqualsIfExists"] for s in creating]
-    assert only["sagemaker:ModelApprovalStatus"] == "PendingManualApproval"
+    conditions = [s["Condition"]["StringEqualsIfExists"] for s in creating]
+    assert [c["sagemaker:ModelApprovalStatus"] for c in conditions] == ["PendingManualApproval"] * 2
 
 
 def test_the_bucket_is_encrypted_versioned_private_and_speaks_tls_only(synth: Synth) -> None:
@@ -197,9 +199,17 @@ def test_every_function_has_its_handler_and_exactly_the_variables_that_it_reads(
         assert given == handler_variables(name, monkeypatch), name
 
 
+def asset_files(synth: Synth) -> list[set[str]]:
+    assets = [path for path in Path(synth.folder).glob("asset.*") if path.is_dir()]
+    return [{p.relative_to(asset).as_posix() for p in asset.rglob("*") if p.is_file()} for asset in assets]
+
+
 def test_the_asset_of_dev_is_handlers_beside_the_sdk_and_nothing_else(synth: Synth) -> None:
-    (asset,) = [path for path in Path(synth.folder).glob("asset.*") if path.is_dir()]
-    names = {path.relative_to(asset).as_posix() for path in asset.rglob("*") if path.is_file()}
+    finetune, names = sorted(asset_files(synth), key=lambda files: "stepforge_jobs/__init__.py" not in files)
+    # What judges tuned models is there, and what is for people is not.
+    assert {"finetune.py", "stepforge/finetune/flow.py", "stepforge/economics/catalogue.toml"} <= finetune
+    assert {"stepforge_jobs/domains/user.py", "stepforge_jobs/domains/facial/rules.py"} <= finetune
+    assert not any(name.startswith(("stepforge/local/", "stepforge/cli/", "stepforge/testing/")) for name in finetune)
     assert {"plan_job.py", "_runtime.py", "stepforge/contracts/jobs.py"} <= names
     prices = "stepforge/economics/prices.json"
     assert prices in names

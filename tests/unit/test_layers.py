@@ -78,7 +78,9 @@ def test_jobs_need_no_aws_sdk() -> None:
 
 
 def test_handlers_import_stepforge_but_not_its_local_part() -> None:
-    assert offenders(ROOT / "lambdas", ("stepforge_jobs", "stepforge.local", "stepforge.cli", "torch")) == []
+    found = offenders(ROOT / "lambdas", ("stepforge_jobs", "stepforge.local", "stepforge.cli", "torch"))
+    # What judges a provider's model is what judges ours.
+    assert {line.partition(" ")[0] for line in found} == {"lambdas/_judging.py", "lambdas/finetune_grade.py"}
 
 
 def test_the_cloud_definition_imports_contracts_alone() -> None:

@@ -80,7 +80,7 @@ def registry_of(**clients: Any) -> Registry:
 def test_what_a_container_says_is_told_without_its_wrapping(
     status: int, said: str, error: type[StepforgeError], message: str
 ) -> None:
-    registry = registry_of(sagemaker_runtime=Runtime(ModelError(status, said)))
+    registry = registry_of(sagemaker=FakeSageMaker(), sagemaker_runtime=Runtime(ModelError(status, said)))
     with pytest.raises(error, match=message):
         registry.predict("facial", ["x"])
 
@@ -177,13 +177,16 @@ def test_other_errors_of_a_cloud_are_not_taken_for_an_answer() -> None:
     with pytest.raises(InvalidInput, match="approve a version first"):
         registry_of(sagemaker_runtime=nothing, sagemaker=sagemaker).predict("facial", ["x"])
     with pytest.raises(ClientError):
-        registry_of(sagemaker_runtime=Runtime(refusal("InvokeEndpoint", "no", "AccessDenied"))).predict("facial", ["x"])
+        registry_of(
+            sagemaker_runtime=Runtime(refusal("InvokeEndpoint", "no", "AccessDenied")), sagemaker=sagemaker
+        ).predict("facial", ["x"])
 
 
 def test_a_refusal_that_quotes_a_long_prompt_is_one_short_sentence() -> None:
     said = json.dumps({"error": f"unknown words in {'x ' * 25_000!r}\nleave them out"})
+    clients = {"sagemaker_runtime": Runtime(ModelError(400, said)), "sagemaker": FakeSageMaker()}
     with pytest.raises(InvalidInput) as refused:
-        registry_of(sagemaker_runtime=Runtime(ModelError(400, said))).predict("facial", ["x " * 25_000])
+        registry_of(**clients).predict("facial", ["x " * 25_000])
     text = str(refused.value)
     assert (len(text) < 420, text.count("\n")) == (True, 0)
     assert text.startswith("unknown words in")

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
+from stepforge.cli._finetune import Own
 from stepforge.cli._finetune import app as finetune_app
 from stepforge.cli._output import Json
-
-Own = Annotated[list[Path] | None, typer.Option("--catalogue", help="Your own rows of models and prices (TOML).")]
 
 
 @finetune_app.command("decide")

@@ -87,6 +87,18 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "finetune watch": ("stepforge finetune watch plan.toml sf-0123456789abcdef",),
     "finetune cancel": ("stepforge finetune cancel plan.toml sf-0123456789abcdef",),
     "finetune list": ("stepforge finetune list", "stepforge finetune list --env dev --json"),
+    "finetune start": (
+        "stepforge finetune start plan.toml --data records.jsonl --env dev",
+        "stepforge finetune start plan.toml --data records.jsonl --question question.toml --arm 'GPT-4.1 mini'",
+    ),
+    "finetune approve": ("stepforge finetune approve sf-0123456789abcdef --by 'Ada Lovelace' --env dev",),
+    "finetune refuse": ("stepforge finetune refuse sf-0123456789abcdef --by 'Ada Lovelace' --why 'too dear'",),
+    "finetune stop": ("stepforge finetune stop finetune-0123456789ab-r0 --env dev",),
+    "finetune compare": ("stepforge finetune compare records/3 records/2",),
+    "finetune outcome": (
+        "stepforge finetune outcome verdict.json --tuned records/3 --base records/2",
+        "stepforge finetune outcome verdict.json --tuned tuned/rows.ndjson --base base/rows.ndjson --cost 11.40",
+    ),
     "new": ("stepforge new domain castles",),
     "new domain": ("stepforge new domain castles", "stepforge new domain castles --out .."),
 }

@@ -7,18 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from stepforge.cli._output import Json, emit, say, table
+from stepforge.cli._output import Env, Json, emit, say, table
 
 app = typer.Typer(help="Paid fine-tunes: whether they pay, launch once, watch, cancel, list.", no_args_is_help=True)
 PlanFile = Annotated[Path, typer.Argument(help="Plan (TOML): provider, model, rate, budgets.")]
+Own = Annotated[list[Path] | None, typer.Option("--catalogue", help="Your own rows of models and prices (TOML).")]
 Key = Annotated[str, typer.Argument(help="Launch, as `stepforge finetune list` names it.")]
 
 
 def _ledger() -> Any:
-    from stepforge.finetune.ledger import Ledger
+    from stepforge.finetune.ledger_file import FileLedger
     from stepforge.home import home
 
-    return Ledger(home() / "finetune" / "spend.sqlite")
+    return FileLedger(home() / "finetune" / "spend.sqlite")
 
 
 def _line(entry: Any) -> str:
@@ -36,14 +37,18 @@ def launch_plan(
     plan: PlanFile,
     data: Annotated[Path, typer.Option(help="Your records, one JSON object a line.")],
     approve: Annotated[str | None, typer.Option(help="Your name: you agree to a cost above the threshold.")] = None,
+    own: Own = None,
     json: Json = False,
 ) -> None:
     """Launch a paid fine-tune, or adopt the one that was launched with the same plan and data."""
+    from datetime import UTC, datetime
+
     from stepforge.contracts.manifests import sha256_of
     from stepforge.contracts.user_records import RecordsFile, read_user_files
+    from stepforge.economics.catalogue import Catalogue
     from stepforge.errors import InvalidInput
+    from stepforge.finetune.entries import Stage
     from stepforge.finetune.launching import launch
-    from stepforge.finetune.ledger import Stage
     from stepforge.finetune.plan import load_plan
     from stepforge.home import home
 
@@ -56,13 +61,16 @@ def launch_plan(
     # What the tuned model will be judged by stays at home.
     spec = asked.spec([r for r in records if not r.split.startswith("test_")], folder)
     ledger, provider = _ledger(), asked.provider.provider()
+    terms = asked.terms(Catalogue.load(*own or []), datetime.now(UTC).date())
+    for warning in terms.warnings:
+        say(f"price: {warning}")
     options = {
         "ledger": ledger,
         "budgets": asked.budgets,
-        "rate": asked.rate,
+        "price": terms.price,
         "hours": asked.hours,
-        "shutdown": asked.shutdown,
-        "needed_until": asked.needed_until,
+        "shutdown": terms.shutdown,
+        "needed_until": asked.needed_until or datetime.now(UTC).date(),
     }
     done = launch(provider, spec, folder, **options)
     if done.stage == Stage.NEEDS_APPROVAL and approve is not None:
@@ -74,14 +82,16 @@ def launch_plan(
 
 
 @app.command("watch")
-def watch_launch(plan: PlanFile, key: Key, json: Json = False) -> None:
+def watch_launch(plan: PlanFile, key: Key, own: Own = None, json: Json = False) -> None:
     """Follow a launch until it ends, and book what it cost."""
+    from stepforge.economics.catalogue import Catalogue
     from stepforge.finetune.plan import load_plan
     from stepforge.finetune.watching import follow
 
     asked = load_plan(plan)
+    price = asked.booked_at(Catalogue.load(*own or []))
     last = None
-    for last in follow(asked.provider.provider(), _ledger(), key, rate=asked.rate):
+    for last in follow(asked.provider.provider(), _ledger(), key, price=price):
         say(_line(last))
     assert last is not None
     _emit(last, as_json=json)
@@ -99,10 +109,17 @@ def cancel_launch(plan: PlanFile, key: Key, json: Json = False) -> None:
 @app.command("list")
 def list_launches(
     environment: Annotated[str | None, typer.Option("--env", help="One environment alone.")] = None,
+    shared: Annotated[bool, typer.Option(help="Of the environment's own ledger, which the machine writes.")] = False,
     json: Json = False,
 ) -> None:
-    """List what was launched from this machine, and what it cost."""
-    entries = _ledger().entries(environment)
+    """List what was launched, and what it cost: from this machine, or with --shared in an environment."""
+    if shared:
+        from stepforge.client import Client
+        from stepforge.finetune.client import Tunes
+
+        entries = Tunes(Client(environment or "local").connection).ledger.entries()
+    else:
+        entries = _ledger().entries(environment)
     emit([{**e.model_dump(mode="json"), "local_fake": e.local_fake} for e in entries], as_json=json)
     if json:
         return
@@ -114,3 +131,108 @@ def list_launches(
         for e in entries
     ]
     table(["LAUNCH", "STAGE", "ENV", "BASE", "USD", "JOB"], rows)
+
+
+# ── In an environment, through the state machine ─────────────────────────────────────────────────
+
+
+@app.command("start")
+def start_machine(
+    plan: PlanFile,
+    data: Annotated[Path, typer.Option(help="Your records; those of test splits judge the tuned model.")],
+    domain: Annotated[str, typer.Option(help="Whose verifier judges, and whose models it joins.")] = "records",
+    question: Annotated[Path | None, typer.Option(help="Launch only if the verdict on this chooses --arm.")] = None,
+    arm: Annotated[str | None, typer.Option(help="Arm of the question that this plan is.")] = None,
+    own: Own = None,
+    wait: Annotated[bool, typer.Option("--wait/--detach", help="Follow it, or return once it is started.")] = True,
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Tune in an environment: approved, launched once, watched for days, evaluated and registered by its machine."""
+    from stepforge.cli import _finetune_cloud as cloud
+    from stepforge.client import Client
+
+    cloud.start(
+        Client(env),
+        plan,
+        data=data,
+        domain=domain,
+        question=question,
+        arm=arm,
+        own=own or [],
+        wait=wait,
+        as_json=json,
+    )
+
+
+By = Annotated[str, typer.Option(help="Your name.")]
+
+
+@app.command("approve")
+def approve(key: Key, by: By, env: Env = "local", json: Json = False) -> None:
+    """Agree to the cost of a launch that waits for a person."""
+    from stepforge.cli import _finetune_cloud as cloud
+    from stepforge.client import Client
+    from stepforge.finetune.client import Tunes
+
+    cloud.decided(Tunes(Client(env).connection).approve(key, by=by), as_json=json)
+
+
+@app.command("refuse")
+def refuse(
+    key: Key,
+    by: By,
+    why: Annotated[str, typer.Option(help="What is said of it.")] = "",
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Refuse the cost of a launch that waits for a person: nothing is sent."""
+    from stepforge.cli import _finetune_cloud as cloud
+    from stepforge.client import Client
+    from stepforge.finetune.client import Tunes
+
+    cloud.decided(Tunes(Client(env).connection).refuse(key, by=by, why=why), as_json=json)
+
+
+@app.command("stop")
+def stop(
+    name: Annotated[str, typer.Argument(help="Tune, as `stepforge finetune start` named it.")],
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Stop a tune of the machine: its job is cancelled, and with it its charge."""
+    from stepforge.cli import _finetune_cloud as cloud
+    from stepforge.client import Client
+
+    cloud.stop(Client(env), name, as_json=json)
+
+
+@app.command("compare")
+def compare(
+    challenger: Annotated[str, typer.Argument(help="Registered model, such as records/3.")],
+    champion: Annotated[str, typer.Argument(help="The one that it is compared with, wherever either is from.")],
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Compare two registered models by their held-out scores: ours or a provider's, in any mixture."""
+    from stepforge.cli import _finetune_cloud as cloud
+    from stepforge.client import Client
+
+    cloud.compare(Client(env), challenger, champion, as_json=json)
+
+
+@app.command("outcome")
+def outcome(
+    verdict: Annotated[Path, typer.Argument(help="What `finetune decide --json` printed.")],
+    tuned: Annotated[str, typer.Option(help="Registered model, such as records/3, or rows.ndjson of an evaluation.")],
+    base: Annotated[str, typer.Option(help="What it is measured against, in the same forms.")],
+    arm: Annotated[str | None, typer.Option(help="Arm that was made; the one that the verdict chose.")] = None,
+    cost: Annotated[float | None, typer.Option(help="USD that it cost at once; a registered tune's own.")] = None,
+    experience: Annotated[Path, typer.Option(help="Outcomes so far, which decide reads.")] = Path("outcomes.json"),
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Set what came of an arm beside what was predicted, and let the next verdicts learn from it."""
+    from stepforge.cli import _finetune_cloud as cloud
+
+    cloud.outcome(verdict, arm=arm, tuned=tuned, base=base, cost_usd=cost, experience=experience, env=env, as_json=json)

@@ -38,7 +38,7 @@ def predict(
     refused = _write(response, answers, domain=domain, format=str(export), out=out)
     lines = [line for number, answer in enumerate(answers, start=1) for line in _lines(number, answer)]
     if not response.verdicts:
-        lines.append(f"(not judged: prompts of {domain!r} do not say all that its rules read)")
+        lines.append(f"(not judged: prompts of {domain!r} do not say all that its rules read, or a provider answered)")
     lines.append(f"(weights {response.model_sha256[:12]})")
     emit({"model_sha256": response.model_sha256, "answers": answers}, as_json=as_json, text="\n".join(lines))
     if refused:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from stepforge.errors import InvalidInput
 
-Machine = Literal["run-job", "train", "promote"]
-MACHINES: tuple[Machine, ...] = ("run-job", "train", "promote")
+Machine = Literal["run-job", "train", "promote", "finetune"]
+MACHINES: tuple[Machine, ...] = ("run-job", "train", "promote", "finetune")
 
 SPEC_TAG = "stepforge:spec-sha256"
 """Tag on a training job: with it a job is adopted or refused as another's."""
@@ -31,6 +31,11 @@ _DOMAIN = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
 def parameter(environment: str, key: str) -> str:
     """Name of the SSM parameter that holds `key` of an environment."""
     return f"/stepforge/{environment}/{key}"
+
+
+def spend_table(environment: str) -> str:
+    """The DynamoDB table of an environment's spend ledger."""
+    return f"stepforge-{environment}-spend"
 
 
 def job_name(prefix: str, attempt: int) -> str:
@@ -105,6 +110,11 @@ class Keys:
     def ledger(day: str = "", job: str = "") -> str:
         """An object for each attempt that has ended, by the day (ISO) on which it did. Without a job: the prefix."""
         return f"ledger/{day}/{job}.json" if job else f"ledger/{day}"
+
+    @staticmethod
+    def finetune(kind: Literal["data", "requests", "heldout", "evaluations"], name: str) -> str:
+        """What a paid tune reads and writes, by digest; an evaluation is a folder, by the launch's key."""
+        return f"finetune/{kind}/{name}"
 
     @staticmethod
     def prices() -> str:

@@ -45,6 +45,38 @@ class PackageMetadata(Contract):
         return cls.model_validate({name: properties[name] for name in cls.model_fields})
 
 
+class ExternalLineage(Contract):
+    """More of CustomerMetadataProperties, of a package whose weights a provider keeps. Never a key.
+
+    `PackageMetadata` of such a package has the digest of the request as its pipeline's, and the digest of provider, job
+    and model as its model's.
+    """
+
+    external_provider: str
+    external_job: str
+    external_model: Annotated[str, Field(max_length=256)]
+    """What is deleted."""
+    external_handle: Annotated[str, Field(max_length=256)]
+    """What is called."""
+    external_base: Annotated[str, Field(max_length=256)]
+    external_key: str
+    """The launch in the spend ledger."""
+    external_request_uri: S3Uri
+    """The whole request, and the settings by which the provider is reached; its digest is `pipeline_sha256`."""
+    external_cost_usd: str
+    external_local_fake: Literal["yes", "no"] = "no"
+
+    def properties(self) -> dict[str, str]:
+        return {name: str(value) for name, value in self.model_dump(mode="json").items()}
+
+    @classmethod
+    def of(cls, properties: dict[str, str]) -> ExternalLineage | None:
+        """None for a package whose weights are ours."""
+        if "external_provider" not in properties:
+            return None
+        return cls.model_validate({name: properties[name] for name in cls.model_fields if name in properties})
+
+
 class Comparison(Contract):
     """The champion gate's decision: numbers in, verdict with reasons out."""
 

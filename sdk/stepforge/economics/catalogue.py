@@ -27,6 +27,7 @@ Provider = Literal["openai", "azure", "vertex", "bedrock", "sagemaker", "anthrop
 Kind = Literal[
     "training_tokens",
     "training_hours",
+    "training_job",
     "input",
     "cached_input",
     "output",
@@ -35,9 +36,12 @@ Kind = Literal[
     "hosting",
     "storage",
 ]
-Unit = Literal["1M tokens", "1K tokens", "hour", "month"]
+TRAINING: tuple[Kind, ...] = ("training_tokens", "training_hours", "training_job")
+"""Kinds of prices that a tune is charged by."""
+Unit = Literal["1M tokens", "1K tokens", "hour", "month", "job"]
 UNITS: dict[Kind, tuple[Unit, ...]] = {
     "training_hours": ("hour",),
+    "training_job": ("job",),
     "hosting": ("hour",),
     "storage": ("month",),
     **{kind: ("1M tokens", "1K tokens") for kind in get_args(Kind) if "put" in kind or kind == "training_tokens"},
@@ -57,7 +61,7 @@ class ModelPrice(Contract):
     unit: Unit
     as_of: date
     source: Annotated[str, Field(min_length=8)]
-    confidence: Confidence
+    confidence: Confidence = "given"
     match: dict[str, str] = {}
     """Attributes of the product in AWS's price list, where it can be refreshed from there."""
 
@@ -69,7 +73,7 @@ class ModelPrice(Contract):
 
     @property
     def usd_each(self) -> Decimal:
-        """Per token, hour or month."""
+        """Per token, hour, month or job."""
         return self.usd / TOKENS_IN.get(self.unit, 1)
 
     def stale(self, today: date, days: int = STALE_DAYS) -> bool:

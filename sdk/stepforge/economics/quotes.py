@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepforge.contracts.decisions import Arm, FixedCosts, Question
-from stepforge.economics.catalogue import Catalogue, warnings_of
+from stepforge.contracts.decisions import Arm, FixedCosts, Method, Question
+from stepforge.economics.catalogue import TRAINING, Catalogue, ModelPrice, warnings_of
 from stepforge.errors import InvalidInput, UnknownPrice
 
 
@@ -49,6 +49,12 @@ def _training(arm: Arm, catalogue: Catalogue) -> float:
     if arm.job.hours:
         usd += float(catalogue.price(arm.model, "training_hours", method=arm.method).usd_each) * arm.job.hours
     return usd
+
+
+def training_price(catalogue: Catalogue, model: str, method: Method) -> ModelPrice:
+    """What a tune of this model by this method is charged by: tokens, hours or a flat price. Raises UnknownPrice."""
+    kinds = {price.kind for price in catalogue.row(model).prices if price.method in (None, method)}
+    return catalogue.price(model, next((kind for kind in TRAINING if kind in kinds), TRAINING[0]), method=method)
 
 
 def _request(arm: Arm, catalogue: Catalogue) -> float:

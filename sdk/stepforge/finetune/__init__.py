@@ -1,12 +1,13 @@
 """Paid fine-tunes: one protocol, a file for each provider, and a ledger of what was spent.
 
 Clients of providers are extras (`stepforge[openai]`, `[vertex]`, `[anthropic]`, `[prompts]`) and are loaded by the
-provider that needs them. Prices are not here: an estimate takes its rate as an argument.
+provider that needs them. Prices are the catalogue's (`stepforge.economics`): an estimate takes one as an
+argument.
 """
 
 from __future__ import annotations
 
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import (
     PROVIDERS,
@@ -33,7 +34,6 @@ __all__ = [
     "Prepared",
     "Provider",
     "ProviderName",
-    "Rate",
     "State",
     "TokenRange",
     "TuneSpec",

@@ -7,20 +7,14 @@ distillation, provisioned throughput, continued pre-training.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import date
-from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-from stepforge.contracts.names import split_uri
-from stepforge.errors import InvalidInput, ModelGone, ProviderRefused, ProviderUnavailable
-from stepforge.finetune import job as jobs
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, model_of, normalise
-from stepforge.finetune.keys import failure, is_loopback, quiet, unreadable
+from stepforge.errors import InvalidInput, ModelGone, NotReady, ProviderRefused
+from stepforge.finetune.aws import AwsCustomization, is_taken
+from stepforge.finetune.job import Completion, Job, Message, Prepared, State, Tuned, model_of, normalise
 from stepforge.finetune.spec import LambdaGrader, ProviderName, TuneSpec
-from stepforge.finetune.uploads import checked_bytes
 
 CLAUDE_ENDED = date(2026, 9, 10)
 """Claude 3 Haiku was the last Claude that Bedrock customized."""
@@ -32,67 +26,13 @@ _STATES = {
     "Stopped": State.CANCELLED,
 }
 _TYPES = {"sft": "FINE_TUNING", "rft": "REINFORCEMENT_FINE_TUNING"}
-_ABSENT = ("ResourceNotFoundException", "404", "NoSuchKey", "NotFound")
-DEPLOY_SECONDS = 1_800.0
 
 
-def is_taken(refusal: ProviderRefused) -> bool:
-    """Whether the name or the token is another job's already: ours, from another machine."""
-    return any(code in str(refusal) for code in ("ConflictException", "ResourceInUse"))
-
-
-class AwsCalls:
-    """What Bedrock and SageMaker have in common: S3, and errors in our words."""
-
-    target: str
-    _s3: Any
-
-    def _put(self, uri: str, data: bytes) -> str:
-        bucket, key = split_uri(uri)
-        with self._calling("PutObject", about_content=True):
-            self._s3.put_object(Bucket=bucket, Key=key, Body=data)
-        return uri
-
-    def _upload(self, spec: TuneSpec, folder: Path, folder_uri: str) -> Prepared:
-        uris = [
-            self._put(f"{folder_uri.rstrip('/')}/{f.filename}", checked_bytes(folder / f.filename, f.sha256))
-            for f in (spec.training, spec.validation)
-            if f is not None
-        ]
-        return Prepared(training=uris[0], validation=uris[1] if len(uris) > 1 else None)
-
-    @contextmanager
-    def _calling(self, call: str, *, about_content: bool = False) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
-        from botocore.parsers import ResponseParserError
-
-        try:
-            yield
-        except ClientError as error:
-            code = str(error.response["Error"].get("Code", ""))
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if "Throttl" in code or code == "TooManyRequestsException":
-                status = 429
-            elif code in ("ConflictException", "ResourceInUse"):
-                status = 400  # the name or token is taken: nothing was done
-            message = str(error.response["Error"].get("Message", ""))
-            raise failure(
-                self.target, call, status=status, code=code, message=message, about_content=about_content
-            ) from None
-        except ParamValidationError as error:
-            raise InvalidInput(f"{self.target} {call}: {' '.join(str(error).split())[:300]}") from None
-        except (BotoCoreError, ResponseParserError) as error:
-            raise failure(self.target, call, status=None, code=type(error).__name__) from None
-        except (KeyError, TypeError) as error:
-            raise unreadable(self.target, call, type(error)) from None
-
-
-class BedrockProvider(AwsCalls):
+class BedrockProvider(AwsCustomization):
     """Customization jobs in one account and region. `folder_uri` is where data and results go, `s3://bucket/prefix`."""
 
     name: ProviderName = "bedrock"
-    remembers_seconds = 0.0
-    """The token makes a second call the same job."""
+    _absent = ("ResourceNotFoundException", "404", "NoSuchKey", "NotFound")
 
     def __init__(
         self,
@@ -102,22 +42,21 @@ class BedrockProvider(AwsCalls):
         folder_uri: str,
         kms_key: str | None = None,
         endpoint_url: str | None = None,
+        deploy_seconds: float = 1_800,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`session` is the caller's boto3.Session: its credentials and its region pay."""
-        from botocore.config import Config
-
-        quiet()
-        config = Config(retries={"mode": "standard", "max_attempts": 2}, user_agent_extra="stepforge")
-        services = ("bedrock", "bedrock-runtime", "s3")
-        self._bedrock, self._runtime, self._s3 = (
-            session.client(name, endpoint_url=endpoint_url, config=config) for name in services
+        """`session` is the caller's boto3.Session: its credentials and its region pay. `deploy_seconds` is how long
+        `retrieve` waits for a deployment."""
+        super().__init__(
+            session,
+            ("bedrock", "bedrock-runtime", "s3"),
+            role_arn=role_arn,
+            folder_uri=folder_uri,
+            kms_key=kms_key,
+            endpoint_url=endpoint_url,
         )
-        self._role, self._folder_uri, self._kms_key, self._sleep = role_arn, folder_uri, kms_key, sleep
-        self.local = is_loopback(endpoint_url)
-        self.target = f"bedrock:{role_arn.split(':')[4]}:{session.region_name}" + (
-            f":{endpoint_url}" if endpoint_url else ""
-        )
+        self._bedrock, self._runtime = self._clients["bedrock"], self._clients["bedrock-runtime"]
+        self._deploy_seconds, self._sleep = deploy_seconds, sleep
 
     def validate(self, spec: TuneSpec) -> None:
         if "anthropic." in spec.base_model:
@@ -137,21 +76,6 @@ class BedrockProvider(AwsCalls):
             )
         if spec.method == "sft" and spec.hyperparameters.epochs > 5:
             raise InvalidInput(f"epochs {spec.hyperparameters.epochs}: Bedrock takes 1 to 5")
-
-    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-        return jobs.estimate(spec, rate, hours=hours)
-
-    def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
-        return self._upload(spec, folder, self._folder_uri)
-
-    def find(self, key: str, prepared: Prepared) -> Job | None:
-        del prepared
-        try:
-            return self.status(key)
-        except ProviderRefused as refusal:
-            if any(code in str(refusal) for code in _ABSENT):
-                return None
-            raise
 
     def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
         asked: dict[str, Any] = {
@@ -177,14 +101,7 @@ class BedrockProvider(AwsCalls):
             if not is_taken(refusal):
                 raise
             return self.status(key)  # another machine was faster
-        return self._patient_status(arn, key)
-
-    def _patient_status(self, arn: str, key: str) -> Job:
-        """What was made, even where it cannot be described at once."""
-        try:
-            return self.status(arn)
-        except (ProviderRefused, ProviderUnavailable):
-            return Job(provider=self.name, id=arn, key=key, state=State.UNKNOWN, raw_state="not described yet")
+        return self._made(arn, key)
 
     @staticmethod
     def _settings(spec: TuneSpec) -> dict[str, Any]:
@@ -215,17 +132,9 @@ class BedrockProvider(AwsCalls):
                 error=found.get("failureMessage"),
             )
 
-    def cancel(self, job_id: str) -> Job:
-        before = self.status(job_id)
-        if before.state.terminal:
-            return before
-        try:
-            with self._calling("StopModelCustomizationJob"):
-                self._bedrock.stop_model_customization_job(jobIdentifier=job_id)
-        except ProviderRefused:
-            if not self.status(job_id).state.terminal:  # it may have ended between the two calls
-                raise
-        return self.status(job_id)
+    def _stop(self, job_id: str) -> None:
+        with self._calling("StopModelCustomizationJob"):
+            self._bedrock.stop_model_customization_job(jobIdentifier=job_id)
 
     def retrieve(self, job_id: str) -> Tuned:
         """Deploys the model for calls that are charged by the token, where that was not done yet."""
@@ -238,10 +147,10 @@ class BedrockProvider(AwsCalls):
             arn = made["customModelDeploymentArn"]
         waited = 0.0
         while (status := self._deployment(arn)) != "Active":
-            if status == "Failed" or waited >= DEPLOY_SECONDS:
-                raise ProviderRefused(
-                    f"deployment {arn} is {status!r} after {waited:.0f} s: see it in Bedrock's console"
-                )
+            if status == "Failed":
+                raise ProviderRefused(f"deployment {arn} is {status!r}: see why in Bedrock's console")
+            if waited >= self._deploy_seconds:
+                raise NotReady(f"deployment {arn} is {status!r} after {waited:.0f} s: ask for it again later")
             self._sleep(15)
             waited += 15
         return Tuned(provider=self.name, job_id=job_id, model=model, handle=arn)
@@ -250,14 +159,19 @@ class BedrockProvider(AwsCalls):
         with self._calling("GetCustomModelDeployment"):
             return str(self._bedrock.get_custom_model_deployment(customModelDeploymentIdentifier=arn)["status"])
 
-    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion:
+    def invoke(
+        self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
+    ) -> Completion:
         system = [{"text": m.content} for m in messages if m.role == "system"]
         asked = [{"role": m.role, "content": [{"text": m.content}]} for m in messages if m.role != "system"]
         with self._calling("Converse", about_content=True):
             answer = self._runtime.converse(
                 modelId=tuned.handle,
                 messages=asked,
-                inferenceConfig={"maxTokens": max_tokens},
+                inferenceConfig={
+                    "maxTokens": max_tokens,
+                    **({} if temperature is None else {"temperature": temperature}),
+                },
                 **({"system": system} if system else {}),
             )
             parts = answer["output"]["message"]["content"]
@@ -278,5 +192,5 @@ class BedrockProvider(AwsCalls):
                 with self._calling(call):
                     getattr(self._bedrock, call)(**given)
             except ProviderRefused as refusal:
-                if not any(code in str(refusal) for code in _ABSENT):
+                if not self._is_absent(refusal):
                     raise

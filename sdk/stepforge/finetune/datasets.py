@@ -118,6 +118,10 @@ def write(
                 "in a row: shorten it, or leave it out"
             )
         lines.append(line)
+        if (provider, method) == ("vertex", "dpo"):
+            # Vertex charges the prompt once for each of its two completions.
+            prompt = _tokens(texts[:1], count)
+            least, highest = least + prompt[0], highest + prompt[1]
         low, high, size = low + least, high + highest, size + len(line)
         if size > most.max_bytes:
             raise InvalidInput(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stepforge.contracts.base import Contract
+from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import InvalidInput, ProviderRefused
 from stepforge.finetune.spec import ProviderName, TokenRange, TuneSpec
 
@@ -110,15 +111,6 @@ class Completion(Contract):
     output_tokens: Annotated[int, Field(ge=0)]
 
 
-class Rate(Contract):
-    """A price. `source` says where it stands and `as_of` when it was read."""
-
-    usd: Annotated[Decimal, Field(gt=0)]
-    unit: Literal["1M training tokens", "hour", "job"]
-    as_of: date
-    source: Annotated[str, Field(min_length=1)]
-
-
 class Estimate(Contract):
     """What a launch will cost, in US dollars. Budgets are held against `high_usd`."""
 
@@ -126,28 +118,30 @@ class Estimate(Contract):
     high_usd: Annotated[Decimal, Field(ge=0)]
     tokens: TokenRange
     """Training tokens over all epochs."""
-    rate: Rate
+    price: ModelPrice
 
 
-def estimate(spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-    """Cost of a spec at a rate: tokens x epochs, hours (a range that the caller has to give), or a flat price.
+def estimate(spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+    """Cost of a spec at a price: tokens x epochs, hours (a range that the caller has to give), or a flat price.
 
     Rounded to the cent, away from the middle: what may cost something is never free.
-    Raises InvalidInput where an hourly rate comes without hours.
+    Raises InvalidInput where an hourly price comes without hours, and for a price of anything but training.
     """
     epochs = spec.hyperparameters.epochs
     tokens = spec.training.tokens
     total = TokenRange(low=tokens.low * epochs, high=tokens.high * epochs, method=f"{tokens.method} x {epochs} epochs")
-    if rate.unit == "hour":
+    if price.kind == "training_hours":
         if hours is None:
             raise InvalidInput(
-                f"{spec.base_model!r} is charged by the hour ({rate.usd} USD): say how long, as hours=(2, 5)"
+                f"{spec.base_model!r} is charged by the hour ({price.usd} USD): say how long, as hours=(2, 5)"
             )
-        low, high = rate.usd * hours[0], rate.usd * hours[1]
-    elif rate.unit == "job":
-        low = high = rate.usd
+        quantities = hours
+    elif price.kind == "training_job":
+        quantities = (Decimal(1), Decimal(1))
+    elif price.kind == "training_tokens":
+        quantities = (Decimal(total.low), Decimal(total.high))
     else:
-        million = Decimal(1_000_000)
-        low, high = rate.usd * total.low / million, rate.usd * total.high / million
+        raise InvalidInput(f"a price of {price.kind} was given for training: give one of training_tokens, hours or job")
+    low, high = (price.usd_each * quantity for quantity in quantities)
     low, high = low.quantize(CENT, ROUND_FLOOR), high.quantize(CENT, ROUND_CEILING)
-    return Estimate(low_usd=low, high_usd=high, tokens=total, rate=rate)
+    return Estimate(low_usd=low, high_usd=high, tokens=total, price=price)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +32,8 @@ _TALKATIVE = (
     "urllib3",
 )
 
+_in_call: ContextVar[bool] = ContextVar("stepforge_provider_call", default=False)
+
 _NEVER_LEFT = ("ConnectError", "ConnectTimeout", "EndpointConnectionError", "ConnectTimeoutError")
 """Names of the clients' errors that come before the request: it was certainly not sent."""
 
@@ -55,15 +59,42 @@ def without(text: str, secrets: Iterable[str]) -> str:
     return redact(text)
 
 
-def quiet() -> None:
-    """Keep the clients of providers from logging requests: at DEBUG they print prompts, completions and headers.
+class _OutsideOurCalls(logging.Filter):
+    """Lets through what others say, and warnings."""
 
-    Called where a provider is made. A level that someone sets afterwards is theirs.
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or not _in_call.get()
+
+
+_FILTER = _OutsideOurCalls()
+_filtered = 0
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """While it lasts, this thread's calls of clients log no requests: no level is changed, and nobody else's lines go.
+
+    >>> with unlogged():
+    ...     logging.getLogger("botocore.endpoint").warning("is heard")
     """
-    for name in _TALKATIVE:
-        logger = logging.getLogger(name)
-        if logger.level in (logging.NOTSET, logging.DEBUG):
-            logger.setLevel(logging.WARNING)
+    _attach()
+    token = _in_call.set(True)
+    try:
+        yield
+    finally:
+        _in_call.reset(token)
+
+
+def _attach() -> None:
+    """A filter acts on its own logger alone, so each that exists by now gets it."""
+    global _filtered
+    known = logging.root.manager.loggerDict
+    if len(known) == _filtered:
+        return
+    _filtered = len(known)
+    for name in list(known):
+        if name.partition(".")[0] in _TALKATIVE:
+            logging.getLogger(name).addFilter(_FILTER)
 
 
 def is_loopback(url: str | None) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from stepforge.contracts.base import Contract
+from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import (
     IntegrityError,
     InvalidInput,
@@ -29,8 +30,9 @@ from stepforge.errors import (
     ProviderUnavailable,
     Throttled,
 )
-from stepforge.finetune.job import Estimate, Job, Prepared, Rate
-from stepforge.finetune.ledger import Budgets, Entry, Ledger, Stage
+from stepforge.finetune.entries import Budgets, Entry, Stage
+from stepforge.finetune.job import Estimate, Job, Prepared
+from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import TuneSpec, launch_key
 
@@ -63,7 +65,7 @@ def launch(
     *,
     ledger: Ledger,
     budgets: Budgets,
-    rate: Rate,
+    price: ModelPrice,
     hours: tuple[Decimal, Decimal] | None = None,
     shutdown: date | None = None,
     needed_until: date | None = None,
@@ -73,13 +75,13 @@ def launch(
 ) -> Launch:
     """Launch a fine-tune, or adopt the one that was launched with the same spec.
 
-    `folder` holds the data (`DatasetFile.filename`), `rate` is the price, `shutdown` the day when the base model ends
-    and `needed_until` the day until which the tuned one is needed.
+    `folder` holds the data (`DatasetFile.filename`), `price` is that of training, `shutdown` the day when the base
+    model ends and `needed_until` the day until which the tuned one is needed.
     Raises OverBudget, ModelGone, InvalidInput before anything is sent; ProviderRefused where the provider said no;
     Throttled where it never took the request; LaunchUncertain where it is not known yet what it did.
     """
     check(provider, spec, shutdown=shutdown, needed_until=needed_until)
-    expected = provider.estimate(spec, rate, hours=hours)
+    expected = provider.estimate(spec, price, hours=hours)
     key = launch_key(spec, provider.target)
     entry = ledger.reserve(key, spec, provider.target, expected, budgets)
     if entry.stage == Stage.NEEDS_APPROVAL or entry.stage.sent:
@@ -162,8 +164,9 @@ class _Sender:
         sent_at = self.ledger.entry(self.key).sent_at
         assert sent_at is not None
         left = sent_at.timestamp() + self.provider.remembers_seconds - self.ledger.clock()
+        pause = 2.0
         while left > 0:
-            pause = min(left, 30.0)
+            pause = min(left, 2 * pause, 30.0)
             self.sleep(pause)
             left -= pause
             if _patiently(self._find, tries=self.tries, sleep=self.sleep) is not None:

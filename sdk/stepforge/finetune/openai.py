@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import (
     IdentityConflict,
     InvalidInput,
@@ -23,8 +24,8 @@ from stepforge.errors import (
     WebhookRefused,
 )
 from stepforge.finetune import job as jobs
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, model_of, normalise
-from stepforge.finetune.keys import Key, failure, is_loopback, quiet, reveal, unreadable
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, model_of, normalise
+from stepforge.finetune.keys import Key, failure, is_loopback, reveal, unlogged, unreadable
 from stepforge.finetune.spec import (
     Grader,
     ProviderName,
@@ -78,7 +79,6 @@ class OpenAIProvider:
             import openai
         except ImportError as error:
             raise MissingExtra("openai", extra="openai") from error
-        quiet()
         self._sdk = openai
         self._key = reveal(api_key, what="the API key")
         self._client = openai.OpenAI(
@@ -108,8 +108,8 @@ class OpenAIProvider:
         if spec.method == "sft" and spec.hyperparameters.beta is not None:
             raise InvalidInput("beta belongs to method 'dpo': leave it out")
 
-    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-        return jobs.estimate(spec, rate, hours=hours)
+    def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+        return jobs.estimate(spec, price, hours=hours)
 
     def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
         """A file of the same name and size is used again: its name is the digest of its bytes."""
@@ -204,12 +204,15 @@ class OpenAIProvider:
         model = model_of(self.status(job_id))
         return Tuned(provider=self.name, job_id=job_id, model=model, handle=model)
 
-    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion:
+    def invoke(
+        self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
+    ) -> Completion:
         with self._calling("chat.completions", about_content=True):
             answer = self._client.chat.completions.create(
                 model=tuned.handle,
                 messages=[{"role": m.role, "content": m.content} for m in messages],  # type: ignore[misc]
                 max_completion_tokens=max_tokens,
+                temperature=self._sdk.omit if temperature is None else temperature,
             )
         if not answer.choices or answer.usage is None:
             raise unreadable(self.name, "chat.completions", type(answer))
@@ -263,7 +266,8 @@ class OpenAIProvider:
     def _calling(self, call: str, *, about_content: bool = False) -> Iterator[None]:
         """Errors of the client in our words. `from None`: the originals carry requests, and so keys and prompts."""
         try:
-            yield
+            with unlogged():
+                yield
         except self._sdk.APIStatusError as error:
             code = str(error.code or error.type or "")
             body = error.body if isinstance(error.body, dict) else {}

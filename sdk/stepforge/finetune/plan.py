@@ -1,12 +1,14 @@
-"""A paid fine-tune in a TOML file: which provider, which model, at which price, within which budgets.
+"""A paid fine-tune in a TOML file: which provider and model, at whose price, within which budgets.
 
 Keys do not stand in it: it names the environment variable that holds one.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -16,46 +18,68 @@ from pydantic import Field, SecretStr, ValidationError
 
 from stepforge.contracts.base import Contract, first_problem
 from stepforge.contracts.records import Record
-from stepforge.errors import InvalidInput
+from stepforge.economics.catalogue import Catalogue, ModelPrice, warnings_of
+from stepforge.economics.quotes import training_price
+from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
 from stepforge.finetune.datasets import Kind, write
-from stepforge.finetune.job import Rate
+from stepforge.finetune.entries import Budgets
 from stepforge.finetune.keys import is_loopback
-from stepforge.finetune.ledger import Budgets
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
+
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+Secrets = Callable[[str], str]
+"""From a secret's name to its value. Without it keys are found as a person's are."""
 
 
 class OpenAISettings(Contract):
     type: Literal["openai"]
     base_url: str = "https://api.openai.com/v1"
     api_key_env: str = "OPENAI_API_KEY"
+    api_key_secret: str | None = None
+    """Name or ARN of a secret in Secrets Manager, where the state machine finds the key: it has no such variable."""
     project: str | None = None
 
-    def provider(self) -> Provider:
+    def provider(self, secrets: Secrets | None = None) -> Provider:
         from stepforge.finetune.openai import OpenAIProvider
 
-        return OpenAIProvider(_key(self.api_key_env), base_url=self.base_url, project=self.project)
+        return OpenAIProvider(self._key(secrets), base_url=self.base_url, project=self.project)
+
+    def _key(self, secrets: Secrets | None) -> SecretStr:
+        if secrets is None:
+            return _key(self.api_key_env)
+        if self.api_key_secret is None:
+            raise InvalidInput("the state machine has no environment variable with your key: name api_key_secret")
+        return SecretStr(secrets(self.api_key_secret))
 
 
 class VertexSettings(Contract):
     """Credentials are found as Google's own tools find them."""
 
     type: Literal["vertex"]
+    credentials_secret: str | None = None
+    """Secret with the JSON of a service account or of a workload identity federation, for the state machine."""
     project: str
     location: str
     folder_uri: str
     kms_key: str | None = None
     base_url: str | None = None
 
-    def provider(self) -> Provider:
+    def provider(self, secrets: Secrets | None = None) -> Provider:
         from stepforge.finetune.vertex import VertexProvider
 
-        given = self.model_dump(exclude={"type"})
+        given = self.model_dump(exclude={"type", "credentials_secret"})
         if is_loopback(self.base_url):
             from google.oauth2.credentials import Credentials
 
             # A local server looks at no credentials, and nobody's own are sent to it.
             return VertexProvider(**given, credentials=Credentials(token="local"))
+        if secrets is not None and self.credentials_secret is not None:
+            import google.auth
+
+            about = json.loads(secrets(self.credentials_secret))
+            found, _ = google.auth.load_credentials_from_dict(about, scopes=[SCOPE])
+            return VertexProvider(**given, credentials=found)
         return VertexProvider(**given)
 
 
@@ -69,7 +93,7 @@ class BedrockSettings(Contract):
     region: str | None = None
     endpoint_url: str | None = None
 
-    def provider(self) -> Provider:
+    def provider(self, secrets: Secrets | None = None) -> Provider:
         import boto3
 
         from stepforge.finetune.bedrock import BedrockProvider
@@ -80,6 +104,8 @@ class BedrockSettings(Contract):
             folder_uri=self.folder_uri,
             kms_key=self.kms_key,
             endpoint_url=self.endpoint_url,
+            # A handler may not wait for long; the state machine asks again.
+            deploy_seconds=1_800 if secrets is None else 300,
         )
 
 
@@ -93,7 +119,7 @@ class SageMakerSettings(Contract):
     region: str | None = None
     endpoint_url: str | None = None
 
-    def provider(self) -> Provider:
+    def provider(self, secrets: Secrets | None = None) -> Provider:
         import boto3
 
         from stepforge.finetune.sagemaker import SageMakerProvider
@@ -105,29 +131,72 @@ class SageMakerSettings(Contract):
 Settings = Annotated[OpenAISettings | VertexSettings | BedrockSettings | SageMakerSettings, Field(discriminator="type")]
 
 
+class Terms(Contract):
+    """What a launch is held to: a price, the base model's end, and what to know before trusting either."""
+
+    price: ModelPrice
+    shutdown: date | None = None
+    warnings: tuple[str, ...] = ()
+
+
 class Plan(Contract):
-    """One file. `hours` is needed where the rate is by the hour."""
+    """One file. `hours` is needed where the price is by the hour."""
 
     environment: str
     base_model: str
     method: Kind
     provider: Settings
-    rate: Rate
     budgets: Budgets
+    price: ModelPrice | None = None
+    """None: the catalogue's."""
+    catalogue_model: str | None = None
+    """Row of the catalogue; None: `provider/base_model`."""
     hours: tuple[Decimal, Decimal] | None = None
     system: str | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
+    verifier: str | None = None
+    """For rft in the place of a grader: a domain that ships, whose `verify` becomes a python grader."""
     suffix: str = "stepforge"
     attempt: int = 1
     shutdown: date | None = None
-    """The day on which the base model ends, where one is known."""
+    """The day on which the base model ends; the catalogue's where this is left out."""
     needed_until: date | None = None
+
+    def terms(self, catalogue: Catalogue, today: date) -> Terms:
+        """Price and end of the base model: the plan's own, else the catalogue's.
+
+        Raises UnknownPrice where neither has a price, ModelGone where the catalogue knows that it cannot be launched.
+        """
+        model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
+        row = catalogue.rows.get(model)
+        if row is None:
+            if self.price is None:
+                raise UnknownPrice(
+                    f"the catalogue has no {model!r}, so what its training costs is not known: give [price] (kind, "
+                    "usd, unit, as_of, source), or name a row of the catalogue as catalogue_model"
+                )
+            return Terms(price=self.price, shutdown=self.shutdown)
+        if refused := catalogue.refusals(model, self.method, today):
+            raise ModelGone(f"{'; '.join(refused)}: choose another base model or method (`stepforge catalogue`)")
+        warnings = () if self.price else warnings_of(catalogue, [model], today)
+        price = self.price or training_price(catalogue, model, self.method)
+        return Terms(price=price, shutdown=self.shutdown or row.shuts_down, warnings=warnings)
+
+    def booked_at(self, catalogue: Catalogue) -> ModelPrice | None:
+        """The price for the books of a job that was launched, though nothing may be any more; None: not known."""
+        model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
+        if self.price is not None or model not in catalogue.rows:
+            return self.price
+        return training_price(catalogue, model, self.method)
 
     def spec(self, records: list[Record], folder: Path) -> TuneSpec:
         """Write the data below `folder`, and say what is to be launched. Raises InvalidInput."""
         if self.method == "dpo":
             raise InvalidInput("method 'dpo' takes pairs of completions: write them from Python with datasets.write")
+        grader = self.grader
+        if self.verifier is not None:
+            grader = self._from_verifier(self.verifier)
         file = write(records, folder, provider=self.provider.type, method=self.method, system=self.system)
         try:
             return TuneSpec(
@@ -137,12 +206,24 @@ class Plan(Contract):
                 method=self.method,
                 training=file,
                 hyperparameters=self.hyperparameters,
-                grader=self.grader,
+                grader=grader,
                 suffix=self.suffix,
                 attempt=self.attempt,
             )
         except ValidationError as error:
             raise InvalidInput(first_problem(error)) from error
+
+    def _from_verifier(self, domain: str) -> Grader:
+        if self.grader is not None:
+            raise InvalidInput("a plan has a grader or a verifier, not both: leave one out")
+        if self.provider.type not in ("openai", "vertex"):
+            raise InvalidInput(
+                f"{self.provider.type} calls a function as its grader: give the ARN of stepforge-ENV-finetune-grade, "
+                "which has the verifiers of all domains that ship, as a grader of type 'lambda'"
+            )
+        from stepforge.finetune.graders import python_grader
+
+        return python_grader(domain)
 
 
 def load_plan(path: Path) -> Plan:

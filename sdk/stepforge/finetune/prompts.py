@@ -16,7 +16,7 @@ from pydantic import Field
 from stepforge.contracts.base import Contract
 from stepforge.errors import InvalidInput, MissingExtra, OverBudget
 from stepforge.finetune.job import Completion, Message
-from stepforge.finetune.keys import Key, failure, is_loopback, quiet, reveal, unreadable
+from stepforge.finetune.keys import Key, failure, is_loopback, reveal, unlogged, unreadable
 
 MILLION = Decimal(1_000_000)
 SLACK_TOKENS = 32
@@ -72,7 +72,6 @@ class AnthropicModel:
             import anthropic
         except ImportError as error:
             raise MissingExtra("anthropic", extra="anthropic") from error
-        quiet()
         self._sdk, self._key = anthropic, reveal(api_key, what="the API key")
         # A repeated call is charged again, and the meter would not see it.
         self._client = anthropic.Anthropic(api_key=self._key, base_url=base_url, timeout=timeout_seconds, max_retries=0)
@@ -105,7 +104,8 @@ class AnthropicModel:
     @contextmanager
     def _calling(self, most_input: int, most_output: int) -> Iterator[None]:
         try:
-            yield
+            with unlogged():
+                yield
         except self._sdk.APIStatusError as error:
             if error.status_code >= 500:
                 self.meter.book(most_input, most_output)

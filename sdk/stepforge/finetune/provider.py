@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, Tuned
+from stepforge.economics.catalogue import ModelPrice
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Tuned
 from stepforge.finetune.spec import ProviderName, TuneSpec
+
+
+@runtime_checkable
+class Labels(Protocol):
+    """A provider with a model registry of its own, in which a model can say where it comes from."""
+
+    def label(self, tuned: Tuned, labels: Mapping[str, str]) -> None:
+        """Add labels; twice is once."""
+        ...
 
 
 @runtime_checkable
@@ -29,7 +39,7 @@ class Provider(Protocol):
         """Raises InvalidInput or ModelGone where the provider would not take it. Sends nothing."""
         ...
 
-    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+    def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
         """What it will cost. Sends nothing."""
         ...
 
@@ -55,7 +65,11 @@ class Provider(Protocol):
         """The tuned model, ready to be called. Raises ProviderRefused while there is none."""
         ...
 
-    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion: ...
+    def invoke(
+        self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
+    ) -> Completion:
+        """One answer. Without a temperature the provider's own holds; some reasoning models take no other."""
+        ...
 
     def delete(self, tuned: Tuned) -> None:
         """Delete the tuned model, and stop what is charged for keeping it. Deleting twice is not an error."""

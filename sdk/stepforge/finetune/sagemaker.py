@@ -7,15 +7,11 @@ RLAIF, serving (register the model package, and promote it like any other).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-from stepforge.errors import InvalidInput, ProviderRefused, ProviderUnavailable
-from stepforge.finetune import job as jobs
-from stepforge.finetune.bedrock import AwsCalls, is_taken
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, model_of, normalise
-from stepforge.finetune.keys import is_loopback, quiet
+from stepforge.errors import InvalidInput, ProviderRefused
+from stepforge.finetune.aws import AwsCustomization, is_taken
+from stepforge.finetune.job import Completion, Job, Message, Prepared, State, Tuned, model_of, normalise
 from stepforge.finetune.spec import LambdaGrader, ProviderName, TuneSpec
 
 _STATES = {
@@ -29,12 +25,11 @@ _STATES = {
 _TECHNIQUES = {"sft": "SFT", "dpo": "DPO", "rft": "RLVR"}
 
 
-class SageMakerProvider(AwsCalls):
+class SageMakerProvider(AwsCustomization):
     """Serverless customization in one account and region; tuned models are packages of `group_arn`."""
 
     name: ProviderName = "sagemaker"
-    remembers_seconds = 0.0
-    """Names are unique: a second call with the same one is refused."""
+    _absent = ("does not exist", "no such", "not found")
 
     def __init__(
         self,
@@ -48,19 +43,16 @@ class SageMakerProvider(AwsCalls):
         endpoint_url: str | None = None,
     ) -> None:
         """`accept_eula` says that somebody has read the base model's licence and takes it."""
-        from botocore.config import Config
-
-        quiet()
-        config = Config(retries={"mode": "standard", "max_attempts": 2}, user_agent_extra="stepforge")
-        self._sagemaker, self._s3 = (
-            session.client(name, endpoint_url=endpoint_url, config=config) for name in ("sagemaker", "s3")
+        super().__init__(
+            session,
+            ("sagemaker", "s3"),
+            role_arn=role_arn,
+            folder_uri=folder_uri,
+            kms_key=kms_key,
+            endpoint_url=endpoint_url,
         )
-        self._role, self._folder_uri, self._group, self._kms_key = role_arn, folder_uri, group_arn, kms_key
-        self._accept_eula = accept_eula
-        self.local = is_loopback(endpoint_url)
-        self.target = f"sagemaker:{role_arn.split(':')[4]}:{session.region_name}" + (
-            f":{endpoint_url}" if endpoint_url else ""
-        )
+        self._sagemaker = self._clients["sagemaker"]
+        self._group, self._accept_eula = group_arn, accept_eula
 
     def validate(self, spec: TuneSpec) -> None:
         if spec.method not in _TECHNIQUES:
@@ -75,21 +67,6 @@ class SageMakerProvider(AwsCalls):
             raise InvalidInput(
                 f"grader {spec.grader.type!r} is not offered here: give an evaluator's ARN as a grader of type 'lambda'"
             )
-
-    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-        return jobs.estimate(spec, rate, hours=hours)
-
-    def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
-        return self._upload(spec, folder, self._folder_uri)
-
-    def find(self, key: str, prepared: Prepared) -> Job | None:
-        del prepared
-        try:
-            return self.status(key)
-        except ProviderRefused as refusal:
-            if "not found" in str(refusal).lower():
-                return None
-            raise
 
     def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
         h = spec.hyperparameters
@@ -124,10 +101,7 @@ class SageMakerProvider(AwsCalls):
             if not is_taken(refusal):
                 raise
             return self.status(key)  # another machine was faster
-        try:
-            return self.status(arn)
-        except (ProviderRefused, ProviderUnavailable):
-            return Job(provider=self.name, id=arn, key=key, state=State.UNKNOWN, raw_state="not described yet")
+        return self._made(arn, key)
 
     def status(self, job_id: str) -> Job:
         with self._calling("DescribeTrainingJob"):
@@ -145,23 +119,17 @@ class SageMakerProvider(AwsCalls):
                 error=found.get("FailureReason"),
             )
 
-    def cancel(self, job_id: str) -> Job:
-        before = self.status(job_id)
-        if before.state.terminal:
-            return before
-        try:
-            with self._calling("StopTrainingJob"):
-                self._sagemaker.stop_training_job(TrainingJobName=_name(job_id))
-        except ProviderRefused:
-            if not self.status(job_id).state.terminal:  # it may have ended between the two calls
-                raise
-        return self.status(job_id)
+    def _stop(self, job_id: str) -> None:
+        with self._calling("StopTrainingJob"):
+            self._sagemaker.stop_training_job(TrainingJobName=_name(job_id))
 
     def retrieve(self, job_id: str) -> Tuned:
         model = model_of(self.status(job_id))
         return Tuned(provider=self.name, job_id=job_id, model=model, handle=model)
 
-    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion:
+    def invoke(
+        self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
+    ) -> Completion:
         raise InvalidInput(
             f"{tuned.handle} is a model package, which answers nothing by itself: approve it, so that it is deployed, "
             "and ask its endpoint with `stepforge predict`"
@@ -172,7 +140,7 @@ class SageMakerProvider(AwsCalls):
             with self._calling("DeleteModelPackage"):
                 self._sagemaker.delete_model_package(ModelPackageName=tuned.model)
         except ProviderRefused as refusal:
-            if not any(words in str(refusal) for words in ("does not exist", "no such", "not found")):
+            if not self._is_absent(refusal):
                 raise
 
 

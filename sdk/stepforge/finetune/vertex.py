@@ -1,23 +1,26 @@
 """Tuning of Gemini models on Vertex AI, through google-genai; data goes to Cloud Storage.
 
-Needs the extra `vertex`. Not covered: Model Registry and custom jobs (google-cloud-aiplatform), distillation, images.
+Needs the extra `vertex`. Models and endpoints of
+Vertex's own registry: `vertex_registry`. Not covered: distillation, images.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import IdentityConflict, InvalidInput, MissingExtra, ProviderRefused
 from stepforge.finetune import job as jobs
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Rate, State, Tuned, normalise
-from stepforge.finetune.keys import failure, is_loopback, quiet, unreadable
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, normalise
+from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
 from stepforge.finetune.spec import Grader, HttpGrader, ProviderName, PythonGrader, ScoreModel, StringCheck, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
+from stepforge.finetune.vertex_registry import VertexRegistry
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -70,7 +73,6 @@ class VertexProvider:
             raise MissingExtra(error.name or "google-genai", extra="vertex") from error
         if not folder_uri.startswith("gs://"):
             raise InvalidInput(f"folder_uri {folder_uri!r} is no address in Cloud Storage: give gs://bucket/prefix")
-        quiet()
         self._types, self._errors = types, errors
         # Without retry options the client sends each request once.
         options = types.HttpOptions(
@@ -92,6 +94,13 @@ class VertexProvider:
         self._kms_key = kms_key
         self.local = is_loopback(base_url)
         self.target = f"vertex:{project}:{location}" + (f":{base_url}" if base_url else "")
+        self.registry = VertexRegistry(
+            location=location,
+            credentials=credentials,
+            base_url=base_url,
+            timeout_seconds=timeout_seconds,
+            target=self.target,
+        )
         self.remembers_seconds = timeout_seconds + 60 if remembers_seconds is None else remembers_seconds
 
     def validate(self, spec: TuneSpec) -> None:
@@ -104,8 +113,8 @@ class VertexProvider:
         if spec.hyperparameters.beta is not None and spec.method != "dpo":
             raise InvalidInput("beta belongs to method 'dpo': leave it out")
 
-    def estimate(self, spec: TuneSpec, rate: Rate, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-        return jobs.estimate(spec, rate, hours=hours)
+    def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+        return jobs.estimate(spec, price, hours=hours)
 
     def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
         uris = [self._upload(folder, f.filename, f.sha256) for f in (spec.training, spec.validation) if f is not None]
@@ -229,14 +238,18 @@ class VertexProvider:
         # The endpoint is what answers; the model's name only says what is behind it.
         return Tuned(provider=self.name, job_id=job_id, model=tuned.model, handle=tuned.endpoint)
 
-    def invoke(self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int) -> Completion:
+    def invoke(
+        self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
+    ) -> Completion:
         t = self._types
         system = "\n".join(m.content for m in messages if m.role == "system") or None
         roles = {"user": "user", "assistant": "model"}
         contents = [
             t.Content(role=roles[m.role], parts=[t.Part(text=m.content)]) for m in messages if m.role != "system"
         ]
-        config = t.GenerateContentConfig(system_instruction=system, max_output_tokens=max_tokens)
+        config = t.GenerateContentConfig(
+            system_instruction=system, max_output_tokens=max_tokens, temperature=temperature
+        )
         with self._calling("generateContent", about_content=True):
             answer = self._client.models.generate_content(model=tuned.handle, contents=contents, config=config)
         usage = answer.usage_metadata
@@ -249,8 +262,13 @@ class VertexProvider:
             output_tokens=usage.candidates_token_count or 0,
         )
 
+    def label(self, tuned: Tuned, labels: Mapping[str, str]) -> None:
+        """Say in Vertex's Model Registry where the model comes from."""
+        self.registry.label(tuned.model, labels)
+
     def delete(self, tuned: Tuned) -> None:
-        """The endpoint first: it is what a deployed model is charged for."""
+        """The endpoint first, and what it holds before it: that is what a deployed model is charged for."""
+        self.registry.empty(tuned.handle)
         for name in (tuned.handle, tuned.model):
             try:
                 with self._calling("delete"):
@@ -268,7 +286,8 @@ class VertexProvider:
         from pydantic import ValidationError
 
         try:
-            yield
+            with unlogged():
+                yield
         except self._errors.APIError as error:
             raise failure(
                 self.target,
@@ -305,7 +324,12 @@ def reward_config(grader: Grader) -> dict[str, Any]:
         glue = (
             "\n\ndef evaluate(example, response):\n"
             "    text = ''.join(part.get('text', '') for part in response.get('parts', []))\n"
-            "    return float(grade({'output_text': text}, dict(example.get('references', {}))))\n"
+            "    item = dict(example.get('references', {}))\n"
+            "    item.setdefault('messages', [\n"
+            "        {'role': turn.get('role', 'user'), 'content': turn.get('parts', [])}\n"
+            "        for turn in example.get('contents', [])\n"
+            "    ])\n"
+            "    return float(grade({'output_text': text}, item))\n"
         )
         return {
             "reward_name": "verifier",

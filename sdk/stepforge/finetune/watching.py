@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 
+from stepforge.economics.bills import cents
+from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import InvalidInput, ProviderUnavailable, StepforgeError, Throttled
-from stepforge.finetune.job import Job, Rate
-from stepforge.finetune.ledger import Entry, Ledger, Stage
+from stepforge.finetune.entries import Entry, Stage
+from stepforge.finetune.job import Job
+from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.provider import Provider
 
 logger = logging.getLogger(__name__)
@@ -64,11 +67,11 @@ def watch(
 
 
 def follow(
-    provider: Provider, ledger: Ledger, key: str, *, rate: Rate | None = None, **timing: object
+    provider: Provider, ledger: Ledger, key: str, *, price: ModelPrice | None = None, **timing: object
 ) -> Iterator[Entry]:
     """Watch a launch and keep the ledger's entry up to date; the cost is booked when it ends.
 
-    `rate` books what was billed, where the provider says how many tokens that were. Raises InvalidInput where the
+    `price` books what was billed, where the provider says how many tokens that were. Raises InvalidInput where the
     launch was never sent.
     """
     entry = ledger.entry(key)
@@ -78,20 +81,21 @@ def follow(
         yield entry
         return
     for job in watch(provider, entry.job_id, **timing):  # type: ignore[arg-type]
-        yield ledger.record(key, job, actual_usd=billed(job, rate))
+        yield ledger.record(key, job, actual_usd=billed(job, price))
 
 
-def billed(job: Job, rate: Rate | None) -> Decimal | None:
+def billed(job: Job, price: ModelPrice | None) -> Decimal | None:
     """What an ended job cost: billed tokens times the price. None where that is not known: then the estimate stands.
 
     >>> from datetime import date
     >>> job = Job(provider="openai", id="j", state=State.SUCCEEDED, raw_state="succeeded", billable_tokens=200_000)
-    >>> billed(job, Rate(usd=Decimal(5), unit="1M training tokens", as_of=date(2026, 11, 1), source="list"))
+    >>> given = {"usd": 5, "unit": "1M tokens", "as_of": date(2026, 11, 1), "source": "price page"}
+    >>> billed(job, ModelPrice(kind="training_tokens", **given))
     Decimal('1.00')
     """
-    if rate is None or not job.state.terminal or job.billable_tokens is None or rate.unit != "1M training tokens":
+    if price is None or not job.state.terminal or job.billable_tokens is None or price.kind != "training_tokens":
         return None
-    return (rate.usd * job.billable_tokens / 1_000_000).quantize(Decimal("0.01"))
+    return cents(price.usd_each * job.billable_tokens)
 
 
 def cancel(provider: Provider, ledger: Ledger, key: str) -> Entry:

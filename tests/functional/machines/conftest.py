@@ -14,7 +14,7 @@ import pytest
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import WORK_TYPES, DatasetWork, SftWork, SrlWork
-from stepforge.contracts.names import Keys, execution_name, package_group, parameter
+from stepforge.contracts.names import MACHINES, Keys, execution_name, package_group, parameter
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
 from stepforge.local import Image, LocalAws, register_images
 from stepforge.local.deploy import deploy
@@ -101,5 +101,5 @@ def deploy_fake(local_aws: LocalAws) -> Deployed:
     def value(key: str) -> str:
         return ssm.get_parameter(Name=parameter("local", key))["Parameter"]["Value"]
 
-    machines = {name: value(f"machines/{name}") for name in ("run-job", "train", "promote")}
+    machines = {name: value(f"machines/{name}") for name in MACHINES}
     return Deployed(local_aws, value("bucket"), machines)

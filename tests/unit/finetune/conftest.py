@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from stepforge.finetune import DatasetFile, Hyperparameters, Rate, TokenRange, TuneSpec
-from stepforge.finetune.ledger import Budgets
+from stepforge.economics.catalogue import ModelPrice
+from stepforge.finetune import DatasetFile, Hyperparameters, TokenRange, TuneSpec
+from stepforge.finetune.entries import Budgets
 from stepforge.testing.providers import LocalOpenAI
 
-RATE = Rate(usd=Decimal("5"), unit="1M training tokens", as_of=date(2026, 11, 1), source="a test")
+PRICE = ModelPrice(
+    kind="training_tokens", usd=Decimal(5), unit="1M tokens", as_of=date(2026, 11, 1), source="given in a test"
+)
 BUDGETS = Budgets(
     job_usd=Decimal(100), day_usd=Decimal(100_000), environment_usd=Decimal(100_000), approval_usd=Decimal(50)
 )
@@ -59,7 +62,7 @@ def write_rows(folder: Path, *, rows: int = 12, text: str = "1 + 1 =") -> Datase
 
 @pytest.fixture
 def spec(tmp_path: Path) -> TuneSpec:
-    """Costs 10 to 11 USD at RATE."""
+    """Costs 10 to 11 USD at PRICE."""
     return TuneSpec(
         provider="openai",
         environment="local",

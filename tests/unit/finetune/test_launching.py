@@ -24,11 +24,13 @@ from stepforge.errors import (
     Throttled,
 )
 from stepforge.finetune import Job, Prepared, TuneSpec, launch_key
+from stepforge.finetune.entries import Stage
 from stepforge.finetune.launching import Launch, launch
-from stepforge.finetune.ledger import Ledger, Stage
+from stepforge.finetune.ledger import Ledger
+from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.openai import OpenAIProvider
 from stepforge.testing.providers import Fault, LocalOpenAI
-from tests.unit.finetune.conftest import BUDGETS, RATE, Clock
+from tests.unit.finetune.conftest import BUDGETS, PRICE, Clock
 
 JOBS = "/v1/fine_tuning/jobs"
 LOST: tuple[Fault, ...] = ("lost", "late", "error_after", "dropped", "error", "wrong_schema")
@@ -55,12 +57,12 @@ def sleeper(server: LocalOpenAI, clock: Clock) -> Callable[[float], None]:
 
 def run(server: LocalOpenAI, spec: TuneSpec, folder: Path, ledger: Ledger, clock: Clock, **options: Any) -> Launch:
     provider = options.pop("provider", None) or connect(server)
-    given = {"ledger": ledger, "budgets": BUDGETS, "rate": RATE, "sleep": sleeper(server, clock), **options}
+    given = {"ledger": ledger, "budgets": BUDGETS, "price": PRICE, "sleep": sleeper(server, clock), **options}
     return launch(provider, spec, folder, **given)
 
 
 def open_ledger(folder: Path, clock: Clock) -> Ledger:
-    return Ledger(folder / "spend.sqlite", clock=clock)
+    return FileLedger(folder / "spend.sqlite", clock=clock)
 
 
 def test_a_launch_is_reserved_sent_and_recorded(
@@ -90,7 +92,7 @@ def test_the_ledger_is_on_the_disk_before_the_call(
 
     class Watched(OpenAIProvider):
         def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
-            entry = Ledger(tmp_path / "spend.sqlite").entry(key)
+            entry = FileLedger(tmp_path / "spend.sqlite").entry(key)
             assert entry.sent_at is not None
             seen.append(entry.stage)
             return super().launch(spec, prepared, key=key)
@@ -185,12 +187,12 @@ def test_a_crash_is_reconciled_by_the_next_process(
                 raise Crash
             return job
 
-    class Ledgers(Ledger):
+    class Ledgers(FileLedger):
         def record(self, key: str, job: Job, *, actual_usd: Decimal | None = None) -> Any:
             raise Crash
 
     crashing = Crashing(SecretStr("sk-test"), base_url=f"{server.url}/v1", remembers_seconds=120)
-    book = (Ledgers if where == "before the books" else Ledger)(tmp_path / "spend.sqlite", clock=clock)
+    book = (Ledgers if where == "before the books" else FileLedger)(tmp_path / "spend.sqlite", clock=clock)
     with pytest.raises(Crash):
         run(server, spec, tmp_path, book, clock, provider=crashing)
     ledger = open_ledger(tmp_path, clock)

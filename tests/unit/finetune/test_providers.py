@@ -13,8 +13,9 @@ from pydantic import SecretStr
 
 from stepforge.errors import InvalidInput, ModelGone, ProviderRefused, ProviderUnavailable, Throttled
 from stepforge.finetune import DatasetFile, Message, Provider, State, TokenRange, TuneSpec, launch_key
+from stepforge.finetune.entries import Stage
 from stepforge.finetune.launching import launch
-from stepforge.finetune.ledger import Ledger, Stage
+from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.spec import (
     Grader,
     HttpGrader,
@@ -26,7 +27,7 @@ from stepforge.finetune.spec import (
     TextSimilarity,
 )
 from stepforge.testing.providers import Fault, LocalBedrock, LocalOpenAI, LocalVertex
-from tests.unit.finetune.conftest import BUDGETS, RATE, Clock
+from tests.unit.finetune.conftest import BUDGETS, PRICE, Clock
 
 ROLE = "arn:aws:iam::000000000000:role/tuning"
 HUB = "arn:aws:sagemaker:us-east-1:aws:hub-content/SageMakerPublicHub/Model/small-model/1.0.0"
@@ -122,13 +123,13 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
 
 
 def start(case: Case, clock: Clock) -> Any:
-    ledger = Ledger(case.folder / "spend.sqlite", clock=clock)
+    ledger = FileLedger(case.folder / "spend.sqlite", clock=clock)
 
     def sleep(seconds: float) -> None:
         case.server.settle()
         clock.sleep(seconds)
 
-    return launch(case.provider, case.spec, case.folder, ledger=ledger, budgets=BUDGETS, rate=RATE, sleep=sleep)
+    return launch(case.provider, case.spec, case.folder, ledger=ledger, budgets=BUDGETS, price=PRICE, sleep=sleep)
 
 
 def created(case: Case) -> int:

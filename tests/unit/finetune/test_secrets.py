@@ -16,6 +16,7 @@ from stepforge.errors import InvalidInput, StepforgeError
 from stepforge.finetune import Message, Tuned
 from stepforge.finetune.keys import reveal
 from stepforge.testing.providers import LocalAnthropic, LocalProvider
+from tests.unit.finetune import test_providers as providers
 from tests.unit.finetune.conftest import Clock
 from tests.unit.finetune.test_providers import CASES, start
 
@@ -95,6 +96,22 @@ def test_nothing_planted_leaves_the_optimiser_s_model(fault: Any, caplog: pytest
     assert PROMPT not in caplog.text + said
     # An answer that was lost may have been charged; a refusal was not.
     assert (meter.spent_usd > 0) == (fault != "echo")
+
+
+def test_nobody_else_s_log_is_quieter_for_a_provider(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_server, make_case = CASES["bedrock"]
+    with make_server(delay_seconds=0.02) as server:
+        case = make_case(server, tmp_path)  # type: ignore[operator]
+        loggers = [logging.getLogger(name) for name in ("botocore", "botocore.endpoint", "urllib3", "httpx")]
+        before = [logger.level for logger in loggers]
+        with caplog.at_level(logging.DEBUG):
+            with pytest.raises(StepforgeError):
+                case.provider.status("sf-none")
+            assert caplog.text == ""
+            session = providers.aws_session()
+            session.client("s3", endpoint_url=server.url).put_object(Bucket="bucket", Key="k", Body=b"")
+    assert "Making request" in caplog.text
+    assert [logger.level for logger in loggers] == before
 
 
 def test_a_key_is_a_secret_or_is_fetched() -> None:

@@ -14,11 +14,13 @@ from pydantic import SecretStr
 from stepforge.cli import main
 from stepforge.errors import InvalidInput, ProviderRefused, WebhookRefused
 from stepforge.finetune import State, TuneSpec
-from stepforge.finetune.ledger import Ledger, Stage
+from stepforge.finetune.entries import Stage
+from stepforge.finetune.ledger import Ledger
+from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.openai import OpenAIProvider
 from stepforge.finetune.watching import StillRunning, cancel, follow, watch
 from stepforge.testing.providers import LocalOpenAI
-from tests.unit.finetune.conftest import RATE, Clock
+from tests.unit.finetune.conftest import PRICE, Clock
 from tests.unit.finetune.test_launching import BUDGETS, connect, run
 
 SECRET = SecretStr("whsec_" + base64.b64encode(b"0123456789abcdef").decode())
@@ -28,7 +30,7 @@ SECRET = SecretStr("whsec_" + base64.b64encode(b"0123456789abcdef").decode())
 def launched(
     server: LocalOpenAI, spec: TuneSpec, tmp_path: Path, clock: Clock
 ) -> tuple[OpenAIProvider, Ledger, str, str]:
-    ledger = Ledger(tmp_path / "spend.sqlite", clock=clock)
+    ledger = FileLedger(tmp_path / "spend.sqlite", clock=clock)
     done = run(server, spec, tmp_path, ledger, clock)
     assert done.job is not None
     return connect(server), ledger, done.key, done.job.id
@@ -61,7 +63,7 @@ def test_a_job_that_does_not_exist_ends_the_watch(launched: Any, clock: Clock) -
 
 def test_the_cost_is_booked_when_a_job_has_ended(launched: Any, clock: Clock) -> None:
     provider, ledger, key, _ = launched
-    entries = list(follow(provider, ledger, key, rate=RATE, clock=clock, sleep=clock.sleep))
+    entries = list(follow(provider, ledger, key, price=PRICE, clock=clock, sleep=clock.sleep))
     assert (entries[-1].stage, entries[-1].model is not None) == (Stage.SUCCEEDED, True)
     assert entries[-1].actual_usd is not None
     assert ledger.spent("local") == entries[-1].actual_usd < Decimal(11)
@@ -113,11 +115,12 @@ method = "sft"
 type = "openai"
 base_url = "{url}/v1"
 api_key_env = "A_TEST_KEY"
-[rate]
+[price]
+kind = "training_tokens"
 usd = 5
-unit = "1M training tokens"
+unit = "1M tokens"
 as_of = 2026-11-01
-source = "a test"
+source = "given in a test"
 [budgets]
 job_usd = 10
 day_usd = 10

@@ -200,12 +200,14 @@ class Phases:
     """A job that goes one phase further each time someone looks, and stays in the last."""
 
     def __init__(self, names: tuple[str, ...], *, looks: int = 1) -> None:
-        self._names, self._looks, self._seen = names, looks, 0
+        self._names, self._seen = names, 0
+        self.looks = looks
+        """A phase lasts for so many."""
         self._ended: str | None = None
 
     @property
     def now(self) -> str:
-        return self._ended or self._names[min(self._seen // self._looks, len(self._names) - 1)]
+        return self._ended or self._names[min(self._seen // self.looks, len(self._names) - 1)]
 
     @property
     def over(self) -> bool:

@@ -1,7 +1,8 @@
 """Vertex AI's tuning as google-genai calls it, and the objects of Cloud Storage that it reads.
 
 Follows the REST reference of `projects.locations.tuningJobs` (v1beta1), `generateContent`, and Cloud Storage's JSON API
-(multipart uploads, objects). Not covered: pipelines, custom jobs, resumable uploads.
+(multipart uploads, objects). Models and endpoints follow `projects.locations.models` and `.endpoints` (v1). Not
+covered: pipelines, custom jobs, resumable uploads.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class LocalVertex(LocalProvider):
         self.objects: dict[str, bytes] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.phases: dict[str, Phases] = {}
-        self.models: set[str] = set()
-        self.endpoints: set[str] = set()
+        self.models: dict[str, dict[str, Any]] = {}
+        self.endpoints: dict[str, list[str]] = {}
+        """To the models that are deployed there."""
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         place = r"/v1(?:beta1)?/(projects/[^/]+/locations/[^/]+)"
@@ -51,6 +53,10 @@ class LocalVertex(LocalProvider):
             ("GET", job, lambda _, m: Reply(200, self._look(f"{m[1]}/tuningJobs/{m[2]}"))),
             ("POST", rf"{job}:cancel", self._cancel),
             ("POST", rf"{place}/(endpoints|publishers/google/models)/([^/:]+):generateContent", self._generate),
+            ("GET", rf"{place}/models/([^/:]+)", self._model),
+            ("PATCH", rf"{place}/models/([^/:]+)", self._patch_model),
+            ("GET", rf"{place}/endpoints/([^/:]+)", self._endpoint),
+            ("POST", rf"{place}/endpoints/([^/:]+):undeployModel", self._undeploy),
             ("DELETE", rf"{place}/(models|endpoints)/([^/]+)", self._delete),
             ("POST", r"/upload/storage/v1/b/([^/]+)/o", self._upload),
             ("GET", r"/storage/v1/b/([^/]+)/o/(.+)", self._object),
@@ -143,8 +149,8 @@ class LocalVertex(LocalProvider):
             tokens = len(self.objects[job[spec]["trainingDatasetUri"]]) // 4
             stats = "preferenceOptimizationDataStats" if spec.startswith("preference") else "supervisedTuningDataStats"
             job["tuningDataStats"] = {stats: {"totalBillableTokenCount": str(tokens)}}
-            self.models.add(model)
-            self.endpoints.add(endpoint)
+            self.models[model] = {"name": model, "versionId": "1", "labels": {}, "displayName": FAKE}
+            self.endpoints[endpoint] = [model]
         return job
 
     def _cancel(self, _: Request, match: re.Match[str]) -> Reply:
@@ -167,10 +173,44 @@ class LocalVertex(LocalProvider):
         candidates = [{"content": content, "finishReason": "STOP", "index": 0}]
         return Reply(200, {"candidates": candidates, "usageMetadata": usage, "modelVersion": f"{FAKE}/{match[3]}"})
 
+    def _model(self, _: Request, match: re.Match[str]) -> Reply:
+        name = f"{match[1]}/models/{match[2]}".split("@")[0]
+        if name not in self.models:
+            raise Refusal(404, "not_found", f"no such model: {name!r}")
+        deployed = [
+            {"endpoint": endpoint, "deployedModelId": FAKE}
+            for endpoint, models in self.endpoints.items()
+            if name in models
+        ]
+        return Reply(200, {**self.models[name], "deployedModels": deployed})
+
+    def _patch_model(self, request: Request, match: re.Match[str]) -> Reply:
+        reply = self._model(request, match)
+        if request.query.get("updateMask") != "labels":
+            raise Refusal(400, "invalid_argument", "the local fake changes labels alone")
+        self.models[f"{match[1]}/models/{match[2]}".split("@")[0]]["labels"] = request.json()["labels"]
+        return reply
+
+    def _endpoint(self, _: Request, match: re.Match[str]) -> Reply:
+        name = f"{match[1]}/endpoints/{match[2]}"
+        if name not in self.endpoints:
+            raise Refusal(404, "not_found", f"no such endpoint: {name!r}")
+        deployed = [{"id": model.rpartition("/")[2], "model": model} for model in self.endpoints[name]]
+        return Reply(200, {"name": name, "displayName": FAKE, "deployedModels": deployed})
+
+    def _undeploy(self, request: Request, match: re.Match[str]) -> Reply:
+        self._endpoint(request, match)
+        name, wanted = f"{match[1]}/endpoints/{match[2]}", request.json()["deployedModelId"]
+        self.endpoints[name] = [model for model in self.endpoints[name] if not model.endswith(f"/{wanted}")]
+        answer = {"@type": "type.googleapis.com/google.cloud.aiplatform.v1.UndeployModelResponse"}
+        return Reply(200, {"name": f"{match[1]}/operations/{FAKE}", "done": True, "response": answer})
+
     def _delete(self, _: Request, match: re.Match[str]) -> Reply:
         name = f"{match[1]}/{match[2]}/{match[3]}".split("@")[0]
-        table = self.models if match[2] == "models" else self.endpoints
+        table: dict[str, Any] = self.models if match[2] == "models" else self.endpoints
         if name not in table:
             raise Refusal(404, "not_found", f"no such resource: {name!r}")
-        table.remove(name)
+        if self.endpoints.get(name):
+            raise Refusal(400, "failed_precondition", f"{name!r} has deployed models: undeploy them first")
+        del table[name]
         return Reply(200, {"name": f"{match[1]}/operations/{FAKE}", "done": True, "response": {}})

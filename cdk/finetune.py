@@ -1,0 +1,146 @@
+"""Paid tunes: the table of the spend ledger, the handlers of the machine `finetune`, and what cancels a stopped one."""
+
+from __future__ import annotations
+
+import aws_cdk as cdk
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from cdk.code import bundled_for_finetune
+from cdk.functions import Functions
+from cdk.machines import Machines
+from cdk.policies import GROUPS, allow, read_objects, use_key, write_objects
+from cdk.settings import Settings
+from stepforge.contracts.names import spend_table
+
+LEDGER_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "Query", "ConditionCheckItem")
+"""A transaction is granted by what it is made of. Nothing may delete."""
+
+
+class Finetune(Construct):
+    def __init__(
+        self, scope: Construct, settings: Settings, *, functions: Functions, bucket: s3.IBucket, key: kms.IKey
+    ) -> None:
+        super().__init__(scope, "Finetune")
+        self.table = dynamodb.Table(
+            self,
+            "Spend",
+            table_name=spend_table(settings.name),
+            partition_key=dynamodb.Attribute(name="pk", type=dynamodb.AttributeType.STRING),
+            sort_key=dynamodb.Attribute(name="sk", type=dynamodb.AttributeType.STRING),
+            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+            encryption=dynamodb.TableEncryption.CUSTOMER_MANAGED,
+            encryption_key=key,
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=True
+            ),
+            deletion_protection=settings.keep_data,
+            removal_policy=cdk.RemovalPolicy.RETAIN if settings.keep_data else cdk.RemovalPolicy.DESTROY,
+        )
+        variables = {
+            "BUCKET": bucket.bucket_name,
+            "SPEND_TABLE": spend_table(settings.name),
+            "FINETUNE_FIRST_SECONDS": str(settings.finetune_first_seconds),
+            "FINETUNE_MOST_SECONDS": str(settings.finetune_most_seconds),
+        }
+        common = [
+            allow([f"dynamodb:{action}" for action in LEDGER_ACTIONS], [self.table.table_arn]),
+            *read_objects(bucket, "finetune", "jobs"),
+            use_key(key, write=True),
+            allow(
+                ["secretsmanager:GetSecretValue"],
+                functions.arns("secretsmanager", f"secret:stepforge/{settings.name}/finetune/*"),
+            ),
+            *self._tuning(settings, functions),
+        ]
+        code = None if settings.name == "local" else bundled_for_finetune()
+        layers = [
+            lambda_.LayerVersion.from_layer_version_arn(self, f"Clients{number}", arn)
+            for number, arn in enumerate(settings.finetune_layer_arns)
+        ]
+        packages = functions.arns("sagemaker", f"model-package/{GROUPS}/*")
+        groups = functions.arns("sagemaker", f"model-package-group/{GROUPS}")
+        functions.add(
+            "finetune",
+            variables,
+            [
+                *common,
+                write_objects(bucket, "finetune"),
+                allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"], packages),
+                allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], groups),
+                # Who tunes neither approves nor promotes.
+                allow(["sagemaker:CreateModelPackage"], packages, StringEqualsIfExists={
+                    "sagemaker:ModelApprovalStatus": "PendingManualApproval",
+                    "sagemaker:ModelLifeCycle:stage": "Development",
+                }),
+            ],
+            timeout=cdk.Duration.minutes(15),
+            memory=1024,
+            code=code,
+            layers=layers,
+        )  # fmt: skip
+        functions.add("finetune_grade", {}, [], code=code)
+        if settings.tuning_role_arn is not None:
+            role = iam.Role.from_role_arn(self, "TuningRole", settings.tuning_role_arn)
+            functions["finetune_grade"].grant_invoke(role)
+        functions.add("finetune_stopped", variables, common, code=code, layers=layers)
+
+    @staticmethod
+    def _tuning(settings: Settings, functions: Functions) -> list[iam.PolicyStatement]:
+        if settings.tuning_role_arn is None:
+            return []
+        verbs = ("Create", "Get", "Stop")
+        return [
+            allow(
+                [f"bedrock:{verb}ModelCustomizationJob" for verb in verbs],
+                [
+                    *functions.arns("bedrock", "model-customization-job/*", "custom-model/*"),
+                    f"arn:aws:bedrock:{settings.region}::foundation-model/*",
+                ],
+            ),
+            allow(
+                ["bedrock:CreateCustomModelDeployment", "bedrock:GetCustomModelDeployment", "bedrock:InvokeModel"],
+                functions.arns("bedrock", "custom-model/*", "custom-model-deployment/*"),
+            ),
+            allow(
+                [f"sagemaker:{verb}TrainingJob" for verb in ("Create", "Describe", "Stop")],
+                functions.arns("sagemaker", "training-job/sf-*"),
+            ),
+            allow(
+                ["iam:PassRole"],
+                [settings.tuning_role_arn],
+                StringEquals={"iam:PassedToService": ["bedrock.amazonaws.com", "sagemaker.amazonaws.com"]},
+            ),
+        ]
+
+    def cancel_what_is_stopped(
+        self, settings: Settings, functions: Functions, machines: Machines, *, dead_letters: sqs.IQueue
+    ) -> None:
+        """Step Functions runs nothing after an execution was stopped, so its event does."""
+        target = targets.LambdaFunction(
+            functions["finetune_stopped"],
+            dead_letter_queue=dead_letters,
+            retry_attempts=100,
+            max_event_age=cdk.Duration.hours(24),
+        )
+        events.Rule(
+            self,
+            "Stopped",
+            rule_name=f"stepforge-{settings.name}-finetune-stopped",
+            event_pattern=events.EventPattern(
+                source=["aws.states"],
+                detail_type=["Step Functions Execution Status Change"],
+                detail={
+                    "status": ["ABORTED", "TIMED_OUT"],
+                    "stateMachineArn": [machines["finetune"].state_machine_arn],
+                },
+            ),
+            targets=[target],
+        )

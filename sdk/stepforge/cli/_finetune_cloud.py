@@ -1,0 +1,206 @@
+"""`stepforge finetune start | approve | refuse | stop | compare | outcome`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stepforge.champion import compare as champion_compare
+from stepforge.cli._decide import load
+from stepforge.cli._output import columns, emit, say
+from stepforge.client import Client
+from stepforge.connection import LOCAL
+from stepforge.contracts.decisions import Decision
+from stepforge.contracts.manifests import sha256_of
+from stepforge.contracts.records import Record
+from stepforge.contracts.registry import ExternalLineage
+from stepforge.contracts.reports import EvaluationReport
+from stepforge.contracts.user_records import RecordsFile, read_user_files
+from stepforge.economics.experience import Experience
+from stepforge.economics.files import read_question
+from stepforge.economics.outcome import measured
+from stepforge.economics.quotes import quoted
+from stepforge.errors import InvalidInput
+from stepforge.executions import Execution, run_failure
+from stepforge.finetune.client import Tunes
+from stepforge.finetune.entries import Entry
+from stepforge.finetune.flow import Output
+from stepforge.finetune.measuring import paired, scores_of
+from stepforge.finetune.plan import load_plan
+from stepforge.home import home
+from stepforge.registry import Package
+
+FAKE = "  [local fake: nothing is trained or charged]"
+
+
+def read_records(data: Path, domain: str) -> list[Record]:
+    if not data.is_file():
+        raise InvalidInput(f"--data {data} is no file: give one with a JSON object a line")
+    return read_user_files([RecordsFile(data, data.name, sha256_of(data))], domain=domain, verifier=None)
+
+
+def start(
+    client: Client,
+    plan: Path,
+    *,
+    data: Path,
+    domain: str,
+    question: Path | None,
+    arm: str | None,
+    own: list[Path],
+    wait: bool,
+    as_json: bool,
+) -> None:
+    tunes, catalogue = Tunes(client.connection), load(own)
+    asked = None if question is None else quoted(read_question(question), catalogue)[0]
+    execution, warnings = tunes.start(
+        load_plan(plan),
+        read_records(data, domain),
+        home() / "finetune" / "data",
+        domain=domain,
+        catalogue=catalogue,
+        today=datetime.now(UTC).date(),
+        question=asked,
+        arm=arm,
+    )
+    for warning in warnings:
+        say(f"price: {warning}")
+    say(f"tune {execution.name} is {execution.word}")
+    if not wait:
+        emit({"name": execution.name, "status": execution.status}, as_json=as_json)
+        return
+    ended = _followed(tunes, execution)
+    if ended.status != "SUCCEEDED":
+        raise run_failure(ended.name, ended)
+    output = Output.model_validate(ended.output)
+    package = client.registry.get(output.registered.package_arn)
+    text = [
+        f"registered as {package.reference} for {output.cost_usd} USD{FAKE * output.local_fake}",
+        f"champion gate: {'; '.join(output.comparison.reasons)}",
+        f"ask it: stepforge predict --domain {package.reference} 'PROMPT'",
+    ]
+    emit({"name": ended.name, **output.model_dump(mode="json")}, as_json=as_json, text="\n".join(text))
+
+
+def _followed(tunes: Tunes, execution: Execution) -> Execution:
+    pause, told = (0.5 if tunes.connection.name == LOCAL else 15.0), False
+    while execution.status in ("RUNNING", "PENDING_REDRIVE"):
+        if not told and (found := tunes.waiting(execution)) is not None:
+            told, entry = True, found[0]
+            say(
+                f"it may cost {entry.estimate_usd:,.2f} USD and waits for a person: "
+                f"`stepforge finetune approve {entry.key} --by 'NAME' --env {tunes.connection.name}`, or refuse"
+            )
+        time.sleep(pause)
+        execution = tunes.get(execution.name)
+    return execution
+
+
+def decided(entry: Entry, *, as_json: bool) -> None:
+    text = f"{entry.key}: {entry.stage.value}, up to {entry.estimate_usd:,.2f} USD" + (
+        f", approved by {entry.approved_by}" if entry.approved_by else f", {entry.note}" if entry.note else ""
+    )
+    emit(entry.model_dump(mode="json"), as_json=as_json, text=text)
+
+
+def stop(client: Client, name: str, *, as_json: bool) -> None:
+    found = Tunes(client.connection).stop(name)
+    text = f"{found.name} is {found.word}; its job is cancelled by that event (`stepforge finetune list --shared`)"
+    emit({"name": found.name, "status": found.status}, as_json=as_json, text=text)
+
+
+# ── Comparing ────────────────────────────────────────────────────────────────────────────────────
+
+
+def compare(client: Client, challenger: str, champion: str, *, as_json: bool) -> None:
+    sides = [client.registry.get(reference) for reference in (challenger, champion)]
+    reports = [_report(client, package) for package in sides]
+    verdict = champion_compare(reports[0], reports[1], champion_arn=sides[1].arn)
+    cells = [{(s.split, s.decoding): s.value for s in report.scores if s.metric == "accepted"} for report in reports]
+    rows = [
+        ("from", *map(_where, sides)),
+        ("cost, USD", *(_lineage(side, "external_cost_usd") for side in sides)),
+        *((f"{split} {decoding}", *(_interval(cell.get((split, decoding))) for cell in cells))
+          for split, decoding in dict.fromkeys([*cells[0], *cells[1]])),
+    ]  # fmt: skip
+    better = "is better" if verdict.better else "is not better"
+    lines = columns(["ACCEPTED", *(side.reference for side in sides)], rows)
+    lines += [f"{sides[0].reference} {better} than {sides[1].reference}: {'; '.join(verdict.reasons)}"]
+    plain = {"challenger": sides[0].reference, "champion": sides[1].reference, **verdict.model_dump(mode="json")}
+    emit({**plain, "from": [_where(side) for side in sides]}, as_json=as_json, text="\n".join(lines))
+
+
+def _report(client: Client, package: Package) -> EvaluationReport:
+    found = client.registry.evaluation(package)
+    if found is None:
+        raise InvalidInput(f"{package.reference} has no evaluation: it was not registered by stepforge")
+    return found
+
+
+def _where(package: Package) -> str:
+    lineage = ExternalLineage.of(package.metadata)
+    if lineage is None:
+        return "our own weights"
+    fake = " [local fake]" if lineage.external_local_fake == "yes" else ""
+    return f"{lineage.external_provider}: {lineage.external_base}{fake}"
+
+
+def _lineage(package: Package, name: str) -> str:
+    return package.metadata.get(name, "see `stepforge costs`")
+
+
+def _interval(value: Any) -> str:
+    return "-" if value is None else f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+# ── Measured against predicted ───────────────────────────────────────────────────────────────────
+
+
+def outcome(
+    verdict: Path,
+    *,
+    arm: str | None,
+    tuned: str,
+    base: str,
+    cost_usd: float | None,
+    experience: Path,
+    env: str,
+    as_json: bool,
+) -> None:
+    decision = read_verdict(verdict)
+    chosen = arm or decision.arm
+    if chosen is None:
+        raise InvalidInput(f"the verdict {str(verdict)!r} chose no arm: say which one was made, with --arm")
+    theirs, booked = scores_of(tuned, lambda: Client(env).connection)
+    scores, base_scores = paired(theirs, scores_of(base, lambda: Client(env).connection)[0])
+    found = measured(
+        decision,
+        chosen,
+        scores=scores,
+        base_scores=base_scores,
+        fixed_usd=booked if cost_usd is None else cost_usd,
+    )
+    known = Experience.read(experience)
+    learned = known.adding(found)
+    learned.write(experience)
+    before, after = known.prior(found.method), learned.prior(found.method)
+    text = [
+        found.sentence,
+        f"what is expected of the next {found.method}: {before.mean:+.3f} (sd {before.sd:.3f}) before, "
+        f"{after.mean:+.3f} (sd {after.sd:.3f}) now; {len(learned.outcomes)} outcomes in {experience}",
+    ]
+    prior = {"before": before.model_dump(), "after": after.model_dump()}
+    emit({**found.model_dump(mode="json"), "prior": prior}, as_json=as_json, text="\n".join(text))
+
+
+def read_verdict(path: Path) -> Decision:
+    """What `finetune decide --json` printed. Raises InvalidInput."""
+    try:
+        return Decision.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise InvalidInput(
+            f"{str(path)!r} is no verdict ({first}): `finetune decide QUESTION --json` prints one"
+        ) from error

@@ -1,0 +1,164 @@
+"""What people do about paid tunes in an environment: start the machine, agree or refuse, stop, look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from stepforge import executions
+from stepforge.connection import Connection
+from stepforge.contracts.decisions import Question
+from stepforge.contracts.names import Machine, spend_table
+from stepforge.contracts.records import TEST_SPLITS, Record
+from stepforge.economics.catalogue import Catalogue
+from stepforge.errors import InvalidInput
+from stepforge.executions import Execution
+from stepforge.finetune.entries import Entry, Stage
+from stepforge.finetune.flow import Request, Start, Tools, submit
+from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
+from stepforge.finetune.plan import Plan
+
+MACHINE: Machine = "finetune"
+
+
+@dataclass(frozen=True)
+class Tunes:
+    """Paid tunes of one environment."""
+
+    connection: Connection
+
+    @property
+    def ledger(self) -> TableLedger:
+        return TableLedger(self.connection.client("dynamodb"), spend_table(self.connection.name))
+
+    def start(
+        self,
+        plan: Plan,
+        records: list[Record],
+        folder: Path,
+        *,
+        domain: str,
+        catalogue: Catalogue,
+        today: date,
+        question: Question | None = None,
+        arm: str | None = None,
+    ) -> tuple[Execution, tuple[str, ...]]:
+        """Upload data and request, and start the machine, or adopt what runs or is done; and warnings about the price.
+
+        Records of test splits stay out of the data: by them the tuned model is judged.
+        Raises InvalidInput, UnknownPrice, ModelGone before anything is uploaded.
+        """
+        if plan.environment != self.connection.name:
+            raise InvalidInput(
+                f"the plan is for environment {plan.environment!r}, but this is {self.connection.name!r}: make them one"
+            )
+        heldout = [record for record in records if record.split in TEST_SPLITS]
+        if not heldout:
+            raise InvalidInput('no record is held out: mark some with "split": "test_new", by which it will be judged')
+        if (question is None) != (arm is None):
+            raise InvalidInput("--question and --arm belong together: the verdict has to choose that arm")
+        terms = plan.terms(catalogue, today)
+        spec = plan.spec([record for record in records if record.split not in TEST_SPLITS], folder)
+        rows = "".join(record.model_dump_json() + "\n" for record in heldout).encode()
+        request = Request(
+            plan=plan,
+            spec=spec,
+            price=terms.price,
+            shutdown=terms.shutdown,
+            needed_until=plan.needed_until or today,
+            domain=domain,
+            heldout_sha256=sha256(rows).hexdigest(),
+            question=question,
+            arm=arm,
+        )
+        start = submit(self._tools(), request, folder, rows)
+        found = executions.start_or_adopt(
+            self._states, self._machine, MACHINE, start.request_sha256, start.model_dump(mode="json")
+        )
+        return found, terms.warnings
+
+    def get(self, name: str) -> Execution:
+        """The execution of this name. Raises InvalidInput where there is none."""
+        found = executions.describe(self._states, executions.execution_arn(self._machine, name))
+        if found is None:
+            raise InvalidInput(
+                f"there is no tune {name!r} in {self.connection.name!r}: `stepforge finetune start` names it"
+            )
+        return found
+
+    def waiting(self, execution: Execution) -> tuple[Entry, Waiting] | None:
+        """The launch that an execution wants a person to agree to; None where it waits for nobody."""
+        sha256_ = (execution.input or {}).get("request_sha256")
+        for entry in self.ledger.entries():
+            if entry.stage == Stage.NEEDS_APPROVAL:
+                waiting = self.ledger.waiting(entry.key)
+                if waiting is not None and waiting.request_sha256 == sha256_:
+                    return entry, waiting
+        return None
+
+    def approve(self, key: str, *, by: str) -> Entry:
+        """Agree to the cost of a launch, and let its execution go on. Raises OverBudget where there is no room."""
+        waiting = self._waiting(key)
+        start = Start(request_uri=waiting.request_uri, request_sha256=waiting.request_sha256)
+        entry = self.ledger.approve(key, by=by, budgets=self._tools().request(start).plan.budgets)
+        self._tell("send_task_success", key, taskToken=waiting.token, output="{}")
+        return entry
+
+    def refuse(self, key: str, *, by: str, why: str) -> Entry:
+        """Refuse the cost of a launch: its execution ends, and nothing was sent."""
+        waiting = self._waiting(key)
+        if not by.strip():
+            raise InvalidInput("a refusal needs the name of who refuses: --by 'NAME'")
+        cause = f"{by} refused it" + (f": {why}" if why else "")
+        entry = self.ledger.withdraw(key, cause)
+        self._tell("send_task_failure", key, taskToken=waiting.token, error="NotApproved", cause=cause)
+        return entry
+
+    def stop(self, name: str) -> Execution:
+        """Stop an execution: by its event the job is cancelled, and with it its charge."""
+        found = self.get(name)
+        executions.stop(self._states, found.arn, cause="stopped with stepforge")
+        return self.get(name)
+
+    def _waiting(self, key: str) -> Waiting:
+        entry = self.ledger.entry(key)
+        waiting = self.ledger.waiting(key)
+        if waiting is None:
+            raise InvalidInput(f"launch {key} waits for nobody, it is {entry.stage.value!r}")
+        return waiting
+
+    def _tell(self, call: str, key: str, **given: str) -> None:
+        states = self._states
+        try:
+            getattr(states, call)(**given)
+        except (states.exceptions.TaskTimedOut, states.exceptions.TaskDoesNotExist) as error:
+            raise InvalidInput(
+                f"the execution of launch {key} waits no more: it timed out or was told before. Start the plan again"
+            ) from error
+
+    def _tools(self) -> Tools:
+        return Tools(
+            ledger=self.ledger,
+            s3=self.connection.client("s3"),
+            sagemaker=self.connection.client("sagemaker"),
+            secrets=_none,
+            bucket=self.connection.environment.bucket,
+        )
+
+    @property
+    def _states(self) -> Any:
+        return self.connection.client("stepfunctions")
+
+    @property
+    def _machine(self) -> str:
+        machines = self.connection.environment.machines
+        if MACHINE not in machines:
+            raise InvalidInput(f"environment {self.connection.name!r} has no machine for paid tunes: deploy it again")
+        return machines[MACHINE]
+
+
+def _none(name: str) -> str:
+    raise AssertionError(f"nothing here calls a provider: {name}")

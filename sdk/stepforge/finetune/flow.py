@@ -1,0 +1,367 @@
+"""The steps of the machine `finetune`, each of which may run twice with the same effect: Step Functions retries.
+
+No step holds anything: what was asked is a request in S3, what was spent is in the ledger, and a `Flow` goes from state
+to state. A job is looked at once a step, so that days of training hold no function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stepforge.artifacts import read_bytes
+from stepforge.contracts.base import Contract, S3Uri, Sha256, canonical_json, digest
+from stepforge.contracts.decisions import Question
+from stepforge.contracts.jobs import ArtifactRef
+from stepforge.contracts.names import Keys, package_group
+from stepforge.contracts.records import Record
+from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMetadata, Registered
+from stepforge.economics.catalogue import ModelPrice
+from stepforge.economics.decide import decide as verdict_on
+from stepforge.errors import (
+    DoesNotPay,
+    IntegrityError,
+    InvalidInput,
+    JobFailed,
+    ProviderUnavailable,
+    Stopped,
+    Throttled,
+)
+from stepforge.finetune.entries import Entry, Stage
+from stepforge.finetune.evaluation import DECODINGS, Answer, Verify, ask, identity, write_evaluation
+from stepforge.finetune.job import Tuned
+from stepforge.finetune.launching import check, launch
+from stepforge.finetune.ledger import Ledger
+from stepforge.finetune.plan import Plan, Secrets
+from stepforge.finetune.provider import Labels, Provider
+from stepforge.finetune.registering import register_external
+from stepforge.finetune.spec import TuneSpec, launch_key
+from stepforge.finetune.watching import billed, cancel
+
+GROWTH = 1.5
+
+
+class Request(Contract):
+    """A paid tune as it was asked for. Its digest is its identity; no key stands in it."""
+
+    version: Literal[1] = 1
+    plan: Plan
+    spec: TuneSpec
+    price: ModelPrice
+    shutdown: date | None = None
+    needed_until: date
+    domain: str
+    """Whose verifier judges the tuned model, and whose group it is registered in."""
+    heldout_sha256: Sha256
+    """Of the held-out records, a line each, at `Keys.finetune("heldout", ...)`."""
+    max_tokens: int = Field(default=512, ge=1, le=8192)
+    """Of one answer in the evaluation."""
+    question: Question | None = None
+    """With it, the launch depends on the evaluator's verdict: it has to choose `arm`."""
+    arm: str | None = None
+
+
+class Start(Contract):
+    """Input of the machine."""
+
+    request_uri: S3Uri
+    request_sha256: Sha256
+
+
+class Flow(Contract):
+    """What the states hand on."""
+
+    start: Start
+    key: str
+    stage: Stage
+    estimate_usd: str
+    wait_seconds: int
+    tuned: Tuned | None = None
+    asked: int = 0
+    """Answers that the evaluation has so far."""
+    evaluation: ArtifactRef | None = None
+
+
+class Output(Contract):
+    """Output of the machine."""
+
+    key: str
+    registered: Registered
+    comparison: Comparison
+    cost_usd: str
+    local_fake: bool
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What steps work with: the ledger, boto3 clients, and the environment's own settings."""
+
+    ledger: Ledger
+    s3: Any
+    sagemaker: Any
+    secrets: Secrets
+    bucket: str
+    first_seconds: int = 30
+    most_seconds: int = 900
+    """Between two looks. A look is 9 history events of at most 25,000: 900 s lasts for 28 days."""
+
+    def request(self, start: Start) -> Request:
+        """Raises IntegrityError where it was altered."""
+        data = read_bytes(self.s3, start.request_uri)
+        if hashlib.sha256(data).hexdigest() != start.request_sha256:
+            raise IntegrityError(f"{start.request_uri} is not what was asked for: its digest is another. Ask again")
+        return Request.model_validate_json(data)
+
+    def provider(self, request: Request) -> Provider:
+        return request.plan.provider.provider(self.secrets)
+
+    def get(self, kind: Literal["data", "heldout"], sha256: str) -> bytes:
+        uri = f"s3://{self.bucket}/{Keys.finetune(kind, f'{sha256}.jsonl')}"
+        data = read_bytes(self.s3, uri)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise IntegrityError(f"{uri} was altered: its digest is another. Upload it again")
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        self.s3.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+
+def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
+    """Everything that can be said before money is spent: the verdict, the checks, the price, the budgets.
+
+    `judges` raises where nobody can judge answers of a domain: what cannot be judged is not paid for.
+    Raises DoesNotPay, UnknownName, InvalidInput, ModelGone, OverBudget.
+    """
+    request = tools.request(start)
+    judges(request.domain)
+    if request.question is not None:
+        verdict = verdict_on(request.question)
+        if (verdict.action, verdict.arm) != ("launch", request.arm):
+            raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
+    provider, spec = tools.provider(request), request.spec
+    if spec.provider == "sagemaker":
+        raise InvalidInput(
+            "a model that SageMaker customizes is a package that answers only once it is deployed, so the "
+            "machine cannot evaluate it: use `stepforge finetune launch`, or customize on Bedrock"
+        )
+    check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)
+    expected = provider.estimate(spec, request.price, hours=request.plan.hours)
+    key = launch_key(spec, provider.target)
+    entry = tools.ledger.reserve(key, spec, provider.target, expected, request.plan.budgets)
+    return Flow(
+        start=start,
+        key=key,
+        stage=entry.stage,
+        estimate_usd=str(expected.high_usd),
+        wait_seconds=tools.first_seconds,
+    )
+
+
+def launch_once(tools: Tools, flow: Flow) -> Flow:
+    """Send it, or adopt what was sent. `sending` means that another holds the turn: come back."""
+    request = tools.request(flow.start)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for file in (request.spec.training, request.spec.validation):
+            if file is not None:
+                (folder / file.filename).write_bytes(tools.get("data", file.sha256))
+        done = launch(
+            tools.provider(request),
+            request.spec,
+            folder,
+            ledger=tools.ledger,
+            budgets=request.plan.budgets,
+            price=request.price,
+            hours=request.plan.hours,
+            shutdown=request.shutdown,
+            needed_until=request.needed_until,
+            tries=3,
+        )
+    return flow.model_copy(update={"stage": done.stage})
+
+
+def look(tools: Tools, flow: Flow) -> Flow:
+    """One look at the job. A provider that cannot be asked is asked again at the next.
+
+    Books the cost at the end. Raises Stopped where it was cancelled, JobFailed where it ended without a model.
+    """
+    entry, error = tools.ledger.entry(flow.key), None
+    if entry.stage == Stage.LAUNCHED:
+        assert entry.job_id is not None
+        request = tools.request(flow.start)
+        try:
+            job = tools.provider(request).status(entry.job_id)
+        except (Throttled, ProviderUnavailable):
+            return _later(tools, flow)
+        entry, error = tools.ledger.record(flow.key, job, actual_usd=billed(job, request.price)), job.error
+    if entry.stage == Stage.CANCELLED:
+        raise Stopped(f"launch {flow.key}, job {entry.job_id}, was cancelled: nothing more is charged")
+    if entry.stage in (Stage.FAILED, Stage.EXPIRED, Stage.REFUSED):
+        raise JobFailed(f"launch {flow.key}, job {entry.job_id}, {entry.stage}: {error or entry.note or 'no reason'}")
+    return _later(tools, flow.model_copy(update={"stage": entry.stage}))
+
+
+def _later(tools: Tools, flow: Flow) -> Flow:
+    pause = min(tools.most_seconds, max(tools.first_seconds, int(flow.wait_seconds * GROWTH)))
+    return flow.model_copy(update={"wait_seconds": pause})
+
+
+def retrieve(tools: Tools, flow: Flow) -> Flow:
+    """The model, ready to be called. Raises NotReady while it is being deployed."""
+    entry = tools.ledger.entry(flow.key)
+    assert entry.job_id is not None
+    tuned = tools.provider(tools.request(flow.start)).retrieve(entry.job_id)
+    return flow.model_copy(update={"tuned": tuned})
+
+
+def evaluate(
+    tools: Tools, flow: Flow, verify: Verify, *, seconds: float, clock: Callable[[], float] = time.monotonic
+) -> Flow:
+    """Ask for answers for as long as there is time, and judge them once all are there."""
+    request, tuned = tools.request(flow.start), _tuned(flow)
+    lines = tools.get("heldout", request.heldout_sha256).splitlines()
+    records = [Record.model_validate_json(line) for line in lines]
+    folder, began = Keys.finetune("evaluations", flow.key), clock()
+    found: list[Answer] = []
+    answers = ask(
+        tools.provider(request),
+        tuned,
+        records,
+        system=request.plan.system,
+        max_tokens=request.max_tokens,
+        start=flow.asked,
+    )
+    try:
+        for answer in answers:
+            found.append(answer)
+            if clock() - began >= seconds:
+                break
+    except (Throttled, ProviderUnavailable):
+        if not found:
+            raise
+    if found:
+        part = b"".join(canonical_json(answer) + b"\n" for answer in found)
+        tools.put(f"{folder}/parts/{flow.asked:08d}.ndjson", part)
+    flow = flow.model_copy(update={"asked": flow.asked + len(found)})
+    if flow.asked < len(records) * len(DECODINGS):
+        return flow
+    whole = _answers(tools, f"{folder}/parts/", len(records) * len(DECODINGS))
+    with tempfile.TemporaryDirectory() as temporary:
+        written = Path(temporary)
+        manifest, _ = write_evaluation(
+            written,
+            tuned,
+            records,
+            whole,
+            verify,
+            spec_sha256=flow.start.request_sha256,
+            manifest_sha256=request.heldout_sha256,
+        )
+        # Sampled answers differ from time to time, so each evaluation has a folder of its own; the manifest comes last.
+        target = f"{folder}/{manifest.sha256[:16]}"
+        for path in sorted(written.iterdir(), key=lambda path: path.name == "manifest.json"):
+            tools.put(f"{target}/{path.name}", path.read_bytes())
+    ref = ArtifactRef(uri=f"s3://{tools.bucket}/{target}/", sha256=manifest.sha256)
+    return flow.model_copy(update={"evaluation": ref})
+
+
+def _answers(tools: Tools, prefix: str, count: int) -> list[Answer]:
+    """In the order of asking: a step that was repeated has overwritten its part, or left a longer one before it."""
+    pages = tools.s3.get_paginator("list_objects_v2").paginate(Bucket=tools.bucket, Prefix=prefix)
+    answers: list[Answer] = []
+    for key in sorted(entry["Key"] for page in pages for entry in page.get("Contents", [])):
+        start = int(key.removeprefix(prefix).partition(".")[0])
+        lines = read_bytes(tools.s3, f"s3://{tools.bucket}/{key}").splitlines()
+        answers[start:] = [Answer.model_validate_json(line) for line in lines]
+    return answers[:count]
+
+
+def register(tools: Tools, flow: Flow) -> Output:
+    """A package beside our own, once."""
+    request, tuned, entry = tools.request(flow.start), _tuned(flow), tools.ledger.entry(flow.key)
+    assert flow.evaluation is not None
+    metadata, lineage = lineage_of(flow.start, request, tuned, entry, flow.evaluation)
+    group = package_group(request.domain)
+    registered, comparison = register_external(
+        tools.sagemaker, tools.s3, group=group, metadata=metadata, lineage=lineage
+    )
+    provider = tools.provider(request)
+    if isinstance(provider, Labels):
+        about = {"stepforge-group": group, "stepforge-version": str(registered.version)}
+        provider.label(tuned, {**about, "stepforge-key": flow.key})
+    return Output(
+        key=flow.key,
+        registered=registered,
+        comparison=comparison,
+        cost_usd=str(entry.cost_usd),
+        local_fake=tuned.local_fake,
+    )
+
+
+def lineage_of(
+    start: Start, request: Request, tuned: Tuned, entry: Entry, evaluation: ArtifactRef
+) -> tuple[PackageMetadata, ExternalLineage]:
+    """What a package says of where its model comes from."""
+    metadata = PackageMetadata(
+        pipeline_sha256=start.request_sha256,
+        model_sha256=identity(tuned),
+        evaluation_sha256=evaluation.sha256,
+        evaluation_uri=evaluation.uri,
+        dataset_sha256=request.spec.training.sha256,
+        training_job_arn=tuned.job_id,
+        domain=request.domain,
+    )
+    lineage = ExternalLineage(
+        external_provider=tuned.provider,
+        external_job=tuned.job_id,
+        external_model=tuned.model,
+        external_handle=tuned.handle,
+        external_base=request.spec.base_model,
+        external_key=entry.key,
+        external_request_uri=start.request_uri,
+        external_cost_usd=str(entry.cost_usd),
+        external_local_fake="yes" if tuned.local_fake else "no",
+    )
+    return metadata, lineage
+
+
+def give_up(tools: Tools, flow: Flow) -> Flow:
+    """Nobody agreed to the cost, or it was never sent: the money is free again."""
+    return flow.model_copy(update={"stage": tools.ledger.withdraw(flow.key, "not approved, or given up").stage})
+
+
+def stop(tools: Tools, start: Start) -> Entry:
+    """Stop a launch wherever it stands, and with it its charge. For executions that were stopped or timed out."""
+    request = tools.request(start)
+    provider = tools.provider(request)
+    return cancel(provider, tools.ledger, launch_key(request.spec, provider.target))
+
+
+def request_bytes(request: Request) -> tuple[bytes, str]:
+    """A request as it lies in S3, and its digest."""
+    return canonical_json(request), digest(request)
+
+
+def submit(tools: Tools, request: Request, folder: Path, heldout: bytes) -> Start:
+    """Upload what a request needs, the request last. `folder` holds the data as `datasets.write` left them."""
+    for file in (request.spec.training, request.spec.validation):
+        if file is not None:
+            tools.put(Keys.finetune("data", file.filename), (folder / file.filename).read_bytes())
+    tools.put(Keys.finetune("heldout", f"{request.heldout_sha256}.jsonl"), heldout)
+    data, sha256 = request_bytes(request)
+    key = Keys.finetune("requests", f"{sha256}.json")
+    tools.put(key, data)
+    return Start(request_uri=f"s3://{tools.bucket}/{key}", request_sha256=sha256)
+
+
+def _tuned(flow: Flow) -> Tuned:
+    assert flow.tuned is not None
+    return flow.tuned

@@ -1,0 +1,130 @@
+"""The commands in an environment: start, approve, predict, promote, compare, outcome, against local servers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepforge.cli import main
+from stepforge.finetune.entries import Stage
+
+from .conftest import SECRET, Bench, until
+
+PLAN = """
+environment = "local"
+base_model = "small"
+method = "sft"
+[provider]
+type = "openai"
+base_url = "{url}/v1"
+api_key_secret = "{secret}"
+[price]
+kind = "training_job"
+usd = 3
+unit = "job"
+as_of = 2026-11-01
+source = "given in a test"
+[budgets]
+job_usd = 50
+day_usd = 10_000
+environment_usd = 10_000
+approval_usd = {approval}
+"""
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def call(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """A command on the deployment of the tests, which a command of its own would bring up to date first."""
+    monkeypatch.setattr("stepforge.client.connect", lambda *_, **__: bench.connection)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    def run(*words: str, code: int = 0) -> Any:
+        capsys.readouterr()
+        assert main([*words, "--json"]) == code, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def write(folder: Path, bench: Bench, *, mark: str, approval: int = 100) -> tuple[str, str]:
+    plan, data = folder / f"{mark}.toml", folder / f"{mark}.jsonl"
+    plan.write_text(PLAN.format(url=bench.server.url, secret=SECRET, approval=approval))
+    rows = [{"prompt": f"{mark} {n}", "answer": str(n), "split": "rl"} for n in range(12)]
+    rows += [{"prompt": f"{n}", "answer": f"{n}", "split": "test_new"} for n in range(3)]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(plan), str(data)
+
+
+def test_a_tune_is_started_asked_compared_promoted_and_learnt_from(bench: Bench, call: Call, tmp_path: Path) -> None:
+    plan, data = write(tmp_path, bench, mark="first")
+    first = call("finetune", "start", plan, "--data", data)
+    assert (first["local_fake"], first["registered"]["adopted"]) == (True, False)
+    assert call("finetune", "start", plan, "--data", data)["name"] == first["name"]
+    other = write(tmp_path, bench, mark="other")
+    second = call("finetune", "start", other[0], "--data", other[1])
+    old, new = (f"records/{tune['registered']['version']}" for tune in (first, second))
+    assert old != new
+    assert "succeeded" in {entry["stage"] for entry in call("finetune", "list", "--shared")}
+
+    compared = call("finetune", "compare", new, old)
+    assert compared["from"] == ["openai: small [local fake]"] * 2
+    assert set(compared["differences"]) == {"test_new/greedy", "test_new/sampled"}
+
+    asked = call("predict", "7", "--domain", old)
+    assert "nothing was trained" in asked["answers"][0]["completion"].lower()
+    bench.deployed.approve(first["registered"]["package_arn"])
+    assert call("registry", "show", old)["state"] == "Production"
+    assert call("predict", "7", "--domain", "records")["model_sha256"] == asked["model_sha256"]
+
+    question = "docs/decision/question-after-pilot.toml"
+    verdict, outcomes = tmp_path / "verdict.json", tmp_path / "outcomes.json"
+    verdict.write_text(json.dumps(call("finetune", "decide", question)))
+    learnt = call("finetune", "outcome", str(verdict), "--tuned", new, "--base", old, "--experience", str(outcomes))
+    assert (learnt["measured_gain"]["mean"], learnt["measured_fixed_usd"]) == (0.0, 3.0)
+    assert learnt["prior"]["after"]["mean"] < learnt["prior"]["before"]["mean"]
+    assert len(json.loads(outcomes.read_text())["outcomes"]) == 1
+
+
+def test_a_tune_that_waits_for_a_person_is_approved_by_its_key(bench: Bench, call: Call, tmp_path: Path) -> None:
+    plan, data = write(tmp_path, bench, mark="dear", approval=1)
+    begun = call("finetune", "start", plan, "--data", data, "--detach")
+
+    def waiting() -> Any:
+        found = [e for e in bench.ledger.entries() if e.stage == Stage.NEEDS_APPROVAL and e.target.endswith(port)]
+        return found and bench.ledger.waiting(found[0].key) and found[0].key
+
+    port = f"{bench.server.url}/v1"
+    key = until(waiting)
+    assert call("finetune", "approve", key, "--by", "Ada")["approved_by"] == "Ada"
+    ended = bench.deployed.ended(arn_of(bench, begun["name"]))
+    assert ended["status"] == "SUCCEEDED"
+    assert call("finetune", "approve", key, "--by", "Ada", code=2)["error"] == "InvalidInput"
+
+
+def arn_of(bench: Bench, name: str) -> str:
+    return bench.deployed.machines["finetune"].replace(":stateMachine:", ":execution:") + f":{name}"
+
+
+def test_what_a_person_refuses_or_stops_costs_nothing(bench: Bench, call: Call, tmp_path: Path) -> None:
+    plan, data = write(tmp_path, bench, mark="refused", approval=1)
+    begun = call("finetune", "start", plan, "--data", data, "--detach")
+    port = f"{bench.server.url}/v1"
+
+    def waiting() -> Any:
+        found = [e for e in bench.ledger.entries() if e.stage == Stage.NEEDS_APPROVAL and e.target.endswith(port)]
+        return found and bench.ledger.waiting(found[0].key) and found[0].key
+
+    key = until(waiting)
+    refused = call("finetune", "refuse", key, "--by", "Ada", "--why", "too dear")
+    assert (refused["stage"], refused["note"]) == ("refused", "Ada refused it: too dear")
+    assert bench.deployed.ended(arn_of(bench, begun["name"]))["error"] == "NotApproved"
+    again = call("finetune", "start", plan, "--data", data, "--detach")
+    until(waiting)
+    assert call("finetune", "stop", again["name"])["status"] == "ABORTED"
+    until(lambda: bench.ledger.entry(key).stage == Stage.REFUSED)
+    assert bench.server.calls("POST", "/v1/fine_tuning/jobs") == 0

@@ -1,0 +1,139 @@
+"""A paid tune through the state machine, from the verdict to the Model Registry, against a local server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from stepforge.contracts.decisions import Question
+from stepforge.contracts.registry import ExternalLineage
+from stepforge.finetune.entries import Stage
+from stepforge.finetune.flow import Output
+from stepforge.testing.providers import LocalBedrock, LocalProvider, LocalVertex
+
+from .conftest import Bench, until
+
+JOBS = "/v1/fine_tuning/jobs"
+
+
+def test_a_tune_is_launched_once_watched_evaluated_and_registered(bench: Bench) -> None:
+    start = bench.submit(bench.plan())
+    ended = bench.run(start)
+    assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+    output = Output.model_validate_json(ended["output"])
+    assert (output.local_fake, output.registered.adopted, bench.server.calls("POST", JOBS)) == (True, False, 1)
+    entry = bench.ledger.entry(output.key)
+    assert (entry.stage, entry.job_id) == (Stage.SUCCEEDED, next(iter(bench.server.jobs)))
+    package = bench.deployed.package(output.registered.package_arn)
+    lineage = ExternalLineage.of(package["CustomerMetadataProperties"])
+    assert lineage is not None
+    assert (lineage.external_provider, lineage.external_base, lineage.external_key) == ("openai", "small", output.key)
+    assert "sk-planted" not in json.dumps(package, default=str)
+    again = Output.model_validate_json(bench.run(start)["output"])
+    assert (again.registered.adopted, again.registered.package_arn) == (True, output.registered.package_arn)
+    assert bench.server.calls("POST", JOBS) == 1
+
+
+def test_faults_at_every_call_change_nothing_of_the_outcome(bench: Bench) -> None:
+    bench.server.fail("lost", path=JOBS)
+    bench.server.fail("throttled", method="GET", path=JOBS, times=2)
+    ended = bench.run(bench.submit(bench.plan(), domain="records"))
+    assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+    assert len(bench.server.jobs) == 1
+
+
+def test_what_is_dear_waits_for_a_person_and_goes_on_with_the_name(bench: Bench) -> None:
+    arn = bench.begin(bench.submit(bench.plan(approval=1)))
+    entry = until(lambda: [e for e in bench.ledger.entries() if e.stage == Stage.NEEDS_APPROVAL])[-1]
+    waiting = until(lambda: bench.ledger.waiting(entry.key))
+    assert bench.server.calls("POST", JOBS) == 0
+    bench.ledger.approve(entry.key, by="Ada", budgets=bench.plan().budgets)
+    bench.deployed.aws.client("stepfunctions").send_task_success(taskToken=waiting.token, output="{}")
+    assert bench.deployed.ended(arn)["status"] == "SUCCEEDED"
+    assert bench.ledger.entry(entry.key).approved_by == "Ada"
+
+
+def test_what_a_person_refuses_is_given_up_and_its_money_free(bench: Bench) -> None:
+    before = bench.ledger.spent("local")
+    arn = bench.begin(bench.submit(bench.plan(approval=1)))
+    entry = until(lambda: [e for e in bench.ledger.entries() if e.stage == Stage.NEEDS_APPROVAL])[-1]
+    waiting = until(lambda: bench.ledger.waiting(entry.key))
+    states = bench.deployed.aws.client("stepfunctions")
+    states.send_task_failure(taskToken=waiting.token, error="NotApproved", cause="Ada says: too dear")
+    ended = bench.deployed.ended(arn)
+    assert (ended["error"], ended["cause"]) == ("NotApproved", "Ada says: too dear")
+    assert (bench.ledger.entry(entry.key).stage, bench.ledger.spent("local")) == (Stage.REFUSED, before)
+
+
+def test_a_launch_that_is_stopped_is_cancelled_at_the_provider(bench: Bench) -> None:
+    arn = bench.begin(bench.submit(bench.plan()))
+    job = until(lambda: next(iter(bench.server.jobs), None))
+    bench.server.phases[job].looks = 10_000
+    key = until(lambda: [e.key for e in bench.ledger.entries() if e.job_id == job and e.target in known(bench)])[0]
+    bench.deployed.aws.client("stepfunctions").stop_execution(executionArn=arn, error="StoppedByUser", cause="a test")
+    until(lambda: bench.ledger.entry(key).stage == Stage.CANCELLED)
+    assert bench.server.calls("POST", f"{JOBS}/{job}/cancel") == 1
+    assert bench.deployed.ended(arn)["status"] == "ABORTED"
+
+
+def known(bench: Bench) -> list[str]:
+    """Servers of other tests gave out the same numbers."""
+    return [f"openai:{bench.server.url}/v1"]
+
+
+def test_a_cancelled_job_ends_its_execution_as_stopped(bench: Bench) -> None:
+    arn = bench.begin(bench.submit(bench.plan()))
+    job = until(lambda: next(iter(bench.server.jobs), None))
+    bench.server.phases[job].end("cancelled")
+    ended = bench.deployed.ended(arn)
+    assert (ended["error"], "was cancelled" in ended["cause"]) == ("Stopped", True)
+
+
+def test_what_nobody_can_judge_is_not_paid_for(bench: Bench) -> None:
+    ended = bench.run(bench.submit(bench.plan(), domain="castles"))
+    assert (ended["error"], "unknown domain 'castles'" in ended["cause"]) == ("UnknownName", True)
+    assert bench.server.seen == []
+
+
+def test_what_does_not_pay_is_not_launched(bench: Bench) -> None:
+    question = {
+        "name": "a loss",
+        "today": "2026-11-22",
+        "horizon_months": 3,
+        "requests_month": {"mean": 10},
+        "quality_usd": {"mean": 0.01},
+        "base_request_usd": 0.001,
+        "base_scores": [1.0, 0.0, 1.0, 1.0],
+        "arms": [{"name": "tune", "method": "sft", "fixed": {"training_usd": 900}, "request_usd": 0.01}],
+    }
+    ended = bench.run(bench.submit(bench.plan(), question=Question.model_validate(question), arm="tune"))
+    assert ended["error"] == "DoesNotPay"
+    assert "tune" in ended["cause"]
+    assert bench.server.seen == []
+
+
+ROLE = "arn:aws:iam::000000000000:role/tuning"
+
+
+def settings_of(server: LocalProvider) -> dict[str, Any]:
+    if isinstance(server, LocalVertex):
+        place = {"project": "demo", "location": "us-central1", "folder_uri": "gs://bucket/tunes"}
+        return {"type": "vertex", **place, "base_url": server.url}
+    return {"type": "bedrock", "role_arn": ROLE, "folder_uri": "s3://bucket/tunes", "endpoint_url": server.url}
+
+
+@pytest.mark.parametrize("kind", [LocalVertex, LocalBedrock], ids=["vertex", "bedrock"])
+def test_the_same_machine_tunes_at_other_clouds(kind: type[LocalProvider], bench: Bench) -> None:
+    with kind(delay_seconds=0.02) as server:
+        ended = bench.run(bench.submit(bench.plan(provider=settings_of(server), base_model="small")))
+        assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+        output = Output.model_validate_json(ended["output"])
+        assert (output.local_fake, len(server.jobs)) == (True, 1)  # type: ignore[attr-defined]
+        if isinstance(server, LocalVertex):
+            (model,) = server.models.values()
+            assert model["labels"]["stepforge-key"] == output.key
+            assert model["labels"]["stepforge-version"] == str(output.registered.version)
+        # The champion gate compared it with a model of another cloud, or found none yet.
+        assert output.comparison.reasons

@@ -1,0 +1,102 @@
+"""Where the price of a launch comes from: the plan, else the catalogue, never nowhere."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from stepforge.contracts.records import Provenance, Record
+from stepforge.economics.catalogue import Catalogue
+from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
+from stepforge.finetune import TuneSpec
+from stepforge.finetune.datasets import Pair, write
+from stepforge.finetune.job import estimate
+from stepforge.finetune.plan import Plan
+from tests.unit.finetune.conftest import BUDGETS, PRICE
+
+TODAY = date(2026, 11, 22)
+BEDROCK = {"type": "bedrock", "role_arn": "arn:aws:iam::1:role/r", "folder_uri": "s3://bucket/tunes"}
+
+
+def plan(**given: Any) -> Plan:
+    budgets = BUDGETS.model_dump()
+    base = {"environment": "dev", "method": "sft", "provider": BEDROCK, "budgets": budgets}
+    return Plan.model_validate({"base_model": "amazon.nova-micro-v1:0", **base, **given})
+
+
+def test_a_plan_without_a_price_has_the_catalogue_s() -> None:
+    terms = plan().terms(Catalogue.load(), TODAY)
+    assert (terms.price.usd, terms.price.unit, terms.price.as_of) == (Decimal("0.001"), "1K tokens", date(2026, 4, 16))
+    assert any(line.startswith("stale") for line in terms.warnings)
+    assert plan().booked_at(Catalogue.load()) == terms.price
+
+
+def test_a_plan_s_own_price_goes_before_the_catalogue_s() -> None:
+    assert plan(price=PRICE).terms(Catalogue.load(), TODAY).price == PRICE
+
+
+def test_a_price_by_the_hour_is_found_for_a_reinforcement_tune() -> None:
+    azure = {"type": "openai", "base_url": "https://me.openai.azure.com/openai/v1"}
+    asked = plan(
+        provider=azure,
+        base_model="o4-mini",
+        method="rft",
+        catalogue_model="azure/o4-mini-2025-04-16",
+        grader={"type": "string_check"},
+    )
+    price = asked.terms(Catalogue.load(), TODAY).price
+    assert (price.kind, price.usd, price.unit) == ("training_hours", Decimal(100), "hour")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"base_model": "amazon.nova-9-v1:0"}, UnknownPrice, r"give \[price\]"),
+        ({"base_model": "meta.llama3-1-8b-instruct-v1:0"}, UnknownPrice, "no price of training_tokens"),
+        ({"base_model": "anthropic.claude-3-haiku-20240307-v1:0"}, ModelGone, "no new tunes .* since 2026-09-10"),
+        ({"base_model": "amazon.nova-lite-v1:0", "method": "rft"}, ModelGone, "cannot be tuned by rft"),
+    ],
+    ids=["no row", "no price", "ended", "method"],
+)
+def test_what_has_no_price_or_no_future_is_refused_with_advice(
+    given: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        plan(**given).terms(Catalogue.load(), TODAY)
+
+
+def test_the_base_model_s_end_comes_from_the_catalogue() -> None:
+    openai = {"type": "openai"}
+    asked = plan(provider=openai, base_model="gpt-4.1-mini-2025-04-14")
+    assert asked.terms(Catalogue.load(), TODAY).shutdown == date(2027, 1, 14)
+
+
+def test_a_price_of_requests_is_no_price_of_training(spec: TuneSpec) -> None:
+    with pytest.raises(InvalidInput, match="price of input"):
+        estimate(spec, PRICE.model_copy(update={"kind": "input"}))
+
+
+def test_no_price_that_ships_is_given_by_nobody() -> None:
+    prices = [price for row in Catalogue.load().rows.values() for price in row.prices]
+    assert len(prices) > 20
+    assert all(price.confidence != "given" for price in prices)
+
+
+def test_vertex_counts_the_prompt_of_a_preference_pair_twice(tmp_path: Any) -> None:
+    record = Record(
+        id="r", domain="d", source="user", split="rl", group="g", prompt="a b c", answer="d", verifier="d@1",
+        provenance=Provenance(generator="d@1"),
+    )  # fmt: skip
+    pair = Pair(record=record, preferred="d", rejected="e f")
+
+    def count(text: str) -> tuple[int, int]:
+        return len(text.split()), len(text.split())
+
+    tokens = {
+        provider: write([pair] * 10, tmp_path, provider=provider, method="dpo", counter=count).tokens.low
+        for provider in ("openai", "vertex")
+    }
+    assert tokens == {"openai": 10 * (3 + 1 + 2), "vertex": 10 * (2 * 3 + 1 + 2)}
