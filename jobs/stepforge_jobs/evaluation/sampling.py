@@ -1,4 +1,4 @@
-"""Batched sampling with a key-value cache: one prefill for each prompt, finished rows leave the batch.
+"""Batched sampling with a key-value cache: what prompts share is prefilled once, finished rows leave the batch.
 
 Legend: P prompts, N completions of each, B rows still running, V vocabulary.
 """
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stepforge.errors import Diverged, InvalidInput
+from stepforge_jobs.prefixes.prefill import prefill
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import precision
@@ -34,12 +35,15 @@ def sample(
     seed: int,
     stops: Collection[int],
     after_batch: Callable[[int], None] | None = None,
+    share_prefixes: bool = True,
 ) -> list[list[int]]:
     """`count` completions of each prompt, prompt by prompt, each up to and with its stop token.
 
     `temperature` 0 is greedy. A completion without a stop at its end ran out of tokens. Deterministic for equal
     arguments, on any number of ranks: every token of every completion has a random number of its own, which does not
-    depend on what is sampled beside it. Raises InvalidInput for a prompt that leaves no room.
+    depend on what is sampled beside it. Beginnings that prompts share are computed once, where that is exact and pays;
+    `share_prefixes` switches it off. Tokens are the same either way, but for draws that fall on rounding. Raises
+    InvalidInput for a prompt that leaves no room.
     """
     completions: list[list[int]] = []
     was_training = policy.network.training
@@ -54,7 +58,16 @@ def sample(
         if part[own]:
             draws_BT = draws_PNT[own].flatten(0, 1).to(policy.device)
             with precision(policy.device):
-                rows = _sample_batch(policy, part[own], count, max_new_tokens, temperature, draws_BT, sorted(stops))
+                rows = _sample_batch(
+                    policy,
+                    part[own],
+                    count,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    draws_BT=draws_BT,
+                    stops=sorted(stops),
+                    share=share_prefixes,
+                )
         completions += ranks().gather(rows)
         if after_batch is not None:
             after_batch(min(start + per_batch, len(prompts)))
@@ -72,30 +85,21 @@ def _sample_batch(
     policy: Policy,
     prompts: Sequence[Sequence[int]],
     count: int,
+    *,
     max_new_tokens: int,
     temperature: float,
     draws_BT: Tensor,
     stops: list[int],
+    share: bool,
 ) -> list[list[int]]:
-    from transformers import DynamicCache
-
     longest = max(len(prompt) for prompt in prompts)
     if longest >= policy.context:
         raise InvalidInput(f"a prompt of {longest} tokens leaves no room in the model's context of {policy.context}")
-    ids_PT, mask_PT = pad_left(prompts, policy.codec.pad, policy.device)
-    cache = DynamicCache(config=policy.network.config)
     network = policy.network
-    out = network(
-        input_ids=ids_PT,
-        attention_mask=mask_PT,
-        position_ids=(mask_PT.cumsum(1) - 1).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache.batch_repeat_interleave(count)
-    logits_BV = out.logits[:, -1].repeat_interleave(count, 0)
-    mask_BT = mask_PT.repeat_interleave(count, 0)
+    logits_PV, cache, mask_PT, places = prefill(network, prompts, pad=policy.codec.pad, share=share)
+    prompt_B = torch.tensor(places, device=policy.device).repeat_interleave(count)
+    cache.batch_select_indices(prompt_B)
+    logits_BV, mask_BT = logits_PV[prompt_B], mask_PT[prompt_B]
     position_B = mask_BT.sum(1)
     row_B = torch.arange(len(prompts) * count, device=policy.device)
     stops_S = torch.tensor(stops, device=policy.device)
@@ -146,11 +150,3 @@ def choose(logits_BV: Tensor, temperature: float, draws_B: Tensor) -> Tensor:
     cumulative_BV = probabilities_BV.double().cumsum(-1)
     wanted_B1 = (draws_B * cumulative_BV[:, -1])[:, None]
     return torch.searchsorted(cumulative_BV, wanted_B1, right=True)[:, 0]
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both PT."""
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask

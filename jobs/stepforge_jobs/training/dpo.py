@@ -18,6 +18,7 @@ from torch import Tensor
 from stepforge.contracts.jobs import Dpo, RlvrWork
 from stepforge.contracts.metrics import Metric
 from stepforge_jobs.rl import dpo
+from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.gathering import Problem
 from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.models import Policy
@@ -55,7 +56,8 @@ class DpoStage(RolloutStage[Problem]):
         assert batch is not None
         metrics |= add_gradient(self.policy, batch, beta=self.work.beta, temperature=self.work.temperature)
         if self.held is not None and batch.prompts:
-            self.held.add_gradient()
+            with clock().phase(Metric.REFERENCE_SECONDS):
+                self.held.add_gradient()
         return StepResult(metrics=metrics, tokens=sum(map(len, batch.chosen)) + sum(map(len, batch.refused)))
 
     def _prepare(self, step: int) -> tuple[Batch, Values]:
@@ -94,7 +96,8 @@ def add_gradient(policy: Policy, batch: Batch, *, beta: float, temperature: floa
     ]
     for rows in micro_batches(lengths, policy.network.config.vocab_size, device=policy.device):
         prompts, both = pick(batch.prompts, rows), pick(batch.chosen, rows) + pick(batch.refused, rows)
-        sums_2N = score(policy.network, prompts * 2, both, device=policy.device).logps(temperature).sum(1)
+        with clock().phase(Metric.FORWARD_SECONDS):
+            sums_2N = score(policy.network, prompts * 2, both, device=policy.device).logps(temperature).sum(1)
         chosen_N, refused_N = sums_2N.chunk(2)
         margins_N = dpo.margins(
             chosen_N,
@@ -104,7 +107,8 @@ def add_gradient(policy: Policy, batch: Batch, *, beta: float, temperature: floa
             beta=beta,
         )
         loss = dpo.losses(margins_N).sum() / count
-        loss.backward()  # type: ignore[no-untyped-call]
+        with clock().phase(Metric.BACKWARD_SECONDS):
+            loss.backward()  # type: ignore[no-untyped-call]
         loss_sum += float(loss.detach())
         margins += margins_N.tolist()
     loss_sum, margin_sum = ranks().sum(loss_sum, sum(margins))

@@ -23,6 +23,7 @@ from stepforge.contracts.metrics import Metric
 from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.rl.advantages import has_spread
 from stepforge_jobs.rl.dynamic_sampling import informative
+from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
@@ -99,17 +100,20 @@ def gather(
     sampled = kept = rounds = 0
     while wanted and rounds < (work.sampling_rounds if work.dynamic_sampling else 1):
         drawn = [pools[number].items[place] for number, place in wanted]
-        found = sample(
-            policy,
-            [prompt for prompt, _ in drawn],
-            count=group,
-            max_new_tokens=work.max_new_tokens,
-            temperature=work.temperature,
-            seed=seed_of(work.seed, step, ROLLOUTS, *([rounds] if rounds else [])),
-            stops=stops,
-        )
+        with clock().phase(Metric.SAMPLING_SECONDS):
+            found = sample(
+                policy,
+                [prompt for prompt, _ in drawn],
+                count=group,
+                max_new_tokens=work.max_new_tokens,
+                temperature=work.temperature,
+                seed=seed_of(work.seed, step, ROLLOUTS, *([rounds] if rounds else [])),
+                stops=stops,
+                share_prefixes=work.share_prefixes,
+            )
         problems = [problem for _, problem in drawn for _ in range(group)]
-        judged = ranks().same(partial(judge, problems, found))
+        with clock().phase(Metric.REWARD_SECONDS):
+            judged = ranks().same(partial(judge, problems, found))
         rewards_PG = torch.tensor(judged.rewards).view(len(drawn), group)
         informs_P = informative(rewards_PG, above=work.spread_above)
         if not rounds:

@@ -23,11 +23,13 @@ from stepforge_jobs.rl.advantages import group_advantages, has_spread
 from stepforge_jobs.rl.kl import k1, k3, penalty
 from stepforge_jobs.rl.losses import Whole, clips
 from stepforge_jobs.rl.welford import Moments
+from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.gathering import Gathered, Problem
 from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.rollouts import RolloutStage
-from stepforge_jobs.training.scoring import laid_out, micro_batches, pick, score
+from stepforge_jobs.training.scoring import laid_out, pick
+from stepforge_jobs.training.sharing import Sharing
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class GrpoStage(RolloutStage[Problem]):
     """Any member of the family, as `work.loss` names it."""
 
     splits = True
+    shared = (*RolloutStage.shared, "the gradient")
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -62,9 +65,13 @@ class GrpoStage(RolloutStage[Problem]):
             metrics, self._batch = rolled.metrics, self._prepare(rolled)
         batch = self._batch
         assert batch is not None
-        metrics |= add_gradient(self.policy.network, batch, work=self.work, beta=self.beta, device=self.policy.device)
+        policy, work = self.policy, self.work
+        metrics |= add_gradient(
+            policy.network, batch, work=work, beta=self.beta, device=policy.device, sharing=self.sharing
+        )
         if self.held is not None and batch.completions:
-            self.held.add_gradient()
+            with clock().phase(Metric.REFERENCE_SECONDS):
+                self.held.add_gradient()
         return StepResult(metrics=metrics, tokens=sum(map(len, batch.completions)))
 
     def _prepare(self, rolled: Gathered) -> Batch:
@@ -108,18 +115,18 @@ def normalisation_of(work: PolicyGradient) -> Normalisation:
     return work.normalisation or ("none" if work.loss == "dr_grpo" else "group")
 
 
-def add_gradient(network: Any, batch: Batch, *, work: PolicyGradient, beta: float, device: torch.device) -> Values:
-    """Add the gradient of the loss of the whole batch, micro-batch by micro-batch.
+def add_gradient(
+    network: Any, batch: Batch, *, work: PolicyGradient, beta: float, device: torch.device, sharing: Sharing
+) -> Values:
+    """Add the gradient of the loss of the whole batch, part by part.
 
     Returns loss, entropy, the share of clipped tokens and, with a reference, the mean k3 of the batch.
     """
     loss_sum, entropy_sum, k3_sum, clipped, tokens = 0.0, 0.0, 0.0, 0.0, 0.0
-    lengths = [len(p) + len(c) for p, c in zip(batch.prompts, batch.completions, strict=True)]
     low, high = clips(work.loss, work.clip, work.clip_high)
-    for rows in micro_batches(lengths, network.config.vocab_size, device=device):
-        scored = score(network, pick(batch.prompts, rows), pick(batch.completions, rows), device=device)
-        mask_BT = scored.mask_BT
-        logps_BT = scored.logps(work.temperature)
+    given = network, batch.prompts, batch.completions
+    for part in sharing.parts(*given, temperature=work.temperature, device=device):
+        rows, logps_BT, mask_BT = part.rows, part.logps_BT, part.mask_BT
         old_BT = logps_BT.detach() if batch.old is None else laid_out(pick(batch.old, rows), mask_BT)
         advantages_B1 = batch.advantages_B[rows].to(device)[:, None]
         values_BT = losses.token_losses(work.loss, logps_BT, old_BT, advantages_B1, mask_BT, clip=low, clip_high=high)
@@ -128,9 +135,10 @@ def add_gradient(network: Any, batch: Batch, *, work: PolicyGradient, beta: floa
             values_BT = values_BT + beta * penalty(work.kl_penalty, logps_BT, old_BT, reference_BT)
             k3_sum += float(k3(logps_BT.detach(), reference_BT)[mask_BT].sum())
         loss = losses.share(work.loss, values_BT, mask_BT, batch.whole)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with clock().phase(Metric.BACKWARD_SECONDS):
+            loss.backward()  # type: ignore[no-untyped-call]
         loss_sum += float(loss.detach())
-        entropy_sum += float(scored.entropy(work.temperature)[mask_BT].sum())
+        entropy_sum += float(part.entropy_BT[mask_BT].sum())
         weights_BT = losses.weights(work.loss, logps_BT.detach(), old_BT, mask_BT)
         clipped += int(losses.out_of_range(weights_BT, advantages_B1, clip=low, clip_high=high)[mask_BT].sum())
         tokens += int(mask_BT.sum())

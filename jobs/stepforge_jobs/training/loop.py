@@ -28,6 +28,7 @@ from stepforge.contracts.metrics import Metric
 from stepforge.errors import Diverged, InvalidInput
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.job import Interrupted, Job
+from stepforge_jobs.training import clock
 from stepforge_jobs.training.book import Book
 from stepforge_jobs.training.ranks import Ranks, ranks
 from stepforge_jobs.training.state import (
@@ -64,7 +65,7 @@ class Stage:
     learning_rate_scale: float = 1.0
     """Times the schedule's rate."""
     splits: bool = False
-    """Whether `backward` is written for several ranks: it goes over `micro_batches` and sums what it reports."""
+    """Whether `backward` is written for several ranks: it goes over a rank's own rows and sums what it reports."""
     guarded: bool = False
     """Whether `after_probe` may refuse: only then a checkpoint is written before the first step too."""
     probe: Callable[[int], Values]
@@ -113,8 +114,10 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
             book.keep(trained, state, stage)
         while state.step < work.steps:
             started, tokens = time.perf_counter(), state.tokens
+            timed = clock.start()
             row = take_step(work, stage, trained, state)
             state.step += 1
+            row |= timed.values(network, next(iter(parameters.values())).device)
             at_checkpoint = state.step % work.checkpoint_every == 0 or state.step == work.steps
             if at_checkpoint:
                 row |= look_closer(job, stage, trained, state)
@@ -155,10 +158,11 @@ def take_step(work: Optimisation, stage: Stage, trained: Trained, state: Trainin
         result = stage.backward(state.step, update)
         row |= {**result.metrics, Metric.LEARNING_RATE: rate}
         if result.tokens:
-            ranks().sum_gradients(trained.parameters.values())
-            norm = torch.nn.utils.clip_grad_norm_(trained.parameters.values(), work.gradient_norm)
-            row[Metric.GRADIENT_NORM] = finite(float(norm), work, state.step)
-            trained.optimiser.step()
+            with clock.clock().phase(Metric.OPTIMISER_SECONDS):
+                ranks().sum_gradients(trained.parameters.values())
+                norm = torch.nn.utils.clip_grad_norm_(trained.parameters.values(), work.gradient_norm)
+                row[Metric.GRADIENT_NORM] = finite(float(norm), work, state.step)
+                trained.optimiser.step()
         state.tokens += result.tokens
     return row
 

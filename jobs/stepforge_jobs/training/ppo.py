@@ -24,6 +24,7 @@ from stepforge_jobs.rl.kl import k3
 from stepforge_jobs.rl.losses import Whole, clips
 from stepforge_jobs.rl.ppo import gae, token_rewards, value_losses, whiten
 from stepforge_jobs.rl.welford import Moments
+from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.gathering import Gathered, Problem
 from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.models import Policy
@@ -92,7 +93,8 @@ class PpoStage(RolloutStage[Problem]):
             return StepResult(metrics=metrics, tokens=0)
         metrics |= self._add_gradient(self._batch)
         if self.held is not None:
-            self.held.add_gradient()
+            with clock().phase(Metric.REFERENCE_SECONDS):
+                self.held.add_gradient()
         return StepResult(metrics=metrics, tokens=sum(map(len, self._batch.completions)))
 
     def _prepare(self, rolled: Gathered) -> tuple[Batch, Values]:
@@ -144,7 +146,8 @@ class PpoStage(RolloutStage[Problem]):
         policy_sum, value_sum, entropy_sum, clipped = 0.0, 0.0, 0.0, 0.0
         for rows in self._micro_batches(batch.prompts, batch.completions):
             given = pick(batch.prompts, rows), pick(batch.completions, rows)
-            scored = score(policy.network, *given, device=policy.device, hidden=True)
+            with clock().phase(Metric.FORWARD_SECONDS):
+                scored = score(policy.network, *given, device=policy.device, hidden=True)
             mask_BT, logps_BT = scored.mask_BT, scored.logps(work.temperature)
             old_BT, old_values_BT, advantages_BT, returns_BT = (
                 laid_out(pick(of, rows), mask_BT) for of in (batch.old, batch.values, batch.advantages, batch.returns)
@@ -153,7 +156,8 @@ class PpoStage(RolloutStage[Problem]):
             value_BT = value_losses(self._head(scored), old_values_BT, returns_BT, clip=self._ppo.value_clip)
             policy_loss, value_loss = (losses.share("dapo", of, mask_BT, whole) for of in (policy_BT, value_BT))
             # The head's scale is in its gradient too, where the clipped norm would feel it.
-            (policy_loss + VALUE_SHARE / self._head.scale * value_loss).backward()
+            with clock().phase(Metric.BACKWARD_SECONDS):
+                (policy_loss + VALUE_SHARE / self._head.scale * value_loss).backward()
             policy_sum, value_sum = policy_sum + float(policy_loss.detach()), value_sum + float(value_loss.detach())
             entropy_sum += float(scored.entropy(work.temperature)[mask_BT].sum())
             ratio_BT = (logps_BT.detach() - old_BT).exp()

@@ -15,13 +15,14 @@ from stepforge.contracts.jobs import PolicyGradient
 from stepforge.contracts.metrics import Metric
 from stepforge.errors import InvalidInput
 from stepforge_jobs.rl.welford import Moments
+from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.gathering import Gathered, JudgeFunction, Pool, Problem, gather
 from stepforge_jobs.training.hard import Hard
 from stepforge_jobs.training.held import Held
 from stepforge_jobs.training.loop import Stage, Values
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
-from stepforge_jobs.training.scoring import logps_of
+from stepforge_jobs.training.sharing import Sharing
 from stepforge_jobs.training.stage import Probe, Start, as_reference
 
 
@@ -32,6 +33,8 @@ class RolloutStage(Stage, Generic[Problem]):
     """
 
     probe: Probe
+    shared: tuple[str, ...] = ("sampling", "the log-probabilities of the reference and of the policy that sampled")
+    """Where prefixes may be shared."""
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class RolloutStage(Stage, Generic[Problem]):
         self._pools, self._judge, self._stops = pools, judge, stops
         self.updates = work.updates_per_batch
         self.probe = Probe(start, seed=work.seed)
+        self.sharing = Sharing(wanted=work.share_prefixes, say=start.say)
         self.rewards = Moments()
         """Of all rewards so far, for those that are normalised by them."""
         self.held: Held | None = None
@@ -91,25 +95,25 @@ class RolloutStage(Stage, Generic[Problem]):
                 sampler or self.policy, self.work, self._pools, step, judge=self._judge, stops=self._stops
             )
         if self.held is not None:
-            gathered.metrics.update(self.held.before_step(step))
+            with clock().phase(Metric.REFERENCE_SECONDS):
+                gathered.metrics.update(self.held.before_step(step))
         return gathered
 
     def old_logps(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[Tensor]:
         """Of the policy that sampled them, each completion's tokens."""
-        return logps_of(
-            self.policy.network, prompts, completions, temperature=self.work.temperature, device=self.policy.device
-        )
+        return self._logps(self.policy, prompts, completions)
 
     def reference_logps(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[Tensor]:
         """Of the stage's initial policy."""
         with as_reference(self.reference):
-            return logps_of(
-                self.reference.network,
-                prompts,
-                completions,
-                temperature=self.work.temperature,
-                device=self.policy.device,
-            )
+            return self._logps(self.reference, prompts, completions)
+
+    def _logps(
+        self, policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> list[Tensor]:
+        given = policy.network, prompts, completions
+        with clock().phase(Metric.REFERENCE_SECONDS):
+            return self.sharing.logps(*given, temperature=self.work.temperature, device=self.policy.device)
 
     def after_probe(self, values: Values) -> bool:
         if self.held is None:
@@ -137,7 +141,7 @@ class RolloutStage(Stage, Generic[Problem]):
     @property
     def choices(self) -> dict[str, Any]:
         """What this run decided, for the stage's report."""
-        found: dict[str, Any] = {"kl_prompts": self.probe.prompts_of}
+        found: dict[str, Any] = {"kl_prompts": self.probe.prompts_of, "prefixes": self.sharing.choice(*self.shared)}
         if self.held is not None:
             found |= self.held.choices
         if self.hard is not None and self.hard.base is not None:

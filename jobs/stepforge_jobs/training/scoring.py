@@ -71,33 +71,11 @@ def score(
     end_B = torch.tensor(lengths, device=device) - 1
     mask_BT = (columns_T >= start_B[:, None]) & (columns_T < end_B[:, None])
     return Scored(
-        logits_BTV=out.logits.float(),
+        logits_BTV=out.logits.to(torch.promote_types(out.logits.dtype, torch.float32)),
         targets_BT=ids_BL[:, first + 1 :],
         mask_BT=mask_BT,
         hidden_BTH=out.hidden_states[-1][:, first:] if hidden else None,
     )
-
-
-@torch.no_grad()
-def logps_of(
-    network: Any,
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    *,
-    temperature: float,
-    device: torch.device,
-) -> list[Tensor]:
-    """Log-probability of each completion's tokens, a row each, without gradient and without dropout."""
-    rows: list[Tensor] = [torch.empty(0)] * len(prompts)
-    was_training = network.training
-    network.eval()
-    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-    for part in micro_batches(lengths, network.config.vocab_size, device=device):
-        scored = score(network, pick(prompts, part), pick(completions, part), device=device)
-        for row, logps_T, mask_T in zip(part, scored.logps(temperature), scored.mask_BT, strict=True):
-            rows[row] = logps_T[mask_T]
-    network.train(was_training)
-    return gathered(rows)
 
 
 def gathered(rows: list[Tensor]) -> list[Tensor]:

@@ -6,6 +6,7 @@ from stepforge.contracts.jobs import SftWork
 from stepforge.contracts.metrics import Metric
 from stepforge.errors import InvalidInput
 from stepforge_jobs.job import Job
+from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.loop import Stage, StepResult, Values, train
 from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.scoring import micro_batches, pick, score
@@ -53,9 +54,11 @@ class SftStage(Stage):
         policy, total = self._policy, 0.0
         lengths = [len(p) + len(t) for p, t in rows]
         for part in micro_batches(lengths, policy.network.config.vocab_size, device=policy.device):
-            scored = score(policy.network, pick(prompts, part), pick(targets, part), device=policy.device)
-            loss = -scored.logps().sum() / tokens
-            loss.backward()  # type: ignore[no-untyped-call]
+            with clock().phase(Metric.FORWARD_SECONDS):
+                scored = score(policy.network, pick(prompts, part), pick(targets, part), device=policy.device)
+                loss = -scored.logps().sum() / tokens
+            with clock().phase(Metric.BACKWARD_SECONDS):
+                loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         (total,) = ranks().sum(total)
         metrics: Values = {Metric.LOSS: total, Metric.COMPLETION_TOKENS: tokens / len(rows)}

@@ -54,6 +54,8 @@ class Start:
     held_out: list[Record]
     """Problems that this stage is never trained on."""
     validation: Validation
+    say: Callable[[str], None] = lambda text: None
+    """Tells whoever follows the job."""
 
 
 def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
@@ -74,7 +76,13 @@ def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
     job.progress.event("model", parameters=policy.parameters, device=str(policy.device))
     validation = Validation(job, work, policy, problems)
     return Start(
-        policy=policy, reference=reference, data=data, records=records, held_out=problems, validation=validation
+        policy=policy,
+        reference=reference,
+        data=data,
+        records=records,
+        held_out=problems,
+        validation=validation,
+        say=lambda text: job.progress.event("note", message=f"{work.name}: {text}"),
     )
 
 

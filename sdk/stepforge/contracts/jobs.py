@@ -205,6 +205,9 @@ class PolicyGradient(Optimisation):
     """Dynamic sampling keeps a group whose rewards' population standard deviation is above this; no paper states it."""
     sampling_rounds: PositiveInt = 4
     """Most rounds of drawing in one step, the first included. What is not full then is trained on as it is."""
+    share_prefixes: Annotated[bool, Field(exclude_if=lambda wanted: wanted is True)] = True
+    """Whether tokens with which several rollouts begin are computed once, where that is exact. Written where it is
+    false alone, so that what was made before there was this choice keeps its identity."""
 
     @model_validator(mode="after")
     def _one_weight_on_the_rollouts(self) -> Self:

@@ -79,6 +79,32 @@ class Metric(StrEnum):
     COMPLETION_TOKENS = "completion_tokens"
     LEARNING_RATE = "learning_rate"
     SECONDS = "seconds"
+    """Of the whole step, with a checkpoint's probes."""
+    SAMPLING_SECONDS = "sampling_seconds"
+    REWARD_SECONDS = "reward_seconds"
+    REFERENCE_SECONDS = "reference_seconds"
+    """Log-probabilities of the reference and of the policy that sampled, and a held KL's own measurements."""
+    FORWARD_SECONDS = "forward_seconds"
+    BACKWARD_SECONDS = "backward_seconds"
+    OPTIMISER_SECONDS = "optimiser_seconds"
+    FLOP_SHARE = "flop_share"
+    """Of the forward and backward passes: what their operations would take at the speed of the device's own matrix
+    product, over what they took; tokens that rows share count once."""
+    TOKEN_RATIO = "token_ratio"
+    """Tokens of the rollouts with a prompt each over those that the network read for their gradient."""
+
+
+PHASES = (
+    Metric.SAMPLING_SECONDS,
+    Metric.REWARD_SECONDS,
+    Metric.REFERENCE_SECONDS,
+    Metric.FORWARD_SECONDS,
+    Metric.BACKWARD_SECONDS,
+    Metric.OPTIMISER_SECONDS,
+)
+"""Parts of a step's seconds; what is left is checkpoints, probes and the loop."""
+MEASURED = frozenset({*PHASES, Metric.SECONDS, Metric.FLOP_SHARE})
+"""What a clock says: all other metrics are the same whenever the same work runs again."""
 
 
 class Count(StrEnum):

@@ -10,6 +10,7 @@ from stepforge.report.sections_cost import cost
 from stepforge.report.sections_lineage import choices, data_and_gate, lineage, reproduce
 from stepforge.report.sections_outputs import examples, rules
 from stepforge.report.sections_scores import scores, verdict_box
+from stepforge.report.sections_time import times
 from stepforge.report.sections_training import kl, training
 from stepforge.report.words import duration, moment
 
@@ -23,6 +24,7 @@ CONTENTS = (
     ("scores", "Scores"),
     ("training", "Curves"),
     ("kl", "KL"),
+    ("time", "Time"),
     ("rules", "Rules"),
     ("examples", "Outputs"),
     ("data", "Data"),
@@ -56,6 +58,7 @@ def render(data: ReportData) -> str:
             scores(data),
             training(data),
             kl(data),
+            times(data),
             rules(data),
             examples(data),
             data_and_gate(data),

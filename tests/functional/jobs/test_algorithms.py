@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from tests.functional.jobs.conftest import World
 from tests.support import forked
 from tests.support.job_folders import job_folder
 
-from stepforge.contracts.jobs import KlControl, LocalModel, RlvrWork
+from stepforge.contracts.jobs import KlControl, LocalModel, Lora, RlvrWork
 from stepforge.contracts.reports import StageReport
 
 SHORT = {"max_new_tokens": 10, "batch_prompts": 8, "checkpoint_every": 10, "reward": "partial"}
@@ -84,3 +86,34 @@ def test_what_stays_is_below_the_cap_although_the_same_stage_leaves_it_behind_wi
     assert max(after) < max(row["learning_rate"] for row in loose[15:])
     hard = [row for row in evaluated if "kl_hard" in row]
     assert all(row["kl_hard_bound"] > 0 and row["kl_hard"] >= 0 for row in hard)
+
+
+def test_with_shared_prefixes_a_stage_learns_what_it_learns_row_by_row_and_says_where_it_shared(
+    world: World, tmp_path: Path
+) -> None:
+    given = {"steps": 5, "beta": 0.05, "updates_per_batch": 2, **SHORT}
+    works = {
+        "shared": RlvrWork(**given),
+        "rows": RlvrWork(share_prefixes=False, **given),
+        "adapters": RlvrWork(lora=Lora(), **given),
+    }
+    made = {name: run(tmp_path / name, world, work) for name, work in works.items()}
+    one, other = (load_file(made[name] / "model.safetensors") for name in ("shared", "rows"))
+    for name in one:
+        assert torch.allclose(one[name], other[name], rtol=1e-3, atol=2e-5), name
+    ratios = {name: {row["token_ratio"] > 1 for row in rows(model)} for name, model in made.items()}
+    assert ratios == {"shared": {True}, "rows": {False}, "adapters": {False}}
+    timed = ("sampling", "reward", "reference", "forward", "backward", "optimiser")
+    for row in rows(made["shared"]):
+        assert sum(row[f"{phase}_seconds"] for phase in timed) <= row["seconds"]
+        assert row["flop_share"] > 0
+    words = {
+        name: StageReport.model_validate_json((model / "run.json").read_bytes()).choices["prefixes"]
+        for name, model in made.items()
+    }
+    assert words["shared"].endswith(", the gradient")
+    assert words["rows"] == "row by row: share_prefixes is false"
+    reason = "dropout 0.05 of a layer falls on each row apart"
+    assert words["adapters"].endswith(f", the gradient; but row by row: {reason}")
+    said = [json.loads(line) for line in (tmp_path / "adapters/log.txt").read_text().splitlines() if '"note"' in line]
+    assert [line["message"] for line in said] == [f"rlvr: prefixes are not shared: {reason}"]

@@ -20,7 +20,7 @@ from tests.support.kills import count_bytes, die_at_byte, die_in_step, in_step, 
 
 from stepforge.contracts.jobs import KlControl, LocalModel, Lora, RlvrWork, SftWork, SrlWork, TrainingWork
 from stepforge.contracts.manifests import sha256_of
-from stepforge.contracts.metrics import Metric
+from stepforge.contracts.metrics import MEASURED, Metric
 from stepforge_jobs import durable
 from stepforge_jobs.training import stage
 from stepforge_jobs.training.metrics_log import NAME, read_rows
@@ -102,7 +102,7 @@ def weights(model: Path) -> str:
 def rows_of(model: Path) -> list[dict[str, float]]:
     """Lines of metrics.jsonl without what the clock decides."""
     rows = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != Metric.SECONDS} for row in rows]
+    return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows]
 
 
 def checkpoints(base: Path) -> list[Path]:

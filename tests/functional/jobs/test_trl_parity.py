@@ -6,28 +6,27 @@ TRL's `_compute_loss` runs on an instance without its heavy parts: what it reads
 from __future__ import annotations
 
 import copy
-import os
 from collections import defaultdict
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tests.support.job_folders import TINY
+from tests.support.stock_trl import trl_inputs, trl_trainer
 from torch import Tensor
 
 from stepforge.contracts.jobs import PolicyLoss, SrlWork
 from stepforge.contracts.metrics import Metric
-from stepforge_jobs.main import OFFLINE
 from stepforge_jobs.rl import losses
 from stepforge_jobs.rl.advantages import group_advantages
 from stepforge_jobs.rl.kl import k3, penalty
 from stepforge_jobs.rl.losses import Whole, clips
 from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training import dpo, scoring
+from stepforge_jobs.training import sharing as sharing_module
 from stepforge_jobs.training.grpo import Batch, add_gradient
 from stepforge_jobs.training.models import Policy, from_scratch
-from stepforge_jobs.training.scoring import logps_of
+from stepforge_jobs.training.sharing import SWITCHED_OFF, Sharing
 
 G = 4
 LONGEST = 8
@@ -54,45 +53,8 @@ def rollouts(policy: Policy, seed: int) -> Rolled:
     return prompts, completions, rewards
 
 
-def trl_trainer(loss: PolicyLoss, *, clip: float, clip_high: float, beta: float = 0.0, model: Any = None) -> Any:
-    os.environ.update(OFFLINE)
-    from accelerate import Accelerator
-    from trl import GRPOTrainer
-    from trl.trainer.grpo_trainer import add_fused_lm_head
-
-    made: Any = object.__new__(GRPOTrainer)
-    made.loss_type = "grpo" if loss == "gspo" else loss
-    made.importance_sampling_level = "sequence" if loss == "gspo" else "token"
-    # TRL's bound for cispo is the largest weight itself; ours is its distance from 1, as for the others.
-    made.epsilon_low, made.epsilon_high = clip, clip_high + (loss == "cispo")
-    made.beta, made.temperature, made.max_completion_length = beta, 1.0, LONGEST
-    made.model = SimpleNamespace(training=True) if model is None else model
-    made.model_kwarg_keys = set()
-    if model is not None:
-        add_fused_lm_head(model, temperature=1.0, outputs=("log_probs", "entropy"))
-    made.args = SimpleNamespace(delta=None, use_bias_correction_kl=True, steps_per_generation=1)
-    made.accelerator = Accelerator(cpu=True)
-    made._metrics = {"train": defaultdict(list)}
-    made.top_entropy_quantile, made.off_policy_mask_threshold, made.current_gradient_accumulation_steps = 1.0, None, 1
-    made.aux_loss_enabled = made._entropy_bonus_enabled = made.use_vllm = False
-    return made
-
-
 def padded(rows: list[Tensor], width: int) -> Tensor:
     return torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
-
-
-def trl_inputs(prompts: list[list[int]], completions: list[list[int]], advantages: Tensor) -> dict[str, Any]:
-    """Prompts padded on the left and completions on the right, as TRL has them."""
-    wide, deep = max(map(len, prompts)), max(map(len, completions))
-    return {
-        "prompt_ids": torch.tensor([[0] * (wide - len(p)) + p for p in prompts]),
-        "prompt_mask": torch.tensor([[0] * (wide - len(p)) + [1] * len(p) for p in prompts]),
-        "completion_ids": torch.tensor([c + [0] * (deep - len(c)) for c in completions]),
-        "completion_mask": torch.tensor([[1] * len(c) + [0] * (deep - len(c)) for c in completions]),
-        "advantages": advantages,
-        "num_items_in_batch": torch.tensor(sum(map(len, completions))),
-    }
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
@@ -152,12 +114,14 @@ def test_losses_and_gradients_of_random_ragged_batches_equal_those_of_trl(loss: 
     assert clipped > 5
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared-prefixes", "row-by-row"])
 @pytest.mark.parametrize("off_policy", [False, True], ids=["on-policy", "off-policy"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_gradient_of_a_network_in_micro_batches_equals_that_of_trl_in_one(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch, loss: PolicyLoss, off_policy: bool
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, loss: PolicyLoss, off_policy: bool, shared: bool
 ) -> None:
     monkeypatch.setitem(scoring.TOKENS, "cpu", 40)
+    monkeypatch.setitem(sharing_module.TOKENS, "cpu", (40, 40))
     beta = 0.0 if loss == "gspo" else 0.3
     prompts, completions, rewards = rollouts(policy, seed=5)
     advantages_B = group_advantages(rewards).flatten()
@@ -166,7 +130,8 @@ def test_the_gradient_of_a_network_in_micro_batches_equals_that_of_trl_in_one(
     with torch.no_grad():
         for parameter in other.network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) / 20)
-    rows = logps_of(other.network, prompts, completions, temperature=1.0, device=CPU)
+    sharing = Sharing(wanted=shared)
+    rows = sharing.logps(other.network, prompts, completions, temperature=1.0, device=CPU)
     clip, clip_high = clips(loss, None, None)
     network = copy.deepcopy(policy.network)
     trainer = trl_trainer(loss, clip=clip, clip_high=clip_high, beta=beta, model=network)
@@ -188,7 +153,8 @@ def test_the_gradient_of_a_network_in_micro_batches_equals_that_of_trl_in_one(
         reference=[rows[i] for i in kept] if beta else None,
     )
     policy.network.zero_grad()
-    found = add_gradient(policy.network, batch, work=SrlWork(loss=loss), beta=beta, device=CPU)
+    found = add_gradient(policy.network, batch, work=SrlWork(loss=loss), beta=beta, device=CPU, sharing=sharing)
+    assert sharing.reasons == ([] if shared else [SWITCHED_OFF])
     assert found[Metric.LOSS] == pytest.approx(wanted.item(), rel=1e-5, abs=1e-6)
     assert (found[Metric.CLIPPED] > 0) == (off_policy and loss != "cispo")
     gradients = dict(network.named_parameters())

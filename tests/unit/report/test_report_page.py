@@ -215,7 +215,8 @@ def test_every_number_of_the_verdict_is_there(page: Page) -> None:
 def test_sections_stand_in_the_order_of_a_decision(page: Page) -> None:
     names = [attributes["aria-labelledby"] for tag, attributes in page.elements if tag == "section"]
     assert names == [
-        "verdict", "scores", "training", "kl", "rules", "examples", "data", "cost", "lineage", "choices", "reproduce"
+        "verdict", "scores", "training", "kl", "time", "rules", "examples", "data", "cost", "lineage", "choices",
+        "reproduce",
     ]  # fmt: skip
 
 
@@ -293,6 +294,14 @@ def test_an_empty_run_is_a_page_too() -> None:
     empty = {"jobs", "later", "dataset", "gate", "stages", "evaluation", "references", "comparison", "examples"}
     plain = report_data().model_dump(exclude=empty | {"unreadable", "completions", "prices"})
     assert "Not finished" in Page(render(ReportData.model_validate(plain))).text
+
+
+def test_the_time_of_a_stage_is_told_by_phase_with_what_is_left() -> None:
+    text = Page(render(report_data())).text
+    spent = "15 s, 51.7 % under 1 s, 0.7 % – 3 s, 10.3 % 6 s, 20.7 % 1 s, 3.4 % 4 s, 13.1 % 62.5 % 2.5 ×"
+    assert f"Share of the bound Tokens saved rlvr {spent}" in text
+    stages = tuple(stage.model_copy(update={"curves": {}}) for stage in report_data().stages)
+    assert "No stage of this run reports the phases of its steps." in without(stages=stages)
 
 
 def test_stages_without_kl_say_so() -> None:
