@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import weakref
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,11 @@ class Connection:
 
         return AtEndpoint(credentials.access_key, credentials.secret_key, region_name=self._session.region_name)
 
+    @property
+    def caller(self) -> boto3.Session:
+        """The session that was given: whose credentials every call is signed with."""
+        return self._session
+
     def _make(self, service: str, **config: Any) -> Any:
         from botocore.config import Config
 
@@ -157,7 +163,9 @@ class Once(Connection):
         name = f"{service} {region}" if region else service
         if name not in self._clients:
             made = self._make(service, connect_timeout=5, read_timeout=_ONCE_SECONDS, region_name=region)
-            self._clients[name] = Bounded(made, _ONCE_SECONDS, self._count)
+            # Weak: a client that outlives its connection keeps neither it nor the caller's session.
+            counts = weakref.WeakMethod(self._count)
+            self._clients[name] = Bounded(made, _ONCE_SECONDS, lambda: None if (count := counts()) is None else count())
         return self._clients[name]
 
     def _count(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,18 +130,25 @@ class Jobs:
         stopping.stop_job(self._connection, name)
         return replace(found, job_stopped=True, waiting=tuple(waiting))
 
-    def follow(self, name: str, *, pace: Pace | None = None) -> Iterator[RunEvent]:
+    def follow(self, name: str, *, pace: Pace | None = None, adopted: bool = False) -> Iterator[RunEvent]:
         """Yield what a job prints and does until it has ended; whatever passes by itself is waited out.
 
-        Raises UnknownName for a job that does not exist, EnvironmentUnavailable where nothing answered for an hour.
+        `adopted`: it was there before the submission that follows it, and the events say so. Raises UnknownName for a
+        job that does not exist, EnvironmentUnavailable where nothing answered for an hour.
         """
         jobs = paced_jobs(self._connection, pace)
         survivor = Survivor(self._connection, jobs.pace, f"stepforge watch {name}")
-        yield from survivor.events(JobSteps(self._connection, jobs, name))
+        yield from survivor.events(JobSteps(self._connection, jobs, name, adopted=adopted))
 
-    def wait(self, *names: str, pace: Pace | None = None) -> Iterator[JobEnd]:
-        """Yield each of many jobs as it ends, without their logs: one Describe in 30 s and job is all that is asked."""
-        yield from wait_for(paced_jobs(self._connection, pace), names)
+    def wait(
+        self, *names: str, pace: Pace | None = None, told: Callable[[RunEvent], None] | None = None
+    ) -> Iterator[JobEnd]:
+        """Yield each of many jobs as it ends, without their logs: one Describe in 30 s and job is all that is asked.
+
+        `told` gets `paused` and `resumed` where nothing answers; without it they are warnings in the log. Raises
+        UnknownName for a job that does not exist, EnvironmentUnavailable where nothing answered for an hour.
+        """
+        yield from wait_for(self._connection, paced_jobs(self._connection, pace), names, told=told)
 
     def result(self, name: str) -> dict[str, Any]:
         """DescribeTrainingJob's answer for a job that is Completed. Raises the JobFailed of any other."""
@@ -187,9 +194,11 @@ class JobSteps:
         *,
         lines: list[LogLine] | None = None,
         bare: bool = False,
+        adopted: bool = False,
     ) -> None:
         self._connection, self._jobs, self._name = connection, jobs, name
-        self._lines, self._bare = lines, bare
+        self._lines, self._bare, self._adopted = lines, bare, adopted
+        self._silent: bool | None = None
         self._stage = name.partition("-")[0]
         self._narrator = Narrator(connection, LogTail(connection.once.client("logs"), name), self._stage, name)
         # CloudWatch gets the last lines some seconds after the job's end.
@@ -206,7 +215,9 @@ class JobSteps:
         if self._lines is not None:
             self._lines.extend(self._narrator.tail.read())
         else:
-            self._narrator.tell(state, out, adopted=False)
+            if self._silent is None:
+                self._silent = self._adopted and state.status == "Completed"
+            self._narrator.tell(state, out, adopted=self._adopted, silent=self._silent)
         if state.ending is None:
             if self._bare:
                 out.append(RunEvent("log", self._stage, self._name))
@@ -215,7 +226,7 @@ class JobSteps:
             self._looks_after_end -= 1
             return False
         if not self._bare:
-            self._narrator.tell_end(state, out, adopted=False)
+            self._narrator.tell_end(state, out, adopted=self._adopted)
         return True
 
 

@@ -14,6 +14,8 @@ PROGRESS_EVENT = "progress"
 _WINDOW = 20
 _LOOK_EVERY = 6
 """Reads between two looks for new streams: a host that joins later, or the next one after an interruption."""
+_MOST_EMPTY = 100
+"""Empty pages in a row that one read goes past; the next read goes on behind them."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,12 @@ class LogTail:
             request["nextToken"] = answer["nextToken"]
 
     def _read_stream(self, stream: str) -> Iterator[LogLine]:
-        while True:
+        """What is new in a stream. Its end is the same token again, as CloudWatch gives pages without lines before it.
+
+        https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_GetLogEvents.html
+        """
+        empty = 0
+        while empty < _MOST_EMPTY:
             token = self._tokens[stream]
             position = {"nextToken": token} if token else {"startFromHead": True}
             try:
@@ -72,8 +79,9 @@ class LogTail:
             self._tokens[stream] = page["nextForwardToken"]
             for event in page["events"]:
                 yield LogLine(datetime.fromtimestamp(event["timestamp"] / 1000, UTC), event["message"].rstrip("\n"))
-            if token == page["nextForwardToken"] or not page["events"]:
+            if token == page["nextForwardToken"]:
                 return
+            empty = 0 if page["events"] else empty + 1
 
 
 @dataclass(frozen=True)

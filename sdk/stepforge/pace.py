@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from botocore.exceptions import ClientError as AwsError
 
 from stepforge.attempts import ending, is_absent
 from stepforge.connection import Connection
+from stepforge.patience import trouble
 
 _LONGEST_BACKOFF = 2
 """After refusals in a row: so many times the usual distance."""
@@ -45,10 +47,13 @@ LOCAL_PACE = Pace(describe_seconds=0.5, logs_seconds=0.5, give_up_seconds=5.0)
 
 
 class NotYet(Exception):
-    """A job of which nothing is known, and that may not be asked about for `seconds` more."""
+    """A job of which nothing is known, and that may not be asked about for `seconds` more.
 
-    def __init__(self, name: str, seconds: float) -> None:
-        self.seconds = seconds
+    `refusal` is what the last call met, whoever of this process made it; None where nobody has asked.
+    """
+
+    def __init__(self, name: str, seconds: float, refusal: Exception | None = None) -> None:
+        self.seconds, self.refusal = seconds, refusal
         super().__init__(f"{name} may be described again in {seconds:.0f} s")
 
 
@@ -60,6 +65,8 @@ class _Known:
     refusals: int = 0
     description: dict[str, Any] | None = None
     absent: AwsError | None = None
+    refusal: Exception | None = None
+    """The passing trouble that the last call met; None after an answer."""
 
 
 class PacedJobs:
@@ -85,11 +92,14 @@ class PacedJobs:
             known.refusals += 1
             try:
                 job = self._sagemaker.describe_training_job(TrainingJobName=TrainingJobName)
-                known.description, known.absent, known.refusals, known.as_of = job, None, 0, now
-            except AwsError as error:
-                if not is_absent(error):
+                known.description, known.absent = job, None
+                known.refusal, known.refusals, known.as_of = None, 0, now
+            except Exception as error:
+                if not (isinstance(error, AwsError) and is_absent(error)):
+                    # What does not pass by itself is for who asked; whoever asks next may have mended it.
+                    known.refusal = error if trouble(error) else None
                     raise
-                known.absent, known.refusals, known.as_of = error, 0, now
+                known.absent, known.refusal, known.refusals, known.as_of = error, None, 0, now
             finally:
                 # From the answer on: the service sees two calls as far apart as this, however long one took to arrive.
                 known.due = self.pace.clock() + self._distance(known)
@@ -109,6 +119,11 @@ class PacedJobs:
         known = self._known.get(name)
         return float("-inf") if known is None else known.as_of
 
+    def refusal(self, name: str) -> Exception | None:
+        """The passing trouble that the last call about a job met, whoever made it; None after an answer."""
+        known = self._known.get(name)
+        return None if known is None else known.refusal
+
     def _distance(self, known: _Known) -> float:
         return self.pace.spread(self.pace.describe_seconds * min(2 ** max(0, known.refusals - 1), _LONGEST_BACKOFF))
 
@@ -117,19 +132,22 @@ class PacedJobs:
         if known.absent is not None:
             raise known.absent
         if known.description is None:
-            raise NotYet(name, known.due - now)
+            raise NotYet(name, known.due - now, known.refusal)
         return known.description
 
 
-_shared: dict[tuple[str, str | None, int], PacedJobs] = {}
+_Place = tuple[str, str | None, Pace | None]
+_shared: weakref.WeakKeyDictionary[Any, dict[_Place, PacedJobs]] = weakref.WeakKeyDictionary()
+"""By the caller's session: nobody asks with another's credentials, and what is known goes when the session does."""
 _sharing = threading.Lock()
 
 
 def paced_jobs(connection: Connection, pace: Pace | None = None) -> PacedJobs:
-    """The one of this process for the connection's account, region and endpoint, so that followers share answers."""
-    chosen = pace or (LOCAL_PACE if connection.endpoint_url is not None else Pace())
-    key = (connection.environment.key_arn, connection.endpoint_url, id(chosen) if pace else 0)
+    """The one of the connection's session, account, region and endpoint, so that its followers share answers."""
+    place = (connection.environment.key_arn, connection.endpoint_url, pace)
     with _sharing:
-        if key not in _shared:
-            _shared[key] = PacedJobs(connection.once.client("sagemaker"), chosen)
-        return _shared[key]
+        of_session = _shared.setdefault(connection.caller, {})
+        if place not in of_session:
+            chosen = pace or (LOCAL_PACE if connection.endpoint_url is not None else Pace())
+            of_session[place] = PacedJobs(connection.once.client("sagemaker"), chosen)
+        return of_session[place]

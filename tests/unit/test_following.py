@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import random
 import threading
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from botocore.exceptions import ClientError
@@ -18,7 +20,7 @@ from stepforge.errors import EnvironmentUnavailable, UnknownName
 from stepforge.following import JobEnd, Out, RunEvent, Survivor, wait_for
 from stepforge.jobs import JobState, JobSteps, Narrator
 from stepforge.jobs_log import Estimator, LogTail
-from stepforge.pace import NotYet, Pace, PacedJobs
+from stepforge.pace import NotYet, Pace, PacedJobs, paced_jobs
 from stepforge.patience import SlowAnswer
 from stepforge.views import JobView, run_html
 from tests.fakes import refusal
@@ -72,11 +74,16 @@ def throttled(call: int) -> ClientError | None:
     return refusal("DescribeTrainingJob", "Rate exceeded", "ThrottlingException") if call % 2 else None
 
 
+def waited(sagemaker: Any, clock: Clock, names: Iterable[str], connection: Any = None, **more: Any) -> Iterator[JobEnd]:
+    of: Any = connection or Connection()
+    return wait_for(of, PacedJobs(sagemaker, pace(clock)), names, **more)
+
+
 def test_two_hundred_jobs_under_half_of_all_calls_throttled_are_all_seen_to_their_end(clock: Clock) -> None:
     ends = {f"sft-{number:012x}-a0": 600 * number / 200 for number in range(200)}
     dice = random.Random(1)
     sagemaker = SageMaker(clock, ends, refuse=lambda _: throttled(dice.randrange(2)))
-    found = {end.name: end.ending for end in wait_for(PacedJobs(sagemaker, pace(clock)), ends)}
+    found = {end.name: end.ending for end in waited(sagemaker, clock, ends)}
     assert found == dict.fromkeys(ends, "Completed")
     gaps = [later - earlier for at in sagemaker.asked.values() for earlier, later in itertools.pairwise(at)]
     assert len(gaps) > 1_000
@@ -134,7 +141,7 @@ def test_an_answer_is_as_old_as_the_call_that_brought_it_and_a_refused_call_make
 def test_a_job_that_is_not_there_is_unknown(clock: Clock) -> None:
     sagemaker = SageMaker(clock, {}, refuse=lambda _: None)
     with pytest.raises(UnknownName, match=JOB):
-        list(wait_for(PacedJobs(sagemaker, pace(clock)), [JOB]))
+        list(waited(sagemaker, clock, [JOB]))
 
 
 # ── Troubles ─────────────────────────────────────────────────────────────────────────────────────
@@ -166,7 +173,8 @@ def events(clock: Clock, errors: list[Exception | None], connection: Any = None,
             raise error
         return False
 
-    return list(Survivor(connection or Connection(), pace(clock, **more), f"stepforge watch {JOB}").events(step))
+    of: Any = connection or Connection()
+    return list(Survivor(of, pace(clock, **more), f"stepforge watch {JOB}").events(step))
 
 
 @pytest.mark.parametrize(
@@ -234,6 +242,103 @@ def test_what_does_not_pass_is_raised_after_what_was_read(clock: Clock) -> None:
     assert clock.now == 0
 
 
+def expired(_: int = 0) -> ClientError:
+    return refusal("DescribeTrainingJob", "expired", "ExpiredTokenException")
+
+
+def test_who_waits_for_many_renews_credentials_says_so_and_goes_on(clock: Clock) -> None:
+    logged_in: list[float] = []
+
+    class Login(Connection):
+        def renew_credentials(self) -> bool:
+            logged_in.append(clock())
+            return len(logged_in) == 5
+
+    sagemaker = SageMaker(clock, {JOB: 0, "b": 0}, refuse=lambda _: None if len(logged_in) >= 5 else expired())
+    told: list[RunEvent] = []
+    ends = list(waited(sagemaker, clock, [JOB, "b"], Login(), told=told.append))
+    assert {end.name for end in ends} == {JOB, "b"}
+    assert [event.kind for event in told] == ["paused"] * (len(told) - 1) + ["resumed"]
+    assert told[0].data["trouble"] == "credentials"
+    assert all(later - earlier >= 5 for earlier, later in itertools.pairwise(logged_in))
+
+
+def test_who_waits_gives_up_after_an_hour_without_an_answer(clock: Clock) -> None:
+    sagemaker = SageMaker(clock, {}, refuse=expired)
+    with pytest.raises(EnvironmentUnavailable, match=rf"renew them.*goes on; come back with `stepforge watch {JOB}`"):
+        list(waited(sagemaker, clock, [JOB, "b"]))
+    assert 3_600 < clock.now < 3_800
+
+
+def test_a_silence_is_a_warning_in_the_log_and_a_few_refusals_of_many_are_not(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent = range(40, 90)
+    sagemaker = SageMaker(
+        clock, {f"j{n}": 400 for n in range(20)}, refuse=lambda c: throttled(1) if c in silent else None
+    )
+    assert len(list(waited(sagemaker, clock, sagemaker.ends))) == 20
+    assert 1 <= sum("AWS asks to call later" in line for line in caplog.messages) <= 4
+    assert sum("answers again" in line for line in caplog.messages) == 1
+    caplog.clear()
+    few = SageMaker(clock, {f"j{n}": clock() + 400 for n in range(20)}, refuse=throttled)
+    assert len(list(waited(few, clock, few.ends))) == 20
+    assert len(caplog.messages) <= 4
+
+
+def test_a_follower_beside_one_who_waits_says_what_the_others_calls_meet_and_gives_up(clock: Clock) -> None:
+    sagemaker = SageMaker(clock, {}, refuse=expired)
+    jobs = PacedJobs(sagemaker, pace(clock))
+    told: list[RunEvent] = []
+
+    def other_first(out: Out) -> bool:
+        if clock() >= jobs.due(JOB):
+            with pytest.raises(ClientError):
+                jobs.describe_training_job(TrainingJobName=JOB)
+        jobs.describe_training_job(TrainingJobName=JOB)
+        return True
+
+    survivor = Survivor(Connection(), jobs.pace, f"stepforge watch {JOB}")  # type: ignore[arg-type]
+
+    def follow() -> None:
+        for event in survivor.events(other_first):
+            told.append(event)
+
+    with pytest.raises(EnvironmentUnavailable, match="renew them"):
+        follow()
+    assert 3_600 < clock.now < 3_700
+    assert 50 < len(told) <= 125
+    assert {(event.kind, event.data["trouble"]) for event in told} == {("paused", "credentials")}
+
+
+def at_nowhere(key: str) -> Any:
+    import boto3
+
+    from stepforge.connection import Connection as Real
+
+    session = boto3.Session(aws_access_key_id=key, aws_secret_access_key="s", region_name="us-east-1")
+    made = Real("local", session, endpoint_url="http://127.0.0.1:9")
+    made.__dict__["environment"] = SimpleNamespace(key_arn="arn:aws:kms:us-east-1:1:key/0")
+    return made
+
+
+def test_followers_of_two_sessions_ask_each_with_their_own_credentials() -> None:
+    a, b = at_nowhere("AKIDA"), at_nowhere("AKIDB")
+    keys = [jobs._sagemaker._client._request_signer._credentials.access_key for jobs in map(paced_jobs, (a, b))]
+    assert keys == ["AKIDA", "AKIDB"]
+    assert paced_jobs(a) is paced_jobs(a)
+
+
+def test_what_is_known_of_jobs_goes_with_the_session_that_asked() -> None:
+    connection = at_nowhere("AKIDC")
+    known = weakref.ref(paced_jobs(connection))
+    session = weakref.ref(connection.caller)
+    assert known() is not None
+    del connection
+    gc.collect()
+    assert (known(), session()) == (None, None)
+
+
 # ── One job ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -271,6 +376,43 @@ def test_a_log_that_is_not_there_yet_is_empty_and_each_line_comes_once() -> None
     assert [line.text for _ in range(6) for line in tail.read()] == ["d", "e"]
 
 
+def test_a_page_without_lines_is_not_the_end_of_a_log() -> None:
+    class Gappy(Logs):
+        pages: ClassVar = {
+            "0": ([], "1"),
+            "1": (["the last words: CUDA out of memory"], "2"),
+            "2": ([], "3"),
+            "3": ([], "3"),
+        }
+        asked = 0
+
+        def get_log_events(self, *, nextToken: str = "0", **_: Any) -> dict[str, Any]:
+            self.asked += 1
+            lines, following = self.pages[nextToken]
+            return {"events": [{"timestamp": 0, "message": m} for m in lines], "nextForwardToken": following}
+
+    logs = Gappy()
+    logs.streams = {f"{JOB}/algo-1": []}
+    tail = LogTail(logs, JOB)
+    assert [line.text for line in tail.read()] == ["the last words: CUDA out of memory"]
+    assert list(tail.read()) == []
+    assert logs.asked == 5
+
+
+def test_pages_without_lines_that_never_end_do_not_hold_a_reader() -> None:
+    class Endless(Logs):
+        asked = 0
+
+        def get_log_events(self, **_: Any) -> dict[str, Any]:
+            self.asked += 1
+            return {"events": [], "nextForwardToken": str(self.asked)}
+
+    logs = Endless()
+    logs.streams = {f"{JOB}/algo-1": []}
+    assert list(LogTail(logs, JOB).read()) == []
+    assert logs.asked == 100
+
+
 def progress(step: int, **more: float) -> str:
     return json.dumps({"event": "progress", "stage": "sft", "step": step, "steps": 10, **more})
 
@@ -291,6 +433,20 @@ def test_a_job_is_told_with_its_numbers_and_remaining_time_to_its_end(clock: Clo
     assert told[0].data["links"]["cloudwatch"].startswith("https://eu-west-1.console.aws.amazon.com/cloudwatch/")
     asked = sagemaker.asked[JOB]
     assert min(later - earlier for earlier, later in itertools.pairwise(asked)) >= 30
+
+
+@pytest.mark.parametrize(("ends", "lines"), [(0, 0), (100, 1)], ids=["done before", "running"])
+def test_an_adopted_job_is_told_as_adopted_and_one_that_was_done_without_its_log(
+    clock: Clock, ends: float, lines: int
+) -> None:
+    logs, connection = Logs(), Connection()
+    connection.once.client = lambda _: logs
+    logs.streams = {f"{JOB}/algo-1": ["text"]}
+    jobs = PacedJobs(SageMaker(clock, {JOB: ends}, refuse=lambda _: None), pace(clock))
+    steps = JobSteps(connection, jobs, JOB, adopted=True)  # type: ignore[arg-type]
+    told = list(Survivor(connection, jobs.pace, "again").events(steps))  # type: ignore[arg-type]
+    assert [event.data["adopted"] for event in told if event.kind in ("stage", "done")] == [True, True]
+    assert sum(event.kind == "log" for event in told) == lines
 
 
 def test_remaining_time_begins_anew_where_a_job_went_back_to_its_checkpoint() -> None:
@@ -356,4 +512,4 @@ def test_a_view_escapes_what_a_job_says_of_itself() -> None:
 
 def test_ends_carry_what_the_caller_needs(clock: Clock) -> None:
     sagemaker = SageMaker(clock, {JOB: 0}, refuse=lambda _: None)
-    assert list(wait_for(PacedJobs(sagemaker, pace(clock)), [JOB, JOB])) == [JobEnd(JOB, "Completed", job("Completed"))]
+    assert list(waited(sagemaker, clock, [JOB, JOB])) == [JobEnd(JOB, "Completed", job("Completed"))]

@@ -294,7 +294,7 @@ def test_no_job_is_lost_under_half_of_all_calls_throttled(
     pace = Pace(clock=sped.clock, sleep=sped.sleep)
     names = [one.name for one in submitted]
     jobs = PacedJobs(connection.once.client("sagemaker"), pace)
-    found = {end.name: end.ending for end in wait_for(jobs, names)}
+    found = {end.name: end.ending for end in wait_for(connection, jobs, names)}
     assert found == dict.fromkeys(names, "Completed")
     followed = proxy.calls[before:]
     assert {call.operation for call in followed} == {DESCRIBE}
