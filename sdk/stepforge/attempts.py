@@ -46,6 +46,8 @@ class Attempt(Contract):
 
     name: str
     action: Action
+    stopping: bool = False
+    """Whether the one to poll was asked to stop: when it has ended, the next attempt goes on."""
     poll_seconds: int
     input_data_config: list[dict[str, Any]]
     resource_config: dict[str, Any]
@@ -103,6 +105,7 @@ def find_attempt(
                 key_arn=key_arn,
                 poll_seconds=poll_seconds,
                 instance_type=next_instance_type(request.resources, refused),
+                stopping=job is not None and job["TrainingJobStatus"] == "Stopping",
             )
             return Found(request=request, attempt=attempt)
         refused = refused_type(job)
@@ -111,9 +114,13 @@ def find_attempt(
     )
 
 
-def attempt_at(request: JobRequest, name: str, *, bucket: str, key_arn: str) -> Attempt:
-    """An attempt as it would be created, without asking whether it may."""
-    return _attempt(request, name, "create", bucket=bucket, key_arn=key_arn, poll_seconds=0)
+def attempt_at(
+    request: JobRequest, name: str, *, bucket: str, key_arn: str, instance_type: str | None = None
+) -> Attempt:
+    """An attempt as it would be created, without asking whether it may; on the wanted instance type if none is named."""
+    return _attempt(
+        request, name, "create", bucket=bucket, key_arn=key_arn, poll_seconds=0, instance_type=instance_type
+    )
 
 
 def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] | None:
@@ -275,6 +282,12 @@ def next_instance_type(resources: Resources, refused: str | None) -> str:
     return types[after % len(types)]
 
 
+def types_to_come(resources: Resources, last: dict[str, Any] | None) -> tuple[str, ...]:
+    """The instance types that one submission may take, the next one first, after an attempt that is described."""
+    types = resources.instance_types
+    return types[types.index(next_instance_type(resources, refused_type(last))) :]
+
+
 def creation_failure(name: str, error: CaughtError) -> errors.JobFailed:
     """The typed error of a job that could not be created."""
     text = f"{name} could not be created: {error.Cause or error.Error or 'no reason was given'}"
@@ -297,12 +310,14 @@ def _attempt(
     key_arn: str,
     poll_seconds: int,
     instance_type: str | None = None,
+    stopping: bool = False,
 ) -> Attempt:
     resources = request.resources
     chosen = instance_type or resources.instance_type
     return Attempt(
         name=name,
         action=action,
+        stopping=stopping,
         poll_seconds=poll_seconds,
         input_data_config=[_channel(channel, uri) for channel, uri in sorted(request.channels.items())],
         resource_config=_resource_config(resources, chosen, key_arn),

@@ -6,6 +6,7 @@ it, and everyone else adopts it. To the create itself a submission adds PutObjec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,16 @@ from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import JobRequest, JobSpec, Resources
 from stepforge.contracts.names import Keys
 from stepforge.economics.estimate import model_of
+from stepforge.errors import EnvironmentUnavailable
+from stepforge.following import wait_for
+from stepforge.pace import paced_jobs
+from stepforge.patience import hint, trouble
 from stepforge.planning import job_request, job_tags, put_spec
 from stepforge.recipes import bound_resources, job_image
 
 _TAKEN = ("ResourceInUse", "ResourceInUseException")
+_MOST_LOOKS = 8
+"""After refusals because the name is taken: half a minute, about."""
 
 
 @dataclass(frozen=True)
@@ -66,31 +73,59 @@ def spec_request(environment: Environment, spec: JobSpec, resources: Resources |
     return job_request(spec, image=image, resources=bound, bucket=environment.bucket, tags=tags)
 
 
-def submit(connection: Connection, spec: JobSpec, resources: Resources | None = None) -> Submission:
+def submit(
+    connection: Connection,
+    spec: JobSpec,
+    resources: Resources | None = None,
+    *,
+    told: Callable[[str], None] = lambda _: None,
+) -> Submission:
     """Create the next attempt at a job, or adopt the one that runs or is done. Calling it twice submits one job.
 
-    Raises IdentityConflict where the name belongs to another spec, InvalidJob or ResourceLimitExceeded where SageMaker
-    refuses to create it.
+    One that was asked to stop is waited for, and `told` so: then the next attempt goes on. Raises IdentityConflict where
+    the name belongs to another spec, InvalidJob or ResourceLimitExceeded where SageMaker refuses to create it,
+    EnvironmentUnavailable where it calls the name taken and has no such job, and botocore's own error for what passes:
+    throttling, 5xx, credentials that have expired. Then the same call again creates or adopts.
     """
     environment = connection.environment
     s3, sagemaker = connection.client("s3"), connection.client("sagemaker")
     request = spec_request(environment, spec, resources)
     put_spec(s3, spec, bucket=environment.bucket, key_arn=environment.key_arn)
+    taken = 0
     while True:
         attempt = attempts.find_attempt(
             sagemaker, s3, request, bucket=environment.bucket, key_arn=environment.key_arn, poll_seconds=0
         ).attempt
+        if attempt.stopping:
+            told(f"{attempt.name} is stopping: the next attempt goes on when it has ended")
+            list(wait_for(connection, paced_jobs(connection), [attempt.name]))
+            continue
         if attempt.action != "create":
             return Submission(attempt.name, attempt.action)
         try:
             sagemaker.create_training_job(**training_request(environment, request, attempt))
         except AwsError as error:
-            # Somebody else's create came first, or our own whose answer was lost: look at the job again.
             if error.response["Error"]["Code"] in _TAKEN:
+                # Somebody else's create came first, or our own whose answer was lost: look at the job again.
+                taken += 1
+                _look_again(connection, attempt.name, taken, error)
                 continue
+            if trouble(error) or hint(error):
+                raise  # it says nothing about the job
             caught = attempts.CaughtError(Error=error.response["Error"]["Code"], Cause=str(error))
             raise attempts.creation_failure(attempt.name, caught) from error
         return Submission(attempt.name, "create")
+
+
+def _look_again(connection: Connection, name: str, taken: int, error: AwsError) -> None:
+    """Pause before a job is looked at whose name was taken `taken` times. Raises EnvironmentUnavailable in the end."""
+    if taken > _MOST_LOOKS:
+        raise EnvironmentUnavailable(
+            f"SageMaker refuses to create {name!r} as in use, and has no such job, {taken} times: {error}. Run it again "
+            "in some minutes; if it stays so, a seed or another value in the spec gives the job another name"
+        ) from error
+    if taken > 1:  # who lost a race sees the winner's job at once
+        connection.patience.sleep(connection.patience.delay(taken))
 
 
 def submit_after(

@@ -21,6 +21,8 @@ _NO_ACCESS = ("NoRegionError", "NoCredentialsError", "PartialCredentialsError", 
 _NO_ANSWER = ("EndpointConnectionError", "ConnectionClosedError", "ConnectTimeoutError", "ReadTimeoutError")
 """botocore's names: their classes would have to be imported."""
 
+_AGAIN = "Run it again: what was submitted is found, and goes on"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; the console script passes it to the shell."""
@@ -52,11 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ in _NO_ANSWER:
             if full := _full_disk():
                 return _fail(given, "DiskFull", f"{_disk_full(full)}. What came of it: {_one_line(error)}", 6)
-            said = f"the environment stopped answering: {error} Run it again: what was submitted is found, and goes on"
+            said = f"the environment stopped answering: {error} {_AGAIN}"
             return _fail(given, "EnvironmentUnavailable", said, 5)
-        from stepforge.patience import hint
+        from stepforge.patience import hint, trouble
 
-        return _fail(given, "AwsError", f"AWS answered: {error} {hint(error)}".rstrip(), 5)
+        advice = hint(error) or (_AGAIN if trouble(error) else "")
+        return _fail(given, "AwsError", f"AWS answered: {error} {advice}".rstrip(), 5)
     if code == _INTERRUPTED:
         return _fail(given, "Interrupted", "interrupted; what was submitted goes on (`stepforge runs`)", code)
     return code if isinstance(code, int) else 0
