@@ -117,7 +117,7 @@ def find_attempt(
 def attempt_at(
     request: JobRequest, name: str, *, bucket: str, key_arn: str, instance_type: str | None = None
 ) -> Attempt:
-    """An attempt as it would be created, without asking whether it may; on the wanted instance type if none is named."""
+    """An attempt as it would be created, without asking whether it may; on the wanted type if none is named."""
     return _attempt(
         request, name, "create", bucket=bucket, key_arn=key_arn, poll_seconds=0, instance_type=instance_type
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Literal
 
@@ -151,6 +151,22 @@ def estimate(wanted: Wanted, history: Iterable[LedgerEntry], price: Price | None
         None if price is None else price.usd_per_hour,
         None if price is None else price.as_of,
     )
+
+
+def widest(estimates: Sequence[Estimate]) -> Estimate:
+    """One estimate of a job that takes one of several instances: the first one's, its range wide enough for each.
+
+    No dollars where one of them has no price.
+    """
+    first = estimates[0]
+    seconds = _around(first.seconds, [one.seconds for one in estimates])
+    dollars = [one.usd for one in estimates if one.usd is not None]
+    known = first.usd is not None and len(dollars) == len(estimates)
+    return replace(first, seconds=seconds, usd=_around(dollars[0], dollars) if known else None)
+
+
+def _around(first: Range, ranges: Sequence[Range]) -> Range:
+    return Range(min(one.low for one in ranges), first.middle, max(one.high for one in ranges))
 
 
 def _usable(entry: LedgerEntry, wanted: Wanted) -> bool:

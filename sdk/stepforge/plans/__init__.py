@@ -6,7 +6,7 @@ A plan changes nothing. Jobs whose identity depends on the outputs of earlier on
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stepforge import attempts, executions
@@ -43,13 +43,16 @@ class JobPlan:
     stage: str
     type: WorkType
     action: Action
-    """`create` it, `adopt` one that runs or is done, or `later`: what it is depends on the jobs before it."""
+    """`create` it, `adopt` one that runs or is done, or `later`: what it is depends on the jobs before it. A run
+    that is adopted has `adopt` for all: what is to come is its own."""
     name: str
     """Empty for a later one."""
     status: str
     resources: Resources
     estimate: Estimate | None
-    """None for an adopted one, which costs nothing more."""
+    """None for an adopted one, which costs nothing more. Else its range is wide enough for each of `instance_types`."""
+    instance_types: tuple[str, ...]
+    """Those that it may take, the next one first; the others follow where there is no capacity. Its own if adopted."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,11 @@ def budget_of(*given: tuple[float | None, str]) -> Budget | None:
     return min(known, key=lambda budget: budget.usd, default=None)
 
 
+def _on_each(resources: Resources, types: Iterable[str]) -> list[Resources]:
+    """The same on each of these instance types alone."""
+    return [resources.model_copy(update={"instance_type": kind, "fallback_instance_types": ()}) for kind in types]
+
+
 class Planner:
     """Makes plans for one environment."""
 
@@ -142,7 +150,7 @@ class Planner:
         table, history = self._prices_and_history()
         model = pipeline_model(spec)
         jobs: list[JobPlan] = []
-        requests: list[dict[str, Any]] = []
+        samples: list[dict[str, Any]] = []
         works: list[Work] = [spec.dataset, spec.gate, *spec.stages, spec.evaluation]
         for number, work in enumerate(works):
             resources = spec.resources.get(work.type, Resources())
@@ -155,14 +163,18 @@ class Planner:
                     job.spec, spec, bucket=environment.bucket, environment=environment.name, run=name
                 )
                 planned, would = self._job(wanted, job.attempts, request, table, history)
-                requests += would
+                samples += would
             else:
-                planned = JobPlan(
-                    stage, work.type, "later", "", "Absent", resources, self._estimate(wanted, table, history)
-                )
+                types = resources.instance_types
+                expected = self._estimate(wanted, types, table, history)
+                planned = JobPlan(stage, work.type, "later", "", "Absent", resources, expected, types)
             jobs.append(planned)
+        if action == "adopt":
+            # The run that is there creates what is still to come; this submission creates nothing.
+            jobs, samples = [replace(job, action="adopt", estimate=None) for job in jobs], []
         due = [job for job in jobs if job.action != "adopt"]
-        samples = [*requests, *(self._sample(spec.image, job) for job in due if job.action == "later")]
+        requests = samples[:1]  # of those that are known, all but the last are done
+        samples += [sample for job in due if job.action == "later" for sample in self._samples(spec.image, job)]
         last_run, changes = self._last_run(spec)
         asked = self._checks(due, machine=True) if checks and due else []
         return self._plan(name, action, jobs, requests, samples, table, asked, last_run, changes)
@@ -172,11 +184,11 @@ class Planner:
         request = spec_request(self._environment, spec, resources)
         table, history = self._prices_and_history()
         stage = str(getattr(spec.work, "name", spec.type))
-        wanted = Wanted(spec.domain, stage, spec.work, estimates.model_of(spec), resources)
+        wanted = Wanted(spec.domain, stage, spec.work, estimates.model_of(spec), request.resources)
         found = tuple(attempts_of(self._connection, request))
-        planned, requests = self._job(wanted, found, request, table, history)
+        planned, samples = self._job(wanted, found, request, table, history)
         asked = self._checks([planned], machine=False) if checks and planned.action != "adopt" else []
-        return self._plan(planned.name, planned.action, [planned], requests, requests, table, asked, "", ())
+        return self._plan(planned.name, planned.action, [planned], samples[:1], samples, table, asked, "", ())
 
     def _job(
         self,
@@ -186,29 +198,41 @@ class Planner:
         table: Prices,
         history: Sequence[LedgerEntry],
     ) -> tuple[JobPlan, list[dict[str, Any]]]:
-        """The plan of a job whose identity is known, and its request where it would be created."""
+        """The plan of a job whose identity is known; its request where it would be created, one for each type."""
         last = found[-1] if found else None
         resources = wanted.resources
-        adopted = last is not None and last.status in ("Completed", "InProgress", "Stopping")
-        if last is not None and adopted:
-            return JobPlan(wanted.stage, wanted.work.type, "adopt", last.name, last.status, resources, None), []
+        if last is not None and last.status in ("Completed", "InProgress"):
+            own = ((last.description or {}).get("ResourceConfig", {}).get("InstanceType", resources.instance_type),)
+            return JobPlan(wanted.stage, wanted.work.type, "adopt", last.name, last.status, resources, None, own), []
         name = job_name(request.prefix, len(found))
         status = "Absent" if last is None else last.status
-        plan = JobPlan(
-            wanted.stage, wanted.work.type, "create", name, status, resources, self._estimate(wanted, table, history)
-        )
-        attempt = attempts.attempt_at(request, name, bucket=self._environment.bucket, key_arn=self._environment.key_arn)
-        return plan, [training_request(self._environment, request, attempt)]
+        types = attempts.types_to_come(resources, None if last is None or last.failure else last.description)
+        expected = self._estimate(wanted, types, table, history)
+        plan = JobPlan(wanted.stage, wanted.work.type, "create", name, status, resources, expected, types)
+        return plan, self._requests(request, name, types)
 
-    def _estimate(self, wanted: Wanted, table: Prices, history: Sequence[LedgerEntry]) -> Estimate:
-        return estimates.estimate(wanted, history, table.find(wanted.resources.instance_type, self._region))
+    def _requests(self, request: JobRequest, name: str, types: Sequence[str]) -> list[dict[str, Any]]:
+        """CreateTrainingJob of an attempt, on each of these instance types."""
+        bucket, key = self._environment.bucket, self._environment.key_arn
+        tries = [attempts.attempt_at(request, name, bucket=bucket, key_arn=key, instance_type=kind) for kind in types]
+        return [training_request(self._environment, request, attempt) for attempt in tries]
+
+    def _estimate(
+        self, wanted: Wanted, types: Sequence[str], table: Prices, history: Sequence[LedgerEntry]
+    ) -> Estimate:
+        return estimates.widest(
+            [
+                estimates.estimate(replace(wanted, resources=on), history, table.find(kind, self._region))
+                for kind, on in zip(types, _on_each(wanted.resources, types), strict=True)
+            ]
+        )
 
     def _prices_and_history(self) -> tuple[Prices, list[LedgerEntry]]:
         s3, bucket = self._connection.client("s3"), self._environment.bucket
         return prices.load(s3, bucket=bucket), ledger.read(s3, bucket=bucket, newest_of_each=_EARLIER)
 
-    def _sample(self, image: str, job: JobPlan) -> dict[str, Any]:
-        """A request as that of a later job will be, but for what only its outputs decide."""
+    def _samples(self, image: str, job: JobPlan) -> list[dict[str, Any]]:
+        """Requests as those of a later job will be, but for what only its outputs decide; one for each type."""
         environment = self._environment
         request = JobRequest(
             prefix=f"{job.type}-{_NO_IDENTITY}",
@@ -218,17 +242,14 @@ class Planner:
             channels={"spec": f"s3://{environment.bucket}/specs/{_NO_IDENTITY}/"},
             resources=job.resources,
         )
-        attempt = attempts.attempt_at(
-            request, job_name(request.prefix, 0), bucket=environment.bucket, key_arn=environment.key_arn
-        )
-        return training_request(environment, request, attempt)
+        return self._requests(request, job_name(request.prefix, 0), job.instance_types)
 
     def _checks(self, due: Sequence[JobPlan], *, machine: bool) -> list[Check]:
         if self._connection.name == LOCAL:
             return [Check("quotas and permissions", "could not check", "the local AWS has neither")]
         types: list[WorkType] = [job.type for job in due]
         return [
-            *check_quotas(self._connection, [job.resources for job in due]),
+            *check_quotas(self._connection, [on for job in due for on in _on_each(job.resources, job.instance_types)]),
             *check_permissions(self._connection, types, machine=machine),
         ]
 
@@ -276,7 +297,7 @@ class Planner:
     ) -> Plan:
         due = [job for job in jobs if job.estimate is not None]
         seconds, usd = estimates.total(job.estimate for job in due if job.estimate is not None)
-        types = sorted({job.resources.instance_type for job in due})
+        types = sorted({kind for job in due for kind in job.instance_types})
         rows = {kind: table.find(kind, self._region) for kind in types}
         return Plan(
             name=name,

@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 
-from stepforge.contracts.jobs import Resources
-from stepforge.contracts.names import SPEC_TAG
+from stepforge.attempts import find_attempt
+from stepforge.contracts.jobs import DatasetWork, JobSpec, Resources
+from stepforge.contracts.names import SPEC_TAG, job_name
 from stepforge.errors import InvalidInput, OverBudget, UnknownPrice
-from stepforge.plans import Budget, Planner, budget_of
+from stepforge.plans import Budget, Plan, Planner, budget_of
 from stepforge.plans.checks import caller_arn, check_permissions, check_quotas
+from stepforge.submission import spec_request
 from tests.fakes import refusal
 
 from .cloud import ENVIRONMENT, PIPELINE, FakeConnection, Pages
 
+DEAR = ("ml.m5.large", "ml.p5.48xlarge")
+USER = "arn:aws:iam::123456789012:user/ci"
 G5 = {"QuotaName": "ml.g5.xlarge for training job usage", "Value": 2.0, "QuotaCode": "L-1"}
 METRIC = {"MetricNamespace": "AWS/Usage", "MetricName": "ResourceCount", "MetricDimensions": {"Resource": "x"}}
 DENIED = refusal("Simulate", "not authorized", "AccessDenied")
@@ -68,6 +72,113 @@ def test_a_failed_job_gets_the_next_attempt(connection: FakeConnection) -> None:
     connection.clients["sagemaker"].add_job(request["TrainingJobName"], sha, "Failed")
     job = plan(connection).jobs[0]
     assert (job.action, job.name[-3:], job.status) == ("create", "-a1", "Failed")
+
+
+TYPES = {"instance_type": "ml.m5.large", "fallback_instance_types": ("ml.p5.48xlarge", "ml.m5.xlarge")}
+JOB = JobSpec(domain="facial", work=DatasetWork(domain="facial"), code_sha256="c" * 64)
+
+
+def after(connection: FakeConnection, *types: str, status: str = "Failed", **more: Any) -> Plan:
+    """The plan of a job of which these attempts found no capacity."""
+    for number, kind in enumerate(types):
+        described = {"ResourceConfig": {"InstanceType": kind}, "FailureReason": "CapacityError: none"} | more
+        connection.clients["sagemaker"].add_job(job_name(JOB.prefix, number), JOB.identity, status, **described)
+    return Planner(connection).job(JOB, Resources(**TYPES), checks=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("refused", "types"),
+    [
+        ([], ["ml.m5.large", "ml.p5.48xlarge", "ml.m5.xlarge"]),
+        (["ml.m5.large"], ["ml.p5.48xlarge", "ml.m5.xlarge"]),
+        (["ml.m5.large", "ml.p5.48xlarge"], ["ml.m5.xlarge"]),
+        (["ml.m5.large", "ml.p5.48xlarge", "ml.m5.xlarge"], ["ml.m5.large", "ml.p5.48xlarge", "ml.m5.xlarge"]),
+    ],
+    ids=["none", "first", "second", "last"],
+)
+def test_what_is_planned_is_what_is_sent_next_and_what_may_follow(
+    connection: FakeConnection, refused: list[str], types: list[str]
+) -> None:
+    found = after(connection, *refused)
+    assert list(found.jobs[0].instance_types) == types
+    sagemaker, s3 = connection.clients["sagemaker"], connection.clients["s3"]
+    request = spec_request(ENVIRONMENT, JOB, Resources(**TYPES))  # type: ignore[arg-type]
+    where = {"bucket": ENVIRONMENT.bucket, "key_arn": ENVIRONMENT.key_arn}
+    sent = find_attempt(sagemaker, s3, request, **where, poll_seconds=0).attempt
+    assert [r["TrainingJobName"] for r in found.requests] == [sent.name]
+    assert found.requests[0]["ResourceConfig"] == sent.resource_config
+    assert found.requests[0]["Tags"] == sent.tags
+
+
+def test_the_dearest_fall_back_is_the_upper_end_and_held_against_the_budget(connection: FakeConnection) -> None:
+    kinds = {kind: Planner(connection).job(JOB, Resources(instance_type=kind), checks=False) for kind in DEAR}  # type: ignore[arg-type]
+    cheap, dear = (kinds[kind].usd for kind in DEAR)
+    found = after(connection).usd
+    assert cheap is not None
+    assert dear is not None
+    assert found is not None
+    assert (found.low, found.middle) == (cheap.low, cheap.middle)
+    assert found.high == dear.high > 100 * cheap.high
+    with pytest.raises(OverBudget):
+        after(connection).refuse(Budget(2 * cheap.high, "--max-usd"))
+    after(connection, "ml.m5.large", "ml.p5.48xlarge").refuse(Budget(3 * cheap.high, "--max-usd"))
+
+
+def test_a_fall_back_without_a_price_is_an_unknown_price_also_of_a_later_job(connection: FakeConnection) -> None:
+    kinds = {"sft": Resources(fallback_instance_types=("ml.m4.xlarge",))}
+    found = Planner(connection).pipeline(PIPELINE.model_copy(update={"resources": kinds}), checks=False)  # type: ignore[arg-type]
+    assert (found.usd, found.unpriced) == (None, ("ml.m4.xlarge",))
+    with pytest.raises(UnknownPrice, match=r"ml\.m4\.xlarge in us-east-1"):
+        found.refuse(None)
+
+
+def test_the_quotas_and_the_mistakes_of_fall_backs_are_told(shape: Any) -> None:
+    connection = FakeConnection(shape, service_quotas=Pages([{"Quotas": []}]), iam=simulated(), sts=identity(USER))
+    kinds = {"sft": Resources(fallback_instance_types=("ml.g6.xlarge", "ml.g5.xlage"))}
+    found = Planner(connection).pipeline(PIPELINE.model_copy(update={"resources": kinds}))  # type: ignore[arg-type]
+    quotas = {c.what for c in found.checks if "usage" in c.what}
+    assert {f"{kind} for training job usage" for kind in ("ml.g5.xlarge", "ml.g6.xlarge")} <= quotas
+    assert [p.field for p in found.problems] == ["ResourceConfig.InstanceType"]
+
+
+def test_a_job_that_stops_is_not_adopted_but_made_again(connection: FakeConnection) -> None:
+    (job,) = after(connection, "ml.m5.large", status="Stopping").jobs
+    assert (job.action, job.name[-3:], job.status) == ("create", "-a1", "Stopping")
+    assert job.instance_types[0] == "ml.m5.large"
+
+
+class Running:
+    """Step Functions in which a run of the pipeline is under way."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+    class exceptions:
+        class ExecutionDoesNotExist(Exception):
+            pass
+
+    def describe_execution(self, *, executionArn: str) -> dict[str, Any]:
+        name = executionArn.rpartition(":")[2]
+        if not name.endswith("-r0"):
+            raise self.exceptions.ExecutionDoesNotExist
+        return {"name": name, "status": self.status, "startDate": datetime.now(UTC)}
+
+    def list_executions(self, **_: Any) -> dict[str, Any]:
+        return {"executions": []}
+
+
+@pytest.mark.parametrize(("status", "creates"), [("RUNNING", False), ("SUCCEEDED", False), ("FAILED", True)])
+def test_adopting_a_run_creates_nothing_and_no_budget_refuses_it(shape: Any, status: str, creates: bool) -> None:
+    connection = FakeConnection(shape, stepfunctions=Running(status))
+    found = plan(connection, instance_type="ml.m4.xlarge")
+    assert found.creates is creates
+    if creates:
+        with pytest.raises(UnknownPrice):
+            found.refuse(Budget(0.0, "--max-usd"))
+        return
+    found.refuse(Budget(0.0, "--max-usd"))
+    assert {job.action for job in found.jobs} == {"adopt"}
+    assert (found.requests, found.checks, found.unpriced) == ((), (), ())
 
 
 def test_over_the_budget_is_refused_by_the_upper_end(connection: FakeConnection) -> None:
