@@ -82,8 +82,8 @@ def submit(
 ) -> Submission:
     """Create the next attempt at a job, or adopt the one that runs or is done. Calling it twice submits one job.
 
-    One that was asked to stop is waited for, and `told` so: then the next attempt goes on. Raises IdentityConflict where
-    the name belongs to another spec, InvalidJob or ResourceLimitExceeded where SageMaker refuses to create it,
+    One that was asked to stop is waited for, and `told` says so: then the next attempt goes on. Raises IdentityConflict
+    where the name belongs to another spec, InvalidJob or ResourceLimitExceeded where SageMaker refuses to create it,
     EnvironmentUnavailable where it calls the name taken and has no such job, and botocore's own error for what passes:
     throttling, 5xx, credentials that have expired. Then the same call again creates or adopts.
     """
@@ -121,8 +121,8 @@ def _look_again(connection: Connection, name: str, taken: int, error: AwsError) 
     """Pause before a job is looked at whose name was taken `taken` times. Raises EnvironmentUnavailable in the end."""
     if taken > _MOST_LOOKS:
         raise EnvironmentUnavailable(
-            f"SageMaker refuses to create {name!r} as in use, and has no such job, {taken} times: {error}. Run it again "
-            "in some minutes; if it stays so, a seed or another value in the spec gives the job another name"
+            f"SageMaker refuses to create {name!r} as in use, and has no such job, {taken} times: {error}. Run it "
+            "again in some minutes; if it stays so, a seed or another value in the spec gives the job another name"
         ) from error
     if taken > 1:  # who lost a race sees the winner's job at once
         connection.patience.sleep(connection.patience.delay(taken))

@@ -231,3 +231,31 @@ def test_settings_that_contradict_each_other_are_refused_with_what_to_do(overrid
 
 def test_problems_to_train_on_may_come_from_demonstrations_alone() -> None:
     assert load_recipe("facial", overrides={"dataset.rl": "0"}).pipeline(ENVIRONMENT).dataset.rl == 0
+
+
+def environment(**more: dict[str, str]) -> Environment:
+    image = "repository/stepforge-train@sha256:" + "0" * 64
+    return Environment(
+        name="dev",
+        bucket="stepforge-dev",
+        key_arn="arn:aws:kms:us-east-1:123456789012:key/0",
+        training_role_arn="arn:aws:iam::123456789012:role/training",
+        serving_role_arn="arn:aws:iam::123456789012:role/serving",
+        machines=dict.fromkeys(MACHINES, "arn"),
+        images={"train": image},
+        code=dict.fromkeys(WORK_TYPES, "c" * 64),
+        **more,
+    )
+
+
+@pytest.mark.parametrize("first", [{}, {"resources.rlvr.instance_type": "ml.g5.xlarge"}], ids=["default", "given"])
+def test_a_fall_back_that_is_no_instance_type_is_refused(first: dict[str, str]) -> None:
+    given = first | {"resources.rlvr.fallback_instance_types": '["ml.g6.xlarge", "ml.zz.large"]'}
+    with pytest.raises(UnknownName, match=r"instance type 'ml\.zz\.large'"):
+        load_recipe("facial", overrides=given).pipeline(environment())
+
+
+def test_a_fall_back_that_is_the_environments_own_type_is_refused_with_what_to_do() -> None:
+    recipe = load_recipe("facial", overrides={"resources.rlvr.fallback_instance_types": '["ml.m5.large"]'})
+    with pytest.raises(InvalidInput, match=r"'rlvr' jobs.*name each once"):
+        recipe.pipeline(environment(instance_types={"train": "ml.m5.large"}))

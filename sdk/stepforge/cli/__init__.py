@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 __all__ = ["main"]
 
 _INTERRUPTED = 130
+_NO_READER = 141
 _LEAST_FREE_BYTES = 1 << 20
 _NO_ACCESS = ("NoRegionError", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
 _NO_ANSWER = ("EndpointConnectionError", "ConnectionClosedError", "ConnectTimeoutError", "ReadTimeoutError")
@@ -25,7 +27,34 @@ _AGAIN = "Run it again: what was submitted is found, and goes on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code; the console script passes it to the shell."""
+    """Run one command. Returns the exit code; the console script passes it to the shell.
+
+    141, as of a process that SIGPIPE ends, where whoever reads stdout went away: `stepforge runs | head -1`.
+    """
+    stdout, stderr = sys.stdout, sys.stderr
+    try:
+        code = _run(arguments)
+        stdout.flush()
+    except BrokenPipeError:
+        code = _NO_READER
+    if sys.stdout is not stdout:  # typer has met it first, and put something in its place
+        sys.stdout, sys.stderr, code = stdout, stderr, _NO_READER
+    if code == _NO_READER:
+        _let_go(stdout)
+    return code
+
+
+def _let_go(stdout: TextIO) -> None:
+    """What is still buffered goes nowhere, and the interpreter's last flush finds nothing wrong."""
+    try:
+        stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stdout.fileno())
+        os.close(nowhere)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     from stepforge.cli._app import app
     from stepforge.errors import StepforgeError
 

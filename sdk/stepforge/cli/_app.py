@@ -233,7 +233,9 @@ def policy(
 @app.command("gc")
 def gc(
     apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, nothing is changed.")] = False,
-    keep_days: Annotated[int, typer.Option(min=1, help="Keep what a run refers to so long after its end.")] = 30,
+    keep_days: Annotated[
+        int, typer.Option(min=1, max=36_500, help="Keep what a run refers to so long after its end.")
+    ] = 30,
     env: Env = "local",
     json: Json = False,
 ) -> None:

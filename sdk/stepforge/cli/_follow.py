@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -17,6 +17,9 @@ from stepforge.client import Client
 from stepforge.errors import Detached, StepforgeError
 from stepforge.following import RunEvent
 
+if TYPE_CHECKING:
+    from stepforge.submission import Submission
+
 _JOB = re.compile(r"[a-z]+-[0-9a-f]{12}-a\d+")
 
 
@@ -26,29 +29,35 @@ def is_job(name: str) -> bool:
 
 
 def follow_job(
-    client: Client, name: str, *, as_json: bool, go_on: Callable[[dict[str, Any]], str | None] = lambda _: None
+    client: Client,
+    job: str | Submission,
+    *,
+    as_json: bool,
+    go_on: Callable[[dict[str, Any]], Submission | None] = lambda _: None,
 ) -> None:
     """Show a job until it ends. Any ending but Completed is an error with an exit code of its own.
 
-    `go_on` may name another attempt to follow in place of one that did not succeed, by its description.
+    Of a submission the events say whether it was adopted. `go_on` may submit another attempt to follow in place of one
+    that did not succeed, by its description.
     """
     while True:
+        name, adopted = (job, False) if isinstance(job, str) else (job.name, job.action != "create")
         ended: list[RunEvent] = []
         with detachable(name):
-            show(keeping_ends(client.jobs.follow(name), ended), quiet=as_json)
-        job = client.jobs.get(name)
+            show(keeping_ends(client.jobs.follow(name, adopted=adopted), ended), quiet=as_json)
+        described = client.jobs.get(name)
         found = ended[-1].data
-        if ending(job) == "Completed":
+        if ending(described) == "Completed":
             emit({"job": name, **found}, as_json=as_json, text=f"{name} is done, in {found['seconds']} s")
             return
-        failure = job_failure(job)
-        following = go_on(job)
+        failure = job_failure(described)
+        following = go_on(described)
         if following is None:
             if as_json:
                 fail_as_json(failure, job=name, **found)
             raise failure
-        say(f"{name}: {failure} {following} goes on")
-        name = following
+        say(f"{name}: {failure} {following.name} goes on")
+        job = following
 
 
 def keeping_ends(events: Iterable[RunEvent], ended: list[RunEvent]) -> Iterator[RunEvent]:

@@ -22,8 +22,8 @@ from stepforge.economics.prices import STALE_DAYS
 from stepforge.errors import InvalidInput, StepforgeError
 from stepforge.inputs import Inputs, prepare
 from stepforge.plans import Budget, JobPlan, Plan, Planner, budget_of, dollars
+from stepforge.submission import Submission, submit_after
 from stepforge.submission import submit as submit_job
-from stepforge.submission import submit_after
 
 _SOURCES = {
     "same work": "{n} earlier of the same work",
@@ -92,17 +92,7 @@ def submit(given: Given, *, yes: bool, dry_run: bool, wait: bool, as_json: bool)
         if found.creates:
             _local.confirm(f"Submit {found.name}{_cost_words(found)}?", yes=yes, as_json=as_json)
         if planned.spec is not None:
-            connection, spec, resources = planned.client.connection, planned.spec, planned.resources
-            done = submit_job(connection, spec, resources)
-            if wait:
-
-                def go_on(ended: dict[str, Any]) -> str | None:
-                    return another.name if (another := submit_after(connection, spec, ended, resources)) else None
-
-                say(f"{done.name} ({'created' if done.action == 'create' else 'adopted'})")
-                _follow.follow_job(planned.client, done.name, as_json=as_json, go_on=go_on)
-            else:
-                emit({"job": done.name, "action": done.action}, as_json=as_json, text=done.name)
+            _submit_job(planned, planned.spec, yes=yes, wait=wait, as_json=as_json)
             return
         assert planned.inputs is not None  # a pipeline has inputs
         run = planned.client.pipelines.start(planned.client.bind(planned.inputs))
@@ -111,6 +101,25 @@ def submit(given: Given, *, yes: bool, dry_run: bool, wait: bool, as_json: bool)
         _runs.follow(run, as_json=as_json)
     else:
         emit({"run": run.name, "status": run.execution.status}, as_json=as_json)
+
+
+def _submit_job(planned: _Planned, spec: JobSpec, *, yes: bool, wait: bool, as_json: bool) -> None:
+    connection, resources, budget = planned.client.connection, planned.resources, planned.budget
+    done = submit_job(connection, spec, resources, told=say)
+    if not wait:
+        emit({"job": done.name, "action": done.action}, as_json=as_json, text=done.name)
+        return
+    asked = yes or planned.plan.creates
+
+    def go_on(ended: dict[str, Any]) -> Submission | None:
+        if not asked:
+            return None  # what was adopted costs nothing more, and another attempt does
+        # Of a job that was adopted nothing was planned; of another's attempts meanwhile neither.
+        Planner(connection).job(spec, resources or Resources(), checks=False).refuse(budget)
+        return submit_after(connection, spec, ended, resources)
+
+    say(f"{done.name} ({'created' if done.action == 'create' else 'adopted'})")
+    _follow.follow_job(planned.client, done, as_json=as_json, go_on=go_on)
 
 
 def enforce(client: Client, inputs: Inputs) -> None:
@@ -155,13 +164,15 @@ def read_job(path: Path, client: Client) -> tuple[JobSpec, Resources]:
         plain = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InvalidInput(f"job {path} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise InvalidInput(f"job {path} cannot be read: it is nested deeper than any JobSpec") from error
     if not isinstance(plain, dict):
         raise InvalidInput(f"job {path} is no JSON object: write the fields of a JobSpec (docs/schemas/JobSpec.json)")
     default = {"instance_type": environment.instance_types["train"]} if "train" in environment.instance_types else {}
     given = plain.pop("resources", {})
     work = plain.get("work")
     kind = work.get("type") if isinstance(work, dict) else None
-    if kind in environment.code:
+    if isinstance(kind, str) and kind in environment.code:
         plain.setdefault("code_sha256", environment.code[kind])
     try:
         resources = Resources.model_validate({**default, **given} if isinstance(given, dict) else given)
@@ -202,7 +213,8 @@ def _plain(found: Plan, budget: Budget | None) -> dict[str, Any]:
                 "action": job.action,
                 "job": job.name or None,
                 "status": job.status,
-                "instance_type": job.resources.instance_type,
+                "instance_type": job.instance_types[0],
+                "fallback_instance_types": list(job.instance_types[1:]),
                 "instance_count": job.resources.instance_count,
                 "spot": job.resources.spot,
                 "estimate": None if job.estimate is None else asdict(job.estimate),
@@ -247,15 +259,20 @@ def _lines(found: Plan, budget: Budget | None) -> list[str]:
 
 def _what(job: JobPlan) -> str:
     if job.action == "adopt":
-        return "done, adopted" if job.status == "Completed" else "running, adopted"
-    again = {"Failed": "failed, will run again", "Stopped": "stopped, will run again"}
+        adopted = {"Completed": "done, adopted", "InProgress": "running, adopted"}
+        return adopted.get(job.status, "to come, of the run that is adopted")
+    again = {
+        "Failed": "failed, will run again",
+        "Stopped": "stopped, will run again",
+        "Stopping": "stopping, will run again after that",
+    }
     return again.get(job.status, _ACTIONS[job.action])
 
 
 def _machine(job: JobPlan) -> str:
     resources = job.resources
     count = f"{resources.instance_count} x " if resources.instance_count > 1 else ""
-    return f"{count}{resources.instance_type}{', spot' if resources.spot else ''}"
+    return f"{count}{' or '.join(job.instance_types)}{', spot' if resources.spot else ''}"
 
 
 def _difference(found: Plan) -> list[str]:

@@ -175,6 +175,7 @@ def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:
             "InProgress": "running, adopted",
             "Failed": "failed, will run again",
             "Stopped": "stopped, will run again",
+            "Stopping": "stopping, will run again after that",
         }
         table(
             ["STAGE", "JOB", "STATUS"],

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from stepforge.home import home
+from stepforge.instances import check_known
 from stepforge.local.state import Layout, locked, write_private
 
 REFUSAL = (
@@ -26,7 +27,12 @@ def missing_types(layout: Layout) -> frozenset[str]:
 
 
 def set_capacity(instance_type: str, *, available: bool, base: Path | None = None) -> None:
-    """Let there be instances of a type, or none. A running server sees it at once; jobs that run go on."""
+    """Let there be instances of a type, or none. A running server sees it at once; jobs that run go on.
+
+    Raises UnknownName for a type that no training job can have.
+    """
+    if not available:
+        check_known(instance_type)
     layout = Layout.of(base or home())
     layout.create()
     with locked(layout.root / "capacity.lock"):

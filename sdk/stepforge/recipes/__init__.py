@@ -344,9 +344,11 @@ def job_image(environment: Environment, work: WorkType) -> str:
 def bound_resources(given: Mapping[WorkType, Resources], environment: Environment) -> dict[WorkType, Resources]:
     """What each type of job runs on: what was given, and the environment's instance type and network where none was.
 
-    Raises UnknownName for a given instance type that SageMaker does not train on.
+    Raises UnknownName for a given instance type that SageMaker does not train on, be it the first or a fall-back, and
+    InvalidInput where a fall-back is the environment's own.
     """
-    chosen = {name for one in given.values() if "instance_type" in one.model_fields_set for name in one.instance_types}
+    wanted = {one.instance_type for one in given.values() if "instance_type" in one.model_fields_set}
+    chosen = wanted.union(*(one.fallback_instance_types for one in given.values()))
     if chosen:
         from stepforge.instances import check_known
 
@@ -357,7 +359,11 @@ def bound_resources(given: Mapping[WorkType, Resources], environment: Environmen
     if environment.network:
         subnets, groups = (environment.network[name].split(",") for name in ("subnets", "security-groups"))
         default["vpc"] = {"subnets": subnets, "security_groups": groups}
-    return {
-        work: Resources.model_validate(default | given.get(work, Resources()).model_dump(exclude_unset=True))
-        for work in get_args(WorkType)
-    }
+    bound: dict[WorkType, Resources] = {}
+    for work in get_args(WorkType):
+        plain = given.get(work, Resources()).model_dump(exclude_unset=True)
+        try:
+            bound[work] = Resources.model_validate(default | plain)
+        except ValidationError as error:
+            raise InvalidInput(f"resources of {work!r} jobs: {first_problem(error)}") from error
+    return bound
