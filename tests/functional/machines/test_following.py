@@ -123,7 +123,7 @@ def test_ctrl_c_detaches_and_what_was_followed_goes_on(deployed: Deployed, monke
     job = submit(connection, dataset(FOREVER), Resources(max_runtime_seconds=59)).name
     followed = client(connection)
 
-    def interrupted(name: str) -> Iterator[Any]:
+    def interrupted(name: str, **_: Any) -> Iterator[Any]:
         yield next(iter(Jobs(connection).follow(name)))
         raise KeyboardInterrupt
 
