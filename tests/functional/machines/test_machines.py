@@ -96,7 +96,7 @@ def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed, train
 
 def test_a_run_books_what_each_of_its_jobs_cost_once(deployed: Deployed, trained: TrainOutput) -> None:
     s3, jobs = deployed.aws.client("s3"), [trained.dataset, trained.gate, *trained.stages, trained.evaluation]
-    found = ledger.read(s3, bucket=deployed.bucket)
+    found = ledger.read(s3, bucket=deployed.bucket).entries
     mine = [entry for entry in found if entry.job in {job.name for job in jobs}]
     assert sorted(entry.stage for entry in mine) == ["dataset", "evaluate", "gate", "sft", "srl"]
     assert {(e.domain, e.environment, e.region) for e in mine} == {("facial", "local", "us-east-1")}
@@ -108,7 +108,7 @@ def test_a_run_books_what_each_of_its_jobs_cost_once(deployed: Deployed, trained
     key_arn = deployed.connection.environment.key_arn
     with ThreadPoolExecutor(16) as pool:
         wrote = list(pool.map(lambda e: ledger.write(s3, e, bucket=deployed.bucket, key_arn=key_arn), versions))
-    (kept,) = (e for e in ledger.read(s3, bucket=deployed.bucket) if e.job == versions[0].job)
+    (kept,) = (e for e in ledger.read(s3, bucket=deployed.bucket).entries if e.job == versions[0].job)
     s3.delete_object(Bucket=deployed.bucket, Key=Keys.ledger(kept.ended.date().isoformat(), kept.job))
     assert (sum(wrote), kept) == (1, versions[wrote.index(True)])
 
