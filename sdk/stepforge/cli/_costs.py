@@ -72,8 +72,8 @@ def refresh_prices(client: Client, *, region: str | None, as_json: bool) -> None
     prices.keep(connection.client("s3"), rows, bucket=environment.bucket, key_arn=environment.key_arn)
     lines = [f"{len(rows)} training prices of {where} read; {len(changed)} are new or differ"]
     lines += [f"  {kind}: {'unknown' if old is None else f'{old:.4g}'} -> {new:.4g}" for kind, old, new in changed]
-    kinds = sorted({row.instance_type for row in rows})
-    given = [row for kind in kinds if (row := table.find(kind, where)) is not None and row.confidence == "given"]
+    now = [table.find(kind, where) for kind in sorted({row.instance_type for row in rows})]
+    given = [row for row in now if row is not None and row.confidence == "given"]
     lines += [f"  {r.instance_type}: {r.usd_per_hour:.4g}, given on {r.as_of}, goes on holding" for r in given]
     plain = {"region": where, "read": len(rows), "changed": [dict(zip(_CHANGE, c, strict=True)) for c in changed]}
     emit(plain, as_json=as_json, text="\n".join(lines))
