@@ -1,4 +1,4 @@
-"""Why a job failed, in one of eight words, and what to do about it: one table, first match wins.
+"""Why a job failed, in one word, and what to do about it: one table, first match wins.
 
 Texts are those that SageMaker writes into FailureReason and that CreateTrainingJob raises. Its prefixes alone do not
 tell: `ClientError` stands before a missing image, a role without a permission and data that is not there.
@@ -12,7 +12,10 @@ from typing import Any, Literal, get_args
 
 from stepforge.attempts import ending
 
-Category = Literal["capacity", "quota", "throttling", "algorithm", "data", "permission", "image", "internal", "unknown"]
+Category = Literal[
+    "capacity", "quota", "throttling", "algorithm", "data", "permission", "image", "internal", "stopped", "limit",
+    "unknown",
+]  # fmt: skip
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 
@@ -85,7 +88,7 @@ ADVICE: tuple[Row, ...] = (
         "ecr:GetDownloadUrlForLayer",
     ),
     Row(
-        r"assume (the )?role|PassRole|trust relationship",
+        r"assume ?(the )?role|PassRole|trust relationship",
         "permission",
         "SageMaker cannot take the training role: its trust policy must name sagemaker.amazonaws.com, and who submits "
         "needs iam:PassRole on it",
@@ -115,7 +118,7 @@ ADVICE: tuple[Row, ...] = (
         "the data does not fit the instance: raise volume_gb, or take a larger instance type",
     ),
     Row(
-        r"subnet|security group|VPC|ENI|network interface|endpoint .*S3|Unable to execute request to S3",
+        r"subnet|security group|\bVPC|\bENIs?\b|network interface|endpoint .*S3|Unable to execute request to S3",
         "permission",
         "the job's network does not reach what it needs: a private VPC wants a gateway endpoint for S3 and interface "
         "endpoints for ECR, logs, KMS and STS, and free addresses in its subnets",
@@ -140,6 +143,12 @@ _ENDINGS: dict[str, str] = {
     "without spot",
     "Interrupted": "its spot instance was taken away: the same command goes on from its checkpoint",
 }
+_CATEGORIES: dict[str, Category] = {
+    "Stopped": "stopped",
+    "MaxRuntimeExceeded": "limit",
+    "MaxWaitTimeExceeded": "capacity",
+    "Interrupted": "capacity",
+}
 _UNKNOWN = "this reason is not known here: read it as it stands, and see the job's log (`stepforge logs JOB`)"
 
 
@@ -152,7 +161,7 @@ class Diagnosis:
     reason: str
 
 
-def diagnose(reason: str) -> Diagnosis:
+def diagnose(reason: str | None) -> Diagnosis:
     """What a FailureReason, or the message of a refused CreateTrainingJob, means.
 
     >>> diagnose("CapacityError: Unable to provision requested ML compute capacity.").category
@@ -160,6 +169,7 @@ def diagnose(reason: str) -> Diagnosis:
     >>> diagnose("The moon is full").category
     'unknown'
     """
+    reason = reason or ""
     for row in ADVICE:
         if re.search(row.pattern, reason, re.IGNORECASE | re.DOTALL):
             return Diagnosis(row.category, row.advice, reason)
@@ -172,6 +182,6 @@ def diagnose_job(job: dict[str, Any]) -> Diagnosis | None:
     if how is None or how == "Completed":
         return None
     if how in _ENDINGS and not reason:
-        return Diagnosis("capacity" if how in ("MaxWaitTimeExceeded", "Interrupted") else "unknown", _ENDINGS[how], how)
+        return Diagnosis(_CATEGORIES[how], _ENDINGS[how], how)
     found = diagnose(reason)
-    return Diagnosis(found.category, _ENDINGS.get(how, found.advice), reason)
+    return Diagnosis(_CATEGORIES.get(how, found.category), _ENDINGS.get(how, found.advice), reason)

@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from stepforge.artifacts import read_bytes
 from stepforge.connection import Connection
+from stepforge.contracts.base import first_problem
 from stepforge.contracts.economics import LedgerEntry
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.records import TEST_SPLITS
@@ -15,7 +18,8 @@ from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.reports import EvaluationReport, Interval
 from stepforge.economics import prices
 from stepforge.economics.costs import Row, row_of
-from stepforge.economics.ledger import ENDED, entry_of
+from stepforge.economics.ledger import ENDED, booked, entry_of
+from stepforge.errors import InvalidInput
 from stepforge.pipelines import Run
 from stepforge.plans.differences import Change, differences
 
@@ -110,19 +114,29 @@ class JobFacts:
     description: dict[str, Any]
     tags: dict[str, str]
     spec: dict[str, Any] | None
-    """None for a job whose spec is not in the environment's bucket."""
+    """None for a job whose spec is not in the environment's bucket; `why` says so."""
     entry: LedgerEntry | None
-    """None for a job that has not ended."""
+    """None for a job that has not ended, and for one without a spec that was never booked."""
+    why: str = ""
 
 
 def job_facts(connection: Connection, description: dict[str, Any]) -> JobFacts:
-    """What there is to tell about a described job."""
+    """What there is to tell about a described job. One whose spec was removed costs what the ledger says."""
     sagemaker, s3 = connection.client("sagemaker"), connection.client("s3")
     bucket = connection.environment.bucket
     tags = {tag["Key"]: tag["Value"] for tag in sagemaker.list_tags(ResourceArn=description["TrainingJobArn"])["Tags"]}
     uri = description.get("HyperParameters", {}).get("spec_uri", "")
     if not uri.startswith(f"s3://{bucket}/"):
-        return JobFacts(description, tags, None, None)
-    spec = JobSpec.model_validate_json(read_bytes(s3, uri))
+        return JobFacts(
+            description, tags, None, None, "not in this environment's bucket: stepforge did not submit it here"
+        )
+    try:
+        spec = JobSpec.model_validate_json(read_bytes(s3, uri))
+    except ValidationError as error:
+        why = f"{uri} is no spec of this version: {first_problem(error)}"
+        return JobFacts(description, tags, None, booked(s3, description, bucket=bucket), why)
+    except InvalidInput:
+        why = f"{uri} is gone: `stepforge gc` removes specs that nobody needs any more"
+        return JobFacts(description, tags, None, booked(s3, description, bucket=bucket), why)
     entry = entry_of(description, tags, spec, prices.load(s3, bucket=bucket))
     return JobFacts(description, tags, spec.model_dump(mode="json"), entry)

@@ -13,11 +13,12 @@ from stepforge.errors import InvalidInput
 from stepforge.logs import names_a_secret, secrets_in
 
 _HARMLESS = re.compile(
-    r"|arn:[\w:/+=,.@*?-]+|s3://\S+|\$\{.*\}|\{\{resolve:.*\}\}|/[\w./-]*|[+-]?[\d.]+|true|false|none|null|yes|no|"
+    r"|arn:[\w:/+=,.@*?-]+|s3://[^\s/]+/\S*|\$\{.*\}|\{\{resolve:.*\}\}|/[\w.-]+/[\w./-]*|[+-]?\d{0,3}|true|false|none|null|yes|no|"
     r"<\S*>|\*+",
     re.IGNORECASE,
 )
-"""An ARN, a place, a reference, a number, a special token of a vocabulary: no secret whatever its name is."""
+"""An ARN, a place (with a folder: `/hunter2` is none), a reference, a number of three digits, a flag, a special token
+of a vocabulary: no secret whatever its name is."""
 
 
 def secret_in(name: str, value: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from stepforge.contracts.names import split_uri
 from stepforge.errors import InvalidInput
+from stepforge.partitions import arn
 
 _INTERFACES = (
     "ec2:CreateNetworkInterface",
@@ -22,8 +23,11 @@ _NETWORK = tuple(
 )
 
 
-def job_policy(job: dict[str, Any], *, region: str, account: str) -> dict[str, Any]:
+def job_policy(job: dict[str, Any], *, region: str, account: str, environment_key: str) -> dict[str, Any]:
     """The policy of a job as DescribeTrainingJob tells it, or as it is asked of CreateTrainingJob. Pure.
+
+    environment_key: ARN of the key with which the environment encrypts specs, uploads and checkpoints; a job may have
+    another one for its outputs. Not covered: inputs that another job wrote with a key of its own.
 
     Raises InvalidInput for an input that is no S3 prefix.
     """
@@ -32,13 +36,13 @@ def job_policy(job: dict[str, Any], *, region: str, account: str) -> dict[str, A
     output = f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/"
     checkpoints = job.get("CheckpointConfig", {}).get("S3Uri")
     kept = [] if checkpoints is None else [f"{checkpoints.rstrip('/')}/"]
-    logs = f"arn:aws:logs:{region}:{account}:log-group:/aws/sagemaker/TrainingJobs"
+    logs = arn("logs", region, account, "log-group:/aws/sagemaker/TrainingJobs")
     statements = [
-        _allow("ReadInputs", ["s3:GetObject"], _objects([*inputs, *kept])),
-        *_listing([*inputs, *kept]),
-        _allow("WriteOutputs", ["s3:PutObject", "s3:AbortMultipartUpload"], _objects([output, *kept])),
-        *([_allow("KeepCheckpointsInStep", ["s3:DeleteObject"], _objects(kept))] if kept else []),
-        *_keys(job),
+        _allow("ReadInputs", ["s3:GetObject"], _objects([*inputs, *kept], region)),
+        *_listing([*inputs, *kept], region),
+        _allow("WriteOutputs", ["s3:PutObject", "s3:AbortMultipartUpload"], _objects([output, *kept], region)),
+        *([_allow("KeepCheckpointsInStep", ["s3:DeleteObject"], _objects(kept, region))] if kept else []),
+        *_keys(job, environment_key),
         _allow("MakeLogGroup", ["logs:CreateLogGroup", "logs:DescribeLogStreams"], [logs, f"{logs}:*"]),
         _allow(
             "WriteLog",
@@ -51,10 +55,10 @@ def job_policy(job: dict[str, Any], *, region: str, account: str) -> dict[str, A
         | {"Condition": {"StringLike": {"cloudwatch:namespace": ["/aws/sagemaker/*", "AWS/SageMaker"]}}},
     ]
     if job.get("VpcConfig"):
-        network = [f"arn:aws:ec2:{region}:{account}:{what}" for what in ("network-interface/*", "vpc/*")]
-        network += [f"arn:aws:ec2:{region}:{account}:subnet/{one}" for one in job["VpcConfig"]["Subnets"]]
+        network = [arn("ec2", region, account, what) for what in ("network-interface/*", "vpc/*")]
+        network += [arn("ec2", region, account, f"subnet/{one}") for one in job["VpcConfig"]["Subnets"]]
         groups = job["VpcConfig"]["SecurityGroupIds"]
-        network += [f"arn:aws:ec2:{region}:{account}:security-group/{one}" for one in groups]
+        network += [arn("ec2", region, account, f"security-group/{one}") for one in groups]
         statements += [_allow("MakeInterfaces", list(_INTERFACES), network), _allow("LookAtVpc", list(_NETWORK), ["*"])]
     return {"Version": "2012-10-17", "Statement": statements}
 
@@ -71,31 +75,33 @@ def _input(channel: dict[str, Any]) -> str:
     return uri
 
 
-def _objects(uris: list[str]) -> list[str]:
-    return [f"arn:aws:s3:::{bucket}/{key}*" for bucket, key in map(split_uri, uris)]
+def _objects(uris: list[str], region: str) -> list[str]:
+    return [arn("s3", "", "", f"{bucket}/{key}*", of=region) for bucket, key in map(split_uri, uris)]
 
 
-def _listing(uris: list[str]) -> list[dict[str, Any]]:
+def _listing(uris: list[str], region: str) -> list[dict[str, Any]]:
     """One statement for each bucket. Without ListBucket a missing object says 403, and not that it is missing."""
     prefixes: dict[str, list[str]] = {}
     for bucket, key in map(split_uri, uris):
         prefixes.setdefault(bucket, []).append(f"{key}*")
     return [
-        _allow(f"List{number}", ["s3:ListBucket"], [f"arn:aws:s3:::{bucket}"])
+        _allow(f"List{number}", ["s3:ListBucket"], [arn("s3", "", "", bucket, of=region)])
         | {"Condition": {"StringLike": {"s3:prefix": found}}}
         for number, (bucket, found) in enumerate(sorted(prefixes.items()))
     ]
 
 
-def _keys(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Inputs are encrypted with the key of outputs. The volume's key is used through grants that SageMaker makes."""
+def _keys(job: dict[str, Any], environment_key: str) -> list[dict[str, Any]]:
+    """The spec is encrypted with the environment's key whatever the outputs are with. The volume's key is used through
+    grants that SageMaker makes."""
     data, volume = job["OutputDataConfig"].get("KmsKeyId"), job["ResourceConfig"].get("VolumeKmsKeyId")
-    found = [] if data is None else [_allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], [data])]
-    grants = sorted({key for key in (data, volume) if key is not None})
-    if grants:
-        grant = _allow("GrantKeyToSageMaker", ["kms:CreateGrant", "kms:DescribeKey"], grants)
-        found.append(grant | {"Condition": {"Bool": {"kms:GrantIsForAWSResource": "true"}}})
-    return found
+    used = sorted({environment_key, data or environment_key})
+    grants = sorted({environment_key, data or environment_key, volume or environment_key})
+    grant = _allow("GrantKeyToSageMaker", ["kms:CreateGrant", "kms:DescribeKey"], grants)
+    return [
+        _allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], used),
+        grant | {"Condition": {"Bool": {"kms:GrantIsForAWSResource": "true"}}},
+    ]
 
 
 def _repository(job: dict[str, Any]) -> str:
@@ -106,4 +112,4 @@ def _repository(job: dict[str, Any]) -> str:
     if len(parts) < 6 or parts[1:3] != ["dkr", "ecr"]:
         raise InvalidInput(f"image {image!r} is in no ECR repository: its policy is not known here")
     repository = rest.partition("@")[0].partition(":")[0]
-    return f"arn:aws:ecr:{parts[3]}:{parts[0]}:repository/{repository}"
+    return arn("ecr", parts[3], parts[0], f"repository/{repository}")

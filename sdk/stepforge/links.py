@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from stepforge.connection import Connection
 from stepforge.jobs_log import LOG_GROUP
+from stepforge.partitions import partition
 
 _CONSOLES = {
     "aws": "console.aws.amazon.com",
@@ -21,17 +22,6 @@ _CONSOLES = {
 }
 STUDIO_METADATA = Path("/opt/ml/metadata/resource-metadata.json")
 """Studio leaves its domain there: https://docs.aws.amazon.com/sagemaker/latest/dg/notebooks-run-and-manage-metadata.html"""
-
-
-def partition(region: str) -> str:
-    """The partition of a region.
-
-    >>> partition("eu-west-1"), partition("cn-north-1"), partition("us-gov-west-1")
-    ('aws', 'aws-cn', 'aws-us-gov')
-    """
-    if region.startswith("cn-"):
-        return "aws-cn"
-    return "aws-us-gov" if region.startswith("us-gov-") else "aws"
 
 
 def console(region: str) -> str:
@@ -80,7 +70,7 @@ def mlflow(uri: str, spec_sha256: str) -> str:
 def job_links(connection: Connection, job: str, *, spec_sha256: str = "") -> dict[str, str]:
     """Where a job can be looked at, by the name of the place. Empty locally, unless MLFLOW_TRACKING_URI is set."""
     found = {}
-    if connection.endpoint_url is None and (region := connection.region):
+    if connection.endpoint_url is None and (region := connection.region) and partition(region) in _CONSOLES:
         found = {"sagemaker": training_job(region, job), "cloudwatch": log_streams(region, job)}
         if (domain := studio_domain()) and (address := studio(region, job, domain)):
             found["studio"] = address

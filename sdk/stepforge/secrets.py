@@ -271,6 +271,8 @@ class Secrets:
         cause = error.__cause__ if isinstance(error, _Failed) and isinstance(error.__cause__, Exception) else error
         code = _code(cause)
         if code in _WRONG:
+            # What is gone is not served as stale, whatever fails next. Another stage of it may well be there.
+            self._cached.pop(key, None)
             return InvalidInput(
                 f"secret {key[0]!r} has no value under {key[1]}: {cause}. Check its name, region and account, and that "
                 "it is not marked for deletion"
@@ -301,7 +303,11 @@ class _Failed(Exception):
 def _secret_of(secret_id: str, answer: Any) -> Secret:
     value = answer.get("SecretString")
     if value is None:
-        value = answer["SecretBinary"]
+        value = answer.get("SecretBinary")
+    if value is None:
+        raise InvalidInput(
+            f"secret {secret_id!r} has neither a SecretString nor a SecretBinary: give it a value in Secrets Manager"
+        )
     return Secret(secret_id, value, version=answer.get("VersionId", ""), stages=tuple(answer.get("VersionStages", ())))
 
 

@@ -17,6 +17,7 @@ from stepforge.contracts.resources import Resources, Vpc
 from stepforge.errors import InvalidInput
 from stepforge.job_policy import job_policy
 from stepforge.local.sagemaker.objects import CheckpointSync, Objects
+from stepforge.plans.checks import needed_by_caller, needed_by_job
 from stepforge.submission import training_request
 from tests.fakes import FakeSageMaker
 from tests.infra.machines import LOCAL, resources
@@ -52,7 +53,7 @@ def job(**resources: Any) -> dict[str, Any]:
 
 
 def policy(**resources: Any) -> dict[str, Any]:
-    return job_policy(job(**resources), region="us-east-1", account="000000000000")
+    return job_policy(job(**resources), region="us-east-1", account="000000000000", environment_key=KEY)
 
 
 ACTIONS = {
@@ -138,11 +139,36 @@ def test_a_job_in_a_vpc_makes_interfaces_in_its_own_subnets_alone() -> None:
     assert not allows(granted, "ec2:CreateNetworkInterface", f"{stem}subnet-2")
 
 
+def test_outputs_under_a_key_of_their_own_leave_the_environments_key_for_the_spec_and_the_inputs() -> None:
+    other = KEY.replace("key/0", "key/1")
+    granted = policy(output_key_arn=other)
+    for key in (KEY, other):
+        assert allows(granted, "kms:Decrypt", key)
+        assert allows(granted, "kms:GenerateDataKey", key)
+
+
+@pytest.mark.parametrize(("region", "partition"), [("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")])
+def test_in_another_partition_every_arn_is_of_it(region: str, partition: str) -> None:
+    request = job(vpc=Vpc(subnets=("subnet-1",), security_groups=("sg-1",)))
+    image = request["AlgorithmSpecification"]["TrainingImage"].replace("us-east-1", region)
+    request["AlgorithmSpecification"]["TrainingImage"] = image
+    key = f"arn:{partition}:kms:{region}:000000000000:key/0"
+    request["OutputDataConfig"]["KmsKeyId"] = request["ResourceConfig"]["VolumeKmsKeyId"] = key
+    granted = job_policy(request, region=region, account="000000000000", environment_key=key)
+    arns = [r for statement in granted["Statement"] for r in statement["Resource"] if r != "*"]
+    assert {one.split(":")[1] for one in arns} == {partition}
+    environment = ENVIRONMENT.model_copy(update={"key_arn": key, "machines": {"train": f"arn:{partition}:states:m"}})
+    environment = environment.model_copy(update={"training_role_arn": f"arn:{partition}:iam::0:role/r"})
+    needed = [*needed_by_job(environment)]
+    needed += [n for machine in (True, False) for n in needed_by_caller(environment, ["sft"], machine=machine)]
+    assert {one.resource.split(":")[1] for one in needed if one.resource != "*"} == {partition}
+
+
 def test_an_image_outside_of_ecr_is_refused() -> None:
     request = job()
     request["AlgorithmSpecification"]["TrainingImage"] = "registry.example/train@sha256:0"
     with pytest.raises(InvalidInput, match="is in no ECR repository"):
-        job_policy(request, region="us-east-1", account="000000000000")
+        job_policy(request, region="us-east-1", account="000000000000", environment_key=KEY)
 
 
 def training_role() -> dict[str, Any]:

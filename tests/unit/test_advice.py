@@ -44,7 +44,7 @@ def test_a_reason_that_people_report_gets_its_category(category: str, reason: st
 
 
 def test_every_category_is_met_by_a_real_text_and_every_row_has_advice_of_its_own() -> None:
-    assert {category for category, _ in REASONS} == set(CATEGORIES)
+    assert {category for category, _ in REASONS} == set(CATEGORIES) - {"stopped", "limit"}
     assert len({row.advice for row in ADVICE}) == len(ADVICE)
 
 
@@ -63,8 +63,8 @@ def job(status: str, secondary: str = "", reason: str = "") -> dict[str, Any]:
     [
         (job("InProgress"), None, ""),
         (job("Completed"), None, ""),
-        (job("Stopped"), "unknown", "somebody stopped it"),
-        (job("Stopped", "MaxRuntimeExceeded"), "unknown", "raise max_runtime_seconds"),
+        (job("Stopped"), "stopped", "somebody stopped it"),
+        (job("Stopped", "MaxRuntimeExceeded"), "limit", "raise max_runtime_seconds"),
         (job("Stopped", "MaxWaitTimeExceeded"), "capacity", "without spot"),
         (job("Stopped", "Interrupted"), "capacity", "taken away"),
         (job("Failed", reason="InternalServerError: x"), "internal", "AWS itself failed"),
@@ -76,3 +76,24 @@ def test_an_ending_without_a_reason_has_advice_too(described: dict[str, Any], ca
     found = diagnose_job(described)
     assert (None if found is None else found.category) == category
     assert found is None or words in found.advice
+
+
+@pytest.mark.parametrize(
+    ("reason", "category", "word"),
+    [
+        ("ClientError: Error while opening the channel 'train'", "unknown", "reason above"),
+        ("ClientError: the ENI could not be created", "permission", "VPC"),
+        ("ClientError: Failed to invoke sts:AssumeRole. Error code: 403", "permission", "trust policy"),
+        (None, "unknown", "not known here"),
+    ],
+)
+def test_words_within_words_are_no_reasons(reason: str | None, category: str, word: str) -> None:
+    found = diagnose(reason)
+    assert found.category == category
+    assert word in found.advice
+
+
+def test_an_ending_with_a_reason_has_the_category_of_the_ending() -> None:
+    found = diagnose_job(job("Stopped", "MaxRuntimeExceeded", "anything"))
+    assert found is not None
+    assert (found.category, found.reason) == ("limit", "anything")

@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from stepforge.contracts.environment import Environment
+from stepforge.contracts.jobs import WORK_TYPES
+from stepforge.plans.checks import Needed, needed_by_caller, needed_to_look
+from tests.support.iam import allows
+
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "ci.md").read_text()
 
 
@@ -77,3 +82,48 @@ def test_the_exit_codes_that_it_tells_apart_are_those_of_the_table() -> None:
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.MULTILINE)}
     assert told == {0, 2, 5}
     assert told <= listed
+
+
+ENVIRONMENT = Environment(
+    name="dev",
+    bucket="stepforge-dev",
+    key_arn="arn:aws:kms:us-east-1:111122223333:key/0",
+    training_role_arn="arn:aws:iam::111122223333:role/training",
+    serving_role_arn="arn:aws:iam::111122223333:role/serving",
+    machines={"train": "arn:aws:states:us-east-1:111122223333:stateMachine:stepforge-dev-train"},
+    images={"train": "r@sha256:" + "0" * 64},
+    code=dict.fromkeys(WORK_TYPES, "c" * 64),
+)
+
+
+def documented(role: str) -> dict[str, Any]:
+    """The policy that the table gives a role."""
+    rows = re.findall(r"^\| (both|submit) \| (.*?) \| (.*?) \|$", DOCUMENT, flags=re.MULTILINE)
+    statements = []
+    for whose, actions, resources in rows:
+        if whose in ("both", role):
+            named = [one.replace("BUCKET", "stepforge-dev") for one in re.findall(r"`([^`]+)`", resources)]
+            arns = [ENVIRONMENT.key_arn if one == "KEY" else one for one in named]
+            statements.append({"Effect": "Allow", "Action": re.findall(r"`([^`]+)`", actions), "Resource": arns})
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+@pytest.mark.parametrize(
+    ("role", "needed"),
+    [
+        ("look", needed_to_look(ENVIRONMENT)),
+        ("submit", needed_by_caller(ENVIRONMENT, WORK_TYPES, machine=True)),
+    ],
+    ids=["look", "submit"],
+)
+def test_the_roles_are_allowed_all_that_the_code_needs_of_them(role: str, needed: list[Needed]) -> None:
+    policy = documented(role)
+    lacking = [
+        (action, one.resource) for one in needed for action in one.actions if not allows(policy, action, one.resource)
+    ]
+    assert lacking == []
+
+
+def test_the_role_that_looks_changes_nothing() -> None:
+    allowed = {action for s in documented("look")["Statement"] for action in s["Action"]}
+    assert {action for action in allowed if not re.search(r":(Get|List|Describe)|:Decrypt$", action)} == set()

@@ -208,6 +208,18 @@ def test_what_is_gone_or_refused_is_an_error_though_a_value_is_cached(code: str,
     for _ in range(4):
         with pytest.raises(InvalidInput, match=said):
             secrets.get(ARN)
+    manager.error = "ServiceUnavailable"
+    with pytest.raises(SecretUnavailable):
+        secrets.get(ARN)
+
+
+def test_a_secret_without_a_value_is_told() -> None:
+    class Empty:
+        def get_secret_value(self, **_: str) -> dict[str, str]:
+            return {"VersionId": "v1"}
+
+    with pytest.raises(InvalidInput, match="neither a SecretString nor a SecretBinary"):
+        Secrets(Empty()).get(ARN)
 
 
 def test_an_error_that_is_none_of_aws_is_not_taken_for_an_outage() -> None:
@@ -323,6 +335,9 @@ def test_a_key_is_refused_under_any_name_and_never_shown(kind: str) -> None:
         ("clientSecret", "abc"),
         ("HF_TOKEN", "abcdefgh"),
         ("openai_api_key", "none-of-the-known-forms"),
+        ("DB_PASSWORD", "12345678"),
+        ("DB_PASSWORD", "/hunter2"),
+        ("API_TOKEN", "s3://hunter2"),
     ],
 )
 def test_a_value_named_like_a_secret_is_refused(name: str, value: str) -> None:
@@ -336,6 +351,9 @@ def test_what_jobs_are_usually_given_is_let_through() -> None:
         "spec_sha256": "ab" * 32,
         "OPENAI_SECRET_ARN": "arn:aws:secretsmanager:eu-west-1:111122223333:secret:openai-a1b2c3",
         "DB_PASSWORD": ARN,
+        "HF_TOKEN": "/run/secrets/hf",
+        "API_TOKEN": "s3://bucket/token",
+        "SECRET": "yes",
         "TOKENIZERS_PARALLELISM": "false",
         "MAX_TOKENS": "512",
         "EOS_TOKEN": "</s>",

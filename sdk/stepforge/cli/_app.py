@@ -224,9 +224,11 @@ def policy(
     from stepforge.client import Client
     from stepforge.job_policy import job_policy
 
-    described = Client(env).jobs.get(job)
+    client = Client(env)
+    described = client.jobs.get(job)
     _, _, _, region, account, _ = described["TrainingJobArn"].split(":", 5)
-    found = job_policy(described, region=region, account=account)
+    key = client.connection.environment.key_arn
+    found = job_policy(described, region=region, account=account, environment_key=key)
     emit(found, as_json=json, text=dumps(found, indent=2))
 
 

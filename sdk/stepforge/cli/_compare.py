@@ -95,5 +95,5 @@ def _job_lines(facts: JobFacts) -> list[str]:
     rows += [(f"work.{key}", str(value)) for key, value in spec.get("work", {}).items() if value is not None]
     rows += [(f"input {name}", ref["sha256"][:12]) for name, ref in spec.get("inputs", {}).items()]
     if not spec:
-        rows.append(("spec", "not in this environment's bucket: stepforge did not submit it here"))
+        rows.append(("spec", facts.why))
     return columns(["", ""], rows)[1:]

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import date
 from typing import Any
 
-from stepforge.cli._output import columns, emit
+from stepforge.cli._output import columns, emit, say
 from stepforge.client import Client
 from stepforge.connection import LOCAL
 from stepforge.economics import prices
@@ -25,7 +25,10 @@ def print_costs(client: Client, *, by: By, since: str | None, as_json: bool) -> 
         "total": asdict(found.total),
         "under_way": list(found.under_way),
         "booked_now": found.healed,
+        "skipped": list(found.skipped),
     }
+    for why in found.skipped:
+        say(f"warning: passed over: {why}")
     emit(plain, as_json=as_json, text="\n".join(_lines(found, rows, by)))
 
 
@@ -59,7 +62,8 @@ def refresh_prices(client: Client, *, region: str | None, as_json: bool) -> None
         raise InvalidInput("the local AWS has no price list: name an environment in the cloud with --env")
     rows = list(prices.read_price_list(connection.client("pricing", region=prices.PRICE_LIST_REGION), where))
     environment = connection.environment
-    before = prices.load(connection.client("s3"), bucket=environment.bucket)
+    table = prices.load(connection.client("s3"), bucket=environment.bucket)
+    before = table.listed
     changed = []
     for row in rows:
         old = before.find(row.instance_type, where)
@@ -68,6 +72,9 @@ def refresh_prices(client: Client, *, region: str | None, as_json: bool) -> None
     prices.keep(connection.client("s3"), rows, bucket=environment.bucket, key_arn=environment.key_arn)
     lines = [f"{len(rows)} training prices of {where} read; {len(changed)} are new or differ"]
     lines += [f"  {kind}: {'unknown' if old is None else f'{old:.4g}'} -> {new:.4g}" for kind, old, new in changed]
+    now = [table.find(kind, where) for kind in sorted({row.instance_type for row in rows})]
+    given = [row for row in now if row is not None and row.confidence == "given"]
+    lines += [f"  {r.instance_type}: {r.usd_per_hour:.4g}, given on {r.as_of}, goes on holding" for r in given]
     plain = {"region": where, "read": len(rows), "changed": [dict(zip(_CHANGE, c, strict=True)) for c in changed]}
     emit(plain, as_json=as_json, text="\n".join(lines))
 
@@ -79,6 +86,17 @@ def set_price(client: Client, instance: str, usd: float, *, region: str | None, 
     prices.keep(client.connection.client("s3"), [row], bucket=environment.bucket, key_arn=environment.key_arn)
     said = f"{row.instance_type} in {row.region} is ${row.usd_per_hour:.4g} an hour from {row.as_of} on"
     emit(row.model_dump(mode="json"), as_json=as_json, text=said)
+
+
+def withdraw_price(client: Client, instance: str, *, region: str | None, as_json: bool) -> None:
+    """End a price that was given: then that of AWS's list holds again."""
+    environment, s3 = client.connection.environment, client.connection.client("s3")
+    where = region or _region(client)
+    prices.withdraw(s3, instance, where, bucket=environment.bucket, key_arn=environment.key_arn)
+    row = prices.load(s3, bucket=environment.bucket).find(instance, where)
+    after = "and has no price" if row is None else f"and is ${row.usd_per_hour:.4g} an hour again ({row.source})"
+    plain = {"instance_type": instance, "region": where, "now": None if row is None else row.model_dump(mode="json")}
+    emit(plain, as_json=as_json, text=f"{instance} in {where} is not priced by what was given any more, {after}")
 
 
 _CHANGE = ("instance_type", "before", "after")

@@ -38,6 +38,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "prices list": ("stepforge prices list", "stepforge prices list ml.g5.xlarge --region us-west-2"),
     "prices refresh": ("stepforge prices refresh --env dev",),
     "prices set": ("stepforge prices set ml.g5.xlarge 1.2 --env dev",),
+    "prices withdraw": ("stepforge prices withdraw ml.g5.xlarge --env dev",),
     "runs": ("stepforge runs", "stepforge runs --most 5 --json"),
     "watch": ("stepforge watch", "stepforge watch latest --env dev"),
     "logs": ("stepforge logs latest -f", "stepforge logs rlvr-0123456789ab-a0"),

@@ -17,7 +17,10 @@ def gc(client: Client, *, apply: bool, keep_days: int, as_json: bool) -> None:
         "applied": apply,
         "bytes": total,
         "items": [{"kind": i.kind, "name": i.name, "reason": i.reason, "bytes": i.bytes} for i in rows],
+        "skipped": housekeeping.skipped,
     }
+    for why in housekeeping.skipped:
+        say(f"warning: passed over: {why}")
     emit(plain, as_json=as_json)
     if as_json:
         return

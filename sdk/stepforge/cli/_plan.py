@@ -230,6 +230,7 @@ def _plain(found: Plan, budget: Budget | None) -> dict[str, Any]:
         "budget": None if budget is None else asdict(budget),
         "problems": [asdict(problem) for problem in found.problems],
         "checks": [asdict(check) for check in found.checks],
+        "skipped": list(found.skipped),
     }
 
 
@@ -254,6 +255,7 @@ def _lines(found: Plan, budget: Budget | None) -> list[str]:
         *_money(found, budget),
         *(f"{check.result}: {check.what}{': ' if check.detail else ''}{check.detail}" for check in found.checks),
         *(f"would be refused: {problem}" for problem in found.problems),
+        *(f"warning: passed over by the estimates: {why}" for why in found.skipped),
     ]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from stepforge.cli._output import Env, Json
 
-prices_app = typer.Typer(help="Training prices, dated: list, refresh, set.", no_args_is_help=True)
+prices_app = typer.Typer(help="Training prices, dated: list, refresh, set, withdraw.", no_args_is_help=True)
 jobs_app = typer.Typer(help="Single jobs.", no_args_is_help=True)
 
 Domain = Annotated[str | None, typer.Option(help="Domain to train, such as facial.")]
@@ -153,6 +153,20 @@ def prices_set(
     from stepforge.client import Client
 
     _costs.set_price(Client(env), instance, usd, region=region, as_json=json)
+
+
+@prices_app.command("withdraw")
+def prices_withdraw(
+    instance: Annotated[str, typer.Argument(help="Instance type, such as ml.g5.xlarge.")],
+    region: Region = None,
+    env: Env = "local",
+    json: Json = False,
+) -> None:
+    """Withdraw a price that was given, from today on: that of AWS's list holds again."""
+    from stepforge.cli import _costs
+    from stepforge.client import Client
+
+    _costs.withdraw_price(Client(env), instance, region=region, as_json=json)
 
 
 def add_plan_commands(app: typer.Typer) -> None:

@@ -29,7 +29,9 @@ class Price(Contract):
     source: str
     confidence: Literal["list", "quoted", "undated", "given"]
     """`list`: from AWS's price list itself. `quoted`: a dated public quotation of it. `undated`: a public table without
-    a date. `given`: somebody of the account typed it, a contract's price say."""
+    a date. `given`: somebody of the account typed it, a contract's price say; it goes before all others."""
+    until: date | None = None
+    """The first day on which a given price does not hold any more; None while it does."""
 
 
 class PriceTable(Contract):
@@ -77,6 +79,11 @@ class LedgerEntry(Contract):
     """How much work it was; see economics.estimate.units."""
     model: str = ""
     """Where its weights began: jobs that agree in it are equally large. Empty where that is not known."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Only Completed in both statuses: what was interrupted or timed out may say Completed in one of them."""
+        return self.status == "Completed" and self.secondary_status in ("", "Completed")
 
     @property
     def instance_seconds(self) -> int | None:

@@ -50,6 +50,8 @@ class Found:
     healed: int
     """How many of them were booked only now."""
     under_way: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    """Objects that were passed over, each with the reason: what they stand for is in no sum."""
 
     def by(self, what: By) -> list[Row]:
         """Sums, the dearest first; days in order. Raises UnknownName."""
@@ -72,14 +74,14 @@ def row_of(key: str, entries: Iterable[LedgerEntry]) -> Row:
     known = [entry for entry in all_ if entry.usd is not None]
     saved = 0.0
     for entry in known:
-        saving, billed = entry.spot_saving, entry.usd or 0.0
-        if saving is not None and 0 < saving < 1:
-            saved += billed / (1 - saving) - billed
+        if entry.spot_saving is not None and entry.usd_per_hour is not None and entry.training_seconds is not None:
+            on_demand = ledger.cost_usd(entry.training_seconds, entry.instance_count, entry.usd_per_hour)
+            saved += max(0.0, on_demand - (entry.usd or 0.0))
     return Row(
         key=key,
         usd=sum(entry.usd or 0.0 for entry in known) if known else None,
         jobs=len(all_),
-        failed=sum(entry.status != "Completed" for entry in all_),
+        failed=sum(not entry.succeeded for entry in all_),
         instance_seconds=sum(entry.instance_seconds or 0 for entry in all_),
         spot_saved_usd=saved,
         unpriced=tuple(sorted({entry.instance_type for entry in all_ if entry.usd_per_hour is None})),
@@ -116,7 +118,8 @@ class Costs:
         connection, environment = self._connection, self._connection.environment
         s3, bucket = connection.client("s3"), environment.bucket
         table = prices.load(s3, bucket=bucket)
-        entries = ledger.read(s3, bucket=bucket, since=since)
+        kept = ledger.read(s3, bucket=bucket, since=since)
+        entries = kept.entries
         found = ledger.Healed()
         if heal:
             found = ledger.heal(
@@ -131,4 +134,5 @@ class Costs:
         there = {entry.job for entry in entries}
         new = [e for e in found.booked if e.job not in there and (since is None or e.ended.date() >= since)]
         merged = sorted((*entries, *new), key=lambda entry: (entry.ended, entry.job))
-        return Found(tuple(priced(entry, table) for entry in merged), len(new), found.under_way)
+        skipped = (*kept.skipped, *found.skipped)
+        return Found(tuple(priced(entry, table) for entry in merged), len(new), found.under_way, skipped)

@@ -10,7 +10,7 @@ Not covered: volumes, storage, requests, warm pools between jobs, and data that 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Literal
@@ -169,13 +169,26 @@ def _around(first: Range, ranges: Sequence[Range]) -> Range:
     return Range(min(one.low for one in ranges), first.middle, max(one.high for one in ranges))
 
 
+def enough(wanted: Iterable[Wanted]) -> Callable[[Sequence[LedgerEntry]], bool]:
+    """Whether entries of one type hold all that estimates of these jobs look at: 20 attempts at the very same work."""
+    by_type: dict[str, list[Wanted]] = {}
+    for one in wanted:
+        by_type.setdefault(one.work.type, []).append(one)
+
+    def is_enough(entries: Sequence[LedgerEntry]) -> bool:
+        jobs = by_type.get(entries[0].type, []) if entries else []
+        return bool(entries) and all(sum(_same(e, job) for e in entries if _usable(e, job)) >= NEWEST for job in jobs)
+
+    return is_enough
+
+
 def _usable(entry: LedgerEntry, wanted: Wanted) -> bool:
     """Of attempts that failed nobody knows how long they would have run."""
     same_machine = (entry.instance_type, entry.instance_count) == (
         wanted.resources.instance_type,
         wanted.resources.instance_count,
     )
-    return entry.status == "Completed" and entry.type == wanted.work.type and same_machine and bool(_seconds(entry))
+    return entry.succeeded and entry.type == wanted.work.type and same_machine and bool(_seconds(entry))
 
 
 def _seconds(entry: LedgerEntry) -> float:
@@ -183,9 +196,18 @@ def _seconds(entry: LedgerEntry) -> float:
     return float(entry.training_seconds or entry.billable_seconds or 0)
 
 
+def _same_stage(entry: LedgerEntry, wanted: Wanted) -> bool:
+    return (entry.domain, entry.stage, entry.model) == (wanted.domain, wanted.stage, wanted.model)
+
+
+def _same(entry: LedgerEntry, wanted: Wanted) -> bool:
+    """Whether it did the very same work from the same model."""
+    return _same_stage(entry, wanted) and entry.work_sha256 == work_digest(wanted.work)
+
+
 def _time(wanted: Wanted, usable: Sequence[LedgerEntry]) -> tuple[Source, Range, list[LedgerEntry]]:
-    stage = [e for e in usable if (e.domain, e.stage, e.model) == (wanted.domain, wanted.stage, wanted.model)]
-    same = [entry for entry in stage if entry.work_sha256 == work_digest(wanted.work)]
+    stage = [entry for entry in usable if _same_stage(entry, wanted)]
+    same = [entry for entry in stage if _same(entry, wanted)]
     amount = units(wanted.work)
     levels: tuple[tuple[Source, list[LedgerEntry]], ...] = (
         ("same work", same),

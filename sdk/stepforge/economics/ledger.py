@@ -3,16 +3,19 @@
 Whoever sees an end books it: the machine `run-job` when it classifies a job, and `stepforge costs` for what it did not
 see (jobs submitted by themselves, executions that were stopped). Both write the same entry under the same key, and S3's
 conditional write keeps the first. A job of which no spec is left in the bucket is nobody's, and is not found.
+
+An object that is none of ours, or of another version, stands in the way of nobody: it is passed over, and said so.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import BotoCoreError
@@ -29,25 +32,33 @@ from stepforge.contracts.names import DOMAIN_TAG, ENVIRONMENT_TAG, MODEL_TAG, RU
 from stepforge.economics import prices
 from stepforge.economics.estimate import model_of, units, work_digest
 from stepforge.economics.prices import Prices
-from stepforge.errors import InvalidInput, StepforgeError
+from stepforge.errors import StepforgeError
 from stepforge.logs.metrics import emf
 
 logger = logging.getLogger(__name__)
 ENDED = ("Completed", "Failed", "Stopped")
 _AT_ONCE = 8
 _SPECS = "specs/"
+_SPEC_KEY = re.compile(r"specs/([0-9a-f]{64})/(?:spec|parts)\.json")
+_ENTRY_KEY = re.compile(r"ledger/\d{4}-\d\d-\d\d/[a-z]+-[0-9a-f]{12}-a\d+\.json")
+LOOKED_THROUGH = 500
+"""Newest attempts of each type of job, among which an estimate looks for those of the same work."""
+_BLOCK = 64
 _LONGEST_JOB = timedelta(days=31)
-_EXISTS = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+EXISTS = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 """S3's answers to a conditional write that came second:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html"""
 
 
 def entry_of(job: dict[str, Any], tags: dict[str, str], spec: JobSpec, table: Prices) -> LedgerEntry | None:
-    """The entry of a described job; None where it has not ended. Pure: the same end makes the same entry."""
+    """The entry of a described job; None where it has not ended. Pure: the same end makes the same entry.
+
+    Times are UTC's, as an entry's day is a part of its key: botocore gives them in the caller's own zone.
+    """
     if job["TrainingJobStatus"] not in ENDED:
         return None
     resources, arn = job["ResourceConfig"], job["TrainingJobArn"]
-    region, ended = arn.split(":")[3], job.get("TrainingEndTime") or job["LastModifiedTime"]
+    region, ended = arn.split(":")[3], (job.get("TrainingEndTime") or job["LastModifiedTime"]).astimezone(UTC)
     instance = resources.get("InstanceType") or "unknown"
     price = table.find(instance, region, on=ended.date())
     seconds, count = job.get("BillableTimeInSeconds"), resources.get("InstanceCount", 1)
@@ -63,7 +74,7 @@ def entry_of(job: dict[str, Any], tags: dict[str, str], spec: JobSpec, table: Pr
         region=region,
         status=job["TrainingJobStatus"],
         secondary_status=job.get("SecondaryStatus", ""),
-        created=job["CreationTime"],
+        created=job["CreationTime"].astimezone(UTC),
         ended=ended,
         instance_type=instance,
         instance_count=count,
@@ -97,7 +108,7 @@ def write(s3: Any, entry: LedgerEntry, *, bucket: str, key_arn: str) -> bool:
             IfNoneMatch="*",
         )
     except AwsError as error:
-        if error.response["Error"]["Code"] in _EXISTS:
+        if error.response["Error"]["Code"] in EXISTS:
             return False
         raise
     return True
@@ -127,6 +138,20 @@ def _book(
     return entry
 
 
+def booked(s3: Any, job: dict[str, Any], *, bucket: str) -> LedgerEntry | None:
+    """The entry of a described job that was booked already; None where there is none that can be read."""
+    ended = job.get("TrainingEndTime") or job.get("LastModifiedTime")
+    if job["TrainingJobStatus"] not in ENDED or ended is None:
+        return None
+    try:
+        found = _entry(s3, bucket, Keys.ledger(ended.astimezone(UTC).date().isoformat(), job["TrainingJobName"]))
+    except AwsError as error:
+        if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+            return None
+        raise
+    return found if isinstance(found, LedgerEntry) else None
+
+
 def _tell(entry: LedgerEntry) -> None:
     """One line for each attempt, whoever booked it: on Lambda CloudWatch makes metrics of it."""
     ending = entry.secondary_status if entry.status == "Stopped" else entry.status
@@ -152,34 +177,75 @@ def try_to_book(sagemaker: Any, s3: Any, name: str, *, bucket: str, key_arn: str
         logger.warning("the cost of %s is not booked yet: %s", name, error)
 
 
-def read(s3: Any, *, bucket: str, since: date | None = None, newest_of_each: int | None = None) -> list[LedgerEntry]:
-    """Entries in the order in which their jobs ended, of those that ended `since` a day (UTC).
+@dataclass(frozen=True)
+class Read:
+    """Entries in the order in which their jobs ended, and what was passed over: each object's address and why."""
 
-    `newest_of_each` reads so many of the newest days of each type of job, for estimates. Raises InvalidInput for an
-    object that is no entry.
+    entries: tuple[LedgerEntry, ...]
+    skipped: tuple[str, ...] = ()
+
+
+def read(s3: Any, *, bucket: str, since: date | None = None) -> Read:
+    """All entries of jobs that ended `since` a day (UTC)."""
+    keys, stray = _keys(s3, bucket=bucket, since=since)
+    return _sorted([*stray, *_entries(s3, bucket, keys)])
+
+
+def newest(s3: Any, *, bucket: str, enough: Callable[[Sequence[LedgerEntry]], bool]) -> Read:
+    """Entries for estimates: the newest of each type of job, until those read are `enough`, 500 of each at most.
+
+    `enough` is asked with all entries of one type that were read, newest days first.
     """
-    keys = _keys(s3, bucket=bucket, since=since)
-    if newest_of_each is not None:
-        by_type: dict[str, list[str]] = defaultdict(list)
-        for key in keys:
-            by_type[key.rpartition("/")[2].partition("-")[0]].append(key)
-        keys = [key for kept in by_type.values() for key in kept[-newest_of_each:]]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        entries = list(pool.map(lambda key: _entry(s3, bucket, key), keys))
-    return sorted(entries, key=lambda entry: (entry.ended, entry.job))
+    keys, stray = _keys(s3, bucket=bucket, since=None)
+    by_type: dict[str, list[str]] = defaultdict(list)
+    for key in reversed(keys):
+        by_type[key.rpartition("/")[2].partition("-")[0]].append(key)
+    found: list[LedgerEntry | str] = list(stray)
+    for of_type in by_type.values():
+        looked: list[LedgerEntry | str] = []
+        for start in range(0, min(len(of_type), LOOKED_THROUGH), _BLOCK):
+            looked += _entries(s3, bucket, of_type[start : start + _BLOCK])
+            if enough([entry for entry in looked if isinstance(entry, LedgerEntry)]):
+                break
+        found += looked
+    return _sorted(found)
 
 
-def _keys(s3: Any, *, bucket: str, since: date | None) -> list[str]:
+def _sorted(found: Iterable[LedgerEntry | str]) -> Read:
+    entries, skipped = [], []
+    for one in found:
+        if isinstance(one, LedgerEntry):
+            entries.append(one)
+        else:
+            skipped.append(one)
+    return Read(tuple(sorted(entries, key=lambda entry: (entry.ended, entry.job))), tuple(skipped))
+
+
+def _keys(s3: Any, *, bucket: str, since: date | None) -> tuple[list[str], list[str]]:
+    """Keys of entries, oldest day first, and the addresses of what cannot be one."""
     after = {} if since is None else {"StartAfter": Keys.ledger(since.isoformat())}
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=Keys.ledger(), **after)
-    return [item["Key"] for page in pages for item in page.get("Contents", ())]
+    keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+    stray = [
+        f"s3://{bucket}/{key} is no entry of the ledger by its name" for key in keys if not _ENTRY_KEY.fullmatch(key)
+    ]
+    return [key for key in keys if _ENTRY_KEY.fullmatch(key)], stray
 
 
-def _entry(s3: Any, bucket: str, key: str) -> LedgerEntry:
+def _entries(s3: Any, bucket: str, keys: Iterable[str]) -> list[LedgerEntry | str]:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(lambda key: _entry(s3, bucket, key), keys))
+
+
+def _entry(s3: Any, bucket: str, key: str) -> LedgerEntry | str:
+    """The entry, or why there is none."""
     try:
-        return LedgerEntry.model_validate_json(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+        entry = LedgerEntry.model_validate_json(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
     except ValidationError as error:
-        raise InvalidInput(f"s3://{bucket}/{key} is no entry of the ledger: {first_problem(error)}") from error
+        return f"s3://{bucket}/{key} is no entry of the ledger: {first_problem(error)}"
+    if not key.endswith(f"/{entry.job}.json"):
+        return f"s3://{bucket}/{key} is no entry of the ledger: it holds that of {entry.job}"
+    return entry
 
 
 @dataclass(frozen=True)
@@ -191,6 +257,8 @@ class Healed:
     """Jobs that have not ended, so that they cost more than the ledger says."""
     looked: int = 0
     """DescribeTrainingJob calls."""
+    skipped: tuple[str, ...] = ()
+    """Specs that cannot be read, so that what their jobs cost is not known, and why."""
 
 
 def heal(
@@ -216,7 +284,10 @@ def heal(
 
     def of_spec(spec: tuple[str, datetime]) -> Healed:
         sha, written = spec
-        prefix = prefixes.get(sha[:12]) or _prefix(s3, bucket, sha)
+        try:
+            prefix = prefixes.get(sha[:12]) or _prefix(s3, bucket, sha)
+        except (StepforgeError, ValidationError) as error:
+            return Healed(skipped=(_unreadable(bucket, sha, error),))
         there = attempts_by_prefix.get(prefix, {})
         found: list[LedgerEntry] = []
         looked = 0
@@ -227,16 +298,21 @@ def heal(
                 break
             if job["TrainingJobStatus"] not in ENDED:
                 return Healed(tuple(found), (job["TrainingJobName"],), looked)
-            entry = _book(sagemaker, s3, job, bucket=bucket, key_arn=key_arn, table=table)
+            try:
+                entry = _book(sagemaker, s3, job, bucket=bucket, key_arn=key_arn, table=table)
+            except (StepforgeError, ValidationError) as error:
+                return Healed(tuple(found), (), looked, (_unreadable(bucket, sha, error),))
             found += [] if entry is None else [entry]
         return Healed(tuple(found), (), looked)
 
+    specs, stray = _specs(s3, bucket=bucket, since=since)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        results = list(pool.map(of_spec, _specs(s3, bucket=bucket, since=since)))
+        results = list(pool.map(of_spec, specs))
     return Healed(
         tuple(entry for result in results for entry in result.booked),
         tuple(name for result in results for name in result.under_way),
         sum(result.looked for result in results),
+        (*stray, *(why for result in results for why in result.skipped)),
     )
 
 
@@ -248,11 +324,26 @@ def _unbooked(there: dict[int, LedgerEntry], written: datetime) -> list[int]:
     return gaps if done else [*gaps, *range(last + 1, attempts.MAX_ATTEMPTS)]
 
 
-def _specs(s3: Any, *, bucket: str, since: date | None) -> list[tuple[str, datetime]]:
-    """Identities of the specs in the bucket, with when each was last written."""
+def _specs(s3: Any, *, bucket: str, since: date | None) -> tuple[list[tuple[str, datetime]], list[str]]:
+    """Identities of the specs in the bucket with when each was last written, and the addresses of what is none."""
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=_SPECS)
-    found = [(item["Key"].split("/")[1], item["LastModified"]) for page in pages for item in page.get("Contents", ())]
-    return [spec for spec in found if since is None or spec[1].date() >= since - _LONGEST_JOB]
+    items = [item for page in pages for item in page.get("Contents", ())]
+    stray = [
+        f"s3://{bucket}/{i['Key']} is no job's spec by its name" for i in items if not _SPEC_KEY.fullmatch(i["Key"])
+    ]
+    found = [
+        (match[1], item["LastModified"])
+        for item in items
+        if (match := _SPEC_KEY.fullmatch(item["Key"])) and item["Key"].endswith("/spec.json")
+    ]
+    return [spec for spec in found if since is None or spec[1].date() >= since - _LONGEST_JOB], [
+        f"s3://{bucket}/{key} is no job's spec by its name" for key in stray
+    ]
+
+
+def _unreadable(bucket: str, sha: str, error: Exception) -> str:
+    said = first_problem(error) if isinstance(error, ValidationError) else str(error)
+    return f"s3://{bucket}/{Keys.spec(sha)} cannot be read, so what its jobs cost is not booked: {said}"
 
 
 def _prefix(s3: Any, bucket: str, sha: str) -> str:

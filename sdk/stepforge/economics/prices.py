@@ -43,13 +43,22 @@ class Prices:
     rows: tuple[Price, ...]
 
     def find(self, instance_type: str, region: str, *, on: date | None = None) -> Price | None:
-        """The newest row that is in force `on` a day, else the oldest after it; None where there is no row."""
+        """The newest row that is in force `on` a day, else the oldest after it; None where there is no row.
+
+        A price that was given goes before every list's, older or newer, from its day until it is replaced or withdrawn.
+        """
         rows = sorted(
             (row for row in self.rows if (row.instance_type, row.region) == (instance_type, region)),
-            key=lambda row: (row.as_of, _TRUST.index(row.confidence)),
+            key=lambda row: row.as_of,
         )
         earlier = [row for row in rows if on is None or row.as_of <= on]
-        return earlier[-1] if earlier else next(iter(rows), None)
+        # A row that took a given one's place ends it, and so does its withdrawal, as of its own day.
+        contract = [row for row in earlier if row.confidence == "given"][-1:]
+        if contract and (contract[0].until is None or (on is not None and on < contract[0].until)):
+            return contract[0]
+        listed = [row for row in earlier if row.confidence != "given"]
+        later = (row for row in rows if on is not None and row.as_of > on)
+        return listed[-1] if listed else next(later, None)
 
     def get(self, instance_type: str, region: str, *, on: date | None = None) -> Price:
         """As `find`. Raises UnknownPrice with what to do."""
@@ -72,24 +81,47 @@ class Prices:
     def regions(self) -> list[str]:
         return sorted({row.region for row in self.rows})
 
+    @property
+    def listed(self) -> Prices:
+        """Without what somebody gave."""
+        return Prices(tuple(row for row in self.rows if row.confidence != "given"))
+
     def plus(self, rows: Iterable[Price]) -> Prices:
-        """With more rows; one for the same instance, region and day takes the older one's place."""
-        merged = {(row.region, row.instance_type, row.as_of): row for row in (*self.rows, *rows)}
+        """With more rows. Of two lists' for the same instance, region and day the one of more confidence stays, of two
+        that agree in it the later one; what was given stands beside them."""
+        merged: dict[tuple[Any, ...], Price] = {}
+        for row in (*self.rows, *rows):
+            key = _order(row)
+            if key not in merged or _TRUST.index(row.confidence) >= _TRUST.index(merged[key].confidence):
+                merged[key] = row
         return Prices(tuple(merged[key] for key in sorted(merged)))
+
+    def without_given(self, instance_type: str, region: str, *, on: date) -> Prices:
+        """With the given price of an instance withdrawn from a day on. Raises UnknownPrice where none is in force."""
+        row = self.find(instance_type, region)
+        if row is None or row.confidence != "given":
+            raise UnknownPrice(
+                f"no price was given for {instance_type!r} in {region!r}: `stepforge prices list` shows all"
+            )
+        return self.plus([row.model_copy(update={"until": max(on, row.as_of)})])
 
     def compact(self) -> Prices:
         """Without rows between two that agree with them: the first says since when a price holds, the last until."""
         kept: list[Price] = []
-        for row in sorted(self.rows, key=lambda row: (row.region, row.instance_type, row.as_of)):
-            same = [k for k in kept[-2:] if (k.region, k.instance_type, k.usd_per_hour) == _what(row)]
+        for row in sorted(self.rows, key=_order):
+            same = [k for k in kept[-2:] if _what(k) == _what(row)]
             if len(same) == 2:
                 kept.pop()
             kept.append(row)
         return Prices(tuple(kept))
 
 
-def _what(row: Price) -> tuple[str, str, float]:
-    return row.region, row.instance_type, row.usd_per_hour
+def _order(row: Price) -> tuple[str, str, bool, date]:
+    return row.region, row.instance_type, row.confidence == "given", row.as_of
+
+
+def _what(row: Price) -> tuple[Any, ...]:
+    return row.region, row.instance_type, row.confidence == "given", row.usd_per_hour, row.until
 
 
 _TRUST = ("undated", "quoted", "list", "given")
@@ -131,7 +163,19 @@ def held(s3: Any, *, bucket: str) -> Prices:
 
 def keep(s3: Any, rows: Iterable[Price], *, bucket: str, key_arn: str) -> Prices:
     """Add rows to the environment's, for everyone who plans in it. Returns all of its own rows."""
-    merged = held(s3, bucket=bucket).plus(rows).compact()
+    return _put(s3, held(s3, bucket=bucket).plus(rows).compact(), bucket=bucket, key_arn=key_arn)
+
+
+def withdraw(s3: Any, instance_type: str, region: str, *, bucket: str, key_arn: str) -> Prices:
+    """End the price that was given for an instance, from today on: then the lists' holds again.
+
+    What ran while it held stays priced by it. Raises UnknownPrice where none is in force.
+    """
+    rows = held(s3, bucket=bucket).without_given(instance_type, region, on=today())
+    return _put(s3, rows, bucket=bucket, key_arn=key_arn)
+
+
+def _put(s3: Any, merged: Prices, *, bucket: str, key_arn: str) -> Prices:
     s3.put_object(
         Bucket=bucket,
         Key=Keys.prices(),

@@ -83,6 +83,12 @@ def names_a_secret(name: str) -> bool:
     return kind in ("secret", "header") or (kind == "perhaps" and bool(_CREDENTIAL.search(name)))
 
 
+def is_about(name: str) -> bool:
+    """Whether a name beside a secret tells of it, its length or where it lies, and does not hold it."""
+    words = _SPLIT.split(_CAMEL.sub("_", name[-120:]).lower())
+    return words[-1] in _ABOUT
+
+
 _CREDENTIAL = re.compile(r"(?i)(?:token|credentials?|jwt|bearer)$")
 _SAYS_NOTHING = {
     "none", "null", "nil", "true", "false", "yes", "no", "on", "off", "str", "string", "text", "bytes", "int",

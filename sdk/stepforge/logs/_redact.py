@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from stepforge.logs._names import is_secret, kind_of
+from stepforge.logs._names import is_about, is_secret, kind_of, names_a_secret
 from stepforge.logs._rules import KEYS, RULES, Rule, is_card, mark
 
 LONGEST = 32_768
@@ -171,7 +171,7 @@ def _number(value: int, name: str) -> int | str:
 
 def _mapping(value: Mapping[Any, Any], name: str, depth: int, budget: Budget) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    everything = _hides_all(name)
+    everything, token = _hides_all(name), bool(name) and names_a_secret(name)
     try:
         titled = _title(value)
         for index, (key, item) in enumerate(value.items()):
@@ -179,7 +179,11 @@ def _mapping(value: Mapping[Any, Any], name: str, depth: int, budget: Budget) ->
                 found["..."] = f"[cut: {len(value)} items]"
                 break
             said = key if type(key) is str else _said(key)
-            under = titled if titled and said.lower() in ("value", "parametervalue", "stringvalue") else said
+            under = said
+            if titled and said.lower() in ("value", "parametervalue", "stringvalue"):
+                under = titled
+            elif token and kind_of(said) is None and not is_about(said):
+                under = name
             if everything:
                 under = _ALL
             found[_key(said)] = _plain(item, under, depth + 1, budget)

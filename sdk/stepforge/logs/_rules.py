@@ -59,7 +59,7 @@ def _pem(text: str) -> str:
 
 _URL = Pattern(
     r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*+://)(?P<user>[^\s/@:?#\"'<>]*+)"
-    r":(?P<password>[^\s/\"'<>]{1,512})@"
+    r":(?P<password>[^\s/\"'<>]{1,512}|(?!\d{1,5}/)[^\s\"'<>@]{1,512})@"
 )
 _URL_USER = Pattern(r"(?<=://)[A-Za-z0-9_.~%+-]{20,512}+(?=@)")
 
@@ -116,14 +116,15 @@ _DATED = Pattern(r"\d{4}-\d\d|[\d.,/-]++$|(?:arn|s3|https?)[:/]")
 # ── name = value ─────────────────────────────────────────────────────────────────────────────────
 
 _VALUE = (
-    r"(?:b?\\\"(?P<escaped>[^\"\\]{1,2048}+)"
+    r"(?:b?\\{1,7}\"(?P<escaped>[^\"\\]{1,2048}+)"
     r"|[bfru]?\"(?P<double>(?:[^\"\\]|\\.){1,2048}+)"
     r"|[bfru]?'(?P<single>(?:[^'\\]|\\.){1,2048}+)"
     r"|(?P<bare>[^\s,;&\"'<>\\()\[\]{}][^\s,;&\"'<>\\]{0,2047}+))"
 )
 _PAIR = Pattern(
     r"(?s)(?<![A-Za-z0-9_.])(?<![A-Za-z0-9_.]-)(?P<name>[A-Za-z_][A-Za-z0-9_.-]{0,100}+)"
-    r"(?P<between>\\?[\"'`]?\]?\s{0,3}(?:=>|:=|=|:)\s{0,3}|[\"'],\s{0,2})"
+    r"(?P<between>\\{0,7}[\"'`]?\]?\s{0,3}(?:=>|:=|=|:(?:[ \t]{0,3}[|>][+-]?(?=[ \t]{0,3}\n))?|%3[Dd])\s{0,3}"
+    r"|[\"'],\s{0,2})"
 )
 _AFTER = Pattern(rf"(?s){_VALUE}")
 _OPTION = Pattern(rf"(?s)(?<![A-Za-z0-9-])--?(?P<name>[A-Za-z][A-Za-z0-9_-]{{1,60}}+)(?P<between>\s{{1,3}}){_VALUE}")
@@ -242,7 +243,7 @@ _PREFIXED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("google-secret", r"GOCSPX-[A-Za-z0-9_-]{20,}+", ("gocspx-",)),
     ("azure-secret", r"[A-Za-z0-9_~.-]{3}\dQ~[A-Za-z0-9_~.-]{31,34}(?![A-Za-z0-9_~-])", ("q~",)),
     ("azure-key", r"[A-Za-z0-9]{52}(?:JQQJ9|AAAA|ACDb|AzFu|AzSe|APIM)[A-Za-z0-9+/]{20,40}={0,2}",
-     ("jqqj9", "acdb", "azfu", "azse", "apim")),
+     ("jqqj9", "aaaa", "acdb", "azfu", "azse", "apim")),
     ("api-key", r"sk-(?:proj-|svcacct-|admin-|ant-[a-z0-9]{2,12}-|or-v1-)?[A-Za-z0-9_-]{20,}+", ("sk-",)),
     ("api-key", r"(?:hf|r8|gsk|fw|pplx|nvapi|xai|tgp|dop_v1|doo_v1|glsa|lin_api|dckr_pat|co|sk|rk|pk|whsec|shpat|figd|"
      r"lsv2_pt|lsv2_sk|tvly|ntn|sbp|wandb_v1|key)[_-](?:live_|test_|v1_|jobs_)?[A-Za-z0-9]{20,}+[A-Za-z0-9_-]*+",

@@ -104,6 +104,10 @@ def configure(
     number = level_of(os.environ.get(LEVEL_VARIABLE) or "INFO" if level is None else level)
     if level_file is None and (given := os.environ.get(FILE_VARIABLE)):
         level_file = Path(given)
+    if type(max_bytes) is not int or max_bytes < 1_024 or type(backups) is not int or backups < 1:
+        raise InvalidInput(
+            f"max_bytes {max_bytes!r}, backups {backups!r}: a log file needs at least 1024 bytes and 1 older file"
+        )
     target = _sink(sink, max_bytes, backups, rotated)
     if _active is not None:
         _active.close()

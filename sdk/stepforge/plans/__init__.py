@@ -29,8 +29,6 @@ from stepforge.plans.validation import Problem, check_limits, check_request
 from stepforge.submission import spec_request, training_request
 
 Action = Literal["create", "adopt", "later"]
-_EARLIER = 8
-"""Attempts of each type of job that an estimate looks at."""
 _RUNS = 10
 """How many of the newest runs are looked through for the last one of the domain."""
 _NO_IDENTITY = "0" * 12
@@ -87,6 +85,8 @@ class Plan:
     billed: bool
     """False for the local AWS: there the cost is what the same jobs would cost on AWS."""
     region: str
+    skipped: tuple[str, ...] = ()
+    """Objects of the ledger that no estimate could look at, and why."""
 
     @property
     def creates(self) -> bool:
@@ -134,6 +134,22 @@ def _on_each(resources: Resources, types: Iterable[str]) -> list[Resources]:
     return [resources.model_copy(update={"instance_type": kind, "fallback_instance_types": ()}) for kind in types]
 
 
+def _wants(spec: PipelineSpec) -> list[Wanted]:
+    """The jobs of a pipeline in their order, with what their durations depend on."""
+    works: list[Work] = [spec.dataset, spec.gate, *spec.stages, spec.evaluation]
+    model = pipeline_model(spec)
+    return [
+        Wanted(
+            spec.domain,
+            str(getattr(work, "name", work.type)),
+            work,
+            "" if work.type in ("dataset", "gate") else model,
+            spec.resources.get(work.type, Resources()),
+        )
+        for work in works
+    ]
+
+
 class Planner:
     """Makes plans for one environment."""
 
@@ -147,16 +163,13 @@ class Planner:
         environment = self._environment
         known = Pipelines(self._connection).plan(spec)
         name, action = self._run(spec)
-        table, history = self._prices_and_history()
-        model = pipeline_model(spec)
         jobs: list[JobPlan] = []
         samples: list[dict[str, Any]] = []
-        works: list[Work] = [spec.dataset, spec.gate, *spec.stages, spec.evaluation]
-        for number, work in enumerate(works):
-            resources = spec.resources.get(work.type, Resources())
-            stage = str(getattr(work, "name", work.type))
-            origin = "" if work.type in ("dataset", "gate") else model
-            wanted = Wanted(spec.domain, stage, work, origin, resources)
+        wants = _wants(spec)
+        table, read = self._prices_and_history(wants)
+        history = read.entries
+        for number, wanted in enumerate(wants):
+            stage, work, resources = wanted.stage, wanted.work, wanted.resources
             if number < len(known):
                 job = known[number]
                 request = pipeline_job_request(
@@ -177,18 +190,20 @@ class Planner:
         samples += [sample for job in due if job.action == "later" for sample in self._samples(spec.image, job)]
         last_run, changes = self._last_run(spec)
         asked = self._checks(due, machine=True) if checks and due else []
-        return self._plan(name, action, jobs, requests, samples, table, asked, last_run, changes)
+        found = self._plan(name, action, jobs, requests, samples, table, asked, last_run, changes)
+        return replace(found, skipped=read.skipped)
 
     def job(self, spec: JobSpec, resources: Resources, *, checks: bool = True) -> Plan:
         """The plan of one job by itself."""
         request = spec_request(self._environment, spec, resources)
-        table, history = self._prices_and_history()
         stage = str(getattr(spec.work, "name", spec.type))
         wanted = Wanted(spec.domain, stage, spec.work, estimates.model_of(spec), request.resources)
+        table, read = self._prices_and_history([wanted])
         found = tuple(attempts_of(self._connection, request))
-        planned, samples = self._job(wanted, found, request, table, history)
+        planned, samples = self._job(wanted, found, request, table, read.entries)
         asked = self._checks([planned], machine=False) if checks and planned.action != "adopt" else []
-        return self._plan(planned.name, planned.action, [planned], samples[:1], samples, table, asked, "", ())
+        told = self._plan(planned.name, planned.action, [planned], samples[:1], samples, table, asked, "", ())
+        return replace(told, skipped=read.skipped)
 
     def _job(
         self,
@@ -227,9 +242,9 @@ class Planner:
             ]
         )
 
-    def _prices_and_history(self) -> tuple[Prices, list[LedgerEntry]]:
+    def _prices_and_history(self, wants: Sequence[Wanted]) -> tuple[Prices, ledger.Read]:
         s3, bucket = self._connection.client("s3"), self._environment.bucket
-        return prices.load(s3, bucket=bucket), ledger.read(s3, bucket=bucket, newest_of_each=_EARLIER)
+        return prices.load(s3, bucket=bucket), ledger.newest(s3, bucket=bucket, enough=estimates.enough(wants))
 
     def _samples(self, image: str, job: JobPlan) -> list[dict[str, Any]]:
         """Requests as those of a later job will be, but for what only its outputs decide; one for each type."""

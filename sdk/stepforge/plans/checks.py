@@ -13,7 +13,9 @@ from botocore.exceptions import ClientError as AwsError
 
 from stepforge.connection import Connection
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import Resources, WorkType
+from stepforge.contracts.jobs import WORK_TYPES, Resources, WorkType
+from stepforge.contracts.names import parameter
+from stepforge.partitions import arn
 
 Result = Literal["ok", "lacking", "could not check"]
 _ASSUMED = re.compile(r"^arn:(?P<partition>aws[\w-]*):sts::(?P<account>\d+):assumed-role/(?P<role>[^/]+)/.+$")
@@ -114,30 +116,25 @@ class Needed:
 
 def needed_by_caller(environment: Environment, types: Iterable[WorkType], *, machine: bool) -> list[Needed]:
     """What the caller does to submit: by the machine `train`, or a job by itself."""
-    bucket = f"arn:aws:s3:::{environment.bucket}"
+    account, region = _account(environment)
+    bucket = arn("s3", "", "", environment.bucket, of=region)
     key = Needed(("kms:GenerateDataKey", "kms:Decrypt"), environment.key_arn)
     if machine:
         train = environment.machines["train"]
-        execution = train.replace(":stateMachine:", ":execution:") + ":train-0"
         return [
-            Needed(("s3:PutObject",), f"{bucket}/pipelines/0.json"),
+            *(Needed(("s3:PutObject",), f"{bucket}/{name}") for name in ("pipelines/0.json", "raw/records/0/0")),
             key,
             Needed(("states:StartExecution",), train),
-            Needed(("states:DescribeExecution",), execution),
+            *needed_to_look(environment),
         ]
-    account, region = _account(environment)
     return [
         Needed(("s3:PutObject",), f"{bucket}/specs/0/spec.json"),
+        *needed_to_look(environment, machine=False),
         key,
         *(
             Needed(
-                (
-                    "sagemaker:CreateTrainingJob",
-                    "sagemaker:DescribeTrainingJob",
-                    "sagemaker:AddTags",
-                    "sagemaker:ListTags",
-                ),
-                f"arn:aws:sagemaker:{region}:{account}:training-job/{kind}-0",
+                ("sagemaker:CreateTrainingJob", "sagemaker:AddTags"),
+                arn("sagemaker", region, account, f"training-job/{kind}-0"),
             )
             for kind in sorted(set(types))
         ),
@@ -145,10 +142,41 @@ def needed_by_caller(environment: Environment, types: Iterable[WorkType], *, mac
     ]
 
 
+def needed_to_look(environment: Environment, *, machine: bool = True) -> list[Needed]:
+    """What the caller does to plan: find the environment, what is done, what earlier jobs took, and prices.
+
+    Quotas and permissions are asked for as well; where that is not allowed they are said not to be checked.
+    """
+    account, region = _account(environment)
+    bucket = arn("s3", "", "", environment.bucket, of=region)
+    objects = ("ledger/0/0.json", "prices/sagemaker.json", "jobs/0/output/model/manifest.json", "raw/records/0/0")
+    found = [
+        Needed(
+            ("ssm:GetParametersByPath",), arn("ssm", region, account, f"parameter{parameter(environment.name, '')}")
+        ),
+        Needed(("s3:ListBucket",), bucket),
+        *(Needed(("s3:GetObject",), f"{bucket}/{key}") for key in (*objects, *(["pipelines/0.json"] * machine))),
+        Needed(("kms:Decrypt",), environment.key_arn),
+        *(
+            Needed(
+                ("sagemaker:DescribeTrainingJob", "sagemaker:ListTags"),
+                arn("sagemaker", region, account, f"training-job/{kind}-0"),
+            )
+            for kind in WORK_TYPES
+        ),
+    ]
+    if machine:
+        train = environment.machines["train"]
+        execution = train.replace(":stateMachine:", ":execution:") + ":train-0"
+        found.append(Needed(("states:ListExecutions",), train))
+        found.append(Needed(("states:DescribeExecution",), execution))
+    return found
+
+
 def needed_by_job(environment: Environment) -> list[Needed]:
     """What a job does with the role that it runs as."""
-    bucket = f"arn:aws:s3:::{environment.bucket}"
     account, region = _account(environment)
+    bucket = arn("s3", "", "", environment.bucket, of=region)
     objects = ("specs/0/spec.json", "jobs/0/output/model/manifest.json", "raw/0/0", "checkpoints/0/0")
     return [
         *(Needed(("s3:GetObject",), f"{bucket}/{key}") for key in objects),
@@ -156,10 +184,10 @@ def needed_by_job(environment: Environment) -> list[Needed]:
         Needed(("kms:Decrypt", "kms:GenerateDataKey"), environment.key_arn),
         Needed(
             ("logs:CreateLogStream", "logs:PutLogEvents"),
-            f"arn:aws:logs:{region}:{account}:log-group:/aws/sagemaker/TrainingJobs:log-stream:0",
+            arn("logs", region, account, "log-group:/aws/sagemaker/TrainingJobs:log-stream:0"),
         ),
         Needed(("ecr:GetAuthorizationToken",), "*"),
-        Needed(("ecr:BatchGetImage",), f"arn:aws:ecr:{region}:{account}:repository/stepforge-train"),
+        Needed(("ecr:BatchGetImage",), arn("ecr", region, account, "repository/stepforge-train")),
     ]
 
 

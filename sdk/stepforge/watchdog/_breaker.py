@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
 
 from stepforge.errors import InvalidInput, UserError
-from stepforge.watchdog._budgets import NAME
+from stepforge.watchdog._budgets import NAME, is_number
 from stepforge.watchdog._clock import SYSTEM, Clock
 
 Status = Literal["closed", "open"]
@@ -166,10 +166,11 @@ class Breaker:
     ) -> None:
         if not NAME.fullmatch(name):
             raise InvalidInput(f"breaker {name!r} is no name: use small letters, digits and hyphens, such as 'mlflow'")
-        if failures < 1 or open_seconds < 0 or probe_seconds <= 0:
+        numbers = type(failures) is int and is_number(open_seconds) and is_number(probe_seconds)
+        if not numbers or failures < 1 or open_seconds < 0 or probe_seconds <= 0:
             raise InvalidInput(
-                f"breaker {name!r}: failures {failures} must be 1 or more, open_seconds {open_seconds:g} at least 0, "
-                f"probe_seconds {probe_seconds:g} above 0"
+                f"breaker {name!r}: failures {failures!r} must be a whole number, 1 or more, open_seconds "
+                f"{open_seconds!r} at least 0, probe_seconds {probe_seconds!r} above 0"
             )
         self.rules = Rules(name, failures, open_seconds, probe_seconds)
         self.counts = counts

@@ -12,6 +12,11 @@ NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 LONGEST_SECONDS = 30 * 86_400.0
 
 
+def is_number(given: object) -> bool:
+    """Whether it is a finite number, which a text of digits, True and nan are not."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+
+
 def budget_variable(name: str) -> str:
     """The environment variable that sets the budget of a watchdog.
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from stepforge.errors import InvalidInput
 from stepforge.watchdog._breaker import Breaker
-from stepforge.watchdog._budgets import NAME
+from stepforge.watchdog._budgets import NAME, is_number
 from stepforge.watchdog._clock import SYSTEM, Clock
 from stepforge.watchdog._coroutines import call_coroutine
 from stepforge.watchdog._events import Listener
@@ -104,8 +103,12 @@ def _check(name: str, budget: float | None, heartbeat: float | None, most_abando
     if not NAME.fullmatch(name):
         raise InvalidInput(f"watchdog {name!r} is no name: use small letters, digits and hyphens, such as 'mlflow-log'")
     for setting, seconds in (("budget_seconds", budget), ("heartbeat_seconds", heartbeat)):
-        if seconds is not None and not 0 < seconds < math.inf:
-            raise InvalidInput(f"watchdog {name!r}: {setting} {seconds!r} must be above 0, or None for no limit")
+        if seconds is None:
+            continue
+        if not is_number(seconds) or seconds <= 0:
+            raise InvalidInput(
+                f"watchdog {name!r}: {setting} {seconds!r} must be a number above 0, or None for no limit"
+            )
     if most_abandoned < 1:
         raise InvalidInput(f"watchdog {name!r}: most_abandoned {most_abandoned} must be 1 or more")
 

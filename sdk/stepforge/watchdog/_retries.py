@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, Throttled
+from stepforge.watchdog._budgets import is_number
 
 # Of the system: after a fork, generators of all children would draw the same pauses.
 _system = random.SystemRandom()
@@ -36,10 +37,12 @@ class Retries:
     uniform: Callable[[float, float], float] = _system.uniform
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or not 0 <= self.first_pause_seconds <= self.longest_pause_seconds:
+        first, longest = self.first_pause_seconds, self.longest_pause_seconds
+        whole = type(self.attempts) is int and self.attempts >= 1
+        if not whole or not is_number(first) or not is_number(longest) or not 0 <= first <= longest:
             raise InvalidInput(
-                f"attempts {self.attempts} must be 1 or more, and first_pause_seconds {self.first_pause_seconds:g} "
-                f"between 0 and longest_pause_seconds {self.longest_pause_seconds:g}"
+                f"attempts {self.attempts!r} must be a whole number, 1 or more, and first_pause_seconds {first!r} "
+                f"between 0 and longest_pause_seconds {longest!r}"
             )
 
     def ceiling_seconds(self, attempt: int) -> float:

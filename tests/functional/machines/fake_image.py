@@ -2,8 +2,8 @@
 
 Seeds steer it. A dataset of seed 13 fails its gate, one of seed 7 crashes, one of 8 ends without a manifest
 and with status 0, one of 100 is endless until it is started
-again from its checkpoint, one of 101 is endless then too. A stage with learning rate 0.5 makes a model that answers
-otherwise when it is served than in its evaluation.
+again from its checkpoint, one of 101 is endless then too, as is a gate that samples 101 records. A stage with
+learning rate 0.5 makes a model that answers otherwise when it is served than in its evaluation.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def train() -> None:
         write_manifest(out, "dataset", metadata={"seed": work.seed})
     elif work.type == "gate":
         manifest = read_manifest(data / "data")
+        if work.sample == FOREVER:
+            time.sleep(60)
         bad = GateFinding(check="leak", record="r-42", rule="disjoint", message="its group is in train and in test")
         passed = manifest.metadata.get("seed") != 13
         report = GateReport(

@@ -8,15 +8,22 @@ from typing import Any
 
 import pytest
 
-from stepforge import housekeeping
+from stepforge import attempts, housekeeping, submission
 from stepforge.cli import _gc
+from stepforge.comparing import job_facts
+from stepforge.contracts.jobs import DatasetWork, GateWork, JobOutcome, JobSpec
+from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import TrainOutput
-from stepforge.errors import InvalidInput
+from stepforge.deployment import OWNER_TAG
+from stepforge.economics import ledger
+from stepforge.economics.costs import Costs
+from stepforge.errors import EnvironmentUnavailable, InvalidInput
 from stepforge.housekeeping import Housekeeping
+from stepforge.jobs import Jobs
 from tests.functional.local_aws.helpers import ROLE
 
-from .conftest import Deployed
-from .fake_image import ENDLESS
+from .conftest import CODE, Deployed
+from .fake_image import ENDLESS, FOREVER
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +160,141 @@ def test_what_no_endpoint_has_goes_and_what_serves_stays(deployed: Deployed, reg
         assert "stepforge-gc-idle" not in look(deployed, days=20)
     finally:
         sagemaker.delete_endpoint(EndpointName="stepforge-gc")
+
+
+# ── Jobs by themselves ───────────────────────────────────────────────────────────────────────────
+
+
+def dataset(seed: int) -> JobSpec:
+    return JobSpec(domain="facial", work=DatasetWork(domain="facial", seed=seed), code_sha256=CODE["dataset"])
+
+
+def done(deployed: Deployed, spec: JobSpec) -> JobOutcome:
+    """Submit a job by itself, and wait for its end."""
+    name = submission.submit(deployed.connection, spec).name
+    assert [end.ending for end in Jobs(deployed.connection).wait(name)] == ["Completed"]
+    s3, job = deployed.connection.client("s3"), Jobs(deployed.connection).get(name)
+    return attempts.completed(s3, job, bucket=deployed.bucket, adopted=False)
+
+
+def later(monkeypatch: pytest.MonkeyPatch, *, days: float) -> None:
+    """Every look from now on is so many days from now."""
+    then = datetime.now(UTC) + timedelta(days=days)
+    clock = type("Later", (), {"now": staticmethod(lambda _: then)})
+    monkeypatch.setattr(housekeeping, "datetime", clock)
+
+
+def test_what_a_job_by_itself_reads_stays_while_it_is_under_way(deployed: Deployed) -> None:
+    made = done(deployed, dataset(401))
+    spec = JobSpec(
+        domain="facial", work=GateWork(sample=FOREVER), inputs={"data": made.artifact}, code_sha256=CODE["gate"]
+    )
+    name = submission.submit(deployed.connection, spec).name
+    try:
+        assert {f"specs/{spec.identity}", f"jobs/{made.name}", f"jobs/{name}"}.isdisjoint(look(deployed, days=40))
+    finally:
+        Jobs(deployed.connection).stop(name)
+
+
+def test_what_a_job_by_itself_made_stays_for_as_long_as_its_spec_is_young(deployed: Deployed) -> None:
+    made = done(deployed, dataset(402))
+    assert f"jobs/{made.name}" not in look(deployed, days=29)
+    assert f"jobs/{made.name}" in look(deployed, days=31)
+
+
+def test_costs_are_booked_before_the_spec_goes_and_the_job_can_still_be_described(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = dataset(409)
+    made = done(deployed, spec)
+    s3 = deployed.connection.client("s3")
+    assert made.name not in [entry.job for entry in ledger.read(s3, bucket=deployed.bucket).entries]
+    with monkeypatch.context() as patch:
+        later(patch, days=40)
+        cleaner = Housekeeping(deployed.connection)
+        group = f"specs/{spec.identity}"
+        assert [i.name for i in cleaner.remove([i for i in cleaner.removable() if i.name == group])] == [group]
+    assert made.name in [entry.job for entry in Costs(deployed.connection).read().entries]
+    facts = job_facts(deployed.connection, Jobs(deployed.connection).get(made.name))
+    assert facts.spec is None
+    assert "gc" in facts.why
+    assert facts.entry is not None
+    assert facts.entry.job == made.name
+
+
+@pytest.mark.parametrize("moment", [2, 3], ids=["before its manifest goes", "after its manifest is gone"])
+def test_what_somebody_submits_in_the_middle_of_a_removal_stays(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    spec = dataset(402 + moment)
+    made = done(deployed, spec)
+    later(monkeypatch, days=40)
+    cleaner = Housekeeping(deployed.connection)
+    shown = [item for item in cleaner.removable() if item.name == f"jobs/{made.name}"]
+    assert [item.kind for item in shown] == ["artifact"]
+    looked: list[int] = []
+    submissions = Housekeeping._submissions
+
+    def racing(self: Housekeeping) -> dict[str, datetime]:
+        """Somebody submits the same job after the second look."""
+        looked.append(1)
+        if len(looked) == moment:
+            submission.put_spec(
+                deployed.connection.client("s3"),
+                spec,
+                bucket=deployed.bucket,
+                key_arn=deployed.connection.environment.key_arn,
+            )
+        return submissions(self)
+
+    monkeypatch.setattr(Housekeeping, "_submissions", racing)
+    assert cleaner.remove(shown) == []
+    found = submission.submit(deployed.connection, spec)
+    assert (found.name, found.action) == (made.name, "adopt")
+
+
+def test_two_removals_at_once_do_not_both_remove(deployed: Deployed) -> None:
+    first, second = Housekeeping(deployed.connection), Housekeeping(deployed.connection)
+    with first._alone(), pytest.raises(EnvironmentUnavailable, match="another `stepforge gc --apply`"):
+        second.remove([])
+    assert second.remove([]) == []
+
+
+def test_what_cannot_be_read_is_told_and_stops_neither_costs_nor_housekeeping(deployed: Deployed) -> None:
+    s3, bad = deployed.aws.client("s3"), f"specs/{'7' * 64}/spec.json"
+    keys = {
+        bad: b"{",
+        "specs/README": b"hello",
+        "jobs/": b"",
+        "ledger/2026-01-01/README.md": b"",
+        "ledger/2026-01-01/sft-aaaaaaaaaaaa-a0.json": b"{}",
+    }
+    for key, body in keys.items():
+        s3.put_object(Bucket=deployed.bucket, Key=key, Body=body)
+    try:
+        cleaner = Housekeeping(deployed.connection, now=datetime.now(UTC) + timedelta(days=40))
+        names = {item.name for item in cleaner.removable()}
+        told = " ".join(cleaner.skipped)
+        assert {f"specs/{'7' * 64}", "specs/README", "jobs/"}.isdisjoint(names)
+        assert all(key in told for key in (bad, "specs/README", "jobs/ "))
+        said = " ".join(Costs(deployed.connection).read().skipped)
+        assert all(key in said for key in keys if key != "jobs/")
+    finally:
+        for key in keys:
+            s3.delete_object(Bucket=deployed.bucket, Key=key)
+
+
+def test_a_candidate_that_just_came_up_stays(deployed: Deployed, registered: TrainOutput) -> None:
+    sagemaker = deployed.aws.client("sagemaker")
+    container = deployed.package(registered.package_arn)["InferenceSpecification"]["Containers"][0]
+    name = endpoint_name("stepforge-young", candidate=True)
+    sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=ROLE)
+    variant = {"VariantName": "main", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+    tags = [{"Key": OWNER_TAG, "Value": "arn"}]
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
+    try:
+        assert name not in look(deployed, days=0.02)
+        assert look(deployed, days=0.1)[name].kind == "endpoint"
+    finally:
+        sagemaker.delete_endpoint(EndpointName=name)

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import typer
 
-from stepforge import local, pace
+from stepforge import local, pace, transfers
 from stepforge.cli import _plan, _predict, _registry, _runs
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import DatasetWork, JobOutcome, JobRequest, JobSpec
+from stepforge.contracts.manifests import write_manifest
 from stepforge.contracts.names import Keys, endpoint_name, execution_name, package_group, split_uri
 from stepforge.contracts.pipelines import PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
@@ -31,12 +32,14 @@ from stepforge.jobs import Jobs
 from stepforge.local.deploy import deploy
 from stepforge.pace import Pace
 from stepforge.pipelines import Pipelines
+from stepforge.plans import Planner
+from stepforge.plans.checks import needed_by_caller, needed_to_look
 from stepforge.registry import Registry
 from stepforge.submission import Submission, submit, submit_after
 from tests.functional.local_aws.helpers import wait
 
 from .conftest import CODE, IMAGE, Deployed
-from .fake_image import LIAR
+from .fake_image import ENDLESS, LIAR
 
 GROUP = package_group("facial", "local")
 
@@ -96,7 +99,7 @@ def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed, train
 
 def test_a_run_books_what_each_of_its_jobs_cost_once(deployed: Deployed, trained: TrainOutput) -> None:
     s3, jobs = deployed.aws.client("s3"), [trained.dataset, trained.gate, *trained.stages, trained.evaluation]
-    found = ledger.read(s3, bucket=deployed.bucket)
+    found = ledger.read(s3, bucket=deployed.bucket).entries
     mine = [entry for entry in found if entry.job in {job.name for job in jobs}]
     assert sorted(entry.stage for entry in mine) == ["dataset", "evaluate", "gate", "sft", "srl"]
     assert {(e.domain, e.environment, e.region) for e in mine} == {("facial", "local", "us-east-1")}
@@ -108,7 +111,7 @@ def test_a_run_books_what_each_of_its_jobs_cost_once(deployed: Deployed, trained
     key_arn = deployed.connection.environment.key_arn
     with ThreadPoolExecutor(16) as pool:
         wrote = list(pool.map(lambda e: ledger.write(s3, e, bucket=deployed.bucket, key_arn=key_arn), versions))
-    (kept,) = (e for e in ledger.read(s3, bucket=deployed.bucket) if e.job == versions[0].job)
+    (kept,) = (e for e in ledger.read(s3, bucket=deployed.bucket).entries if e.job == versions[0].job)
     s3.delete_object(Bucket=deployed.bucket, Key=Keys.ledger(kept.ended.date().isoformat(), kept.job))
     assert (sum(wrote), kept) == (1, versions[wrote.index(True)])
 
@@ -559,3 +562,39 @@ def test_a_job_submitted_twice_is_created_once_and_then_adopted(deployed: Deploy
     assert (first.action, second.action, second.name) == ("create", "poll", first.name)
     assert job["TrainingJobStatus"] == "Completed", job
     assert submit(connection, spec) == Submission(first.name, "adopt")
+
+
+_ACTIONS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "GetObject": "s3:GetObject",
+}
+
+
+def test_planning_and_starting_call_nothing_that_the_list_of_permissions_lacks(
+    deployed: Deployed, tmp_path: Path
+) -> None:
+    connection = deployed.connection
+    called: set[str] = set()
+
+    def note(model: Any, **_: Any) -> None:
+        service = model.service_model.endpoint_prefix.replace("api.sagemaker", "sagemaker")
+        called.add(_ACTIONS.get(model.name, f"{service}:{model.name}"))
+
+    for name in ("s3", "sagemaker", "stepfunctions"):
+        connection.client(name).meta.events.register("before-call", note)
+    spec = deployed.pipeline(seed=ENDLESS, rate=0.37, stages=1)
+    needed = {action for one in needed_to_look(connection.environment) for action in one.actions}
+    Planner(connection).pipeline(spec)
+    assert called
+    assert called <= needed
+    (tmp_path / "records.jsonl").write_text("{}")
+    transfers.upload(connection, tmp_path, write_manifest(tmp_path, "records"))
+    run = Pipelines(connection).start(spec)
+    allowed = {action for one in needed_by_caller(connection.environment, (), machine=True) for action in one.actions}
+    try:
+        assert called <= allowed
+        assert called >= {"s3:PutObject", "states:StartExecution"}
+    finally:
+        run.stop()

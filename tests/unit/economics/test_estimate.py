@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stepforge.contracts.economics import LedgerEntry, Price
 from stepforge.contracts.jobs import Resources, SftWork, SrlWork
+from stepforge.economics.costs import row_of
 from stepforge.economics.estimate import Range, Wanted, estimate, total, units, work_digest
 
 ROW = Price(
@@ -121,3 +122,17 @@ def test_a_range_holds_its_middle_and_no_end_is_negative(times: list[int], steps
 def test_what_is_no_work_at_all_differs_from_its_neighbours() -> None:
     assert work_digest(SrlWork(seed=1)) == work_digest(SrlWork(seed=2)) != work_digest(SrlWork(steps=3))
     assert Range(1, 2, 3).plus(Range(1, 1, 1)) == Range(2, 3, 4)
+
+
+@pytest.mark.parametrize(("training", "billed", "saved"), [(1000, 300, 700), (1000, 0, 1000), (1000, 1000, 0)])
+def test_what_spot_saved_is_told_of_a_job_that_was_billed_nothing_too(training: int, billed: int, saved: int) -> None:
+    usd = billed / 3600 * 1.44
+    entry = earlier(SftWork(), training, spot=True, billable_seconds=billed, usd=usd, usd_per_hour=1.44)
+    assert row_of("x", [entry]).spot_saved_usd == pytest.approx(saved / 3600 * 1.44)
+
+
+def test_completed_in_one_status_alone_is_no_success() -> None:
+    entry = earlier(SftWork(), 10, secondary_status="Interrupted")
+    assert row_of("x", [entry]).failed == 1
+    assert estimate(wanted(SftWork()), [entry], ROW).source == "guess"
+    assert row_of("x", [earlier(SftWork(), 10, secondary_status="Completed")]).failed == 0

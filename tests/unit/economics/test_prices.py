@@ -140,3 +140,27 @@ def test_a_price_that_cannot_be_one_says_how_to_write_it() -> None:
         prices.given("g5.xlarge", "us-east-1", 1.0)
     with pytest.raises(InvalidInput, match="usd_per_hour"):
         prices.given("ml.g5.xlarge", "us-east-1", 0.0)
+
+
+def test_a_given_price_goes_before_the_lists_until_it_is_replaced_or_withdrawn() -> None:
+    contract = prices.given("ml.g5.xlarge", "us-east-1", 0.7, on=date(2026, 1, 5))
+    table = Prices((row(1.0, 1),)).plus([contract]).plus([row(1.1, 5), row(1.2, 9)]).compact()
+
+    def on(day: int | None, of: Prices = table) -> float:
+        found = of.find("ml.g5.xlarge", "us-east-1", on=None if day is None else date(2026, 1, day))
+        assert found is not None
+        return found.usd_per_hour
+
+    assert [on(day) for day in (1, 5, 9, None)] == [1.0, 0.7, 0.7, 0.7]
+    replaced = table.plus([prices.given("ml.g5.xlarge", "us-east-1", 0.6, on=date(2026, 1, 7))])
+    assert [on(day, replaced) for day in (5, 9, None)] == [0.7, 0.6, 0.6]
+    withdrawn = replaced.without_given("ml.g5.xlarge", "us-east-1", on=date(2026, 1, 9)).compact()
+    assert [on(day, withdrawn) for day in (5, 8, 9, None)] == [0.7, 0.6, 1.2, 1.2]
+    with pytest.raises(UnknownPrice, match=r"no price was given for 'ml\.g5\.xlarge'"):
+        withdrawn.without_given("ml.g5.xlarge", "us-east-1", on=date(2026, 1, 9))
+
+
+def test_of_two_lists_of_one_day_the_surer_one_stays_in_whichever_order_they_come() -> None:
+    quoted, listed = row(1.0, 1, confidence="quoted"), row(2.0, 1)
+    for rows in ([quoted, listed], [listed, quoted]):
+        assert Prices(()).plus(rows).get("ml.g5.xlarge", "us-east-1").usd_per_hour == 2.0

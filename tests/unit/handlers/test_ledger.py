@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.economics import LedgerEntry, Price
-from stepforge.contracts.jobs import DatasetWork, JobSpec
+from stepforge.contracts.jobs import DatasetWork, JobSpec, Resources
 from stepforge.contracts.names import Keys, job_name
 from stepforge.economics import ledger
+from stepforge.economics.estimate import Wanted, enough, estimate
 from stepforge.economics.prices import Prices
 from tests.fakes import FakeSageMaker
 
@@ -57,7 +58,7 @@ def book(sagemaker: FakeSageMaker, s3: Any, name: str) -> LedgerEntry | None:
 
 
 def heal(sagemaker: FakeSageMaker, s3: Any, **more: Any) -> ledger.Healed:
-    known = ledger.read(s3, bucket=BUCKET)
+    known = ledger.read(s3, bucket=BUCKET).entries
     return ledger.heal(sagemaker, s3, bucket=BUCKET, key_arn=KEY_ARN, known=known, table=TABLE, **more)
 
 
@@ -67,7 +68,7 @@ def test_an_end_is_booked_with_its_cost(s3: Any, sagemaker: FakeSageMaker) -> No
     assert entry is not None
     assert entry.usd == pytest.approx(2 * 600 / 3600 * 1.44)
     assert (entry.domain, entry.type, entry.usd_per_hour, entry.price_as_of) == ("facial", "dataset", 1.44, ROW.as_of)
-    assert ledger.read(s3, bucket=BUCKET) == [entry]
+    assert ledger.read(s3, bucket=BUCKET).entries == (entry,)
 
 
 def test_a_second_booking_changes_nothing_even_at_another_price(s3: Any, sagemaker: FakeSageMaker) -> None:
@@ -76,7 +77,7 @@ def test_a_second_booking_changes_nothing_even_at_another_price(s3: Any, sagemak
     assert first is not None
     dearer = first.model_copy(update={"usd": 99.0})
     assert ledger.write(s3, dearer, bucket=BUCKET, key_arn=KEY_ARN) is False
-    assert ledger.read(s3, bucket=BUCKET) == [first]
+    assert ledger.read(s3, bucket=BUCKET).entries == (first,)
 
 
 def test_each_end_is_told_once_for_cloudwatch_to_count(
@@ -107,7 +108,7 @@ def test_what_failed_or_was_stopped_is_booked_as_well(s3: Any, sagemaker: FakeSa
 def test_a_job_that_runs_is_not_booked(s3: Any, sagemaker: FakeSageMaker) -> None:
     put_spec(s3)
     assert book(sagemaker, s3, add(sagemaker, status="InProgress")) is None
-    assert ledger.read(s3, bucket=BUCKET) == []
+    assert ledger.read(s3, bucket=BUCKET).entries == ()
 
 
 def test_an_unknown_price_or_time_is_never_zero(s3: Any, sagemaker: FakeSageMaker) -> None:
@@ -137,7 +138,7 @@ def test_healing_books_what_nobody_saw_and_names_what_runs(s3: Any, sagemaker: F
 
     assert [entry.job for entry in healed.booked] == names[:1]
     assert healed.under_way == (names[2],)
-    assert [entry.job for entry in ledger.read(s3, bucket=BUCKET)] == names[:2]
+    assert [entry.job for entry in ledger.read(s3, bucket=BUCKET).entries] == names[:2]
 
 
 def test_healing_again_looks_at_nothing_that_is_done(s3: Any, sagemaker: FakeSageMaker) -> None:
@@ -173,10 +174,48 @@ def test_entries_since_a_day_are_those_that_ended_from_then_on(s3: Any, sagemake
     for number in range(3):
         book(sagemaker, s3, add(sagemaker, number, "Failed", TrainingEndTime=END + timedelta(days=number)))
     found = ledger.read(s3, bucket=BUCKET, since=(END + timedelta(days=1)).date())
-    assert [entry.ended.day for entry in found] == [6, 7]
+    assert [entry.ended.day for entry in found.entries] == [6, 7]
 
 
 @given(st.integers(0, 10**6), st.integers(1, 64), st.floats(0.01, 100))
 def test_cost_is_seconds_times_instances_times_price(seconds: int, count: int, price: float) -> None:
     assert ledger.cost_usd(seconds, count, price) == pytest.approx(seconds / 3600 * count * price)
     assert ledger.cost_usd(seconds * 2, count, price) == pytest.approx(2 * ledger.cost_usd(seconds, count, price))
+
+
+def test_an_estimate_finds_the_same_work_behind_newer_attempts_of_other_kinds(
+    s3: Any, sagemaker: FakeSageMaker
+) -> None:
+    put_spec(s3)
+    same = book(sagemaker, s3, add(sagemaker))
+    assert same is not None
+    for number in range(70):
+        name = f"dataset-{number:012x}-a0"
+        other = same.model_copy(
+            update={"job": name, "domain": "fractions", "status": "Failed", "ended": END + timedelta(days=1)}
+        )
+        ledger.write(s3, other, bucket=BUCKET, key_arn=KEY_ARN)
+    resources = Resources(instance_type="ml.g5.xlarge", instance_count=2)
+    wanted = Wanted("facial", "dataset", DatasetWork(domain="facial", seed=7), same.model, resources)
+    found = ledger.newest(s3, bucket=BUCKET, enough=enough([wanted]))
+    assert estimate(wanted, found.entries, ROW).source == "same work"
+
+
+def test_no_more_is_read_than_an_estimate_looks_at(s3: Any, sagemaker: FakeSageMaker) -> None:
+    put_spec(s3)
+    same = book(sagemaker, s3, add(sagemaker))
+    assert same is not None
+    for number in range(1, 130):
+        ledger.write(s3, same.model_copy(update={"job": f"dataset-{number:012x}-a0"}), bucket=BUCKET, key_arn=KEY_ARN)
+    resources = Resources(instance_type="ml.g5.xlarge", instance_count=2)
+    wanted = Wanted("facial", "dataset", SPEC.work, same.model, resources)
+    assert len(ledger.newest(s3, bucket=BUCKET, enough=enough([wanted])).entries) == 64
+
+
+def test_an_entrys_day_is_that_of_utc_wherever_it_is_booked(s3: Any, sagemaker: FakeSageMaker) -> None:
+    put_spec(s3)
+    east = END.replace(hour=23, tzinfo=timezone(timedelta(hours=-3)))
+    entry = book(sagemaker, s3, add(sagemaker, TrainingEndTime=east))
+    assert entry is not None
+    (key,) = [item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET, Prefix="ledger/")["Contents"]]
+    assert key == f"ledger/2026-10-06/{entry.job}.json"

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.log_sinks import Memory
@@ -230,3 +231,9 @@ def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
 def test_limits_that_cannot_be_are_refused(tmp_path: Path, max_bytes: int, backups: int) -> None:
     with pytest.raises(InvalidInput, match="at least"):
         logs.configure("tests", sink=tmp_path / "log", max_bytes=max_bytes, backups=backups)
+
+
+@pytest.mark.parametrize("bad", [{"max_bytes": 0}, {"max_bytes": 2e6}, {"backups": 0}])
+def test_a_log_that_could_not_rotate_is_refused_whatever_the_sink(bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match="at least 1024 bytes"):
+        logs.configure("t", **bad)

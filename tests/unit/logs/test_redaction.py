@@ -94,6 +94,7 @@ def test_any_value_becomes_json(value: Any) -> None:
         (ValueError("token: abcdEFGH12345678"), "token: [redacted:secret]"),
         (MappingProxyType({"pwd": "x1"}), {"pwd": "[redacted:secret]"}),
         (float("nan"), "nan"),
+        ({"token": {"v": "hunter2xx9", "type": "bearer"}}, {"token": {"v": "[redacted:secret]", "type": "bearer"}}),
     ],
 )  # fmt: skip
 def test_values_are_redacted_at_every_depth(value: Any, expected: Any) -> None:
@@ -177,3 +178,24 @@ def test_a_secret_at_the_cut_does_not_come_through_in_part(before: int) -> None:
     secret = "hunter2hunter2hunter2"
     line = redact("x " * (before // 2) + f" password={secret} and more {'y' * 5000}")
     assert "hunter" not in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "using " + "a1B2" * 13 + "AAAA" + "c3D4" * 7,
+        r'{"a":"{\\\"password\\\":\\\"hunter2xx9\\\"}"}',
+        "password: >\n  hunter2xx9",
+        "password: |-\n  hunter2xx9",
+        "secret%3Dhunter2xx9",
+        "postgres://ann:hunter2xx9/ter2@db/x",
+    ],
+)
+def test_secrets_in_unusual_places_are_found(text: str) -> None:
+    found = redact(text)
+    assert "[redacted:" in found
+    assert not any(part in found for part in ("hunter2", "ter2", "a1B2a1B2"))
+
+
+def test_a_port_with_a_path_is_no_password() -> None:
+    assert "8080/a" in redact("http://host:8080/a@b")

@@ -13,7 +13,7 @@ import pytest
 
 from stepforge.errors import BudgetExceeded, HeartbeatMissed, InvalidInput, Throttled, TooManyAbandoned
 from stepforge.testing import FakeClock
-from stepforge.watchdog import Event, Kind, Retries, beat, budget_of, flush_events, remaining_seconds, watchdog
+from stepforge.watchdog import Breaker, Event, Kind, Retries, beat, budget_of, flush_events, remaining_seconds, watchdog
 
 
 class Flaky:
@@ -343,3 +343,21 @@ def test_a_guarded_function_may_call_itself() -> None:
         return 1 if n < 2 else n * factorial(n - 1)
 
     assert factorial(20) == math.factorial(20)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Retries(attempts=1.5),  # type: ignore[arg-type]
+        lambda: Retries(first_pause_seconds="1"),  # type: ignore[arg-type]
+        lambda: Retries(longest_pause_seconds=math.nan),
+        lambda: watchdog("text", budget_seconds="5"),  # type: ignore[arg-type]
+        lambda: watchdog("truth", budget_seconds=True),
+        lambda: Breaker("nan", open_seconds=math.nan),
+        lambda: Breaker("half", failures=1.5),  # type: ignore[arg-type]
+        lambda: Breaker("text", probe_seconds="1"),  # type: ignore[arg-type]
+    ],
+)
+def test_settings_that_are_no_numbers_are_told(make: Callable[[], object]) -> None:
+    with pytest.raises(InvalidInput, match=r"must be|between"):
+        make()
