@@ -220,7 +220,8 @@ def all_refused(work: Optimisation, state: TrainingState) -> str | None:
     refused = [row for row in state.rows if Metric.KL_REFUSED in row]
     if not refused or any(Metric.KL in row and Metric.KL_REFUSED not in row for row in state.rows):
         return None
-    assert isinstance(work, PolicyGradient) and work.kl is not None
+    assert isinstance(work, PolicyGradient)
+    assert work.kl is not None
     evaluations = "the one evaluation" if len(refused) == 1 else f"all {len(refused)} evaluations"
     return (
         f"{evaluations} found the KL over the cap of {work.kl.cap:g} nats a token (the least was "
