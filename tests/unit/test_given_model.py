@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.test_recipes import ENVIRONMENT
 
 from stepforge import health
 from stepforge.client import Client
@@ -18,6 +17,7 @@ from stepforge.health import Part
 from stepforge.inputs import Inputs, prepare
 from stepforge.models import check_stages
 from stepforge.recipes import load_recipe
+from tests.unit.test_recipes import ENVIRONMENT
 
 
 class _Connected(Client):
