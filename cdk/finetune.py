@@ -16,7 +16,7 @@ from constructs import Construct
 from cdk.code import bundled_for_finetune
 from cdk.functions import Functions
 from cdk.machines import Machines
-from cdk.policies import allow, groups, read_objects, use_key, write_objects
+from cdk.policies import allow, groups, read_objects, use_key, use_table, write_objects
 from cdk.settings import Settings
 from stepforge.contracts.names import spend_table
 
@@ -52,9 +52,7 @@ class Finetune(Construct):
             "FINETUNE_MOST_SECONDS": str(settings.finetune_most_seconds),
         }
         common = [
-            allow([f"dynamodb:{action}" for action in LEDGER_ACTIONS], [self.table.table_arn]),
-            *read_objects(bucket, "finetune", "jobs"),
-            use_key(key, write=True),
+            *use_table(self.table, key, *LEDGER_ACTIONS),
             allow(
                 ["secretsmanager:GetSecretValue"],
                 functions.arns("secretsmanager", f"secret:stepforge/{settings.name}/finetune/*"),
@@ -74,7 +72,9 @@ class Finetune(Construct):
             variables,
             [
                 *common,
+                *read_objects(bucket, "finetune", "jobs"),
                 write_objects(bucket, "finetune"),
+                use_key(key, write=True),
                 allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"], packages),
                 allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], group_arns),
                 # Who tunes neither approves nor promotes.
@@ -92,7 +92,8 @@ class Finetune(Construct):
         if settings.tuning_role_arn is not None:
             role = iam.Role.from_role_arn(self, "TuningRole", settings.tuning_role_arn)
             functions["finetune_grade"].grant_invoke(role)
-        functions.add("finetune_stopped", variables, common, code=code, layers=layers)
+        looks = [*read_objects(bucket, "finetune"), use_key(key)]
+        functions.add("finetune_stopped", variables, [*common, *looks], code=code, layers=layers)
 
     @staticmethod
     def _tuning(settings: Settings, functions: Functions) -> list[iam.PolicyStatement]:

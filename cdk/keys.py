@@ -24,7 +24,7 @@ _USE = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "k
         "kms:GenerateDataKeyWithoutPlaintext"]  # fmt: skip
 
 PURPOSES: Mapping[str, tuple[str, ...]] = {
-    "data": ("s3", "sagemaker", "sns"),
+    "data": ("s3", "sagemaker", "sns", "dynamodb"),
     "logs": (),
     "secrets": ("secretsmanager", "ssm"),
     "images": ("ecr", "codebuild", "s3"),

@@ -8,20 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.functions import Functions
-from cdk.policies import allow, deny, deny_unguarded_jobs, groups, pass_role, read_objects, use_key, write_objects
+from cdk.policies import (
+    allow,
+    deny,
+    deny_unguarded_jobs,
+    groups,
+    pass_role,
+    read_objects,
+    use_key,
+    use_table,
+    write_objects,
+)
 from cdk.roles import Roles
 from cdk.settings import Settings
 from stepforge.contracts.jobs import WORK_TYPES
 from stepforge.contracts.names import MACHINES, Machine, parameter
 
-STARTED_BY_TRAINERS: tuple[Machine, ...] = ("train", "evaluate", "dataset", "approve")
-_READ = ("jobs", "pipelines", "specs", "ledger", "prices", "raw", "checkpoints")
+STARTED_BY_TRAINERS: tuple[Machine, ...] = ("train", "evaluate", "dataset", "approve", "finetune")
+ASKING: tuple[Machine, ...] = ("approve", "finetune")
+"""Their histories hold the tokens that answer them."""
+_READ = ("jobs", "pipelines", "specs", "ledger", "prices", "raw", "checkpoints", "finetune")
 
 
 class People(Construct):
@@ -36,13 +49,15 @@ class People(Construct):
         bucket: s3.IBucket,
         key: kms.IKey,
         roles: Roles,
+        spend: dynamodb.ITable,
     ) -> None:
         super().__init__(scope, "People")
+        self._spend = spend
         self._settings, self._functions, self._own = settings, functions, groups(settings.name)
         # Apart, because a policy has 6,144 characters at most.
         self.viewer = self._policy("Viewer", self._look(bucket, key))
         self.trainer = self._policy("Trainer", self._train(bucket, key, roles))
-        self.approver = self._policy("Approver", self._approve(bucket))
+        self.approver = self._policy("Approver", self._approve(bucket, key))
 
     def _policy(self, name: str, statements: Sequence[iam.PolicyStatement]) -> iam.ManagedPolicy:
         return iam.ManagedPolicy(
@@ -56,7 +71,7 @@ class People(Construct):
     def _look(self, bucket: s3.IBucket, key: kms.IKey) -> list[iam.PolicyStatement]:
         arns = self._functions.arns
         machines = [self._functions.machine_arn(machine) for machine in MACHINES]
-        told = [self._executions(machine) for machine in MACHINES if machine != "approve"]
+        told = [self._executions(machine) for machine in MACHINES if machine not in ASKING]
         sagemaker = [
             *self._jobs(),
             *arns("sagemaker", f"model-package/{self._own}/*", f"model-package-group/{self._own}",
@@ -66,8 +81,7 @@ class People(Construct):
             *read_objects(bucket, *_READ),
             use_key(key),
             allow(["states:ListExecutions", "states:DescribeStateMachine"], machines),
-            allow(["states:DescribeExecution"], [*told, self._executions("approve")]),
-            # The history of a question holds the token that answers it.
+            allow(["states:DescribeExecution"], [self._executions(machine) for machine in MACHINES]),
             allow(["states:GetExecutionHistory"], told),
             allow(
                 ["sagemaker:DescribeTrainingJob", "sagemaker:DescribeModelPackage", "sagemaker:DescribeEndpoint",
@@ -91,7 +105,7 @@ class People(Construct):
         stopped = [self._executions(machine) for machine in (*STARTED_BY_TRAINERS, "run-job")]
         packages = self._functions.arns("sagemaker", f"model-package/{self._own}/*")
         return [
-            write_objects(bucket, "pipelines", "specs", "raw", "prices"),
+            write_objects(bucket, "pipelines", "specs", "raw", "prices", "finetune"),
             use_key(key, write=True),
             allow(["states:StartExecution"], started),
             allow(["states:StopExecution"], stopped),
@@ -108,10 +122,12 @@ class People(Construct):
             deny(["s3:GetObject", "s3:PutObject"], [bucket.arn_for_objects("approvals/*")]),
         ]
 
-    def _approve(self, bucket: s3.IBucket) -> list[iam.PolicyStatement]:
+    def _approve(self, bucket: s3.IBucket, key: kms.IKey) -> list[iam.PolicyStatement]:
         packages = self._functions.arns("sagemaker", f"model-package/{self._own}/*")
         return [
             *read_objects(bucket, "approvals"),
+            # The ledger of paid tunes holds what waits for a person, with its token.
+            *use_table(self._spend, key, "GetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"),
             # IAM knows no resource for an answer: whose token it is decides.
             allow(["states:SendTaskSuccess", "states:SendTaskFailure"], ["*"]),
             allow(["sagemaker:UpdateModelPackage"], packages),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import aws_cdk as cdk
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
@@ -36,6 +38,22 @@ def write_objects(bucket: s3.IBucket, *prefixes: str) -> iam.PolicyStatement:
 
 def use_key(key: kms.IKey, *, write: bool = False) -> iam.PolicyStatement:
     return allow(["kms:Decrypt", *(["kms:GenerateDataKey"] if write else [])], [key.key_arn])
+
+
+def use_table(table: dynamodb.ITable, key: kms.IKey, *actions: str) -> list[iam.PolicyStatement]:
+    """DynamoDB uses a table's key in the name of whoever asks for an item, and for nothing else.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.usagenotes.html
+    """
+    region = cdk.Stack.of(table).region
+    return [
+        allow([f"dynamodb:{action}" for action in actions], [table.table_arn]),
+        allow(
+            ["kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey", "kms:DescribeKey"],
+            [key.key_arn],
+            StringEquals={"kms:ViaService": f"dynamodb.{region}.amazonaws.com"},
+        ),
+    ]
 
 
 def grant_key_to_aws(key: kms.IKey) -> iam.PolicyStatement:

@@ -89,7 +89,9 @@ class Stepforge(_Stack):
         self.functions = Functions(self, settings, bucket=bucket, key=key, roles=roles)
         finetune = Finetune(self, settings, functions=self.functions, bucket=bucket, key=key)
         self.machines = Machines(self, settings, functions=self.functions, bucket=bucket, key=key, roles=roles)
-        people = People(self, settings, functions=self.functions, bucket=bucket, key=key, roles=roles)
+        people = People(
+            self, settings, functions=self.functions, bucket=bucket, key=key, roles=roles, spend=finetune.table
+        )
         if data is None:
             Registry(self, settings)
         promotion = Promotion(self, settings, functions=self.functions, machines=self.machines)

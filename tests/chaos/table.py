@@ -89,7 +89,7 @@ Each task of each machine was run into each class of error, on the interpreter o
 `python -m tests.chaos.table` writes this page and a test fails where it is stale. After each, what the schedule would
 do was done (the sweep of promotions), and another execution was started without the fault. No job or execution was
 left running, no model registered twice or without its lineage, no candidate endpoint, and the endpoint served the one
-version whose stage is Production.
+version whose stage is Production. Not in here: the machine `finetune`, and what else asks a provider.
 
 "goes on": the machine retries, or does without, and ends as it would have. What a failure is followed by stands behind
 it where the next run does not simply succeed, adopting what was done. "ends as" is what the way through the machine

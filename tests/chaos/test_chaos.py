@@ -11,10 +11,14 @@ from .faults import CLASSES
 from .scenarios import SCENARIOS, Scenario
 from .table import FILE, play, play_all, text
 
+PROVIDERS = {("promote", "AskProvider"), ("promote", "StampExternal")}
+"""With the machine `finetune` they need a provider: its faults are in tests/{unit,functional}/finetune."""
 
-def test_every_task_of_every_machine_is_in_a_way_through_it() -> None:
-    assert {(s.machine, task) for s in SCENARIOS for task in s.tasks} == set(TASKS)
-    assert {s.machine for s in SCENARIOS} == set(MACHINES)
+
+def test_every_task_of_every_machine_of_ours_is_in_a_way_through_it() -> None:
+    ours = {(machine, task) for machine, task in TASKS if machine != "finetune"} - PROVIDERS
+    assert {(s.machine, task) for s in SCENARIOS for task in s.tasks} == ours
+    assert {s.machine for s in SCENARIOS} == set(MACHINES) - {"finetune"}
 
 
 # The ways on which something was left over before it was mended, and one of each class.

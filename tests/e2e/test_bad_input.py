@@ -82,7 +82,10 @@ CASES = {
         (*FACIAL, "--set", "dataset.test=-1"),
         "--set dataset.test=-1: Input should be greater than or equal to 0",
     ),
-    "table for a number": ((*FACIAL, "--set", "dataset=3"), "--set dataset=3: Input should be a valid dictionary"),
+    "table for a number": (
+        (*FACIAL, "--set", "dataset=3"),
+        "--set dataset=3: Input should be a table: {} for the defaults",
+    ),
     "unknown field": (
         (*FACIAL, "--set", "stages.srl.stepz=1"),
         "--set stages.srl.stepz=1: no such field; did you mean 'steps'? There are: asking, batch_prompts, ",

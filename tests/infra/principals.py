@@ -15,6 +15,7 @@ _KINDS = {
     "AWS::IAM::Role": "arn:aws:iam::{account}:role/{name}",
     "AWS::KMS::Key": "arn:aws:kms:{region}:{account}:key/{name}",
     "AWS::S3::Bucket": "arn:aws:s3:::{name}",
+    "AWS::DynamoDB::Table": "arn:aws:dynamodb:{region}:{account}:table/{name}",
     "AWS::Lambda::Function": "arn:aws:lambda:{region}:{account}:function:{name}",
     "AWS::StepFunctions::StateMachine": "arn:aws:states:{region}:{account}:stateMachine:{name}",
     "AWS::SQS::Queue": "arn:aws:sqs:{region}:{account}:{name}",
@@ -26,8 +27,8 @@ _KINDS = {
     "AWS::SageMaker::MlflowApp": "arn:aws:sagemaker:{region}:{account}:mlflow-app/{name}",
     "AWS::Logs::LogGroup": "arn:aws:logs:{region}:{account}:log-group:{name}:*",
 }
-_NAMES = tuple(f"{of}Name" for of in ("Function", "StateMachine", "Queue", "Topic", "Bucket", "LogGroup", "Role",
-                                      "Repository", "ManagedPolicy", ""))  # fmt: skip
+_NAMES = tuple(f"{of}Name" for of in ("Function", "StateMachine", "Queue", "Topic", "Bucket", "Table", "LogGroup",
+                                      "Role", "Repository", "ManagedPolicy", ""))  # fmt: skip
 _PSEUDO = {
     "AWS::AccountId": ACCOUNT,
     "AWS::Region": REGION,

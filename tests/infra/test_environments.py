@@ -29,6 +29,7 @@ def only(template: dict[str, Any], kind: str) -> dict[str, Any]:
 NAMED = {
     "AWS::Budgets::Budget": "Budget.BudgetName", "AWS::CloudWatch::Alarm": "AlarmName", "AWS::EC2::VPC": "CidrBlock",
     "AWS::CloudWatch::Dashboard": "DashboardName", "AWS::CodeBuild::Project": "Name",
+    "AWS::DynamoDB::Table": "TableName",
     "AWS::ECR::Repository": "RepositoryName", "AWS::Events::Rule": "Name", "AWS::IAM::ManagedPolicy":
     "ManagedPolicyName", "AWS::IAM::Role": "RoleName", "AWS::KMS::Alias": "AliasName", "AWS::Lambda::Function":
     "FunctionName", "AWS::Logs::LogGroup": "LogGroupName", "AWS::S3::Bucket": "BucketName", "AWS::SNS::Topic":

@@ -52,7 +52,7 @@ def test_what_is_compiled_is_for_lambdas_linux_and_python(synth: Synth) -> None:
 @pytest.mark.skipif(sys.platform != "linux" or sys.version_info[:2] != (3, 11), reason="made for Linux, Python 3.11")
 def test_the_handlers_import_with_the_layer_and_what_lambda_has(synth: Synth) -> None:
     (layer,) = synth.folder.glob("asset.*/python")
-    (code,) = {path.parent for path in synth.folder.glob("asset.*/rotate_secret.py")}
+    code = min(path.parent for path in synth.folder.glob("asset.*/rotate_secret.py"))
     program = (
         "import sys; sys.path[:0] = sys.argv[1:]; import pydantic, rotate_secret\n"
         "from cryptography.hazmat.primitives.asymmetric import rsa\nprint(pydantic.__file__, rotate_secret.__file__)"

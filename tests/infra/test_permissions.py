@@ -41,10 +41,12 @@ def test_the_committed_list_is_what_the_template_grants(synth: Synth) -> None:
 
 # ── Who reads and writes what in the bucket ──────────────────────────────────────────────────────
 
+PEOPLE = ("viewer", "trainer", "approver")
 READERS = {
     "jobs": {
         "FunctionsFindAttempt", "FunctionsClassifyJob", "FunctionsReadGate", "FunctionsCompare", "FunctionsRegister",
         "FunctionsPlanChampion", "FunctionsJoinParts", "FunctionsVerifyPackage", "FunctionsSmoke", "RolesTraining",
+        "FunctionsFinetune",
         "RolesServing", "viewer", "trainer", "approver",
     },
     "specs": {"FunctionsClassifyJob", "MachinesDataset", "RolesTraining", "viewer", "trainer", "approver"},
@@ -57,6 +59,7 @@ READERS = {
     "ledger": {"viewer", "trainer", "approver"},
     "prices": {"FunctionsClassifyJob", "viewer", "trainer", "approver"},
     "approvals": {"approver"},
+    "finetune": {"FunctionsFinetune", "FunctionsFinetuneStopped", *PEOPLE},
     "anything-else": set(),
 }  # fmt: skip
 WRITERS = {
@@ -72,6 +75,7 @@ WRITERS = {
     "ledger": {"FunctionsClassifyJob"},
     "prices": {"trainer"},
     "approvals": {"FunctionsAskPerson"},
+    "finetune": {"FunctionsFinetune", "trainer"},
     "anything-else": set(),
 }  # fmt: skip
 
@@ -79,9 +83,6 @@ WRITERS = {
 def ours(found: set[str]) -> set[str]:
     """Without what belongs to the stack's own machinery: deployment, images, networks."""
     return {who for who in found if who.startswith(("Functions", "Machines", "Roles")) or who in PEOPLE}
-
-
-PEOPLE = ("viewer", "trainer", "approver")
 
 
 @pytest.mark.parametrize("prefix", READERS)
@@ -135,9 +136,12 @@ def test_a_stamp_changes_a_package_and_never_its_approval(cloud: Cloud) -> None:
     assert "FunctionsOnRejection" not in cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, **production)
 
 
-def test_a_package_is_made_by_register_alone_and_waits_for_a_person(cloud: Cloud) -> None:
+def test_a_package_is_made_by_what_registers_alone_and_waits_for_a_person(cloud: Cloud) -> None:
     pending = {"sagemaker__ModelApprovalStatus": "PendingManualApproval"}
-    assert cloud.who_may("sagemaker:CreateModelPackage", PACKAGE, **pending) == {"FunctionsRegister"}
+    assert cloud.who_may("sagemaker:CreateModelPackage", PACKAGE, **pending) == {
+        "FunctionsRegister",
+        "FunctionsFinetune",
+    }
     assert cloud.who_may("sagemaker:CreateModelPackage", PACKAGE, **APPROVED) == set()
     assert ours(cloud.who_may("sagemaker:DeleteModelPackage", PACKAGE)) == set()
 
@@ -146,8 +150,14 @@ def test_only_an_approver_answers_and_only_an_approver_can_learn_a_token(cloud: 
     for action in ("states:SendTaskSuccess", "states:SendTaskFailure"):
         assert cloud.who_may(action, "*") == {"approver"}
     assert ours(cloud.who_may("s3:GetObject", f"{cloud.arn('DataBucket')}/approvals/x.json")) == {"approver"}
-    question = f"arn:aws:states:{STEM}:execution:stepforge-dev-approve:approve-0123456789ab-r0"
-    assert cloud.who_may("states:GetExecutionHistory", question) == set()
+    for asks in ("approve", "finetune"):
+        question = f"arn:aws:states:{STEM}:execution:stepforge-dev-{asks}:{asks}-0123456789ab-r0"
+        assert cloud.who_may("states:GetExecutionHistory", question) == set()
+    spend = next(cloud._arn(n) for n, r in cloud.resources.items() if r["Type"] == "AWS::DynamoDB::Table")
+    assert ours(cloud.who_may("dynamodb:GetItem", spend)) == {
+        "FunctionsFinetune", "FunctionsFinetuneStopped", "approver",
+    }  # fmt: skip
+    assert ours(cloud.who_may("dynamodb:DeleteItem", spend)) == set()
     run = f"arn:aws:states:{STEM}:execution:stepforge-dev-train:train-0123456789ab-r0"
     assert cloud.who_may("states:GetExecutionHistory", run) == set(PEOPLE)
 
@@ -176,6 +186,7 @@ MAY_START = {
     "dataset": {"trainer", "MachinesDataset"},
     "approve": {"trainer", "approver"},
     "promote": {"FunctionsOnApproval"},
+    "finetune": {"trainer"},
 }
 
 

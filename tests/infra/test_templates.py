@@ -185,23 +185,22 @@ def test_every_function_has_its_handler_and_exactly_the_variables_that_it_reads(
         assert given == handler_variables(name, monkeypatch), name
 
 
-def asset(synth: Synth, holding: str) -> set[str]:
-    """The files of the one asset that has a file of this name."""
-    folders = {path.parent for path in Path(synth.folder).glob(f"asset.*/{holding}")}
-    assert len(folders) == 1
-    (folder,) = folders
+def asset(synth: Synth, *, judges: bool) -> set[str]:
+    """The files of the handlers' asset, or of the one that judges paid tunes too."""
+    folders = {path.parent for path in Path(synth.folder).glob("asset.*/plan_job.py")}
+    (folder,) = (found for found in folders if (found / "stepforge_jobs").exists() is judges)
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_asset_of_paid_tunes_has_what_judges_them_and_nothing_for_people(synth: Synth) -> None:
-    finetune = asset(synth, "stepforge_jobs/__init__.py")
+    finetune = asset(synth, judges=True)
     assert {"finetune.py", "stepforge/finetune/flow.py", "stepforge/economics/catalogue.toml"} <= finetune
     assert {"stepforge_jobs/domains/user.py", "stepforge_jobs/domains/facial/rules.py"} <= finetune
     assert not any(name.startswith(("stepforge/local/", "stepforge/cli/", "stepforge/testing/")) for name in finetune)
 
 
 def test_the_asset_of_the_handlers_is_handlers_beside_the_sdk_and_nothing_else(synth: Synth) -> None:
-    names = asset(synth, "plan_job.py")
+    names = asset(synth, judges=False)
     assert {"plan_job.py", "rotate_secret.py", "_runtime.py", "stepforge/contracts/jobs.py"} <= names
     prices = "stepforge/economics/prices.json"
     assert prices in names

@@ -20,6 +20,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
+from stepforge.contracts.names import MACHINES
 from stepforge.local import LocalAws, down, ensure_up, status
 from stepforge.local.deploy import deploy
 from stepforge.local.state import Layout, locked
@@ -155,9 +156,11 @@ def test_a_deployment_that_the_servers_death_cuts_off_is_done_again(own_aws: Loc
     kill_server()
     # What the stack says that it made is there.
     assert not deploy(ensure_up())
-    found = after.client("ssm").get_parameters_by_path(Path="/stepforge/local/", Recursive=True)["Parameters"]
-    machines = [p["Value"] for p in found if "/machines/" in p["Name"]]
-    assert len(machines) == 3
+    pages = (
+        after.client("ssm").get_paginator("get_parameters_by_path").paginate(Path="/stepforge/local/", Recursive=True)
+    )
+    machines = [p["Value"] for page in pages for p in page["Parameters"] if "/machines/" in p["Name"]]
+    assert len(machines) == len(MACHINES)
     for machine_arn in machines:
         after.client("stepfunctions").describe_state_machine(stateMachineArn=machine_arn)
 

@@ -138,8 +138,8 @@ def test_jobs_beyond_the_limit_wait_and_can_be_stopped_while_they_do(local_aws: 
     sagemaker.create_training_job(**job_request("first-a1", image, hyperparameters={"steps": "99", "seconds": "1"}))
     sagemaker.create_training_job(**job_request("second-a1", image))
     describe = lambda: sagemaker.describe_training_job(TrainingJobName="second-a1")  # noqa: E731
-    waiting = wait(describe, lambda d: d["SecondaryStatus"] == "Pending")
-    assert waiting["SecondaryStatusTransitions"][-1]["StatusMessage"] == "Waits for first-a1 to end"
+    # Until the job of the test before has left, both wait for that one.
+    wait(describe, lambda d: d["SecondaryStatusTransitions"][-1]["StatusMessage"] == "Waits for first-a1 to end")
     assert (activity := local.activity()) is not None
     assert activity.waiting == ("second-a1",)
     sagemaker.stop_training_job(TrainingJobName="second-a1")
