@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stepforge import transfers
 from stepforge.connection import LOCAL, Connection, connect
 from stepforge.contracts.pipelines import PipelineSpec
-from stepforge.inputs import Inputs, prepare
+from stepforge.inputs import Inputs, check_here, prepare
 from stepforge.jobs import Jobs
 from stepforge.pipelines import Pipelines
 from stepforge.recipes import Recipe
@@ -63,7 +63,12 @@ class Client:
     def bind(
         self, inputs: Inputs, *, dry_run: bool = False, progress: transfers.Progress = lambda *_: None
     ) -> PipelineSpec:
-        """Upload what was prepared, and bind its recipe to this environment. A dry run uploads nothing."""
+        """Upload what was prepared, and bind its recipe to this environment. A dry run uploads nothing.
+
+        Raises InvalidInput where this machine would run a stage that it cannot.
+        """
+        if self.connection.name == LOCAL:
+            check_here(inputs.recipe.stages_for(given_model="model" in inputs.folders))
         refs = {}
         for kind, (folder, manifest) in inputs.folders.items():
             if dry_run:

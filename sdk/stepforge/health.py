@@ -189,6 +189,15 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 _NVIDIA, _DISPLAY = "0x10de", "0x03"
 
 
+def why_not_in_4_bits() -> str | None:
+    """What this machine lacks to train above 4-bit weights; None where it has all of it."""
+    found = packages()
+    gpu = _gpu(found.get("torch"))
+    if gpu.state != "ok":
+        return f"no CUDA device that torch can use ({gpu.detail})"
+    return None if "bitsandbytes" in found else "no package bitsandbytes (python -m pip install bitsandbytes)"
+
+
 def _gpu(torch: Package | None) -> Part:
     lost = "training on a GPU, in bfloat16 and with 4-bit adapters; jobs here use the CPU"
     if sys.platform == "darwin":

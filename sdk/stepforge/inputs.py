@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepforge import user_code
-from stepforge.contracts.jobs import Plugin
+from stepforge.contracts.jobs import Plugin, TrainingWork
 from stepforge.contracts.manifests import ArtifactKind, Manifest, describe_folder
 from stepforge.contracts.user_records import plugin_version
-from stepforge.models import check_model_folder
+from stepforge.errors import InvalidInput
+from stepforge.models import check_model_folder, check_stages
 from stepforge.recipes import Recipe
 
 
@@ -47,4 +48,20 @@ def prepare(
             recipe = recipe.for_records(records)
         if model is not None:
             folders["model"] = model, describe_folder(check_model_folder(model), "model")
+            check_stages(model, recipe.stages_for(given_model=True), recipe.evaluation)
         yield Inputs(recipe, None if code is None else code.plugin, folders)
+
+
+def check_here(stages: Sequence[TrainingWork]) -> None:
+    """What stages ask of the machine on which they would run, this one. Raises InvalidInput naming the stage."""
+    quantised = next((stage for stage in stages if stage.lora is not None and stage.lora.bits is not None), None)
+    if quantised is None:
+        return
+    from stepforge.health import why_not_in_4_bits
+
+    if lacking := why_not_in_4_bits():
+        raise InvalidInput(
+            f"stage {quantised.name!r} has lora.bits = 4, which needs CUDA and the package bitsandbytes; this machine "
+            f"has {lacking}: leave lora.bits out to train adapters above float32 weights, or run it in an environment "
+            "with a GPU"
+        )

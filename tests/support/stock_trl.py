@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import PolicyLoss
+from stepforge.contracts.losses import PolicyLoss
 from stepforge_jobs.main import OFFLINE
 
 

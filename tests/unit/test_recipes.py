@@ -154,6 +154,12 @@ def test_what_was_set_is_blamed_only_where_it_is_at_fault(tmp_path: Path) -> Non
     assert "dataset.train" not in str(refused.value)
 
 
+def test_a_field_inside_a_table_that_was_set_too_is_blamed_itself() -> None:
+    given = {"stages.rlvr.kl": "{}", "stages.rlvr.kl.capp": "0.1"}
+    with pytest.raises(InvalidInput, match=r"^--set stages\.rlvr\.kl\.capp=0\.1: no such field; did you mean 'cap'"):
+        load_recipe("facial", overrides=given)
+
+
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
 @pytest.mark.parametrize("key", ["stages.srl.learning_rate", "stages.srl.temperature", "stages.rlvr.spread_above"])
 def test_a_setting_is_a_finite_number(key: str, value: str) -> None:
@@ -221,6 +227,8 @@ ENVIRONMENT = Environment(
         ({"model.heads": "64"}, "hidden_size 64 is no even multiple of heads 64"),
         ({"stages.srl.asking": "think"}, "stage 'srl' has asking 'think', .* set asking = 'plain' in this stage"),
         ({"stages.rlvr.asking": "chat"}, "stage 'rlvr' has asking 'chat'"),
+        ({"stages.srl.next_title": "true"}, "stage 'srl' has next_title, .* leave next_title out, or give a model"),
+        ({"stages.base.lora": "{bits=4}"}, "stage 'base' has lora.bits 4, but it starts from random weights"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -19,10 +19,11 @@ from stepforge.contracts.reports import GateFinding, GateReport
 from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.user_records import normalised
 from stepforge.errors import IntegrityError, InvalidInput
+from stepforge_jobs.datasets.mutants import MUTATIONS
 from stepforge_jobs.datasets.open_gate import GATE
 from stepforge_jobs.datasets.shards import is_shard, read_lines, split_of, write_durably
 from stepforge_jobs.domains.base import Domain
-from stepforge_jobs.domains.judging import FAILED, Asked, HereJudge, Judge, judge_of
+from stepforge_jobs.domains.judging import FAILED, TIMEOUT, Asked, HereJudge, Judge, judge_of
 from stepforge_jobs.domains.user import DOMAIN as EXACT
 from stepforge_jobs.domains.user import domain_of
 from stepforge_jobs.job import Job
@@ -32,7 +33,13 @@ GARBAGE = "\x01\x02 }{ zqx zqx zqx"
 MOST_MUTANTS_ACCEPTED = 0.5
 """A verifier may find a mutant right by luck (yes/no answers), but not more often than not."""
 ENOUGH_FAILED = 40
-"""Calls that all failed, after which no more are made: a verifier that hangs takes its whole time at each."""
+"""Calls that all failed, after which no more are made."""
+ENOUGH_TIMEOUTS = 8
+"""The same of calls that all took their whole time: so many are minutes."""
+ENOUGH_EXPERTS = 8
+"""Experts' solutions in a row at which the verifier failed, after which no more records are asked about."""
+Told = Callable[[int, int, int], None]
+"""Is told records audited, of how many, and calls in which the verifier itself failed."""
 
 
 @dataclass
@@ -44,12 +51,18 @@ class Findings:
     checked: Counter[str] = field(default_factory=Counter)
 
     def add(self, check: str, record: str, rule: str, message: str) -> None:
-        self.found.append(
-            GateFinding.model_validate({"check": check, "record": record, "rule": rule, "message": message})
-        )
+        self.found.append(_finding(check, record, rule, message))
+
+    def put_first(self, check: str, record: str, rule: str, message: str) -> None:
+        """Before what follows from it: the first finding is the one that a refusal tells."""
+        self.found.insert(0, _finding(check, record, rule, message))
 
     def warn(self, record: str, rule: str, message: str) -> None:
         self.warnings.append(GateFinding(check="verifier", record=record, rule=rule, message=message))
+
+
+def _finding(check: str, record: str, rule: str, message: str) -> GateFinding:
+    return GateFinding.model_validate({"check": check, "record": record, "rule": rule, "message": message})
 
 
 def run(job: Job) -> None:
@@ -57,8 +70,12 @@ def run(job: Job) -> None:
     work = job.spec.work
     assert isinstance(work, GateWork)
     manifest = job.manifest("data")
+
+    def told(done: int, of: int, failed: int) -> None:
+        job.progress.step("gate", done, of, verifier_failures=failed)
+
     with judge_of(job) as judge:
-        report = examine(job.channel("data"), manifest, domain_of(job), sample=work.sample, judge=judge)
+        report = examine(job.channel("data"), manifest, domain_of(job), sample=work.sample, judge=judge, told=told)
     write_durably(job.model_dir / GATE, canonical_json(report))
     job.progress.event(
         "gate",
@@ -70,7 +87,15 @@ def run(job: Job) -> None:
     write_manifest(job.model_dir, "gate", metadata={"passed": report.passed, "manifest_sha256": manifest.sha256})
 
 
-def examine(folder: Path, manifest: Manifest, domain: Domain, *, sample: int, judge: Judge | None = None) -> GateReport:
+def examine(
+    folder: Path,
+    manifest: Manifest,
+    domain: Domain,
+    *,
+    sample: int,
+    judge: Judge | None = None,
+    told: Told = lambda *_: None,
+) -> GateReport:
     """All checks of a dataset. Checks that need records are left out where those cannot be read.
 
     `judge` asks the domain's verifier; None asks it in this process.
@@ -81,7 +106,7 @@ def examine(folder: Path, manifest: Manifest, domain: Domain, *, sample: int, ju
         check_smoke(manifest, records, findings)
         check_leaks(records, findings)
         check_traces(manifest, records, findings)
-        audit_verifier(domain, records, findings, sample=sample, judge=judge or HereJudge(domain))
+        audit_verifier(domain, records, findings, sample=sample, judge=judge or HereJudge(domain), told=told)
     return GateReport(
         manifest_sha256=manifest.sha256,
         passed=not findings.found,
@@ -212,6 +237,7 @@ class Counted:
         self.failures: list[tuple[Record, str]] = []
 
     def verdicts(self, asked: Sequence[Asked]) -> list[Verdict]:
+        """As the judge's own. Raises what it raises."""
         verdicts = self._judge.verdicts(asked)
         for (record, completion), verdict in zip(asked, verdicts, strict=True):
             if completion:
@@ -224,11 +250,26 @@ class Counted:
     def always_failed(self) -> bool:
         return 0 < self.calls == len(self.failures)
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many calls failed, and none did not, that more would only take time."""
+        timeouts = sum(reason.startswith(TIMEOUT) for _, reason in self.failures)
+        return self.always_failed and (self.calls >= ENOUGH_FAILED or timeouts >= ENOUGH_TIMEOUTS)
 
-def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings, *, sample: int, judge: Judge) -> None:
+
+def audit_verifier(
+    domain: Domain,
+    records: Sequence[Record],
+    findings: Findings,
+    *,
+    sample: int,
+    judge: Judge,
+    told: Told = lambda *_: None,
+) -> None:
     """The verifier answers, accepts experts, refuses what is empty or garbage, and mutants more often than not.
 
-    Careless authors (split `corpus`) need not be right, but what they write must be readable.
+    Careless authors (split `corpus`) need not be right, but what they write must be readable. A verifier that hangs
+    takes its whole time at each call, so it is given up early.
     """
     name = f"{domain.name}@{domain.version}"
     strange = next((record for record in records if record.verifier != name), None)
@@ -240,12 +281,20 @@ def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings
     counted = Counted(judge)
     mutants: dict[str, list[tuple[Record, bool]]] = {}
     answers: list[tuple[Record, bool]] = []
+    in_a_row: list[tuple[Record, str]] = []
+    """Experts' solutions at which the verifier failed since the last at which it did not."""
     for index, record in enumerate(chosen):
-        if counted.always_failed and counted.calls >= ENOUGH_FAILED:
+        told(index, len(chosen), len(counted.failures))
+        if counted.hopeless or len(in_a_row) >= ENOUGH_EXPERTS:
             break
         findings.checked["verifier"] += 1
         try:
-            audit_record(counted, record, findings)
+            verdict = audit_expert(counted, record, findings)
+            if verdict is not None and verdict.reason.startswith(FAILED):
+                in_a_row.append((record, verdict.reason))
+                continue
+            in_a_row = in_a_row if verdict is None else []
+            audit_refusals(counted, record, findings)
             if not record.steps and record.answer is not None:
                 (verdict,) = counted.verdicts([(record, record.answer)])
                 answers.append((record, verdict.accepted))
@@ -258,13 +307,19 @@ def audit_verifier(domain: Domain, records: Sequence[Record], findings: Findings
         except ValueError as error:
             # A verifier raises nothing for bad text, so it is the record that it cannot read.
             findings.add("verifier", record.id, "scenario", f"{name} cannot read the record: {error}")
-    if counted.always_failed:
-        record, reason = counted.failures[0]
+    told(findings.checked["verifier"], len(chosen), len(counted.failures))
+    if counted.always_failed or len(in_a_row) >= ENOUGH_EXPERTS:
+        record, reason = counted.failures[0] if counted.always_failed else in_a_row[0]
+        where = f"in each of {counted.calls} calls"
+        if not counted.always_failed:
+            where = f"at the experts' solutions of {len(in_a_row)} records in a row"
+        left = len(chosen) - findings.checked["verifier"]
+        asked = f" ({left} of {len(chosen)} records were not asked about)" if left else ""
         message = (
-            f"{name} failed in each of {counted.calls} calls, here with {reason!r}: it must return a Verdict, a bool "
-            "or a number from 0 to 1 for any text, 0 for one that it cannot read"
+            f"{name} failed {where}{asked}, here with {reason!r}: it must return a Verdict, a bool or a number from 0 "
+            "to 1 for any text, 0 for one that it cannot read"
         )
-        findings.add("verifier", record.id, "answers", message)
+        findings.put_first("verifier", record.id, "answers", message)
         return
     check_answers(domain, answers, findings)
     for kind, tried in mutants.items():
@@ -293,22 +348,26 @@ def check_answers(domain: Domain, answers: Sequence[tuple[Record, bool]], findin
         findings.warn(refused[0].id, "answer", message)
 
 
-def audit_record(judge: Judge, record: Record, findings: Findings) -> None:
-    """What is empty or garbage is refused, and the expert's solution is not. Raises what the verifier raises."""
-    solution = [(record, record.solution)] if record.steps else []
-    empty, garbage, *rest = judge.verdicts([(record, ""), (record, GARBAGE), *solution])
+def audit_refusals(judge: Counted, record: Record, findings: Findings) -> None:
+    """What is empty or garbage is refused. Raises what the verifier raises."""
+    empty, garbage = judge.verdicts([(record, ""), (record, GARBAGE)])
     for rule, completion, verdict in (("refuses-empty", "", empty), ("refuses-garbage", GARBAGE, garbage)):
         if verdict.accepted:
             message = f"{record.verifier} accepts {completion!r}: it rewards anything"
             findings.add("verifier", record.id, rule, message)
-    if not rest:
-        return
-    (verdict,) = rest
+
+
+def audit_expert(judge: Counted, record: Record, findings: Findings) -> Verdict | None:
+    """The expert's solution is read, and not refused. None where there is none. Raises what the verifier raises."""
+    if not record.steps:
+        return None
+    (verdict,) = judge.verdicts([(record, record.solution)])
     if verdict.reason:
         findings.add("trace", record.id, "readable", f"the solution cannot be read: {verdict.reason}")
     elif record.split != "corpus" and not verdict.accepted:
         rule, message = first_failure(verdict)
         findings.add("verifier", record.id, rule, f"{record.verifier} refuses the expert's solution: {message}")
+    return verdict
 
 
 def first_failure(verdict: Verdict) -> tuple[str, str]:
@@ -316,36 +375,3 @@ def first_failure(verdict: Verdict) -> tuple[str, str]:
     if failed is None:
         return "accepted", "no hard rule says why"
     return failed.rule, failed.message or f"score {failed.score:g}"
-
-
-# ── Mutants: solutions that are wrong, or wrong with few exceptions ──────────────────────────────────────────────
-
-
-def truncated(record: Record, _records: Sequence[Record], _index: int) -> str | None:
-    """Without the last step."""
-    return "\n".join(step.action for step in record.steps[:-1]) if len(record.steps) > 1 else None
-
-
-def foreign(record: Record, records: Sequence[Record], index: int) -> str | None:
-    """Another record's different solution or answer."""
-    own = record.solution or record.answer
-    if own is None:
-        return None
-    for other in (*records[index + 1 :], *records[:index]):
-        theirs = other.solution or other.answer
-        if other.split != "corpus" and theirs and theirs != own and other.prompt != record.prompt:
-            return theirs
-    return None
-
-
-def backwards(record: Record, _records: Sequence[Record], _index: int) -> str | None:
-    """The steps in reverse order."""
-    reverse = "\n".join(step.action for step in reversed(record.steps))
-    return reverse if record.steps and reverse != record.solution else None
-
-
-MUTATIONS: dict[str, Callable[[Record, Sequence[Record], int], str | None]] = {
-    "truncated": truncated,
-    "foreign": foreign,
-    "backwards": backwards,
-}

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,16 +42,19 @@ MOST_REPLY_BYTES = 8 << 20
 MOST_WORKERS = 8
 LOOKS_BROKEN = 8
 """So many failures in a row are said: the run goes on, since completions may be what the verifier cannot bear."""
-FAILED = ("timeout: ", "crash: ", RAISED)
+TIMEOUT = "timeout: "
+FAILED = (TIMEOUT, "crash: ", RAISED)
 """What the reason begins with where the verifier itself failed."""
 
 Asked = tuple[Record, str]
+Told = Callable[[int, int], None]
+"""Is told after each verdict how many there are, and in how many of them the verifier itself failed."""
 
 
 class Judge(Protocol):
     """Verdicts on (record, completion). Raises InvalidInput or ValueError for a record that cannot be judged."""
 
-    def verdicts(self, asked: Sequence[Asked]) -> list[Verdict]: ...
+    def verdicts(self, asked: Sequence[Asked], *, told: Told | None = None) -> list[Verdict]: ...
 
 
 class HereJudge:
@@ -60,8 +63,20 @@ class HereJudge:
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
 
-    def verdicts(self, asked: Sequence[Asked]) -> list[Verdict]:
-        return [self._domain.verify(record, completion) for record, completion in asked]
+    def verdicts(self, asked: Sequence[Asked], *, told: Told | None = None) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        failed = 0
+        for record, completion in asked:
+            verdicts.append(self._domain.verify(record, completion))
+            failed += failures(verdicts[-1:])
+            if told is not None:
+                told(len(verdicts), failed)
+        return verdicts
+
+
+def failures(verdicts: Iterable[Verdict]) -> int:
+    """In how many the verifier itself failed."""
+    return sum(verdict.reason.startswith(FAILED) for verdict in verdicts)
 
 
 @contextmanager
@@ -112,21 +127,22 @@ class WorkerJudge:
         for worker in self._workers:
             worker.kill()
 
-    def verdicts(self, asked: Sequence[Asked]) -> list[Verdict]:
+    def verdicts(self, asked: Sequence[Asked], *, told: Told | None = None) -> list[Verdict]:
         """A verdict each, in their order.
 
         Raises InvalidInput where the code cannot be imported, what it returns is no verdict, or a record is broken.
         """
         try:
-            return self._ask(asked)
+            return self._ask(asked, told)
         except BaseException:
             # What a worker has not answered yet must not be taken for the answer to a later call.
             for worker in self._workers:
                 worker.kill()
             raise
 
-    def _ask(self, asked: Sequence[Asked]) -> list[Verdict]:
+    def _ask(self, asked: Sequence[Asked], told: Told | None) -> list[Verdict]:
         found: dict[int, Verdict] = {}
+        failed = 0
         waiting = {place: list(range(place, len(asked), len(self._workers))) for place in range(len(self._workers))}
         busy: dict[int, tuple[int, float]] = {}
         """Worker's place to its call and deadline."""
@@ -151,17 +167,21 @@ class WorkerJudge:
                         selector.unregister(worker.socket)
                         del busy[place]
                         found[call] = verdict
-                        self._count(verdict)
+                        failed += self._count(verdict)
+                        if told is not None:
+                            told(len(found), failed)
                         if worker.spent:
                             worker.kill()
         return [found[index] for index in range(len(asked))]
 
-    def _count(self, verdict: Verdict) -> None:
-        """Without a word a verifier that always hangs looks like a model that learns nothing."""
-        self._failed_in_a_row = self._failed_in_a_row + 1 if verdict.reason.startswith(FAILED) else 0
+    def _count(self, verdict: Verdict) -> int:
+        """1 where the verifier failed: without a word one that always hangs looks like a model that learns nothing."""
+        failed = failures([verdict])
+        self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
         if self._failed_in_a_row == LOOKS_BROKEN and self._warn is not None:
             self._warn(f"the verifier has failed {LOOKS_BROKEN} times in a row, the last by {verdict.reason}")
             self._warn = None
+        return failed
 
     def _ready(self, place: int) -> Worker:
         """The worker of a place, another one where it was killed. Raises InvalidInput where it does not start."""

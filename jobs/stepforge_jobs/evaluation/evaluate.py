@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from stepforge.contracts.base import canonical_json
@@ -30,6 +31,8 @@ from stepforge_jobs.evaluation.verdicts import verdicts_of
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.models import Policy, from_artifact, use_threads
 
+SLOW_SECONDS = 2.0
+"""Of judging, after which its progress is said."""
 READABLE = "readable"
 """Pseudo-rule in the failures: a completion that could not be read, or did not end."""
 
@@ -133,11 +136,23 @@ def evaluate_split(
             after_batch=report,
         )
         asked = [record for record in records for _ in range(count)]
-        verdicts = verdicts_of(judge, asker, asked, completions)
+        told = judging_told(job, f"{split} {decoding} judged")
+        verdicts = verdicts_of(judge, asker, asked, completions, told=told)
         for index, (record, completion, verdict) in enumerate(zip(asked, completions, verdicts, strict=True)):
             text, answer = policy.codec.decode(completion), asker.answer(completion) or ""
             rows.append(Row(record, decoding, index % count, text, answer, len(completion), verdict))
     return rows
+
+
+def judging_told(job: Job, stage: str) -> Callable[[int, int, int], None]:
+    """Says how far judging is, from now on, where it is slow or the verifier fails: most verdicts come at once."""
+    began = time.monotonic()
+
+    def told(done: int, of: int, failed: int) -> None:
+        if failed or time.monotonic() - began > SLOW_SECONDS:
+            job.progress.step(stage, done, of, verifier_failures=failed)
+
+    return told
 
 
 def scores_of(rows: Sequence[Row], work: EvaluateWork) -> list[Score]:

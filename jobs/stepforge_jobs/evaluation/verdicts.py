@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from stepforge.contracts.records import Record
 from stepforge.contracts.rewards import Verdict
@@ -11,11 +12,17 @@ from stepforge_jobs.training.asking import Asker
 
 
 def verdicts_of(
-    judge: Judge, asker: Asker, records: Sequence[Record], completions: Sequence[Sequence[int]]
+    judge: Judge,
+    asker: Asker,
+    records: Sequence[Record],
+    completions: Sequence[Sequence[int]],
+    *,
+    told: Callable[[int, int, int], None] | None = None,
 ) -> list[Verdict]:
     """Judge the tokens of whole solutions, in their order; equal completions of a record once.
 
-    What does not end with the end of the text, or has no answer after its thoughts, is refused unread.
+    What does not end with the end of the text, or has no answer after its thoughts, is refused unread. `told` is told
+    after each call how many there were, of how many, and in how many the verifier itself failed.
     """
     # By the object: records of an endpoint's requests share one id.
     keys = [(id(record), tuple(completion)) for record, completion in zip(records, completions, strict=True)]
@@ -29,5 +36,10 @@ def verdicts_of(
             known[key] = refusal
         else:
             asked[key] = record, asker.answer(completion) or ""
-    known |= zip(asked, judge.verdicts(list(asked.values())), strict=True)
+    count = None if told is None else partial(_in_order, told, len(asked))
+    known |= zip(asked, judge.verdicts(list(asked.values()), told=count), strict=True)
     return [known[key] for key in keys]
+
+
+def _in_order(told: Callable[[int, int, int], None], of: int, done: int, failed: int) -> None:
+    told(done, of, failed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import Normalisation
+from stepforge.contracts.losses import Normalisation
 from stepforge_jobs.rl.welford import Moments
 
 STD_FLOOR = 1e-4

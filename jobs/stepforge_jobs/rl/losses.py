@@ -21,18 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import PolicyLoss
+from stepforge.contracts.losses import PolicyLoss
 from stepforge_jobs.rl.advantages import sequence_mean
-
-CLIPS: dict[PolicyLoss, tuple[float, float]] = {
-    "grpo": (0.2, 0.2),
-    "dr_grpo": (0.2, 0.2),
-    "dapo": (0.2, 0.28),
-    "gspo": (3e-4, 4e-4),
-    # Its authors bound the weight above alone; TRL recommends 5 for that bound.
-    "cispo": (1.0, 4.0),
-}
-"""How far below and above 1 the weight counts, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +34,6 @@ class Whole:
     """Completion tokens of all rollouts."""
     longest: int
     """Most tokens that a completion may have."""
-
-
-def clips(loss: PolicyLoss, clip: float | None, clip_high: float | None) -> tuple[float, float]:
-    """What was asked for, or else the loss's own; a lower clip that was asked for is the upper one too."""
-    own_low, own_high = CLIPS[loss]
-    low = own_low if clip is None else clip
-    return low, clip_high if clip_high is not None else own_high if clip is None else clip
 
 
 def weights(loss: PolicyLoss, logps_BT: Tensor, old_logps_BT: Tensor, mask_BT: Tensor) -> Tensor:

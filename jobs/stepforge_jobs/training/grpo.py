@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import KlPenalty, Normalisation, PolicyGradient
+from stepforge.contracts.jobs import KlPenalty, PolicyGradient
+from stepforge.contracts.losses import Normalisation
 from stepforge.contracts.metrics import Metric
 from stepforge_jobs.rl import losses
 from stepforge_jobs.rl.advantages import group_advantages, has_spread
 from stepforge_jobs.rl.kl import k1, k3, penalty
-from stepforge_jobs.rl.losses import Whole, clips
+from stepforge_jobs.rl.losses import Whole
 from stepforge_jobs.rl.welford import Moments
 from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.gathering import Gathered, Problem
@@ -88,7 +89,7 @@ class GrpoStage(RolloutStage[Problem]):
             sums = [float(k1(own, other).sum()) for own, other in zip(old, reference, strict=True)]
             rewards_PG = rewards_PG - self.beta * torch.tensor(sums).view_as(rewards_PG)
         self.rewards = self.rewards.merge(Moments.of(rewards_PG.flatten().tolist()))
-        advantages_PG = group_advantages(rewards_PG, normalisation_of(work), running=self.rewards)
+        advantages_PG = group_advantages(rewards_PG, work.divisor, running=self.rewards)
         return Batch(
             *given,
             advantages_B=advantages_PG.flatten()[kept_B],
@@ -100,19 +101,14 @@ class GrpoStage(RolloutStage[Problem]):
     @property
     def choices(self) -> dict[str, Any]:
         work = self.work
-        low, high = clips(work.loss, work.clip, work.clip_high)
+        low, high = work.clips
         return {
             **GRPO_CHOICES,
             **super().choices,
             "loss": f"{work.loss}, ratio from {1 - low:g} to {1 + high:g}, {work.updates_per_batch} update(s) a batch",
-            "advantage": ADVANTAGES[normalisation_of(work)],
+            "advantage": ADVANTAGES[work.divisor],
             "kl_penalty": PENALTIES[work.kl_penalty] if self.beta else "none",
         }
-
-
-def normalisation_of(work: PolicyGradient) -> Normalisation:
-    """What was asked for, or else what the loss's paper has."""
-    return work.normalisation or ("none" if work.loss == "dr_grpo" else "group")
 
 
 def add_gradient(
@@ -123,7 +119,7 @@ def add_gradient(
     Returns loss, entropy, the share of clipped tokens and, with a reference, the mean k3 of the batch.
     """
     loss_sum, entropy_sum, k3_sum, clipped, tokens = 0.0, 0.0, 0.0, 0.0, 0.0
-    low, high = clips(work.loss, work.clip, work.clip_high)
+    low, high = work.clips
     given = network, batch.prompts, batch.completions
     for part in sharing.parts(*given, temperature=work.temperature, device=device):
         rows, logps_BT, mask_BT = part.rows, part.logps_BT, part.mask_BT

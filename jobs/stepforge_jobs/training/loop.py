@@ -110,6 +110,8 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
     trained = Trained(parameters, optimiser)
     state = restore(job, trained, stage)
     with sigterm_noted() as stopping, closing(Book(job, work, state)) as book:
+        for caution in work.cautions():
+            job.progress.warn(f"{work.name}: {caution}")
         if stage.guarded and state.step == 0:
             book.keep(trained, state, stage)
         while state.step < work.steps:

@@ -21,7 +21,7 @@ from stepforge.contracts.metrics import Metric
 from stepforge_jobs.rl import losses
 from stepforge_jobs.rl.advantages import STD_FLOOR
 from stepforge_jobs.rl.kl import k3
-from stepforge_jobs.rl.losses import Whole, clips
+from stepforge_jobs.rl.losses import Whole
 from stepforge_jobs.rl.ppo import gae, token_rewards, value_losses, whiten
 from stepforge_jobs.rl.welford import Moments
 from stepforge_jobs.training.clock import clock
@@ -121,7 +121,7 @@ class PpoStage(RolloutStage[Problem]):
     def _normalised(self, rewards_B: Tensor) -> Tensor:
         batch = Moments.of(rewards_B.tolist())
         self.rewards = self.rewards.merge(batch)
-        moments = {"batch": batch, "running": self.rewards}.get(self.work.normalisation or "none")
+        moments = {"batch": batch, "running": self.rewards}.get(self.work.divisor)
         return rewards_B if moments is None else (rewards_B - moments.mean) / (moments.std + STD_FLOOR)
 
     @torch.no_grad()
@@ -140,7 +140,7 @@ class PpoStage(RolloutStage[Problem]):
     def _add_gradient(self, batch: Batch) -> Values:
         """Mean over the batch's tokens of both losses."""
         work, policy = self.work, self.policy
-        low, high = clips("grpo", work.clip, work.clip_high)
+        low, high = work.clips
         tokens = sum(map(len, batch.completions))
         whole = Whole(len(batch.prompts), tokens, work.max_new_tokens)
         policy_sum, value_sum, entropy_sum, clipped = 0.0, 0.0, 0.0, 0.0
@@ -176,12 +176,12 @@ class PpoStage(RolloutStage[Problem]):
 
     @property
     def choices(self) -> dict[str, Any]:
-        ppo, (low, high) = self._ppo, clips("grpo", self.work.clip, self.work.clip_high)
+        ppo, (low, high) = self._ppo, self.work.clips
         return {
             **super().choices,
             "loss": f"ppo, mean over tokens, ratio from {1 - low:g} to {1 + high:g}, {self.updates} update(s) a batch",
             "advantage": f"generalised, gamma {ppo.gamma:g}, lambda {ppo.lam:g}, whitened over the batch's tokens",
-            "rewards": f"normalised by {self.work.normalisation or 'none'}; the last token is terminal",
+            "rewards": f"normalised by {self.work.divisor}; the last token is terminal",
             "kl_penalty": "beta x k1 in each token's reward" if self.beta else "none",
             "value": f"linear on detached hidden states, step {ppo.value_step:g}, clip {ppo.value_clip:g}",
         }

@@ -141,7 +141,7 @@ class RolloutStage(Stage, Generic[Problem]):
     @property
     def choices(self) -> dict[str, Any]:
         """What this run decided, for the stage's report."""
-        found: dict[str, Any] = {"kl_prompts": self.probe.prompts_of, "prefixes": self.sharing.choice(*self.shared)}
+        found: dict[str, Any] = {**self.probe.choices, "prefixes": self.sharing.choice(*self.shared)}
         if self.held is not None:
             found |= self.held.choices
         if self.hard is not None and self.hard.base is not None:

@@ -22,9 +22,7 @@ def run(job: Job) -> None:
     start.policy.asking = "plain"
     stage = SftStage(start, work)
     state = train(job, work, start.policy.network, stage)
-    finish(
-        job, work, "sft", start.policy, state, {"loss": "mean over target tokens", "kl_prompts": stage.probe.prompts_of}
-    )
+    finish(job, work, "sft", start.policy, state, {"loss": "mean over target tokens", **stage.probe.choices})
 
 
 class SftStage(Stage):

@@ -126,6 +126,18 @@ class Probe:
             values |= watch(step)
         return values
 
+    @property
+    def choices(self) -> dict[str, Any]:
+        """For the stage's report: whether and how the KL is measured, with the number of prompts that there are."""
+        if self._reference is None:
+            return {"kl_metric": "none: random weights are no policy to stay close to"}
+        many = f"{len(self._prompts)} prompt{'s' if len(self._prompts) != 1 else ''} ({self.prompts_of})"
+        return {
+            "kl_metric": f"exact, nats a token, mean over {PROBE_COMPLETIONS} completions of each of {many}, at "
+            f"temperature 1, cut after {PROBE_TOKENS} tokens",
+            "kl_prompts": self.prompts_of,
+        }
+
     def _distance(self) -> Values:
         if self._reference is None or not self._prompts:
             return {}
@@ -262,7 +274,6 @@ SHARED_CHOICES: dict[str, Any] = {
     "optimiser": "AdamW, betas .9 and .95",
     "schedule": "linear warm-up, times a linear decay from the first step towards a tenth",
     "precision": "float32 on CPU; bfloat16 autocast over float32 weights on CUDA",
-    "kl_metric": f"exact, nats a token, {PROBE_COMPLETIONS} completions of {PROBE_PROMPTS} prompts at temperature 1",
 }
 
 

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import Optimisation
+from stepforge.contracts.jobs import Optimisation, PolicyGradient
+from stepforge.contracts.metrics import Metric
 from stepforge.errors import IdentityConflict, IntegrityError
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.checkpoints import (
@@ -196,10 +197,13 @@ def better(best: Best | None, step: int, validation: float | None) -> Best | Non
 
 def settle(job: Job, work: Optimisation, network: Any, state: TrainingState) -> dict[str, Any]:
     """Put the weights that `work.keep` names into the network, which holds the last ones; what was chosen, and why."""
-    chosen: dict[str, Any] = {"kept": "last"}
+    chosen: dict[str, Any] = {"kept": "last"} | ({"best_rule": BEST_RULE} if work.keep == "best" else {})
+    if (message := all_refused(work, state)) is not None:
+        job.progress.warn(f"{work.name}: {message}")
+        return chosen | {"kept": "initial", "kept_because": message}
     if state.best is None:
         return chosen
-    chosen |= {"best": asdict(state.best), "best_rule": BEST_RULE}
+    chosen |= {"best": asdict(state.best)}
     if work.keep == "last" or state.best.step == state.step:
         return chosen | {"kept": work.keep}
     folder = checkpoint_path(job.checkpoint_dir, state.best.step)
@@ -209,6 +213,22 @@ def settle(job: Job, work: Optimisation, network: Any, state: TrainingState) -> 
         return chosen | {"kept_because": message}
     put_weights(folder / WEIGHTS, trained_parameters(network))
     return chosen | {"kept": "best"}
+
+
+def all_refused(work: Optimisation, state: TrainingState) -> str | None:
+    """What to say where the KL guard took back the weights of every evaluation; None where some stayed."""
+    refused = [row for row in state.rows if Metric.KL_REFUSED in row]
+    if not refused or any(Metric.KL in row and Metric.KL_REFUSED not in row for row in state.rows):
+        return None
+    assert isinstance(work, PolicyGradient)
+    assert work.kl is not None
+    evaluations = "the one evaluation" if len(refused) == 1 else f"all {len(refused)} evaluations"
+    return (
+        f"{evaluations} found the KL over the cap of {work.kl.cap:g} nats a token (the least was "
+        f"{min(row[Metric.KL_REFUSED] for row in refused):.3g}), and the guard took the weights back: the weights are "
+        f"the initial ones, nothing was learnt. Raise kl.cap, lower learning_rate {work.learning_rate:g}, or evaluate "
+        f"more often than every {work.checkpoint_every} steps (checkpoint_every)"
+    )
 
 
 def trained_parameters(network: Any) -> dict[str, Tensor]:

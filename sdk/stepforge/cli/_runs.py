@@ -12,7 +12,7 @@ from stepforge.cli._output import emit, say, table
 from stepforge.cli._progress import duration, show
 from stepforge.client import Client
 from stepforge.connection import LOCAL
-from stepforge.contracts.jobs import PolicyGradient, TrainingWork
+from stepforge.contracts.jobs import TrainingWork
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import TrainOutput
@@ -166,6 +166,8 @@ def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:
         "jobs": [{"stage": j.stage, "job": j.attempt.name, "status": j.attempt.status} for j in jobs],
         "later": stages[len(jobs) :],
         "settings": {stage.name: stage.model_dump(mode="json") for stage in spec.stages},
+        "effective": {stage.name: stage.effective() for stage in spec.stages},
+        "cautions": {stage.name: said for stage in spec.stages if (said := stage.cautions())},
     }
     emit(plain, as_json=as_json)
     if not as_json:
@@ -186,10 +188,11 @@ def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:
         )
         for stage in spec.stages:
             say(f"{stage.name}: {_settings(stage)}")
+            for caution in stage.cautions():
+                say(f"{stage.name}: caution: {caution}")
 
 
 def _settings(stage: TrainingWork) -> str:
-    """A stage's settings in one line, as `--set` takes them; those that are off are left out."""
-    off = stage.unread() if isinstance(stage, PolicyGradient) else {}
-    given = stage.model_dump(mode="json", exclude_none=True, exclude={"name", "type", *off})
+    """What a stage is trained with in one line, by the names that `--set` takes; what is off is left out."""
+    given = {key: value for key, value in stage.effective().items() if value is not None}
     return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from stepforge.contracts.base import Contract, S3Uri, Sha256, digest, refuse_unread
+from stepforge.contracts.losses import Normalisation, PolicyLoss, clips
 from stepforge.contracts.resources import Resources, check_hosts, check_pinned
 
 Channel = Literal["data", "gate", "model", "champion", "records", "plugin"]
@@ -110,6 +111,23 @@ class Optimisation(Contract):
     `best` up to a fifth of the target problems of split `rl` is held out of training to measure it, in whole groups: at
     most 32, in RLVR at most `held_out`."""
 
+    def cautions(self) -> list[str]:
+        """What does less than it seems to, a sentence each."""
+        if self.warmup_steps < self.steps:
+            return []
+        return [
+            f"warmup_steps {self.warmup_steps} is not below steps {self.steps}, so the learning rate never comes near "
+            f"{self.learning_rate:g}: lower warmup_steps, or train for more steps"
+        ]
+
+    def unread(self) -> dict[str, str]:
+        """Settings that nothing reads as the others are, and why."""
+        return {}
+
+    def effective(self) -> dict[str, Any]:
+        """What a stage is trained with, as JSON: defaults that hang on other settings filled in, what is unread out."""
+        return self.model_dump(mode="json", exclude={"name", "type", *self.unread()})
+
 
 class SftWork(Optimisation):
     """Supervised fine-tuning on prompts and whole expert trajectories; loss on the trajectory alone."""
@@ -122,8 +140,6 @@ class SftWork(Optimisation):
     learning_rate: PositiveFloat = 3e-4
 
 
-PolicyLoss = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
-Normalisation = Literal["group", "batch", "none", "running"]
 KlPenalty = Literal["k3_times_ratio", "k2_as_loss", "k1_in_reward"]
 
 
@@ -168,9 +184,13 @@ class KlControl(Contract):
 
     @model_validator(mode="after")
     def _settings_are_read(self) -> Self:
-        other = {"pi": ("horizon",), "ziegler": ("memory", "proportional", "integral")}[self.controller]
-        refuse_unread(self, dict.fromkeys(other, f"where controller is {self.controller!r}"))
+        refuse_unread(self, self.unread())
         return self
+
+    def unread(self) -> dict[str, str]:
+        """Settings that nothing reads as the others are, and why."""
+        other = {"pi": ("horizon",), "ziegler": ("memory", "proportional", "integral")}[self.controller]
+        return dict.fromkeys(other, f"where controller is {self.controller!r}")
 
 
 class PolicyGradient(Optimisation):
@@ -196,7 +216,7 @@ class PolicyGradient(Optimisation):
     kl_penalty: KlPenalty = "k3_times_ratio"
     kl: KlControl | None = None
     clip: PositiveFloat | None = None
-    """How far below 1 the ratio counts. None is the loss's own: see CLIPS in rl/losses.py."""
+    """How far below 1 the ratio counts, from the second update on a batch on. None is the loss's own: see CLIPS."""
     clip_high: PositiveFloat | None = None
     """How far above 1. None is the loss's own, or `clip` where that is given."""
     dynamic_sampling: bool = False
@@ -223,9 +243,29 @@ class PolicyGradient(Optimisation):
         refuse_unread(self, self.unread())
         return self
 
+    @property
+    def clips(self) -> tuple[float, float]:
+        """How far below and above 1 the ratio counts."""
+        return clips(self.loss, self.clip, self.clip_high)
+
+    @property
+    def divisor(self) -> Normalisation:
+        """`normalisation`, or what the loss's paper has."""
+        return self.normalisation or ("none" if self.loss == "dr_grpo" else "group")
+
+    def effective(self) -> dict[str, Any]:
+        found = super().effective()
+        own = dict(zip(("clip", "clip_high"), self.clips, strict=True)) | {"normalisation": self.divisor}
+        found |= {name: value for name, value in own.items() if name in found}
+        if self.kl is not None:
+            found["kl"] = self.kl.model_dump(mode="json", exclude=set(self.kl.unread()))
+        return found
+
     def unread(self) -> dict[str, str]:
-        """Settings that nothing reads as the others are, and why."""
         unread: dict[str, str] = {}
+        if self.updates_per_batch == 1:
+            why = "where updates_per_batch is 1, since the first update is on the policy that sampled: its ratio is 1"
+            unread |= dict.fromkeys(("clip", "clip_high"), why)
         if not self.dynamic_sampling:
             unread |= dict.fromkeys(("spread_above", "sampling_rounds"), "where dynamic_sampling is off")
         if not self.beta and (self.kl is None or self.kl.penalise == "retained"):
@@ -322,13 +362,30 @@ class RlvrWork(PolicyGradient):
             raise ValueError("DPO needs beta > 0, the weight of its implicit reward: 0.1 is usual")
         return self
 
+    @property
+    def clips(self) -> tuple[float, float]:
+        return super().clips if self.algorithm == "grpo" else clips("grpo", self.clip, self.clip_high)
+
+    @property
+    def divisor(self) -> Normalisation:
+        return super().divisor if self.algorithm == "grpo" else self.normalisation or "none"
+
+    def effective(self) -> dict[str, Any]:
+        found = super().effective()
+        own = {"ppo": self.ppo or Ppo(), "dpo": self.dpo or Dpo()}.get(self.algorithm)
+        return found if own is None else found | {self.algorithm: own.model_dump(mode="json")}
+
     def unread(self) -> dict[str, str]:
         others = {
             "grpo": (),
             "ppo": ("loss", "kl_penalty"),
             "dpo": ("loss", "kl_penalty", "clip", "clip_high", "normalisation"),
         }
-        return super().unread() | dict.fromkeys(others[self.algorithm], f"where algorithm is {self.algorithm!r}")
+        unread = super().unread()
+        if self.algorithm == "ppo":
+            # Its old log-probabilities are scored without dropout, so with dropout the first ratio is not 1.
+            unread = {name: why for name, why in unread.items() if name not in ("clip", "clip_high")}
+        return unread | dict.fromkeys(others[self.algorithm], f"where algorithm is {self.algorithm!r}")
 
 
 class EvaluateWork(Contract):

@@ -77,6 +77,7 @@ class PipelineSpec(Contract):
         if isinstance(self.model, ScratchModel):
             self._fits(self.model.context)
             self._is_asked_plainly()
+            self._starts_unquantised()
         return self
 
     def _has_records(self) -> None:
@@ -106,6 +107,20 @@ class PipelineSpec(Contract):
                     f"stage {stage.name!r} has asking {asking!r}, but a model that starts from scratch knows its "
                     f"dataset's words alone: set asking = 'plain' in this stage, or give a model"
                 )
+
+            if getattr(stage, "next_title", False):
+                raise ValueError(
+                    f"stage {stage.name!r} has next_title, but a model that starts from scratch knows its dataset's "
+                    "words alone, and `**Title**` is none of them: leave next_title out, or give a model"
+                )
+
+    def _starts_unquantised(self) -> None:
+        first = self.stages[0]
+        if first.lora is not None and first.lora.bits is not None:
+            raise ValueError(
+                f"stage {first.name!r} has lora.bits {first.lora.bits}, but it starts from random weights, which "
+                "cannot be trained in so few: leave lora.bits out, or give a model"
+            )
 
     def image_of(self, work: WorkType) -> str:
         """The image that a type of job runs in."""

@@ -89,6 +89,10 @@ class Recipe(Contract):
             )
         return self.model_copy(update={"stages": stages})
 
+    def stages_for(self, *, given_model: bool) -> tuple[TrainingWork, ...]:
+        """What is run: stages that read the corpus make a base model, and are left out where one is given."""
+        return tuple(s for s in self.stages if not (given_model and isinstance(s, SftWork) and s.split == "corpus"))
+
     def running_on(self, **changes: Any) -> Recipe:
         """The recipe with fields of `Resources` changed for each of its jobs; None leaves one as it is.
 
@@ -118,7 +122,7 @@ class Recipe(Contract):
 
         Raises InvalidInput where what is left is no pipeline, or the environment's image is not pinned.
         """
-        stages = tuple(s for s in self.stages if model is None or not (isinstance(s, SftWork) and s.split == "corpus"))
+        stages = self.stages_for(given_model=model is not None)
         try:
             return PipelineSpec(
                 domain=self.domain,
@@ -257,7 +261,8 @@ def _said(problem: ErrorDetails) -> str:
 
 def _blame(where: str, message: str, overrides: dict[str, str], recipe: str) -> str:
     """A problem with what it comes from: the `--set` that the user typed, or else the recipe's file."""
-    for key, value in overrides.items():
+    # The nearest one: a field that was set inside a table that was set too is its own mistake.
+    for key, value in sorted(overrides.items(), key=lambda pair: len(pair[0]), reverse=True):
         if where == key or where.startswith(f"{key}.") or key.startswith(f"{where}."):
             inside = f"{where}: " if where != key else ""
             return f"--set {key}={value}: {inside}{message}"

@@ -11,6 +11,7 @@ from stepforge.report.charts import SMOOTH_FROM, Segment, smoothing
 from stepforge.report.data import ReportData, StageView
 from stepforge.report.html import Markup, el, join, table
 from stepforge.report.scales import finite
+from stepforge.report.verdict import other_weights
 from stepforge.report.words import count, duration, listing, missing, note, number, section
 
 
@@ -185,7 +186,8 @@ def kl(data: ReportData) -> Markup:
         cells: list[Markup] = [el("td", number(value), class_="num") for value in (points[-1][1], highest)]
         rows.append([stage.stage, *cells, el("td", _penalty(settings), class_="num")])
     columns: list[object] = ["Stage", "Last", "Highest", "KL penalty (beta)"]
-    measured = {str(stage.report.choices.get("kl_metric", "")) for stage in data.stages} - {""}
+    reported = [stage for stage in data.stages if _points(KL, stage)]
+    measured = {str(stage.report.choices.get("kl_metric", "")) for stage in reported} - {""}
     how = f"How it is measured: {'; '.join(sorted(measured))}." if measured else None
     return section(
         "kl",
@@ -196,6 +198,7 @@ def kl(data: ReportData) -> Markup:
             el("div", table(columns, rows, caption="KL, nats a token"), note(how) if how else None),
             class_="charts",
         ),
+        [missing(sentence) for sentence in other_weights(data)],
         note(
             "Small is close to where the stage started. A stage that starts from random weights has no such distance."
         ),

@@ -145,13 +145,22 @@ def _no_signs(data: ReportData) -> list[str]:
     return found
 
 
+def other_weights(data: ReportData) -> list[str]:
+    """Stages whose model is not that of the weights which their settings name, a sentence each."""
+    return [
+        f"The model of the stage {stage.stage} is not what its settings ask for: {str(why).rstrip('.')}."
+        for stage in data.stages
+        if (why := stage.report.choices.get("kept_because"))
+    ]
+
+
 def _with_signs(found: Verdict, data: ReportData) -> Verdict:
-    """With signs of hacking nothing is better than a case for a second look."""
-    warnings = hacking_signs(data)
-    if not warnings:
-        return replace(found, reasons=(*found.reasons, *_no_signs(data)))
-    tone: Tone = "bad" if found.tone == "bad" else "caution"
-    return Verdict(tone, found.headline, (*warnings, *found.reasons))
+    """With signs of hacking, or a stage that kept other weights, nothing is better than a case for a second look."""
+    signs_found = hacking_signs(data)
+    warnings = [*other_weights(data), *signs_found]
+    reasons = (*warnings, *found.reasons, *([] if signs_found else _no_signs(data)))
+    tone: Tone = found.tone if found.tone == "bad" or not warnings else "caution"
+    return replace(found, tone=tone, reasons=reasons)
 
 
 def _ended_early(data: ReportData) -> Verdict:

@@ -59,8 +59,9 @@ def page(rows: list[Row]) -> str:
     lines = [
         "# KL that is held",
         "",
-        f"Built from `{ROWS.relative_to(ROOT)}` by `python -m tests.benchmarks.kl_held.table`; the rows name the specs "
-        f"of the jobs that made them. Arms differ in `beta` and `kl` alone: {STOCK.steps} steps of RLVR on the "
+        f"Built from `{ROWS.relative_to(ROOT)}` by `python -m tests.benchmarks.kl_held.table`, and those rows by "
+        "`python -m tests.benchmarks.kl_held.run`; they name the specs of the jobs that made them. "
+        f"Arms differ in `beta` and `kl` alone: {STOCK.steps} steps of RLVR on the "
         f"counting domain, learning rate {STOCK.learning_rate:g}, an evaluation every {STOCK.checkpoint_every} steps, "
         f"nothing rehearsed, seeds {', '.join(map(str, seeds))}. KL is the exact one to the stage's initial policy in "
         "nats a token, on retained prompts. Target and retained: share of sampled answers to held-out problems that "

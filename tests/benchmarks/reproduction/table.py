@@ -47,7 +47,8 @@ def page(found: dict[str, tuple[list[dict[str, Any]], Cells]], rates: list[dict[
         "# Reproduction: the ordering of SRL's paper in two small designs",
         "",
         "Built from `tests/benchmarks/results/reproduction` by `make reproduce`, which runs the shipped jobs; each row "
-        "names the specs that made it. "
+        "names the specs that made it. `python -m tests.benchmarks.reproduction.table --check` compares all above "
+        '"Reading" with the rows; the numbers in the prose below it are written by hand and not checked. '
         f"Seeds {', '.join(map(str, seeds))}; share of right answers, mean over seeds with a 95 % interval (bootstrap "
         f"over seeds and over problems within them). Sampled means temperature 1, {samples} samples a problem.",
         "",

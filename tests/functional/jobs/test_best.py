@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ from tests.functional.jobs.conftest import World
 from tests.support import forked
 from tests.support.job_folders import job_folder, opened
 
-from stepforge.contracts.jobs import LocalModel, RlvrWork
+from stepforge.contracts.jobs import KlControl, LocalModel, RlvrWork
 from stepforge.contracts.reports import StageReport
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.shards import read_records
-from stepforge_jobs.training.stage import begin
+from stepforge_jobs.training.stage import Probe, begin
 from stepforge_jobs.training.state import BEST_RULE, WEIGHTS
 from stepforge_jobs.training.validation import held_out
 
@@ -67,6 +68,33 @@ def test_the_best_checkpoint_becomes_the_model_and_a_damaged_one_does_not(world:
     assert "step-00000002, is damaged" in choices["kept_because"]
     assert choices["kept_because"] in (base / "log.txt").read_text()
     assert same(model, last)
+
+
+def test_where_every_evaluation_is_refused_the_log_and_run_json_say_that_nothing_was_learnt(
+    world: World, tmp_path: Path
+) -> None:
+    work = WORK.model_copy(update={"steps": 4, "beta": 0.0, "kl": KlControl(cap=1e-6)})
+    base = lay_out(tmp_path / "job", world, work)
+    model = forked.succeed(base)
+    report = report_of(model)
+    assert (report.choices["kept"], report.choices["best_rule"]) == ("initial", BEST_RULE)
+    why = report.choices["kept_because"]
+    assert why.startswith("all 2 evaluations found the KL over the cap of 1e-06 nats a token")
+    assert "Raise kl.cap, lower learning_rate" in why
+    warned = [json.loads(line) for line in (base / "log.txt").read_text().splitlines() if '"warning"' in line]
+    assert f"rlvr: {why}" in [line["message"] for line in warned]
+    before, after = load_file(world.base / "model.safetensors"), load_file(model / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_run_json_says_how_many_prompts_the_probe_had_and_where_it_cut(world: World, tmp_path: Path) -> None:
+    base = lay_out(tmp_path / "job", world)
+    start = begin(opened(base), WORK, "rl", "train")
+    retained = sum(record.stratum == "retained" for record in start.records)
+    assert 0 < retained < 64
+    said = Probe(start, seed=0).choices["kl_metric"]
+    assert f"8 completions of each of {retained} prompts (retained)" in said
+    assert "cut after 64 tokens" in said
 
 
 def test_what_is_validated_on_is_not_trained_on_and_comes_from_no_test_split(world: World, tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from tests.support.job_folders import TINY
 from tests.support.stock_trl import trl_inputs, trl_trainer
 from torch import Tensor
 
-from stepforge.contracts.jobs import PolicyLoss, SrlWork
+from stepforge.contracts.jobs import SrlWork
+from stepforge.contracts.losses import PolicyLoss, clips
 from stepforge.contracts.metrics import Metric
 from stepforge_jobs.rl import losses
 from stepforge_jobs.rl.advantages import group_advantages
 from stepforge_jobs.rl.kl import k3, penalty
-from stepforge_jobs.rl.losses import Whole, clips
+from stepforge_jobs.rl.losses import Whole
 from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training import dpo, scoring
 from stepforge_jobs.training import sharing as sharing_module

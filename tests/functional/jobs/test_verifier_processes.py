@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import psutil
 import pytest
 from tests.functional.jobs.conftest import World
 from tests.support import forked
-from tests.support.job_folders import environment, job_folder
+from tests.support.job_folders import environment, job_folder, opened
 
-from stepforge.contracts.jobs import LocalModel, Plugin, RlvrWork
+from stepforge.contracts.jobs import EvaluateWork, LocalModel, Plugin, RlvrWork
 from stepforge.contracts.manifests import sha256_of, write_manifest
 from stepforge.errors import InvalidInput
 from stepforge_jobs.domains import judging
 from stepforge_jobs.domains.judging import WorkerJudge
+from stepforge_jobs.evaluation.evaluate import judging_told
 from stepforge_jobs.testing import CountingDomain
 
 RULES = """
@@ -127,6 +129,30 @@ def test_a_verifier_that_fails_eight_times_in_a_row_is_warned_of_once(judge: Cal
     assert said == []
     reasons(one, *["pid y"] * 20)
     assert said == ["the verifier has failed 8 times in a row, the last by verifier: KeyError: 'y'"]
+
+
+def test_who_waits_is_told_of_every_verdict_and_of_those_in_which_the_verifier_failed(
+    judge: Callable[..., WorkerJudge],
+) -> None:
+    heard: list[tuple[int, int]] = []
+    asked = [(RECORD, text) for text in ("right", "pid y", "wrong", "pid y")]
+    judge(seconds=10.0).verdicts(asked, told=lambda *given: heard.append(given))
+    assert heard == [(1, 0), (2, 1), (3, 1), (4, 2)]
+
+
+def test_an_evaluation_says_how_far_judging_is_where_the_verifier_fails(
+    judge: Callable[..., WorkerJudge], world: World, tmp_path: Path
+) -> None:
+    inputs = {name: world.inputs[name] for name in ("data", "plugin")}
+    job_folder(tmp_path / "job", EvaluateWork(), model=world.base, **inputs)
+    for texts, said in ((("right", "wrong"), []), (("right", "pid y"), [(2, 2, 1)])):
+        job = opened(tmp_path / "job")
+        job.progress.stream = StringIO()
+        told = judging_told(job, "test_new greedy judged")
+        asked = [(RECORD, text) for text in texts]
+        judge(seconds=10.0).verdicts(asked, told=lambda done, failed, told=told: told(done, 2, failed))
+        lines = [json.loads(line) for line in job.progress.stream.getvalue().splitlines()]
+        assert [(line["step"], line["steps"], line["verifier_failures"]) for line in lines] == said
 
 
 def test_what_hangs_in_c_is_killed_and_the_next_call_has_its_verdict(judge: Callable[..., WorkerJudge]) -> None:

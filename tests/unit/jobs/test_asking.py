@@ -13,6 +13,7 @@ from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Provenance, Record, Step
 from stepforge.contracts.rewards import Verdict
 from stepforge.errors import InvalidInput
+from stepforge_jobs.domains.judging import Told
 from stepforge_jobs.evaluation.verdicts import verdicts_of
 from stepforge_jobs.rl.rewards import FORMAT_PENALTY, similarity
 from stepforge_jobs.testing import CountingDomain
@@ -117,7 +118,7 @@ def test_equal_completions_are_judged_once_a_record_and_records_with_one_id_are_
     asked: list[str] = []
 
     class Judge:
-        def verdicts(self, pairs: Sequence[tuple[Record, str]]) -> list[Verdict]:
+        def verdicts(self, pairs: Sequence[tuple[Record, str]], *, told: Told | None = None) -> list[Verdict]:
             asked.extend(f"{record.prompt} {text}" for record, text in pairs)
             return [Verdict(accepted=text == record.prompt, reward=0.0, partial=0.0) for record, text in pairs]
 

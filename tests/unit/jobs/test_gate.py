@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets import gate, generate
 from stepforge_jobs.datasets.open_gate import require_open_gate
 from stepforge_jobs.datasets.shards import shard_bytes
+from stepforge_jobs.domains import judging
 from stepforge_jobs.domains.user import DOMAIN, RecordsDomain
 from stepforge_jobs.testing import CountingDomain
 
@@ -206,7 +207,7 @@ def test_a_shard_without_the_rows_that_the_manifest_counts_is_a_finding(tmp_path
 # ── Records with answers alone ───────────────────────────────────────────────────────────────────────────────────
 
 
-def audited(domain: RecordsDomain, *answers: str) -> gate.Findings:
+def audited(domain: RecordsDomain, *answers: str, told: gate.Told = lambda *_: None) -> gate.Findings:
     """What the audit finds of records with these answers and without steps."""
     template = CountingDomain().record("rl", 0, seed=0)
     name = f"{domain.name}@{domain.version}"
@@ -215,7 +216,7 @@ def audited(domain: RecordsDomain, *answers: str) -> gate.Findings:
         for n, answer in enumerate(answers)
     ]
     found = gate.Findings()
-    gate.audit_verifier(domain, asked, found, sample=100, judge=gate.HereJudge(domain))
+    gate.audit_verifier(domain, asked, found, sample=100, judge=gate.HereJudge(domain), told=told)
     return found
 
 
@@ -240,6 +241,53 @@ def test_a_verifier_that_only_fails_is_not_asked_about_every_record() -> None:
     found = audited(accepting(TakesNothing), *map(str, range(500)))
     assert found.checked["verifier"] < 20
     assert [finding.rule for finding in found.found] == ["answers"]
+
+
+def test_a_verifier_that_hangs_is_given_up_after_few_calls_and_the_gate_told_how_far_it_was() -> None:
+    heard: list[tuple[int, int, int]] = []
+    found = audited(accepting(hangs), *map(str, range(500)), told=lambda *given: heard.append(given))
+    (finding,) = found.found
+    assert "failed in each of 9 calls (97 of 100 records were not asked about)" in finding.message[:200]
+    assert (heard[0], heard[1], heard[-1]) == ((0, 100, 0), (1, 100, 3), (3, 100, 9))
+
+
+class HangsAt:
+    """Judges as the counting domain does, and hangs at the solutions of these records."""
+
+    def __init__(self, slow: Collection[str]) -> None:
+        self.slow, self.hung = slow, 0
+
+    def verdicts(self, asked: Sequence[gate.Asked], *, told: judging.Told | None = None) -> list[Verdict]:
+        return [self.verdict(*each) for each in asked]
+
+    def verdict(self, record: Record, text: str) -> Verdict:
+        if record.id in self.slow and text == record.solution:
+            self.hung += 1
+            return hangs(record, text)
+        return CountingDomain().verify(record, text)
+
+
+def test_eight_experts_in_a_row_at_which_the_verifier_fails_end_the_audit_and_are_the_first_finding(
+    tmp_path: Path, records: Records
+) -> None:
+    path = dataset(tmp_path / "d", records)
+    slow = [record.id for record in records["train"]]
+
+    def report(slow: Collection[str]) -> tuple[HangsAt, GateReport]:
+        judge = HangsAt(slow)
+        return judge, gate.examine(path, read_manifest(path), CountingDomain(), sample=1_000, judge=judge)
+
+    judge, found = report(slow)
+    assert judge.hung == 8
+    assert found.checked["verifier"] < 66
+    first = found.findings[0]
+    assert (first.check, first.record, first.rule) == ("verifier", "counting-train-0", "answers")
+    assert "failed at the experts' solutions of 8 records in a row" in first.message
+    assert "were not asked about), here with 'timeout: " in first.message
+    # One that the verifier can bear in between, and all are asked about.
+    judge, found = report([*slow[:7], *slow[8:]])
+    assert (judge.hung, found.checked["verifier"]) == (11, 66)
+    assert {finding.rule for finding in found.findings} == {"readable"}
 
 
 def test_a_verifier_that_fails_on_garbage_alone_is_not_refused() -> None:

@@ -88,6 +88,8 @@ def test_the_bound_on_hard_problems_is_that_of_the_bases_share_or_of_the_rule_of
         ({"ppo": {}}, "set algorithm to 'ppo'"),
         ({"algorithm": "ppo", "loss": "dapo"}, "loss 'dapo' changes nothing where algorithm is 'ppo'"),
         ({"algorithm": "dpo", "beta": 0.1, "clip": 0.1}, "clip 0.1 changes nothing where algorithm is 'dpo'"),
+        ({"clip": 0.1}, "clip 0.1 changes nothing where updates_per_batch is 1"),
+        ({"loss": "gspo", "clip_high": 0.1}, "clip_high 0.1 changes nothing where updates_per_batch is 1"),
         ({"kl_penalty": "k2_as_loss"}, "beta above 0, or kl.penalise 'rollouts'"),
         ({"kl_penalty": "k2_as_loss", "kl": {}}, "beta above 0, or kl.penalise 'rollouts'"),
         ({"sampling_rounds": 3}, "sampling_rounds 3 changes nothing where dynamic_sampling is off"),

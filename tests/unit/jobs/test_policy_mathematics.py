@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepforge.contracts.jobs import PolicyLoss
+from stepforge.contracts.losses import PolicyLoss, clips
 from stepforge_jobs.rl.advantages import group_advantages, has_spread, sequence_mean
-from stepforge_jobs.rl.losses import Whole, clips, out_of_range, share, token_losses
+from stepforge_jobs.rl.losses import Whole, out_of_range, share, token_losses
 from stepforge_jobs.rl.welford import Moments
 
 LOSSES: list[PolicyLoss] = ["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
@@ -118,3 +118,16 @@ def test_every_rollout_weighs_the_same_however_long_it_is() -> None:
     values = torch.tensor([[1.0, 2.0, 9.0], [4.0, 9.0, 9.0]])
     mask = torch.tensor([[True, True, False], [True, False, False]])
     assert sequence_mean(values, mask).tolist() == [1.5, 4.0]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_on_the_policy_that_sampled_no_clip_changes_the_gradient(loss: PolicyLoss) -> None:
+    found = []
+    for clip in (1e-4, 5.0):
+        logps = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        advantages, mask = torch.tensor([[1.0], [-2.0], [0.5]]), torch.ones(3, 4, dtype=torch.bool)
+        each = token_losses(loss, logps, logps.detach(), advantages, mask, clip=clip, clip_high=clip)
+        each.sum().backward()
+        found.append(logps.grad)
+    assert torch.equal(*found)
+    assert bool(found[0].any())

@@ -106,7 +106,8 @@ CURVES: dict[str, tuple[int, dict[str, Curve]]] = {
 SHARED = {
     "optimiser": "AdamW, betas .9 and .95",
     "schedule": "linear warm-up, then linear decay to a tenth",
-    "kl_metric": "exact, nats a token, 8 completions of 64 prompts at temperature 1",
+    "kl_metric": "exact, nats a token, mean over 8 completions of each of 64 prompts (retained), at temperature 1, "
+    "cut after 64 tokens",
 }
 CHOICES: dict[str, dict[str, Any]] = {
     "base": {},

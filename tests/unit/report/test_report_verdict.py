@@ -10,6 +10,7 @@ from tests.unit.report.sample import BASE, CHAMPION, OURS, evaluation, report_da
 from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import GateFinding, GateReport, Interval
 from stepforge.report.data import AttemptView, Reference, ReportData
+from stepforge.report.sections_training import kl
 from stepforge.report.verdict import difference, lineage_checks, verdict
 
 
@@ -51,6 +52,20 @@ def test_signs_of_reward_hacking_come_first_and_nothing_is_good_with_them() -> N
     sign = "completions are 2.5 times as long as the initial policy's"
     assert said.reasons[0] == f"Sign of reward hacking in the stage {last.stage}: {sign}."
     assert said.reasons[1:] == verdict(data).reasons
+
+
+def test_a_stage_that_kept_other_weights_than_it_was_told_to_is_named_first() -> None:
+    data = report_data(references=champion(CHAMPION))
+    last = data.stages[-1]
+    why = "all 2 evaluations found the KL over the cap"
+    report = last.report.model_copy(update={"choices": {**last.report.choices, "kept_because": why}})
+    changed = data.model_copy(update={"stages": (*data.stages[:-1], last.model_copy(update={"report": report}))})
+    said = verdict(changed)
+    sentence = f"The model of the stage {last.stage} is not what its settings ask for: {why}."
+    assert (said.tone, said.reasons[0]) == ("caution", sentence)
+    assert said.reasons[1:] == verdict(data).reasons
+    assert sentence in str(kl(changed))
+    assert sentence not in str(kl(data))
 
 
 def test_signs_that_were_looked_for_and_not_found_are_said_and_without_a_look_nothing_is() -> None:
