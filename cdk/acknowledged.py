@@ -9,8 +9,8 @@ from constructs import IConstruct
 from cdk.policies import groups
 from cdk.roles import NETWORK
 from cdk.settings import Settings
-from stepforge.contracts.jobs import WORK_TYPES
 from stepforge.contracts.names import MACHINES, parameter
+from stepforge.contracts.work import WORK_TYPES
 
 _OWN_NAMES = "names made by stepforge: one for each job, model or endpoint, none known before it exists"
 

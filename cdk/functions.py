@@ -19,8 +19,8 @@ from cdk.policies import allow, grant_key_to_aws, groups, pass_role, read_object
 from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.settings import Settings
-from stepforge.contracts.jobs import WORK_TYPES
 from stepforge.contracts.names import group_prefix, parameter
+from stepforge.contracts.work import WORK_TYPES
 
 
 class Functions(Construct):

@@ -18,8 +18,8 @@ from cdk.policies import allow, deny_unguarded_jobs, grant_key_to_aws, groups, p
 from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.settings import Settings
-from stepforge.contracts.jobs import WORK_TYPES
 from stepforge.contracts.names import Machine
+from stepforge.contracts.work import WORK_TYPES
 
 HANDLERS: dict[Machine, tuple[str, ...]] = {
     "run-job": ("find_attempt", "classify_job", "explain"),

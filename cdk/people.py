@@ -28,8 +28,8 @@ from cdk.policies import (
 )
 from cdk.roles import Roles
 from cdk.settings import Settings
-from stepforge.contracts.jobs import WORK_TYPES
 from stepforge.contracts.names import MACHINES, Machine, parameter
+from stepforge.contracts.work import WORK_TYPES
 
 STARTED_BY_TRAINERS: tuple[Machine, ...] = ("train", "evaluate", "dataset", "approve", "finetune")
 ASKING: tuple[Machine, ...] = ("approve", "finetune")

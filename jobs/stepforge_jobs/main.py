@@ -23,7 +23,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from stepforge.contracts.jobs import WorkType
+from stepforge.contracts.work import WorkType
 from stepforge.errors import InvalidInput
 from stepforge_jobs import durable
 from stepforge_jobs.heartbeat import Heartbeat

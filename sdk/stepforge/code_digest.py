@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from stepforge.contracts.base import digest
-from stepforge.contracts.jobs import WORK_TYPES, WorkType
+from stepforge.contracts.work import WORK_TYPES, WorkType
 from stepforge.errors import InvalidInput, UnknownName
 
 PACKAGES = ("stepforge", "stepforge_jobs")

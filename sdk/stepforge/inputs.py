@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepforge import user_code
-from stepforge.contracts.jobs import Plugin, TrainingWork
+from stepforge.contracts.jobs import Plugin
 from stepforge.contracts.manifests import ArtifactKind, Manifest, describe_folder
 from stepforge.contracts.user_records import plugin_version
+from stepforge.contracts.work import TrainingWork
 from stepforge.errors import InvalidInput
 from stepforge.models import check_model_folder, check_stages
 from stepforge.recipes import Recipe

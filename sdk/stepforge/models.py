@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stepforge.contracts.jobs import EvaluateWork, RlvrWork, SftWork, SrlWork, TrainingWork
 from stepforge.contracts.model_folder import context_of, has_chat_template, missing_files, pickles
+from stepforge.contracts.work import EvaluateWork, RlvrWork, SftWork, SrlWork, TrainingWork
 from stepforge.errors import InvalidInput
 
 

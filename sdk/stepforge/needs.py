@@ -19,10 +19,11 @@ from stepforge import executions
 from stepforge.artifacts import read_bytes
 from stepforge.connection import Connection
 from stepforge.contracts.base import first_problem
-from stepforge.contracts.jobs import WORK_TYPES, JobSpec
+from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.names import Keys, split_uri
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.registry import PackageMetadata
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import StepforgeError
 from stepforge.packages import summaries
 

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from stepforge.artifacts import folder, read_bytes
 from stepforge.contracts.base import Contract, canonical_json
-from stepforge.contracts.jobs import JobOutcome, JobRequest, JobSpec, Resources, ScratchModel
+from stepforge.contracts.jobs import JobOutcome, JobRequest, JobSpec, Resources
 from stepforge.contracts.names import DOMAIN_TAG, ENVIRONMENT_TAG, MODEL_TAG, RUN_TAG, Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
+from stepforge.contracts.work import ScratchModel
 from stepforge.economics.estimate import model_name, scratch_name
 from stepforge.errors import IdentityConflict, InvalidInput
 

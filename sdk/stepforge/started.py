@@ -10,12 +10,13 @@ from stepforge import executions
 from stepforge.artifacts import read_report
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import Contract, canonical_json
-from stepforge.contracts.jobs import ArtifactRef, EvaluateWork
+from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import Keys, Machine
 from stepforge.contracts.registry import PackageMetadata
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.requests import AssemblyOutput, AssemblySpec, EvaluateOutput, EvaluationSpec, SpecRef
 from stepforge.contracts.resources import Resources
+from stepforge.contracts.work import EvaluateWork
 from stepforge.errors import InvalidInput, RunFailed
 from stepforge.executions import Execution, run_failure
 from stepforge.packages import EVALUATION

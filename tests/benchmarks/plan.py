@@ -24,7 +24,8 @@ PEER = ROOT / "tests" / "support" / "sagemaker_submission.py"
 SUBMIT = """
 import json, time
 from stepforge.client import Client
-from stepforge.contracts.jobs import DatasetWork, JobSpec
+from stepforge.contracts.jobs import JobSpec
+from stepforge.contracts.work import DatasetWork
 from stepforge.submission import submit
 
 started = time.perf_counter()

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from stepforge.contracts.jobs import SrlWork
+from stepforge.contracts.work import SrlWork
 from stepforge_jobs.rl.losses import Whole
 from stepforge_jobs.training.grpo import Batch, add_gradient
 from stepforge_jobs.training.sharing import Sharing

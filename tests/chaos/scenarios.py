@@ -12,12 +12,13 @@ import ministack.services.stepfunctions as sfn
 
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.events import PackageStateChange
-from stepforge.contracts.jobs import WORK_TYPES, ArtifactRef, DatasetWork, JobSpec, SftWork, SrlWork
+from stepforge.contracts.jobs import ArtifactRef, JobSpec
 from stepforge.contracts.names import Keys, Machine, execution_name
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.registry import PROMOTION, PackageMetadata
 from stepforge.contracts.requests import ApprovalRequest, AssemblySpec, EvaluationSpec
 from stepforge.contracts.resources import Resources, Vpc
+from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.deployment import serving_name
 from stepforge.planning import job_request
 

@@ -13,9 +13,9 @@ from typer.main import get_command
 
 from stepforge.cli._app import app
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import DatasetWork, GateWork
 from stepforge.contracts.manifests import read_manifest, write_manifest
 from stepforge.contracts.records import Record
+from stepforge.contracts.work import DatasetWork, GateWork
 from stepforge.inputs import prepare
 from stepforge.recipes import RECORDS_RECIPE, load_recipe
 from stepforge_jobs.domains.user import RecordsDomain, load_function

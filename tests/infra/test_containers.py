@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from stepforge.contracts.jobs import DatasetWork
 from stepforge.contracts.manifests import read_manifest
+from stepforge.contracts.work import DatasetWork
 from stepforge.local.dockerfile import instructions, read_dockerfile
 from tests.support.job_folders import job_folder
 

@@ -12,8 +12,9 @@ from moto import mock_aws
 
 from stepforge.attempts import find_attempt
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import WORK_TYPES, JobRequest
+from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.resources import Resources, Vpc
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import InvalidInput
 from stepforge.job_policy import job_policy
 from stepforge.local.sagemaker.objects import CheckpointSync, Objects

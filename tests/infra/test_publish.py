@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stepforge.code_digest import code_digests
-from stepforge.contracts.jobs import WORK_TYPES
+from stepforge.contracts.work import WORK_TYPES
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = "111122223333.dkr.ecr.us-east-1.amazonaws.com"

@@ -10,8 +10,9 @@ import pytest
 from stepforge import logs
 from stepforge.attempts import find_attempt
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import WORK_TYPES, JobRequest
+from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.resources import Resources, Vpc
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.submission import training_request
 from tests.fakes import FakeSageMaker
 from tests.infra.machines import state

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import ArtifactRef, Channel, JobSpec, LocalModel, Plugin, ScratchModel, Work
+from stepforge.contracts.jobs import ArtifactRef, Channel, JobSpec, Plugin
 from stepforge.contracts.manifests import read_manifest, write_manifest
+from stepforge.contracts.work import LocalModel, ScratchModel, Work
 from stepforge_jobs.job import Job, Progress, read_spec
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from stepforge.contracts.jobs import SrlWork
 from stepforge.contracts.metrics import PHASES
+from stepforge.contracts.work import SrlWork
 from stepforge_jobs.main import OFFLINE
 from stepforge_jobs.rl.rewards import similarity
 from stepforge_jobs.training import clock

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import WORK_TYPES
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.plans.checks import Needed, needed_by_caller, needed_to_look
 from tests.support.iam import allows
 

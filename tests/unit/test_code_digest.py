@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stepforge.code_digest import code_digests
-from stepforge.contracts.jobs import WORK_TYPES
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import InvalidInput
 
 

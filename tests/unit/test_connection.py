@@ -11,7 +11,7 @@ import pytest
 from moto import mock_aws
 
 from stepforge.connection import Connection, connect, parse_environment
-from stepforge.contracts.jobs import WORK_TYPES
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import EnvironmentUnavailable, InvalidInput
 
 VALUES = {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stepforge.cli._runs import _settings
-from stepforge.contracts.jobs import Dpo, KlControl, Ppo, RlvrWork, SftWork, SrlWork
+from stepforge.contracts.work import Dpo, KlControl, Ppo, RlvrWork, SftWork, SrlWork
 
 
 @pytest.mark.parametrize(

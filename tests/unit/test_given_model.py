@@ -11,7 +11,7 @@ import pytest
 
 from stepforge import health
 from stepforge.client import Client
-from stepforge.contracts.jobs import EvaluateWork, Lora, RlvrWork, SftWork, SrlWork
+from stepforge.contracts.work import EvaluateWork, Lora, RlvrWork, SftWork, SrlWork
 from stepforge.errors import InvalidInput
 from stepforge.health import Part
 from stepforge.inputs import Inputs, prepare

@@ -10,8 +10,8 @@ import pytest
 import stepforge.recipes
 from stepforge.cli import main
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import WORK_TYPES
 from stepforge.contracts.names import MACHINES
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge.recipes import RECORDS_RECIPE, domain_package, load_recipe, recipe_names, records_domain
 from stepforge.user_code import plugin_for

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from stepforge.cli import main
 from stepforge.contracts import resources as limits
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import WORK_TYPES, JobRequest
+from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.names import MACHINES
 from stepforge.contracts.resources import Resources, Vpc, check_hosts
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge.recipes import load_recipe
 

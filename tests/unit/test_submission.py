@@ -11,9 +11,10 @@ from botocore.exceptions import ClientError
 
 from stepforge.cli import main
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import DatasetWork, JobSpec
+from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.names import SPEC_TAG, job_name
 from stepforge.contracts.resources import Resources
+from stepforge.contracts.work import DatasetWork
 from stepforge.errors import EnvironmentUnavailable, InvalidJob, ResourceLimitExceeded
 from stepforge.patience import Patience
 from stepforge.submission import Submission, submit

@@ -14,8 +14,9 @@ from stepforge import transfers
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import WORK_TYPES, ArtifactRef
+from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.manifests import MANIFEST, Manifest, describe_folder
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import IntegrityError
 
 

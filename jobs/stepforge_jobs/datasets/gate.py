@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import GateWork
 from stepforge.contracts.manifests import Manifest, check_files, write_manifest
 from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.contracts.reports import GateFinding, GateReport
 from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.user_records import normalised
+from stepforge.contracts.work import GateWork
 from stepforge.errors import IntegrityError, InvalidInput
 from stepforge_jobs.datasets.mutants import MUTATIONS
 from stepforge_jobs.datasets.open_gate import GATE

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stepforge.contracts.jobs import DatasetWork
 from stepforge.contracts.manifests import Manifest, describe_folder, joined, put_manifest
 from stepforge.contracts.records import SPLITS, Record, Split
 from stepforge.contracts.solutions import Solution, report_of
+from stepforge.contracts.work import DatasetWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs import peers
 from stepforge_jobs.datasets.shards import FOLDER, shard_bytes, shard_path, write_durably

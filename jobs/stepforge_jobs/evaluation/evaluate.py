@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import EvaluateWork
 from stepforge.contracts.manifests import write_manifest
 from stepforge.contracts.records import TEST_SPLITS, Record, Split
 from stepforge.contracts.reports import Decoding, EvaluationReport, RuleFailure, Score
 from stepforge.contracts.rewards import Verdict
+from stepforge.contracts.work import EvaluateWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.shards import read_records, write_durably
 from stepforge_jobs.domains.judging import Judge, judge_of

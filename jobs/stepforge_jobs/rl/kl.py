@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from stepforge.contracts.jobs import KlPenalty
+from stepforge.contracts.work import KlPenalty
 
 CLAMP = 20.0
 """Bound on the log ratio: k3 overflows without it."""

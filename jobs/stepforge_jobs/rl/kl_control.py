@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 
-from stepforge.contracts.jobs import KlControl
+from stepforge.contracts.work import KlControl
 
 STEEPEST = 2.0
 """Bound on the error, in nats of log KL: at the start KL is 0 and its logarithm is not a number."""

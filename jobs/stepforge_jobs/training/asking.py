@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from stepforge.contracts.jobs import Asking
 from stepforge.contracts.records import Record, Step
 from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.solutions import without_head
+from stepforge.contracts.work import Asking
 from stepforge.errors import InvalidInput
 from stepforge_jobs.training.text import Codec
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepforge.contracts.jobs import Optimisation
+from stepforge.contracts.work import Optimisation
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.metrics_log import MetricsLog, Row
 from stepforge_jobs.training.ranks import ranks

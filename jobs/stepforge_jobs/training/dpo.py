@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import Dpo, RlvrWork
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import Dpo, RlvrWork
 from stepforge_jobs.rl import dpo
 from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.gathering import Problem

@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import PolicyGradient
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import PolicyGradient
 from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.rl.advantages import has_spread
 from stepforge_jobs.rl.dynamic_sampling import informative

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import KlPenalty, PolicyGradient
 from stepforge.contracts.losses import Normalisation
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import KlPenalty, PolicyGradient
 from stepforge_jobs.rl import losses
 from stepforge_jobs.rl.advantages import group_advantages, has_spread
 from stepforge_jobs.rl.kl import k1, k3, penalty

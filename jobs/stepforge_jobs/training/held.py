@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from stepforge.contracts.jobs import KlControl
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import KlControl
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.rl import kl_control
 from stepforge_jobs.rl.kl_control import Control, Guarded

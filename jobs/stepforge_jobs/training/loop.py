@@ -23,8 +23,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import Optimisation
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import Optimisation
 from stepforge.errors import Diverged, InvalidInput
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.job import Interrupted, Job

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from stepforge.contracts.base import Sha256
-from stepforge.contracts.jobs import Asking, LocalModel, Lora, ScratchModel
 from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.reports import StageReport
+from stepforge.contracts.work import Asking, LocalModel, Lora, ScratchModel
 from stepforge.errors import InvalidInput
 from stepforge_jobs.directories import check_directory
 from stepforge_jobs.job import Job

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stepforge.contracts.jobs import Ppo, RlvrWork
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import Ppo, RlvrWork
 from stepforge_jobs.rl import losses
 from stepforge_jobs.rl.advantages import STD_FLOOR
 from stepforge_jobs.rl.kl import k3

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from stepforge.contracts.jobs import RlvrWork
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Record
 from stepforge.contracts.rewards import Verdict
+from stepforge.contracts.work import RlvrWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.domains.judging import FAILED, Judge, judge_of
 from stepforge_jobs.evaluation.verdicts import verdicts_of

@@ -11,8 +11,8 @@ from typing import Any, Generic
 
 from torch import Tensor
 
-from stepforge.contracts.jobs import PolicyGradient
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import PolicyGradient
 from stepforge.errors import InvalidInput
 from stepforge_jobs.rl.welford import Moments
 from stepforge_jobs.training.clock import clock

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepforge.contracts.jobs import SftWork
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import SftWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.clock import clock

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stepforge.contracts.jobs import Optimisation
+from stepforge.contracts.work import Optimisation
 from stepforge.tracking.mlflow_run import TRACKING_URI, MlflowRun
 from stepforge_jobs.job import Job
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stepforge.contracts.jobs import SrlWork
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Record
 from stepforge.contracts.solutions import without_head
+from stepforge.contracts.work import SrlWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.job import Job
 from stepforge_jobs.rl.rewards import FORMAT_PENALTY, similarity

@@ -15,11 +15,11 @@ import torch
 
 import stepforge
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import LocalModel, Optimisation
 from stepforge.contracts.manifests import Manifest, write_manifest
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Record, Split
 from stepforge.contracts.reports import StageReport
+from stepforge.contracts.work import LocalModel, Optimisation
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.open_gate import require_open_gate
 from stepforge_jobs.datasets.shards import read_records, write_durably

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import Optimisation, PolicyGradient
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import Optimisation, PolicyGradient
 from stepforge.errors import IdentityConflict, IntegrityError
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.checkpoints import (

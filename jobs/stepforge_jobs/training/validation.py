@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from stepforge.contracts.jobs import Optimisation, RlvrWork
 from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Record
+from stepforge.contracts.work import Optimisation, RlvrWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.shards import read_records
 from stepforge_jobs.domains.judging import judge_of

@@ -12,10 +12,10 @@ from stepforge.cli._output import emit, say, table
 from stepforge.cli._progress import duration, show
 from stepforge.client import Client
 from stepforge.connection import LOCAL
-from stepforge.contracts.jobs import TrainingWork
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import TrainOutput
+from stepforge.contracts.work import TrainingWork
 from stepforge.errors import InvalidInput, RunFailed
 from stepforge.executions import status_word
 from stepforge.following import RunEvent

@@ -6,7 +6,7 @@ import dataclasses
 
 from stepforge.cli._output import emit
 from stepforge.client import Client
-from stepforge.contracts.jobs import WORK_TYPES
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import UnknownName
 from stepforge.stopping import Stopped
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stepforge.contracts.base import Contract
-from stepforge.contracts.jobs import NonNegativeInt, PositiveInt, WorkType
+from stepforge.contracts.work import NonNegativeInt, PositiveInt, WorkType
 
 Usd = Annotated[float, Field(ge=0)]
 

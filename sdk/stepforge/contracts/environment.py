@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stepforge.contracts.base import Contract, Sha256
-from stepforge.contracts.jobs import WorkType
+from stepforge.contracts.work import WorkType
 
 
 class Environment(Contract):

@@ -7,23 +7,20 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from stepforge.contracts.base import Contract, S3Uri, Sha256, digest
-from stepforge.contracts.jobs import (
-    ArtifactRef,
+from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobSpec, Plugin
+from stepforge.contracts.names import LONGEST_GROUP
+from stepforge.contracts.resources import Resources, check_hosts, check_pinned
+from stepforge.contracts.work import (
     DatasetWork,
     EvaluateWork,
     GateWork,
-    JobOutcome,
-    JobSpec,
     LocalModel,
-    Plugin,
     ScratchModel,
     SftWork,
     SrlWork,
     TrainingWork,
     WorkType,
 )
-from stepforge.contracts.names import LONGEST_GROUP
-from stepforge.contracts.resources import Resources, check_hosts, check_pinned
 
 DATA_WORK: tuple[WorkType, ...] = ("dataset", "gate")
 """What the image `data` runs, where there is one."""

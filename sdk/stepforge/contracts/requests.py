@@ -7,17 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from stepforge.contracts.base import Contract, S3Uri, Sha256, digest
-from stepforge.contracts.jobs import (
-    ArtifactRef,
-    DatasetWork,
-    EvaluateWork,
-    GateWork,
-    JobOutcome,
-    JobSpec,
-    Plugin,
-    WorkType,
-)
+from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobSpec, Plugin
 from stepforge.contracts.resources import Resources, check_pinned
+from stepforge.contracts.work import DatasetWork, EvaluateWork, GateWork, WorkType
 
 MOST_PARTS = 500
 """Parts of a dataset: what a Map answers has to stay below the 256 KiB of a payload."""

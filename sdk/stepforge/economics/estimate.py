@@ -17,13 +17,11 @@ from typing import Literal
 
 from stepforge.contracts.base import digest
 from stepforge.contracts.economics import LedgerEntry, Price
-from stepforge.contracts.jobs import (
-    ArtifactRef,
+from stepforge.contracts.jobs import ArtifactRef, JobSpec, Resources
+from stepforge.contracts.work import (
     DatasetWork,
     EvaluateWork,
     GateWork,
-    JobSpec,
-    Resources,
     RlvrWork,
     ScratchModel,
     SftWork,

@@ -8,7 +8,7 @@ from pathlib import Path
 from stepforge import assets
 from stepforge.code_digest import PACKAGES, code_digests
 from stepforge.contracts.base import digest
-from stepforge.contracts.jobs import WorkType
+from stepforge.contracts.work import WorkType
 from stepforge.errors import EnvironmentUnavailable
 
 

@@ -12,9 +12,10 @@ from typing import Any, Literal
 from stepforge import attempts, executions
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.economics import LedgerEntry, Price
-from stepforge.contracts.jobs import JobRequest, JobSpec, Resources, Work, WorkType
+from stepforge.contracts.jobs import JobRequest, JobSpec, Resources
 from stepforge.contracts.names import execution_name, job_name
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
+from stepforge.contracts.work import Work, WorkType
 from stepforge.economics import estimate as estimates
 from stepforge.economics import ledger, prices
 from stepforge.economics.estimate import Estimate, Range, Wanted

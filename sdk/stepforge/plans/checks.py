@@ -13,8 +13,9 @@ from botocore.exceptions import ClientError as AwsError
 
 from stepforge.connection import Connection
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import WORK_TYPES, Resources, WorkType
+from stepforge.contracts.jobs import Resources
 from stepforge.contracts.names import parameter
+from stepforge.contracts.work import WORK_TYPES, WorkType
 from stepforge.partitions import arn
 
 Result = Literal["ok", "lacking", "could not check"]

@@ -15,8 +15,12 @@ from pydantic import BaseModel, Field, ValidationError
 
 from stepforge.contracts.base import Contract, first_problem, no_such_field
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import (
-    ArtifactRef,
+from stepforge.contracts.jobs import ArtifactRef, Plugin
+from stepforge.contracts.names import package_group, parameter
+from stepforge.contracts.pipelines import DATA_WORK, PipelineSpec, splits_of
+from stepforge.contracts.records import TEST_SPLITS, Record
+from stepforge.contracts.resources import ALONE, Resources, Vpc, check_pinned
+from stepforge.contracts.work import (
     DatasetWork,
     Dpo,
     EvaluateWork,
@@ -24,7 +28,6 @@ from stepforge.contracts.jobs import (
     KlControl,
     LocalModel,
     Lora,
-    Plugin,
     Ppo,
     RlvrWork,
     ScratchModel,
@@ -33,10 +36,6 @@ from stepforge.contracts.jobs import (
     TrainingWork,
     WorkType,
 )
-from stepforge.contracts.names import package_group, parameter
-from stepforge.contracts.pipelines import DATA_WORK, PipelineSpec, splits_of
-from stepforge.contracts.records import TEST_SPLITS, Record
-from stepforge.contracts.resources import ALONE, Resources, Vpc, check_pinned
 from stepforge.errors import InvalidInput, UnknownName
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from stepforge.contracts.base import Contract, Sha256
-from stepforge.contracts.jobs import ArtifactRef, WorkType
+from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.previews import Preview
 from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import EvaluationReport, GateReport, StageReport
+from stepforge.contracts.work import WorkType
 
 Curve = tuple[tuple[float, float], ...]
 """(step, value), in order. Values may be NaN where training went wrong."""

@@ -14,11 +14,12 @@ from pydantic import BaseModel, TypeAdapter
 import stepforge
 from stepforge import artifacts
 from stepforge.connection import Connection
-from stepforge.contracts.jobs import ArtifactRef, WorkType
+from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.previews import PREVIEWS, CompletionRow, Preview, choose, preview_of
 from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import EvaluationReport, GateReport, StageReport
+from stepforge.contracts.work import WorkType
 from stepforge.errors import InvalidInput
 from stepforge.jobs import JobState
 from stepforge.pipelines import PlannedJob, Run

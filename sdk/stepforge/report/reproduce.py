@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from stepforge.contracts.jobs import ScratchModel
 from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.work import ScratchModel
 from stepforge.errors import UserError
 from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stepforge.contracts.jobs import RlvrWork, SftWork, SrlWork
+from stepforge.contracts.work import RlvrWork, SftWork, SrlWork
 from stepforge.recipes import Recipe, load_recipe
 
 ARMS = ("base", "rlvr", "rlvr-partial", "sft", "sft-rlvr", "srl", "srl-rlvr")

@@ -16,7 +16,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from stepforge.contracts.jobs import GateWork, JobSpec, LocalModel
+from stepforge.contracts.jobs import JobSpec
+from stepforge.contracts.work import GateWork, LocalModel
 from stepforge.recipes import load_recipe
 from tests.benchmarks.held_out.arms import ARMS, Arm, arms
 from tests.support.experiment import ROOT, Runner, cells, equal_token_steps, head_of

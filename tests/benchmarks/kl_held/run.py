@@ -17,7 +17,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from stepforge.contracts.jobs import (
+from stepforge.contracts.manifests import MANIFEST
+from stepforge.contracts.work import (
     DatasetWork,
     EvaluateWork,
     GateWork,
@@ -27,7 +28,6 @@ from stepforge.contracts.jobs import (
     ScratchModel,
     SftWork,
 )
-from stepforge.contracts.manifests import MANIFEST
 from tests.support.experiment import ROOT, Runner, cells
 from tests.support.job_folders import COUNTING, TINY, counting_plugin
 

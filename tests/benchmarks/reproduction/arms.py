@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stepforge.contracts.jobs import DatasetWork, EvaluateWork, RlvrWork, ScratchModel, SftWork, SrlWork
+from stepforge.contracts.work import DatasetWork, EvaluateWork, RlvrWork, ScratchModel, SftWork, SrlWork
 
 RATES = (1e-4, 3e-4, 1e-3)
 """Learning rates among which each kind of stage chooses on a pilot seed of its own."""

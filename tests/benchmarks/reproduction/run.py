@@ -19,8 +19,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from stepforge.contracts.jobs import GateWork, JobSpec, LocalModel, Plugin
+from stepforge.contracts.jobs import JobSpec, Plugin
 from stepforge.contracts.manifests import write_manifest
+from stepforge.contracts.work import GateWork, LocalModel
 from tests.benchmarks.reproduction.arms import DESIGNS, LABELS, RATES, SEARCHED, Arm, Design, arms
 from tests.support.experiment import ROOT, Runner, cells, equal_token_steps, head_of
 

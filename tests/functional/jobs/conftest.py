@@ -10,7 +10,7 @@ import pytest
 from tests.support import forked
 from tests.support.job_folders import TINY, counting_plugin, job_folder
 
-from stepforge.contracts.jobs import DatasetWork, GateWork, SftWork
+from stepforge.contracts.work import DatasetWork, GateWork, SftWork
 from stepforge_jobs.main import OFFLINE
 
 

@@ -14,8 +14,8 @@ from tests.functional.jobs.conftest import World
 from tests.support import forked
 from tests.support.job_folders import job_folder
 
-from stepforge.contracts.jobs import KlControl, LocalModel, Lora, RlvrWork
 from stepforge.contracts.reports import StageReport
+from stepforge.contracts.work import KlControl, LocalModel, Lora, RlvrWork
 
 SHORT = {"max_new_tokens": 10, "batch_prompts": 8, "checkpoint_every": 10, "reward": "partial"}
 

@@ -12,8 +12,8 @@ from tests.functional.jobs.conftest import World
 from tests.support import forked
 from tests.support.job_folders import job_folder, opened
 
-from stepforge.contracts.jobs import KlControl, LocalModel, RlvrWork
 from stepforge.contracts.reports import StageReport
+from stepforge.contracts.work import KlControl, LocalModel, RlvrWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets.shards import read_records
 from stepforge_jobs.training.stage import Probe, begin

@@ -11,7 +11,10 @@ from tests.functional.jobs.conftest import World
 from tests.support import forked
 from tests.support.job_folders import copy_artifact, job_folder, run_job
 
-from stepforge.contracts.jobs import (
+from stepforge.contracts.manifests import read_manifest, write_manifest
+from stepforge.contracts.previews import PREVIEWS, Preview
+from stepforge.contracts.reports import EvaluationReport, GateReport, StageReport
+from stepforge.contracts.work import (
     DatasetWork,
     EvaluateWork,
     GateWork,
@@ -21,9 +24,6 @@ from stepforge.contracts.jobs import (
     SftWork,
     SrlWork,
 )
-from stepforge.contracts.manifests import read_manifest, write_manifest
-from stepforge.contracts.previews import PREVIEWS, Preview
-from stepforge.contracts.reports import EvaluationReport, GateReport, StageReport
 
 EVALUATION = EvaluateWork(samples=4, max_new_tokens=12, bootstrap=200)
 

@@ -14,8 +14,8 @@ from tests.functional.local_aws.helpers import ECR, bucket, ended, job_request, 
 from tests.support import forked
 from tests.support.job_folders import ROOT, job_folder
 
-from stepforge.contracts.jobs import LocalModel, SftWork, TrainingWork
 from stepforge.contracts.manifests import MANIFEST, sha256_of
+from stepforge.contracts.work import LocalModel, SftWork, TrainingWork
 from stepforge.jobs_log import LogTail
 from stepforge.local import Image, LocalAws, register_images
 from stepforge_jobs.launch import PROCESSES

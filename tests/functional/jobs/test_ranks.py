@@ -17,9 +17,9 @@ from tests.support import forked
 from tests.support.job_folders import environment, job_folder
 from tests.support.kills import terminate_in_step
 
-from stepforge.contracts.jobs import KlControl, LocalModel, RlvrWork, SftWork, TrainingWork
 from stepforge.contracts.manifests import sha256_of
 from stepforge.contracts.metrics import MEASURED, Metric
+from stepforge.contracts.work import KlControl, LocalModel, RlvrWork, SftWork, TrainingWork
 from stepforge_jobs.launch import PROCESSES, Plan, free_port
 from stepforge_jobs.launch import environment as rank_environment
 from stepforge_jobs.prefixes.packing import Pack

@@ -18,9 +18,9 @@ from tests.support import forked
 from tests.support.job_folders import job_folder
 from tests.support.kills import count_bytes, die_at_byte, die_in_step, in_step, terminate_in_step
 
-from stepforge.contracts.jobs import KlControl, LocalModel, Lora, RlvrWork, SftWork, SrlWork, TrainingWork
 from stepforge.contracts.manifests import sha256_of
 from stepforge.contracts.metrics import MEASURED, Metric
+from stepforge.contracts.work import KlControl, LocalModel, Lora, RlvrWork, SftWork, SrlWork, TrainingWork
 from stepforge_jobs import durable
 from stepforge_jobs.training import stage
 from stepforge_jobs.training.metrics_log import NAME, read_rows

@@ -14,20 +14,20 @@ from tests.support import forked
 from tests.support.job_folders import copy_artifact, job_folder
 from tests.support.small_model import write_small_model
 
-from stepforge.contracts.jobs import (
+from stepforge.contracts.jobs import Plugin
+from stepforge.contracts.manifests import read_manifest, sha256_of, write_manifest
+from stepforge.contracts.reports import StageReport
+from stepforge.contracts.work import (
     DatasetWork,
     EvaluateWork,
     GateWork,
     LocalModel,
     Lora,
-    Plugin,
     RlvrWork,
     SftWork,
     SrlWork,
     Work,
 )
-from stepforge.contracts.manifests import read_manifest, sha256_of, write_manifest
-from stepforge.contracts.reports import StageReport
 from stepforge_jobs.training import loop
 
 LORA = Lora(r=4, alpha=8)

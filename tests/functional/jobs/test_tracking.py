@@ -21,9 +21,9 @@ from tests.support import forked
 from tests.support.job_folders import job_folder, opened
 from tests.support.kills import die_in_step
 
-from stepforge.contracts.jobs import DatasetWork, LocalModel, SftWork
 from stepforge.contracts.manifests import sha256_of
 from stepforge.contracts.reports import StageReport
+from stepforge.contracts.work import DatasetWork, LocalModel, SftWork
 from stepforge.errors import EnvironmentUnavailable
 from stepforge.report.reading import parse_metrics
 from stepforge.tracking import runs

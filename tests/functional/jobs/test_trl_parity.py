@@ -15,9 +15,9 @@ from tests.support.job_folders import TINY
 from tests.support.stock_trl import trl_inputs, trl_trainer
 from torch import Tensor
 
-from stepforge.contracts.jobs import SrlWork
 from stepforge.contracts.losses import PolicyLoss, clips
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import SrlWork
 from stepforge_jobs.rl import losses
 from stepforge_jobs.rl.advantages import group_advantages
 from stepforge_jobs.rl.kl import k3, penalty

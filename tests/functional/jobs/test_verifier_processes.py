@@ -19,8 +19,9 @@ from tests.functional.jobs.conftest import World
 from tests.support import forked
 from tests.support.job_folders import environment, job_folder, opened
 
-from stepforge.contracts.jobs import EvaluateWork, LocalModel, Plugin, RlvrWork
+from stepforge.contracts.jobs import Plugin
 from stepforge.contracts.manifests import sha256_of, write_manifest
+from stepforge.contracts.work import EvaluateWork, LocalModel, RlvrWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.domains import judging
 from stepforge_jobs.domains.judging import WorkerJudge

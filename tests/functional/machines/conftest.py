@@ -13,9 +13,9 @@ import pytest
 
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.contracts.names import MACHINES, Keys, execution_name, package_group, parameter
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
+from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.local import Image, LocalAws, register_images
 from stepforge.local.deploy import deploy
 

@@ -18,9 +18,10 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 from stepforge.artifacts import read_manifest
-from stepforge.contracts.jobs import DatasetWork, JobSpec
+from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.manifests import MANIFEST, describe_folder, write_manifest
 from stepforge.contracts.names import SPEC_TAG, job_name, parameter
+from stepforge.contracts.work import DatasetWork
 from stepforge.errors import IdentityConflict, InvalidInput
 from stepforge.following import wait_for
 from stepforge.local import Image, register_images

@@ -14,7 +14,8 @@ from stepforge import connection as connections
 from stepforge import pace
 from stepforge.cli import _follow
 from stepforge.connection import Connection
-from stepforge.contracts.jobs import DatasetWork, JobSpec, Resources
+from stepforge.contracts.jobs import JobSpec, Resources
+from stepforge.contracts.work import DatasetWork
 from stepforge.errors import AlgorithmError, Detached, MaxRuntimeExceeded, Stopped
 from stepforge.jobs import Jobs
 from stepforge.pace import Pace

@@ -11,9 +11,10 @@ import pytest
 from stepforge import attempts, housekeeping, submission
 from stepforge.cli import _gc
 from stepforge.comparing import job_facts
-from stepforge.contracts.jobs import DatasetWork, GateWork, JobOutcome, JobSpec
+from stepforge.contracts.jobs import JobOutcome, JobSpec
 from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import TrainOutput
+from stepforge.contracts.work import DatasetWork, GateWork
 from stepforge.deployment import OWNER_TAG
 from stepforge.economics import ledger
 from stepforge.economics.costs import Costs

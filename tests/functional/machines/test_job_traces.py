@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from stepforge import executions, logs
-from stepforge.contracts.jobs import DatasetWork, JobSpec
+from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.manifests import MANIFEST, write_manifest
 from stepforge.contracts.names import parameter
+from stepforge.contracts.work import DatasetWork
 from stepforge.jobs_log import LogTail
 from stepforge.local import Image, register_images
 from stepforge.submission import spec_request, submit

@@ -19,12 +19,13 @@ import typer
 from stepforge import local, pace, transfers
 from stepforge.cli import _plan, _predict, _registry, _runs
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import DatasetWork, JobOutcome, JobRequest, JobSpec
+from stepforge.contracts.jobs import JobOutcome, JobRequest, JobSpec
 from stepforge.contracts.manifests import write_manifest
 from stepforge.contracts.names import Keys, endpoint_name, execution_name, package_group, split_uri
 from stepforge.contracts.pipelines import PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.resources import Resources, Vpc
+from stepforge.contracts.work import DatasetWork
 from stepforge.economics import ledger
 from stepforge.economics.costs import Costs
 from stepforge.errors import InvalidInput, RunFailed

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from stepforge import logs
-from stepforge.contracts.jobs import DatasetWork, JobSpec
+from stepforge.contracts.jobs import JobSpec
+from stepforge.contracts.work import DatasetWork
 from stepforge.submission import Submission, submit
 
 from .conftest import CODE, Deployed

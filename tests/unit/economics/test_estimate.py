@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepforge.contracts.economics import LedgerEntry, Price
-from stepforge.contracts.jobs import Resources, SftWork, SrlWork
+from stepforge.contracts.jobs import Resources
+from stepforge.contracts.work import SftWork, SrlWork
 from stepforge.economics.costs import row_of
 from stepforge.economics.estimate import Range, Wanted, estimate, total, units, work_digest
 

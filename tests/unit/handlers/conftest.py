@@ -14,10 +14,11 @@ from moto import mock_aws
 
 from stepforge.assets import folder
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import WORK_TYPES, ArtifactRef, DatasetWork, JobOutcome, SftWork, SrlWork, WorkType
+from stepforge.contracts.jobs import ArtifactRef, JobOutcome
 from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
 from stepforge.contracts.names import Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
+from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork, WorkType
 from tests.fakes import FakeSageMaker
 
 BUCKET = "stepforge-test"

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from stepforge.artifacts import read_manifest
 from stepforge.assembly import joined_manifest, read_spec, renumbered
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import WORK_TYPES, ArtifactRef, JobRequest
+from stepforge.contracts.jobs import ArtifactRef, JobRequest
 from stepforge.contracts.manifests import FileEntry, Manifest
 from stepforge.contracts.names import Keys
 from stepforge.contracts.records import SPLITS
 from stepforge.contracts.requests import AssemblySpec, EvaluationSpec, SpecRef
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import AlgorithmError, IdentityConflict, IntegrityError, InvalidInput
 
 from .conftest import BUCKET, IMAGE, KEY_ARN, outcome

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.economics import LedgerEntry, Price
-from stepforge.contracts.jobs import DatasetWork, JobSpec, Resources
+from stepforge.contracts.jobs import JobSpec, Resources
 from stepforge.contracts.names import Keys, job_name
+from stepforge.contracts.work import DatasetWork
 from stepforge.economics import ledger
 from stepforge.economics.estimate import Wanted, enough, estimate
 from stepforge.economics.prices import Prices

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from tests.support.small_model import write_small_model
 
-from stepforge.contracts.jobs import SrlWork
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Provenance, Record, Step
 from stepforge.contracts.rewards import Verdict
+from stepforge.contracts.work import SrlWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.domains.judging import Told
 from stepforge_jobs.evaluation.verdicts import verdicts_of

@@ -11,8 +11,8 @@ from tests.support.whole_step import ours
 from tests.unit.jobs.test_prefixes import model
 from torch.utils.flop_counter import FlopCounterMode
 
-from stepforge.contracts.jobs import Lora
 from stepforge.contracts.metrics import MEASURED, PHASES, Metric
+from stepforge.contracts.work import Lora
 from stepforge_jobs.training import clock as clock_module
 from stepforge_jobs.training.clock import Clock, clock, costs, rate, start
 from stepforge_jobs.training.models import Policy, with_lora

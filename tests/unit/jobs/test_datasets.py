@@ -14,9 +14,9 @@ import pytest
 from tests.support import forked
 from tests.support.job_folders import counting_plugin, job_folder, opened
 
-from stepforge.contracts.jobs import DatasetWork
 from stepforge.contracts.manifests import check_files, read_manifest, write_manifest
 from stepforge.contracts.records import Record, Split
+from stepforge.contracts.work import DatasetWork
 from stepforge.errors import IntegrityError, InvalidInput
 from stepforge_jobs import peers
 from stepforge_jobs.datasets import generate

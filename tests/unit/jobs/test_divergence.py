@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from stepforge.contracts.jobs import SftWork
+from stepforge.contracts.work import SftWork
 from stepforge.errors import Diverged
 from stepforge_jobs.evaluation.sampling import choose
 from stepforge_jobs.training.loop import Stage, StepResult, take_step

@@ -9,11 +9,11 @@ import pytest
 from tests.support.job_folders import counting_plugin, job_folder, opened
 
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import DatasetWork, GateWork, ScratchModel, SftWork
 from stepforge.contracts.manifests import read_manifest, write_manifest
 from stepforge.contracts.records import Record, Split, Step
 from stepforge.contracts.reports import GateReport
 from stepforge.contracts.rewards import Verdict
+from stepforge.contracts.work import DatasetWork, GateWork, ScratchModel, SftWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.datasets import gate, generate
 from stepforge_jobs.datasets.open_gate import require_open_gate

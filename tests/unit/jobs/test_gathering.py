@@ -9,8 +9,8 @@ import pytest
 import torch
 from tests.support.job_folders import TINY
 
-from stepforge.contracts.jobs import RlvrWork
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import RlvrWork
 from stepforge_jobs.rl.dynamic_sampling import informative
 from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training.gathering import Judged, Pool, gather

@@ -8,7 +8,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from stepforge.contracts.jobs import KlControl, RlvrWork
+from stepforge.contracts.work import KlControl, RlvrWork
 from stepforge_jobs.rl.kl_control import Control, Guarded, begin, judge, update
 from stepforge_jobs.training.hard import bound
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import KlPenalty
+from stepforge.contracts.work import KlPenalty
 from stepforge_jobs.rl.kl import CLAMP, exact_kl, k1, k2, k3, penalty
 
 VOCABULARY = 6

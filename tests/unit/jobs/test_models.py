@@ -11,7 +11,7 @@ import torch
 from tests.support.small_model import write_small_model
 from transformers import AutoTokenizer
 
-from stepforge.contracts.jobs import Lora
+from stepforge.contracts.work import Lora
 from stepforge.errors import InvalidInput
 from stepforge.models import check_model_folder
 from stepforge.recipes import load_recipe

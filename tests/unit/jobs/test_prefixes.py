@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepforge.contracts.jobs import Lora, RlvrWork, SrlWork
+from stepforge.contracts.work import Lora, RlvrWork, SrlWork
 from stepforge_jobs.prefixes import network as packed
 from stepforge_jobs.prefixes.attention import NAME, plan_of
 from stepforge_jobs.prefixes.flex import BLOCK, block_mask, bucket, flex

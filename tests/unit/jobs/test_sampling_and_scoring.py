@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.support.job_folders import TINY
 
-from stepforge.contracts.jobs import Lora
+from stepforge.contracts.work import Lora
 from stepforge.errors import IntegrityError, InvalidInput
 from stepforge_jobs.directories import check_directory
 from stepforge_jobs.evaluation.sampling import sample, seed_of
@@ -190,7 +190,7 @@ def test_the_order_of_data_is_shuffled_passes_and_a_pure_function_of_the_step() 
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
-    from stepforge.contracts.jobs import SftWork
+    from stepforge.contracts.work import SftWork
 
     work = SftWork(steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(work, step) for step in range(100)]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.support.job_folders import TINY
 
 from stepforge.contracts.hacking import signs
-from stepforge.contracts.jobs import RlvrWork
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Record
 from stepforge.contracts.rewards import RuleResult, Verdict
+from stepforge.contracts.work import RlvrWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.domains.facial import DOMAIN, read, scenario_of
 from stepforge_jobs.domains.facial.mutants import MUTANTS

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from stepforge.contracts.environment import Environment
-from stepforge.contracts.jobs import WORK_TYPES, DatasetWork, SftWork
 from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork
 from tests.fakes import FakeSageMaker, refusal
 
 ENVIRONMENT = Environment(

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from stepforge.contracts.jobs import ArtifactRef, DatasetWork, JobSpec, LocalModel, Resources, SftWork
+from stepforge.contracts.jobs import ArtifactRef, JobSpec, Resources
 from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.work import DatasetWork, LocalModel, SftWork
 from stepforge.plans.differences import differences
 from stepforge.plans.validation import LONGEST_RUNTIME_SECONDS, Problem, check_limits, check_request
 from stepforge.submission import attempts, spec_request, training_request

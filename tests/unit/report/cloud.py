@@ -13,10 +13,10 @@ from tests.unit.report.sample import ACCOUNT, sha
 
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import WORK_TYPES
 from stepforge.contracts.manifests import FileEntry, Manifest
 from stepforge.contracts.names import SPEC_TAG, job_name, split_uri
 from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.work import WORK_TYPES
 from stepforge.executions import Execution, describe
 from stepforge.pipelines import Pipelines, PlannedJob, Run
 from stepforge.recipes import load_recipe

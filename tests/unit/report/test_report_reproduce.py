@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from tests.unit.report.cloud import pipeline
 
-from stepforge.contracts.jobs import ArtifactRef, LocalModel, Lora, Plugin, RlvrWork
+from stepforge.contracts.jobs import ArtifactRef, Plugin
 from stepforge.contracts.pipelines import PipelineSpec
+from stepforge.contracts.work import LocalModel, Lora, RlvrWork
 from stepforge.recipes import RECORDS_RECIPE, load_recipe
 from stepforge.report.cost import cost_of
 from stepforge.report.data import AttemptView
