@@ -50,139 +50,166 @@ class Functions(Construct):
             master_key=key,
             enforce_ssl=True,
         )
-        data = {"BUCKET": bucket.bucket_name, "KEY_ARN": key.key_arn}
-        planning = {**data, "ENVIRONMENT": settings.name}
-        serve = {"SERVE_INSTANCE_TYPE": settings.serve_instance_type}
-        fleet = {**serve, "SERVE_INSTANCES": str(settings.serve_instances)}
-        rollout = {"ROLLOUT": settings.rollout, "BAKE_SECONDS": str(settings.bake_seconds)}
+        self._bucket, self._key, self._roles = bucket, key, roles
+        self._data = {"BUCKET": bucket.bucket_name, "KEY_ARN": key.key_arn}
+        self._planning = {**self._data, "ENVIRONMENT": settings.name}
+        self._serve = {"SERVE_INSTANCE_TYPE": settings.serve_instance_type}
+        self._own = groups(settings.name)
+        self._packages = self.arns("sagemaker", f"model-package/{self._own}/*")
+        self._read_packages = [
+            # A list is granted on what it lists.
+            allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"], self._packages),
+        ]
+        self._of_run_job()
+        self._of_train()
+        self._of_evaluate_and_dataset()
+        self._of_approve()
+        self._of_promote()
+
+    def _of_run_job(self) -> None:
         jobs = self.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
         look_at_jobs = allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], jobs)
-        own = groups(settings.name)
-        packages = self.arns("sagemaker", f"model-package/{own}/*")
-        group_arns = self.arns("sagemaker", f"model-package-group/{own}")
-        promotions = self.arns("states", f"execution:{self.machine_name('promote')}:*")
-        read_packages = [
-            # A list is granted on what it lists.
-            allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"], packages),
-        ]
-
-        # run-job
         self.add(
             "find_attempt",
-            {**data, "POLL_SECONDS": str(settings.job_poll_seconds)},
-            [look_at_jobs, *read_objects(bucket, "jobs"), use_key(key)],
+            {**self._data, "POLL_SECONDS": str(self._settings.job_poll_seconds)},
+            [look_at_jobs, *read_objects(self._bucket, "jobs"), use_key(self._key)],
         )
         self.add(
             "classify_job",
-            data,
+            self._data,
             [
                 look_at_jobs,
-                *read_objects(bucket, "jobs", "specs", "prices"),
-                write_objects(bucket, "ledger"),
-                use_key(key, write=True),
+                *read_objects(self._bucket, "jobs", "specs", "prices"),
+                write_objects(self._bucket, "ledger"),
+                use_key(self._key, write=True),
             ],
         )
         self.add("explain", {}, [])
-        # train
+
+    def _of_train(self) -> None:
+        group_arns = self.arns("sagemaker", f"model-package-group/{self._own}")
         self.add(
             "plan_job",
-            planning,
-            [*read_objects(bucket, "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True)],
+            self._planning,
+            [
+                *read_objects(self._bucket, "pipelines"),
+                write_objects(self._bucket, "specs"),
+                use_key(self._key, write=True),
+            ],
         )
-        self.add("read_gate", {}, [*read_objects(bucket, "jobs"), use_key(key)])
-        self.add("plan_champion", planning, [
-            *read_objects(bucket, "jobs", "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True),
-            *read_packages,
-        ])  # fmt: skip
-        self.add("compare", {}, [*read_objects(bucket, "jobs", "pipelines"), use_key(key), *read_packages])
-        self.add("register", {"ENVIRONMENT": settings.name, **serve}, [
-            *read_objects(bucket, "jobs", "pipelines"),
-            use_key(key),
-            *read_packages,
+        self.add("read_gate", {}, [*read_objects(self._bucket, "jobs"), use_key(self._key)])
+        self.add(
+            "plan_champion",
+            self._planning,
+            [
+                *read_objects(self._bucket, "jobs", "pipelines"),
+                write_objects(self._bucket, "specs"),
+                use_key(self._key, write=True),
+                *self._read_packages,
+            ],
+        )
+        self.add(
+            "compare", {}, [*read_objects(self._bucket, "jobs", "pipelines"), use_key(self._key), *self._read_packages]
+        )
+        self.add("register", {"ENVIRONMENT": self._settings.name, **self._serve}, [
+            *read_objects(self._bucket, "jobs", "pipelines"),
+            use_key(self._key),
+            *self._read_packages,
             allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], group_arns),
             # A trainer neither approves nor promotes.
-            allow(["sagemaker:CreateModelPackage"], packages, StringEqualsIfExists={
+            allow(["sagemaker:CreateModelPackage"], self._packages, StringEqualsIfExists={
                 "sagemaker:ModelApprovalStatus": "PendingManualApproval",
                 "sagemaker:ModelLifeCycle:stage": "Development",
             }),
-            allow(["ssm:GetParameter"], self.arns("ssm", f"parameter{parameter(settings.name, 'images/serve')}")),
+            allow(["ssm:GetParameter"], self.arns("ssm", f"parameter{parameter(self._settings.name, 'images/serve')}")),
         ])  # fmt: skip
-        # evaluate and dataset
+
+    def _of_evaluate_and_dataset(self) -> None:
         for name in ("plan_evaluation", "plan_parts"):
             self.add(
-                name, planning,
-                [*read_objects(bucket, "pipelines"), write_objects(bucket, "specs"), use_key(key, write=True)],
-            )  # fmt: skip
+                name,
+                self._planning,
+                [
+                    *read_objects(self._bucket, "pipelines"),
+                    write_objects(self._bucket, "specs"),
+                    use_key(self._key, write=True),
+                ],
+            )
         self.add(
             "join_parts",
-            planning,
+            self._planning,
             [
-                *read_objects(bucket, "pipelines", "jobs"),
-                write_objects(bucket, "specs", "raw/dataset"),
-                use_key(key, write=True),
+                *read_objects(self._bucket, "pipelines", "jobs"),
+                write_objects(self._bucket, "specs", "raw/dataset"),
+                use_key(self._key, write=True),
             ],
             timeout=cdk.Duration.minutes(15),
         )
-        # approve
+
+    def _of_approve(self) -> None:
         self.add(
             "ask_person",
-            {**planning, "TOPIC_ARN": self.approvals.topic_arn},
+            {**self._planning, "TOPIC_ARN": self.approvals.topic_arn},
             [
-                write_objects(bucket, "approvals"),
-                use_key(key, write=True),
+                write_objects(self._bucket, "approvals"),
+                use_key(self._key, write=True),
                 allow(["sns:Publish"], [self.approvals.topic_arn]),
             ],
         )
-        # promote
+
+    def _of_promote(self) -> None:
+        fleet = {**self._serve, "SERVE_INSTANCES": str(self._settings.serve_instances)}
+        rollout = {"ROLLOUT": self._settings.rollout, "BAKE_SECONDS": str(self._settings.bake_seconds)}
+        promotions = self.arns("states", f"execution:{self.machine_name('promote')}:*")
         self.add(
             "verify_package",
-            {**fleet, "ENDPOINT_POLL_SECONDS": str(settings.endpoint_poll_seconds)},
+            {**fleet, "ENDPOINT_POLL_SECONDS": str(self._settings.endpoint_poll_seconds)},
             [
-                *read_packages,
-                *read_objects(bucket, "jobs"),
-                use_key(key),
-                allow(["sagemaker:DescribeEndpoint"], self.arns("sagemaker", f"endpoint/{own}")),
+                *self._read_packages,
+                *read_objects(self._bucket, "jobs"),
+                use_key(self._key),
+                allow(["sagemaker:DescribeEndpoint"], self.arns("sagemaker", f"endpoint/{self._own}")),
             ],
             # Every byte of the weights is hashed; this is the longest that Lambda allows.
             timeout=cdk.Duration.minutes(15),
             memory=2048,
         )
-        serving = {"KEY_ARN": key.key_arn, "SERVING_ROLE_ARN": roles.serving.role_arn}
+        serving = {"KEY_ARN": self._key.key_arn, "SERVING_ROLE_ARN": self._roles.serving.role_arn}
         self.add("deploy", {**serving, **fleet, **rollout}, [
             allow(
                 [f"sagemaker:{verb}{what}" for what in ("Model", "EndpointConfig", "Endpoint")
                  for verb in ("Create", "Describe", "Delete")] + ["sagemaker:UpdateEndpoint"],
-                self.arns("sagemaker", f"model/{own}", f"endpoint-config/{own}", f"endpoint/{own}"),
+                self.arns("sagemaker", f"model/{self._own}", f"endpoint-config/{self._own}", f"endpoint/{self._own}"),
             ),
-            pass_role(roles.serving),
-            grant_key_to_aws(key),
+            pass_role(self._roles.serving),
+            grant_key_to_aws(self._key),
             # The candidate's tag names the execution that it belongs to.
-            allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{own}")),
+            allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{self._own}")),
             allow(["states:DescribeExecution"], promotions),
-            allow(["sagemaker:DescribeModelPackage"], packages),
+            allow(["sagemaker:DescribeModelPackage"], self._packages),
             allow(["cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
-                  self.arns("cloudwatch", f"alarm:{own}")),
+                  self.arns("cloudwatch", f"alarm:{self._own}")),
         ])  # fmt: skip
         self.add("smoke", {}, [
-            *read_objects(bucket, "jobs"),
-            use_key(key),
-            allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{own}")),
+            *read_objects(self._bucket, "jobs"),
+            use_key(self._key),
+            allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{self._own}")),
         ])  # fmt: skip
         # What stamps a package neither approves nor rejects it.
-        stamps = allow(["sagemaker:UpdateModelPackage"], packages, Null={"sagemaker:ModelApprovalStatus": "true"})
-        self.add("stamp", {}, [*read_packages, stamps])
+        stamps = allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"})
+        self.add("stamp", {}, [*self._read_packages, stamps])
         self.add("on_rejection", {}, [
-            *read_packages,
-            allow(["sagemaker:UpdateModelPackage"], packages, Null={"sagemaker:ModelApprovalStatus": "true"},
+            *self._read_packages,
+            allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": "Development"}),
         ])  # fmt: skip
-        ours = {"GROUP_PREFIX": group_prefix(settings.name)}
+        ours = {"GROUP_PREFIX": group_prefix(self._settings.name)}
         self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours}, [
-            *read_packages,
+            *self._read_packages,
             allow(["sagemaker:ListModelPackageGroups"], ["*"]),
             # What a promotion that was stopped left behind.
             allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint", "sagemaker:ListTags"],
-                  self.arns("sagemaker", f"endpoint/{own}-candidate")),
+                  self.arns("sagemaker", f"endpoint/{self._own}-candidate")),
             allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
             allow(["states:DescribeExecution"], promotions),
         ])  # fmt: skip
