@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from pathlib import Path
 
-from cdk.code import ROOT
+from stepforge.contracts.tools import CDK_CLI
 from stepforge.errors import EnvironmentUnavailable
 
-CLI = "aws-cdk@2.1148.1"
-"""The CLI's versions are no longer the library's. Pinned, because npm's `latest` of aws-cdk is a release that does not
-work with this library, and because what deploys in CI is what was tried before."""
+# Not that of cdk.code: importing it starts the library's own Node.js.
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def command(*arguments: str) -> list[str]:
@@ -23,7 +23,7 @@ def command(*arguments: str) -> list[str]:
     if npx is None:
         raise EnvironmentUnavailable("`npx` is not found: install Node.js 20 or newer, which brings it")
     # cdk.json names `python`, which need not be the one that has our library.
-    return [npx, "--yes", CLI, "--app", f'"{sys.executable}" -m cdk.app', *arguments]
+    return [npx, "--yes", CDK_CLI, "--app", f'"{sys.executable}" -m cdk.app', *arguments]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,11 @@ def install() -> None:
             "AWS::EC2::FlowLog": _replaced(create_flow_log, delete_flow_log),
             "AWS::EC2::EIP": _replaced(create_address, delete_address),
             "AWS::EC2::NatGateway": _replaced(create_nat_gateway, delete_nat_gateway),
-            "AWS::IAM::OIDCProvider": _replaced(create_oidc_provider, delete_oidc_provider),
+            "AWS::IAM::OIDCProvider": {
+                "create": create_oidc_provider,
+                "update": update_oidc_provider,
+                "delete": delete_oidc_provider,
+            },
             "AWS::CloudTrail::Trail": {"create": create_trail, "update": update_trail, "delete": delete_trail},
             "AWS::Budgets::Budget": {"create": create_budget, "update": update_budget, "delete": delete_budget},
         }
@@ -36,7 +40,7 @@ def install() -> None:
 
 def _replaced(create: Callable[[str, Json, str], Made], delete: Callable[[str, Json], None]) -> Json:
     def update(physical_id: str, old: Json, new: Json, stack: str) -> Made:
-        delete(physical_id, old)
+        # The engine deletes what was before, by its id, once the whole update has succeeded.
         return create("", new, stack)
 
     return {"create": create, "update": update, "delete": delete}
@@ -154,6 +158,13 @@ def create_oidc_provider(logical_id: str, properties: Json, stack: str) -> Made:
     return arn, {"Arn": arn}
 
 
+def update_oidc_provider(physical_id: str, old: Json, new: Json, stack: str) -> Made:
+    """Another URL is another provider; the rest changes under the same ARN."""
+    if old["Url"] == new["Url"]:
+        delete_oidc_provider(physical_id, old)
+    return create_oidc_provider("", new, stack)
+
+
 def delete_oidc_provider(physical_id: str, properties: Json) -> None:
     if physical_id in iam._oidc_providers:
         _answer(iam._delete_oidc_provider(_form({"OpenIDConnectProviderArn": physical_id})))
@@ -174,6 +185,8 @@ def create_trail(logical_id: str, properties: Json, stack: str) -> Made:
 def update_trail(physical_id: str, old: Json, new: Json, stack: str) -> Made:
     import ministack.services.cloudtrail as cloudtrail
 
+    if new.get("TrailName", physical_id) != physical_id:
+        return create_trail("", new, stack)
     _answer(cloudtrail._update_trail(_trail(physical_id, new)))
     return physical_id, _follow_trail(physical_id, new)
 
@@ -229,6 +242,8 @@ def update_budget(physical_id: str, old: Json, new: Json, stack: str) -> Made:
     """Notifications are replaced with their budget, the rest changes in place."""
     import ministack.services.budgets as budgets
 
+    if new["Budget"].get("BudgetName", physical_id) != physical_id:
+        return create_budget("", new, stack)
     if old.get("NotificationsWithSubscribers") != new.get("NotificationsWithSubscribers"):
         delete_budget(physical_id, old)
         return create_budget("", {**new, "Budget": {"BudgetName": physical_id, **new["Budget"]}}, stack)

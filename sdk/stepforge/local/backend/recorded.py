@@ -88,7 +88,7 @@ def _handler(type_name: str, kind: Kind) -> Json:
 
     def update(physical_id: str, old: Json, new: Json, stack: str) -> tuple[str, Json]:
         if any(old.get(field) != new.get(field) for field in kind.fixed):
-            delete(physical_id, old)
+            # The engine deletes what was before, by its id.
             return create("", new, stack)
         known = json.loads(cloudcontrol._resources[cloudcontrol._resource_key(type_name, physical_id)]["Properties"])
         own = {name: known[name] for name in kind.values(new, "0" * 64)}
