@@ -23,7 +23,8 @@ def command(*arguments: str) -> list[str]:
     if npx is None:
         raise EnvironmentUnavailable("`npx` is not found: install Node.js 20 or newer, which brings it")
     # cdk.json names `python`, which need not be the one that has our library.
-    return [npx, "--yes", CDK_CLI, "--app", f'"{sys.executable}" -m cdk.app', *arguments]
+    app = [] if {"--app", "-a"} & set(arguments) else ["--app", f'"{sys.executable}" -m cdk.app']
+    return [npx, "--yes", CDK_CLI, *app, *arguments]
 
 
 if __name__ == "__main__":

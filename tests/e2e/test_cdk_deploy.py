@@ -115,7 +115,9 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     home = Home(root / "home", checkout)
     try:
         cdk(home, "bootstrap", f"aws://{ACCOUNT_ID}/{REGION}")
-        deployed = cdk(home, "deploy", "--all", "-c", "env=dev", "--require-approval", "never")
+        asked = ("--all", "-c", "env=dev", "--require-approval", "never")
+        # Kept: another synthesis is wanted for the comparison alone.
+        deployed = cdk(home, "deploy", *asked, "--output", "deployed")
         home.cli("local", "images", "dev")
         yield Dev(home, Deployment(home.aws()), deployed)
     finally:
@@ -393,7 +395,7 @@ def test_after_all_that_nothing_differs_and_a_deployment_changes_nothing(dev: De
     said = dev.cdk("diff", "--all", "-c", "env=dev", "--fail")
     assert said.count("There were no differences") == 8
     before = {name: stack["LastUpdatedTime"] for name, stack in dev.deployment.stacks().items()}
-    said = dev.cdk("deploy", "--all", "-c", "env=dev", "--require-approval", "never")
+    said = dev.cdk("deploy", "--all", "--app", "deployed", "--require-approval", "never")
     assert said.count("(no changes)") == 8
     assert {name: stack["LastUpdatedTime"] for name, stack in dev.deployment.stacks().items()} == before
 
@@ -401,7 +403,7 @@ def test_after_all_that_nothing_differs_and_a_deployment_changes_nothing(dev: De
 def test_the_tear_down_removes_all_but_what_is_kept(dev: Dev) -> None:
     page = (ROOT / "docs" / "deploy.md").read_text()
     assert "python -m cdk.cli destroy 'stepforge-dev*' -c env=dev" in page
-    destroy = ("destroy", "stepforge-dev*", "-c", "env=dev", "--force")
+    destroy = ("destroy", "stepforge-dev*", "--app", "deployed", "--force")
     assert "cannot be deleted while TerminationProtection is enabled" in dev.cdk(*destroy, code=1)
     for part in KEPT:
         dev.client("cloudformation").update_termination_protection(

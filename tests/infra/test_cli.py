@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cdk.cli import ROOT
+import pytest
+from cdk.cli import ROOT, command
+
 from stepforge.contracts.tools import CDK_CLI
 
 
@@ -17,17 +19,22 @@ def test_the_cli_is_the_pinned_one_and_runs_our_app_from_anywhere(tmp_path: Path
     npx.write_text(f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([os.getcwd(), *sys.argv[1:]]))\n")
     npx.chmod(0o755)
     environment = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}"}
-    command = [sys.executable, "-m", "cdk.cli", "diff", "--all", "-c", "env=prod"]
-    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    line = [sys.executable, "-m", "cdk.cli", "diff", "--all", "-c", "env=prod"]
+    said = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     folder, *arguments = json.loads(said)
     assert folder == str(ROOT)
     assert arguments == ["--yes", CDK_CLI, "--app", f'"{sys.executable}" -m cdk.app', "diff", "--all", "-c", "env=prod"]
 
 
+def test_an_app_that_is_given_is_not_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    assert command("deploy", "--app", "cdk.out") == ["/bin/npx", "--yes", CDK_CLI, "deploy", "--app", "cdk.out"]
+
+
 def test_without_node_it_says_what_to_install(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}"}
-    command = [sys.executable, "-m", "cdk.cli", "diff"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    line = [sys.executable, "-m", "cdk.cli", "diff"]
+    run = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr == "`npx` is not found: install Node.js 20 or newer, which brings it\n"
 
