@@ -16,12 +16,11 @@ from stepforge.artifacts import read_manifest
 from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest
 from stepforge.contracts.manifests import MANIFEST
-from stepforge.contracts.metrics import SHOWN, TOKENS_PER_SECOND
+from stepforge.contracts.metrics import PROGRESS_EVENT, SHOWN, TOKENS_PER_SECOND
 from stepforge.contracts.names import SPEC_TAG, Keys, job_name
 from stepforge.contracts.resources import Resources
 from stepforge.contracts.work import TRAINING
 from stepforge.exposure import refuse_secrets
-from stepforge.jobs_log import PROGRESS_EVENT
 
 MAX_ATTEMPTS = 50
 CHOICE_TAG = "stepforge:instance-choice"
