@@ -66,7 +66,7 @@ class Dev:
         """A command on the environment `dev`, as anybody types it who has credentials for its account."""
         return self.home.cli("local", "run", "--", sys.executable, "-m", "stepforge.cli", *arguments, "--env", "dev")
 
-    def ended(self, machine: str, *, seconds: float = 240) -> Json:
+    def ended(self, machine: str, *, seconds: float = 480) -> Json:
         """The newest execution of a machine, once it has ended."""
         states = self.client("stepfunctions")
         arn = f"arn:aws:states:{REGION}:{ACCOUNT_ID}:stateMachine:stepforge-dev-{machine}"
@@ -272,7 +272,7 @@ def test_train_runs_real_jobs_with_the_network_and_key_of_the_environment(dev: D
 def test_an_approval_in_the_registry_serves_the_weights_that_were_evaluated(dev: Dev, trained: TrainOutput) -> None:
     sagemaker = dev.client("sagemaker")
     sagemaker.update_model_package(ModelPackageArn=trained.package_arn, ModelApprovalStatus="Approved")
-    dev.ended("promote", seconds=90)
+    dev.ended("promote", seconds=240)
     rows = read_file(dev.client("s3"), trained.evaluation.artifact, "rows.ndjson").splitlines()
     expected = {row["prompt"]: row["completion"] for row in map(json.loads, rows) if row["decoding"] == "greedy"}
     assert len(set(expected.values())) > 1
