@@ -21,7 +21,7 @@ def is_run(client: Client, name: str) -> bool:
         return False
     runs = [run["name"] for run in client.pipelines.runs(most=_RECENT)]
     jobs = [job["TrainingJobName"] for job in client.jobs.recent(most=_RECENT)]
-    raise UnknownName("run or job", name, [*runs, *jobs])
+    raise UnknownName("run or job", name, [*runs, *jobs], newest=_RECENT in (len(runs), len(jobs)))
 
 
 def stop(client: Client, name: str, *, as_json: bool) -> None:

@@ -142,9 +142,9 @@ def test_a_part_that_failed_fails_the_dataset_by_its_own_error(prepared: Load, s
         "spec": put(s3, spec("a", "b")),
         "parts": [{"artifact": source("a").model_dump()}, {"error": "AlgorithmError", "cause": "line 1 is malformed"}],
     }
-    with pytest.raises(AlgorithmError, match=r"1 of 2 parts failed.*part 1, s3://.*/b/: line 1 is malformed"):
+    with pytest.raises(AlgorithmError, match=r"1 of 2 parts failed.*part 2 of 2, s3://.*/b/: line 1 is malformed"):
         prepared("join_parts").handler(given, None)
-    with pytest.raises(IntegrityError, match="1 parts came back for 2 sources"):
+    with pytest.raises(IntegrityError, match="1 parts came back for the 2"):
         prepared("join_parts").handler({**given, "parts": given["parts"][:1]}, None)
 
 
