@@ -142,8 +142,9 @@ class AssemblySpec(Contract):
 
     @property
     def identity(self) -> str:
-        """Of its parts in their order: shards are numbered in it."""
-        return digest([*(job.identity for job in self.jobs), self.gate.model_dump(mode="json")])
+        """Of its parts in their order, since shards are numbered in it, and of its gate."""
+        gate = [self.gate.model_dump(mode="json"), self.code["gate"]]
+        return digest([*(job.identity for job in self.jobs), *gate])
 
 
 class SpecRef(Contract):
