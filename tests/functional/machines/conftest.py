@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,21 @@ class Deployed:
         ended = self.ended(new[0]["executionArn"])
         assert len(self.executions("promote")) == len(before) + 1
         return ended
+
+
+@contextmanager
+def deaf(deployed: Deployed) -> Iterator[None]:
+    """No event of a package arrives."""
+    events = deployed.aws.client("events")
+    rules = [r["Name"] for r in events.list_rules()["Rules"] if "aws.sagemaker" in r.get("EventPattern", "")]
+    assert rules
+    for rule in rules:
+        events.disable_rule(Name=rule)
+    try:
+        yield
+    finally:
+        for rule in rules:
+            events.enable_rule(Name=rule)
 
 
 @pytest.fixture(scope="session")

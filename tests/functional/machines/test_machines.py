@@ -39,7 +39,7 @@ from stepforge.registry import Registry
 from stepforge.submission import Submission, submit, submit_after
 from tests.functional.local_aws.helpers import wait
 
-from .conftest import CODE, IMAGE, Deployed
+from .conftest import CODE, IMAGE, Deployed, deaf
 from .fake_image import ENDLESS, LIAR
 
 GROUP = package_group("facial", "local")
@@ -496,15 +496,8 @@ def handle(deployed: Deployed, event: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def unheard(deployed: Deployed) -> Iterator[None]:
-    """No event of a package arrives."""
-    events = deployed.aws.client("events")
-    rules = [r["Name"] for r in events.list_rules()["Rules"] if "aws.sagemaker" in r.get("EventPattern", "")]
-    assert rules
-    for rule in rules:
-        events.disable_rule(Name=rule)
-    yield
-    for rule in rules:
-        events.enable_rule(Name=rule)
+    with deaf(deployed):
+        yield
 
 
 @pytest.mark.usefixtures("unheard")
