@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,41 +14,24 @@ from stepforge import pace
 from stepforge.artifacts import read_manifest
 from stepforge.cli import _job_runs, _stop
 from stepforge.contracts.jobs import ArtifactRef
+from stepforge.contracts.names import package_group
+from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.registry import TrainOutput
-from stepforge.datasets import Datasets, prepare_parts
+from stepforge.datasets import prepare_parts
 from stepforge.errors import InvalidInput, OverBudget, UnknownName
-from stepforge.evaluations import Evaluations
-from stepforge.jobs import Jobs
 from stepforge.pace import Pace
-from stepforge.pipelines import Pipelines
 from stepforge.recipes import load_recipe
-from stepforge.registry import Registry
 from tests.functional.local_aws.helpers import wait
 
 from .conftest import Deployed, deaf
 from .fake_image import FOREVER
 
-SMALL = {"dataset.corpus": "30", "dataset.shard_rows": "20"}
-"""Seven shards."""
+DOMAIN = "commanded"
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "LOCAL_PACE", Pace(describe_seconds=0.1, logs_seconds=0.05, give_up_seconds=60))
-
-
-@pytest.fixture(scope="module")
-def client(deployed: Deployed) -> Any:
-    """A client of the running server; `Client("local")` would deploy the real images over the fake one."""
-    connection = deployed.connection
-    return SimpleNamespace(
-        connection=connection,
-        jobs=Jobs(connection),
-        pipelines=Pipelines(connection),
-        registry=Registry(connection),
-        evaluations=Evaluations(connection),
-        datasets=Datasets(connection),
-    )
 
 
 @pytest.fixture
@@ -58,13 +41,27 @@ def cli(client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture(scope="module")
-def two(deployed: Deployed, client: Any) -> list[str]:
-    """Two versions from the same data, of which the first is the champion, by its approval alone."""
-    pipelines = [deployed.pipeline(seed=70, rate=rate, stages=1) for rate in (0.1, 0.2)]
-    outputs = [TrainOutput.model_validate_json(deployed.train(pipeline)["output"]) for pipeline in pipelines]
+def two(deployed: Deployed, client: Any) -> Iterator[list[str]]:
+    """Two versions from the same data, of which the first is the champion of a domain of its own, by its approval."""
+    group = package_group(DOMAIN, "local")
+    outputs = []
+    for rate in (0.1, 0.2):
+        plain = deployed.pipeline(seed=70, rate=rate, stages=1).model_dump()
+        plain |= {"domain": DOMAIN, "dataset": {**plain["dataset"], "domain": DOMAIN}, "group": group}
+        ended = deployed.train(PipelineSpec.model_validate(plain))
+        outputs.append(TrainOutput.model_validate_json(ended["output"]))
     with deaf(deployed):
         client.registry.approve(outputs[0].package_arn)
-    return [f"facial/{output.version}" for output in outputs]
+        yield [f"{DOMAIN}/{output.version}" for output in outputs]
+        # Otherwise the sweep would promote it.
+        client.registry.reject(outputs[0].package_arn)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "recipe.toml"
+    path.write_text(f'domain = "{DOMAIN}"\nstages = [{{type = "sft"}}]\n[dataset]\ncorpus = 30\nshard_rows = 20\n')
+    return path
 
 
 def evaluate(client: Any, capsys: pytest.CaptureFixture[str], model: str, **more: Any) -> Any:
@@ -74,10 +71,9 @@ def evaluate(client: Any, capsys: pytest.CaptureFixture[str], model: str, **more
 
 
 def dataset(capsys: pytest.CaptureFixture[str], **more: Any) -> Any:
-    overrides = [f"{key}={value}" for key, value in SMALL.items()] + more.pop("overrides", [])
-    given: dict[str, Any] = {"domain": "facial", "parts": 2, "data": [], "verifier": None, "recipe": None}
+    given: dict[str, Any] = {"domain": None, "parts": 2, "data": [], "verifier": None, "overrides": []}
     flags = {"resources": {}, "max_usd": None, "dry_run": False, "wait": True, "as_json": True}
-    _job_runs.dataset("local", **{**given, **flags, "overrides": overrides, **more})
+    _job_runs.dataset("local", **{**given, **flags, **more})
     return json.loads(capsys.readouterr().out)
 
 
@@ -119,28 +115,28 @@ def test_a_plan_of_an_evaluation_changes_nothing_and_names_both_jobs(
 
 
 def test_a_dataset_is_planned_made_in_parts_adopted_and_models_are_compared_on_it(
-    deployed: Deployed, cli: Any, two: list[str], capsys: pytest.CaptureFixture[str]
+    deployed: Deployed, cli: Any, two: list[str], recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = counts(deployed)
-    plan = dataset(capsys, dry_run=True)
+    plan = dataset(capsys, recipe=recipe, dry_run=True)
     stages = ["part 1", "part 2", "gate"]
     assert [job["stage"] for job in plan["jobs"]] == stages
     assert [job["action"] for job in plan["jobs"]] == ["create", "create", "later"]
     assert counts(deployed) == before
 
-    with prepare_parts(load_recipe("facial", overrides=SMALL), parts=2) as inputs:
+    with prepare_parts(load_recipe(DOMAIN, path=recipe), parts=2) as inputs:
         run = cli.datasets.start(cli.datasets.bind(inputs))
     told = [(event.stage, event.kind) for event in run.follow() if event.kind in ("stage", "done")]
     assert sorted(told[:4]) == [(f"part {n}/2", kind) for n in (1, 2) for kind in ("done", "stage")]
     assert told[4:] == [("gate", "stage"), ("gate", "done")]
 
     jobs = job_names(deployed)
-    made = dataset(capsys)
+    made = dataset(capsys, recipe=recipe)
     assert (made["run"], made["result"]["counts"]["test_new"]) == (run.name, 2)
     ref = ArtifactRef.model_validate(made["result"]["dataset"])
     manifest = read_manifest(deployed.aws.client("s3"), ref.uri, expected_sha256=ref.sha256)
     assert [entry.path for entry in manifest.files] == [f"records/test_new-{n:05d}.jsonl" for n in range(2)]
-    planned = dataset(capsys, dry_run=True)["jobs"]
+    planned = dataset(capsys, recipe=recipe, dry_run=True)["jobs"]
     assert ({job["action"] for job in planned}, planned[-1]["job"]) == ({"adopt"}, made["result"]["gate"]["name"])
     _job_runs.watch(cli, made["run"], as_json=True)
     assert json.loads(capsys.readouterr().out) == made
@@ -155,9 +151,9 @@ def test_a_dataset_is_planned_made_in_parts_adopted_and_models_are_compared_on_i
 
 
 def test_a_dataset_that_is_stopped_leaves_no_job_behind(
-    deployed: Deployed, cli: Any, capsys: pytest.CaptureFixture[str]
+    deployed: Deployed, cli: Any, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = dataset(capsys, overrides=[f"dataset.seed={FOREVER}"], wait=False)["run"]
+    run = dataset(capsys, recipe=recipe, overrides=[f"dataset.seed={FOREVER}"], wait=False)["run"]
     sagemaker = deployed.aws.client("sagemaker")
     found = cli.datasets.get(run)
     wait(lambda: [job.attempt.status for job in found.jobs()], lambda s: s == ["InProgress"] * 2)
@@ -183,7 +179,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_starts(
     (gate,) = [name for name in sorted(job_names(deployed)) if name.startswith("gate-")][:1]
     data = cli.evaluations.data(two[0]).artifact
     for model, more, kind, said in [
-        ("facial/99", {}, UnknownName, "unknown model 'facial/99'"),
+        (f"{DOMAIN}/99", {}, UnknownName, f"unknown model '{DOMAIN}/99'"),
         (two[0], {"on": "dataset-000000000000-r0"}, UnknownName, "unknown run of dataset"),
         (two[0], {"on": "train-000000000000-r0"}, UnknownName, "unknown run"),
         (gate, {}, InvalidInput, "makes no model"),
@@ -204,5 +200,5 @@ def test_a_training_job_and_its_address_name_the_same_model(client: Any, two: li
     by_version, by_job = client.evaluations.ask(two[1]), client.evaluations.ask(job)
     by_address = client.evaluations.ask(by_version.spec.model.uri)
     assert by_version.spec.identity == by_job.spec.identity == by_address.spec.identity
-    run = next(run for run in client.pipelines.overview() if run.domain == "facial" and run.status == "SUCCEEDED")
-    assert client.evaluations.ask(run.name).held.domain == "facial"
+    run = next(run for run in client.pipelines.overview() if run.domain == DOMAIN and run.status == "SUCCEEDED")
+    assert client.evaluations.ask(run.name).held.domain == DOMAIN
