@@ -264,7 +264,7 @@ class Evaluations:
         spec, artifact = self._job(name)
         if spec.type not in _TRAINING:
             raise InvalidInput(
-                f"{name} is a {spec.type!r} job, which makes no model: name one of {', '.join(_TRAINING)}"
+                f"{name} is a job of type {spec.type!r}, which makes no model: name one of {', '.join(_TRAINING)}"
             )
         return Subject(name, artifact, _held_of(f"the held-out data of {name}", spec))
 

@@ -182,7 +182,7 @@ def _print_scores(
     lines = [
         *_scores.lines(report),
         *([] if comparison is None else [_scores.against_champion(comparison)]),
-        f"every answer: {output.evaluation.artifact.uri}",
+        f"every answer: {output.evaluation.artifact.uri}rows.ndjson",
     ]
     emit(document, as_json=as_json, text="\n".join(lines))
 
