@@ -26,7 +26,7 @@ from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMet
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.requests import EvaluateOutput, EvaluationSpec
 from stepforge.contracts.resources import Resources
-from stepforge.contracts.work import EvaluateWork, WorkType
+from stepforge.contracts.work import TRAINING, EvaluateWork, WorkType
 from stepforge.errors import IdentityConflict, InvalidInput
 from stepforge.job_runs import JobRun
 from stepforge.jobs import Jobs
@@ -39,7 +39,6 @@ from stepforge.registry import Package, Registry
 _JOB = re.compile(r"[a-z]+-[0-9a-f]{12}-a\d+")
 _RUN = re.compile(r"train-[0-9a-f]{12}-r\d+")
 _OUTPUT = re.compile(r"s3://[^/]+/jobs/([a-z]+-[0-9a-f]{12}-a\d+)/output/model/?")
-_TRAINING = ("sft", "srl", "rlvr")
 
 
 class Settings(Contract):
@@ -196,7 +195,7 @@ class Evaluations:
         if reference == "latest" or _RUN.fullmatch(reference):
             run = Pipelines(self._connection).get(reference)
             last = run.jobs()[-1]
-            models = [job.attempt.outcome for job in run.jobs() if job.spec.type in _TRAINING]
+            models = [job.attempt.outcome for job in run.jobs() if job.spec.type in TRAINING]
             done = [outcome for outcome in models if outcome is not None]
             if len(done) < len(run.spec.stages):
                 raise InvalidInput(
@@ -262,9 +261,9 @@ class Evaluations:
 
     def _model_of_job(self, name: str) -> Subject:
         spec, artifact = self._job(name)
-        if spec.type not in _TRAINING:
+        if spec.type not in TRAINING:
             raise InvalidInput(
-                f"{name} is a job of type {spec.type!r}, which makes no model: name one of {', '.join(_TRAINING)}"
+                f"{name} is a job of type {spec.type!r}, which makes no model: name one of {', '.join(TRAINING)}"
             )
         return Subject(name, artifact, _held_of(f"the held-out data of {name}", spec))
 

@@ -18,7 +18,6 @@ from stepforge.errors import UnknownName
 from stepforge.executions import Execution, run_failure
 from stepforge.following import RunEvent, Survivor
 from stepforge.jobs import JobState, attempts_of
-from stepforge.jobs_log import PROGRESS_EVENT
 from stepforge.links import execution as execution_link
 from stepforge.overview import RunSummary, summarise
 from stepforge.pace import Pace, paced_jobs
@@ -28,7 +27,7 @@ from stepforge.steps import PlannedJob, RunSteps
 from stepforge.stopping import Stopped
 from stepforge.views import run_html
 
-__all__ = ["PROGRESS_EVENT", "Pipelines", "PlannedJob", "Run", "RunEvent", "Walk"]
+__all__ = ["Pipelines", "PlannedJob", "Run", "RunEvent", "Walk"]
 _LISTED = 50
 
 
