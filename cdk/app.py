@@ -23,6 +23,8 @@ DEFAULT = "dev"
 _FLAGS = {
     "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,
     "@aws-cdk/aws-iam:minimizePolicies": True,
+    # A stack's region is known, and with it the partition (aws, aws-cn, aws-us-gov): ARNs are texts that can be read.
+    "@aws-cdk/core:enablePartitionLiterals": True,
 }
 
 

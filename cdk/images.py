@@ -24,7 +24,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk.code import ROOT
-from cdk.policies import allow
+from cdk.policies import allow, arns
 from cdk.retention import RETENTION
 from cdk.settings import Settings
 from stepforge.contracts.names import parameter
@@ -81,7 +81,7 @@ class Images(Construct):
 
     def _project(self, settings: Settings, key: kms.IKey) -> codebuild.Project:
         stack = cdk.Stack.of(self)
-        registry = f"{stack.account}.dkr.ecr.{stack.region}.amazonaws.com"
+        registry = f"{stack.account}.dkr.ecr.{stack.region}.{stack.url_suffix}"
         sources = assets.Asset(
             self,
             "Sources",
@@ -133,10 +133,7 @@ class Images(Construct):
             ),
             allow(
                 ["ssm:PutParameter"],
-                [
-                    f"arn:aws:ssm:{stack.region}:{stack.account}:parameter{parameter(settings.name, what)}/*"
-                    for what in ("images", "code")
-                ],
+                arns(self, "ssm", *(f"parameter{parameter(settings.name, what)}/*" for what in ("images", "code"))),
             ),
         ):  # fmt: skip
             role.add_to_policy(statement)

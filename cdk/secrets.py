@@ -17,7 +17,7 @@ from constructs import Construct
 from cdk.code import bundled
 from cdk.layers import layer
 from cdk.network import Network
-from cdk.policies import allow
+from cdk.policies import allow, arns
 from cdk.retention import RETENTION
 from cdk.settings import Settings
 
@@ -70,7 +70,7 @@ class Secrets(Construct):
             allow(_ROTATE, [secret.ref]),
             allow(
                 ["ssm:GetParameter", "ssm:DeleteParameter"],
-                [f"arn:aws:ssm:{stack.region}:{stack.account}:parameter{hand_in}"],
+                arns(self, "ssm", f"parameter{hand_in}"),
             ),
             allow(["kms:Decrypt", "kms:GenerateDataKey"], [self._key.key_arn]),
         ):
@@ -158,7 +158,6 @@ class Secrets(Construct):
 
     def _keyholder(self) -> None:
         """Who hands keys in: may leave one and start its rotation, and reads none, not even those left."""
-        stack = cdk.Stack.of(self)
         self.keyholder = iam.Role(
             self,
             "Keyholder",
@@ -167,7 +166,7 @@ class Secrets(Construct):
         )
         folder = hand_in_parameter(self._settings.name, "*")
         for statement in (
-            allow(["ssm:PutParameter"], [f"arn:aws:ssm:{stack.region}:{stack.account}:parameter{folder}"]),
+            allow(["ssm:PutParameter"], arns(self, "ssm", f"parameter{folder}")),
             allow(["kms:Encrypt"], [self._key.key_arn]),
             allow(["secretsmanager:RotateSecret", "secretsmanager:DescribeSecret"], list(self.arns.values())),
         ):

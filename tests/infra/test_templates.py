@@ -150,7 +150,8 @@ def test_only_where_jobs_may_run_in_a_vpc_does_their_role_make_network_interface
     given = {a for s in statements(main) for a in listed(s["Action"]) if a.startswith("ec2:")}
     assert {"ec2:CreateNetworkInterface", "ec2:CreateNetworkInterfacePermission", "ec2:DescribeSubnets"} <= given
     policies = resources(main, "AWS::IAM::Policy")
-    assert [name.startswith("RolesTraining") for name, p in policies.items() if "ec2:" in json.dumps(p)] == [True]
+    making = {name.partition("DefaultPolicy")[0] for name, p in policies.items() if "ec2:" in json.dumps(p)}
+    assert making == {"RolesDataset", "RolesGate", "RolesTraining", "RolesEvaluate"}
 
 
 def test_lost_approvals_go_to_the_dead_letters_and_are_swept(synth: Synth) -> None:
