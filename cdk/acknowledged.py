@@ -127,9 +127,7 @@ def _child(scope: IConstruct, *path: str) -> list[IConstruct]:
 
 
 def _acknowledge(scope: IConstruct, rule: str, reason: str) -> None:
-    plugin, _, name = rule.rpartition("::") if rule.startswith("CloudFormation") else ("", "", rule)
-    identifier = f"{plugin}::{name}" if plugin else f"AwsSolutions::AwsSolutions-{name}"
-    cdk.Validations.of(scope).acknowledge(cdk.Acknowledgment(id=identifier, reason=reason))
+    cdk.Validations.of(scope).acknowledge(cdk.Acknowledgment(id=f"AwsSolutions::AwsSolutions-{rule}", reason=reason))
 
 
 _PREFIXES = ("specs", "jobs", "raw", "checkpoints", "pipelines", "curated", "model-ready", "evaluations")
@@ -150,7 +148,6 @@ _BELOW: dict[str, dict[str, str]] = {
     "Studio": {_ANY: "lists of apps and spaces take no resource"},
     "Guardrails": {_ANY: "denies are of every job"},
     "Secrets": {_ANY: "X-Ray's actions take no resource; neither do those on network interfaces of a function"},
-    "Network": {"CloudFormation-Validate::W3010": "the settings name the zones, because a synth asks no account"},
     "Images": {
         "CB3": "building images needs Docker; the project builds our own Dockerfiles and nothing else",
         _ANY: "ecr:GetAuthorizationToken takes no resource",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,18 @@ def test_every_alarm_is_told_and_shown(synth: Synth, name: str) -> None:
     assert {json.dumps(a["AlarmActions"]) for a in alarms} == {json.dumps([{"Ref": topic}])}
     page = json.dumps(only(synth.templates[name], "AWS::CloudWatch::Dashboard"))
     assert [a["AlarmName"] for a in alarms if f"alarm:{a['AlarmName']}" not in page] == []
+
+
+@pytest.mark.parametrize("name", ["local", *CLOUDS])
+def test_every_alarm_names_the_runbook_that_helps(synth: Synth, name: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "runbooks.md").read_text()
+    headings = {line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")}
+    alarms = resources(synth.templates[name], "AWS::CloudWatch::Alarm").values()
+    assert len(alarms) >= 9
+    for alarm in alarms:
+        said = re.fullmatch(r'(?P<says>.{10,}?)\. docs/runbooks\.md: "(?P<heading>[^"]+)"', alarm["AlarmDescription"])
+        assert said is not None, alarm["AlarmName"]
+        assert said["heading"] in headings, alarm["AlarmName"]
 
 
 @pytest.mark.parametrize("person", ["approver", "housekeeper"])
