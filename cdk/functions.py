@@ -181,7 +181,7 @@ class Functions(Construct):
                 self.arns("sagemaker", f"model/{self._own}", f"endpoint-config/{self._own}", f"endpoint/{self._own}"),
             ),
             pass_roles(self.roles.serving),
-            grant_key_to_aws(self.key),
+            *grant_key_to_aws(self.key),
             # The candidate's tag names the execution that it belongs to.
             allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{self._own}")),
             allow(["states:DescribeExecution"], promotions),

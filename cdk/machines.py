@@ -48,7 +48,7 @@ class Machines(Construct):
                 allow(["sagemaker:AddTags"], jobs),
                 pass_roles(*jobs_run_as.values()),
                 *deny_unguarded_jobs(vpc=self._settings.jobs_need_vpc),
-                grant_key_to_aws(functions.key),
+                *grant_key_to_aws(functions.key),
                 self._managed_rule("StepFunctionsGetEventsForSageMakerTrainingJobsRule"),
             ],
         )

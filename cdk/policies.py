@@ -64,9 +64,13 @@ def use_table(table: dynamodb.ITable, key: kms.IKey, *actions: str) -> list[iam.
     ]
 
 
-def grant_key_to_aws(key: kms.IKey) -> iam.PolicyStatement:
+def grant_key_to_aws(key: kms.IKey) -> list[iam.PolicyStatement]:
     """SageMaker encrypts volumes through grants that it makes in the caller's name."""
-    return allow(["kms:CreateGrant", "kms:DescribeKey"], [key.key_arn], Bool={"kms:GrantIsForAWSResource": "true"})
+    return [
+        allow(["kms:CreateGrant"], [key.key_arn], Bool={"kms:GrantIsForAWSResource": "true"}),
+        # Apart: a look at a key makes no grant, so that the condition would never hold.
+        allow(["kms:DescribeKey"], [key.key_arn]),
+    ]
 
 
 def pass_roles(*roles: iam.IRole) -> iam.PolicyStatement:

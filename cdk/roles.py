@@ -56,7 +56,7 @@ class Roles(Construct):
         self._settings, self._bucket, self._key = settings, bucket, key
         self.jobs = {kind: self._job_role(kind, reads) for kind, reads in JOBS.items()}
         self.serving = self._role("Serving", log_group="Endpoints")
-        for statement in (*read_objects(bucket, *_below("jobs", _STAGES)), use_key(key), grant_key_to_aws(key)):
+        for statement in (*read_objects(bucket, *_below("jobs", _STAGES)), use_key(key), *grant_key_to_aws(key)):
             self.serving.add_to_policy(statement)
 
     def of(self, work: WorkType) -> iam.Role:
@@ -72,7 +72,7 @@ class Roles(Construct):
             # Checkpoints are kept in step with /opt/ml/checkpoints: what a job deletes there is deleted here.
             allow(["s3:DeleteObject"], [self._bucket.arn_for_objects(f"{prefix}/*") for prefix in checkpoints]),
             use_key(self._key, write=True),
-            grant_key_to_aws(self._key),
+            *grant_key_to_aws(self._key),
         ):
             role.add_to_policy(statement)
         if self._settings.jobs_in_vpc:

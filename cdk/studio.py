@@ -19,11 +19,8 @@ from cdk.settings import Settings, StudioPerson
 
 _MLFLOW = "mlflow"
 _IDLE_MINUTES = 60
-_LOOK = ("AccessUI", "GetExperiment", "GetExperimentByName", "GetMetricHistory", "GetRun", "ListArtifacts",
-         "SearchExperiments", "SearchRuns")  # fmt: skip
-_TRACK = (*_LOOK, "CreateExperiment", "CreateRun", "LogBatch", "LogInputs", "LogMetric", "LogParam", "SetExperimentTag",
-          "SetTag", "UpdateRun")  # fmt: skip
-"""Writing and reading runs. Neither deleting them, nor MLflow's own registry of models."""
+# One permission for all calls of MLflow's own API, writing and deleting among them: so it is the trainers' alone.
+_TRACK = ["sagemaker:CallMlflowAppApi", "sagemaker:CreatePresignedMlflowAppUrl"]
 
 
 class Mlflow(Construct):
@@ -114,8 +111,8 @@ class Studio(Construct):
             managed_policies=self._people.of(person),
         )
         if self._mlflow_arn is not None:
-            verbs = _TRACK if person == "trainer" else _LOOK
-            role.add_to_policy(allow([f"sagemaker-mlflow:{verb}" for verb in verbs], [self._mlflow_arn]))
+            actions = _TRACK if person == "trainer" else []
+            role.add_to_policy(allow(["sagemaker:DescribeMlflowApp", *actions], [self._mlflow_arn]))
         return role
 
     def _workbench(self, profile: str) -> list[iam.PolicyStatement]:

@@ -39,13 +39,12 @@ def beside(cloud: Cloud, role: str, person: str) -> set[str]:
 @pytest.mark.parametrize(("profile", "person"), PEOPLE.items())
 def test_a_profile_has_what_its_person_has_anywhere_and_a_workbench(cloud: Cloud, profile: str, person: str) -> None:
     more = beside(cloud, f"StudioProfile{profile}", person)
-    assert {action for action in more if not action.startswith("sagemaker-mlflow:")} == WORKBENCH
-    tracking = {action for action in more if action.startswith("sagemaker-mlflow:Log")}
-    assert bool(tracking) is (person == "trainer")
+    tracking = {"sagemaker:CallMlflowAppApi", "sagemaker:CreatePresignedMlflowAppUrl"}
+    assert more == WORKBENCH | {"sagemaker:DescribeMlflowApp"} | (tracking if person == "trainer" else set())
 
 
 def test_a_profile_that_was_not_made_here_looks_and_starts_no_app(cloud: Cloud) -> None:
-    assert {action.partition(":")[0] for action in beside(cloud, "Studioviewer", "viewer")} == {"sagemaker-mlflow"}
+    assert beside(cloud, "Studioviewer", "viewer") == {"sagemaker:DescribeMlflowApp"}
 
 
 def test_every_profile_runs_as_its_own_role_and_the_domain_as_none_of_them(synth: Synth) -> None:
