@@ -41,7 +41,7 @@ _REMOVED = ("checkpoints", "jobs", "specs", "pipelines", "raw")
 _LOCK = "housekeeping"
 _WAITING = "waiting"
 """Partition key of the spend ledger's items that hold tokens; the others hold none."""
-_TOLD = ("launch", "lines#*", "spent#*")
+_TOLD = ("launch", "lines#*", "spent#*", "asked")
 
 
 class People(Construct):

@@ -323,17 +323,34 @@ def test_a_managed_policy_fits_into_what_iam_takes(synth: Synth, name: str) -> N
         assert len(longest) <= 6_144, logical
 
 
-def test_with_a_repository_ci_plans_from_pull_requests_and_deploys_from_its_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+OWNERS = "arn:aws-us-gov:iam::111122223333:role/owners"
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The stacks of `dev` with five values of one's own, in a region of another partition."""
+    pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
     from cdk import app
     from cdk.settings import settings
 
-    owners = "arn:aws:iam::111122223333:role/owners"
-    five = {"account": "111122223333", "repository": "org/name", "email": "a@example.com", "approvers": (owners,)}
-    given = settings("dev").model_copy(update=five)
-    monkeypatch.setattr(app, "settings", lambda _: given)
-    found = app.templates(app.build("dev", outdir=str(tmp_path)))
+    five = {"account": "111122223333", "repository": "org/name", "email": "a@example.com", "approvers": (OWNERS,)}
+    given = settings("dev").model_copy(update={**five, "region": "us-gov-west-1"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app, "settings", lambda _: given)
+        return app.templates(app.build("dev", outdir=str(tmp_path_factory.mktemp("elsewhere"))))
+
+
+def test_in_a_region_of_another_partition_every_arn_is_of_it(elsewhere: dict[str, Any]) -> None:
+    text = json.dumps(elsewhere)
+    assert set(re.findall(r"arn:(aws[a-z-]*|\$\{[^}]*\}):", text)) == {"aws-us-gov"}
+    machines = resources(elsewhere["stepforge-dev"], "AWS::StepFunctions::StateMachine").values()
+    assert any("arn:aws-us-gov:states:::sagemaker:createTrainingJob.sync" in json.dumps(m) for m in machines)
+
+
+def test_with_a_repository_ci_plans_from_pull_requests_and_deploys_from_its_environment(
+    elsewhere: dict[str, Any],
+) -> None:
+    found = elsewhere
     roles = {
         r["RoleName"]: r
         for r in resources(found["stepforge-dev-operations"], "AWS::IAM::Role").values()
@@ -354,7 +371,7 @@ def test_with_a_repository_ci_plans_from_pull_requests_and_deploys_from_its_envi
         r for r in resources(found["stepforge-dev"], "AWS::IAM::Role").values() if "approver" in r.get("RoleName", "")
     )
     trusted = approver["AssumeRolePolicyDocument"]["Statement"][0]["Principal"]
-    assert trusted == {"AWS": owners}
+    assert trusted == {"AWS": OWNERS}
 
 
 def test_studio_is_inside_the_network(synth: Synth) -> None:

@@ -220,7 +220,7 @@ def test_paid_tunes_are_listed_by_people_and_the_tokens_beside_them_read_by_appr
     spend = next(cloud._arn(n) for n, r in cloud.resources.items() if r["Type"] == "AWS::DynamoDB::Table")
     handlers = {"FunctionsFinetune", "FunctionsFinetuneStopped"}
     for action in ("dynamodb:GetItem", "dynamodb:Query"):
-        for told in ("launch", "lines#0123456789ab", "spent#dev"):
+        for told in ("launch", "lines#0123456789ab", "spent#dev", "asked"):
             assert ours(cloud.who_may(action, spend, dynamodb__LeadingKeys=[told])) == {*handlers, *PEOPLE}, told
         for other in (["waiting"], ["launch", "waiting"], ["job"], []):
             assert ours(cloud.who_may(action, spend, dynamodb__LeadingKeys=other)) == {*handlers, "approver"}, other

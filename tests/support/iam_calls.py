@@ -49,6 +49,10 @@ def requests(call: Call, *, stem: str) -> list[Request]:
     if call.service == "stepfunctions":
         arn = given.get("stateMachineArn") or given["executionArn"]
         return [Request(f"states:{call.operation}", arn)]
+    if call.service == "dynamodb":
+        key = given["Key"]["pk"] if "Key" in given else given["ExpressionAttributeValues"][":pk"]
+        arn = f"arn:aws:dynamodb:{stem}:table/{given['TableName']}"
+        return [Request(f"dynamodb:{call.operation}", arn, {"dynamodb:leadingkeys": [key["S"]]})]
     if (call.service, call.operation) == ("ssm", "GetParametersByPath"):
         return [Request(f"ssm:{call.operation}", f"arn:aws:ssm:{stem}:parameter{given['Path'].rstrip('/')}")]
     raise KeyError(f"{call.service}:{call.operation} is not known here: say what IAM is asked for it")

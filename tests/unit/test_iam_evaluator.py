@@ -87,8 +87,8 @@ def test_a_condition_holds_as_documented(condition: Json, given: Any, holds: boo
     assert (decide(request, identity=[policy(statement(Condition=condition))]) == "allow") is holds
 
 
-# By https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html (a key that is
-# not there) and .../reference_policies_condition-single-vs-multi-valued-context-keys.html (set operators).
+# By https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html (a key that
+# is not there) and .../reference_policies_condition-single-vs-multi-valued-context-keys.html (set operators).
 @pytest.mark.parametrize(
     ("operator", "value", "holds"),
     [

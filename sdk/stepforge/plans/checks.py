@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from botocore.exceptions import BotoCoreError
@@ -222,7 +223,7 @@ def check_permissions(connection: Connection, types: Iterable[WorkType], *, mach
     found = list(_checked(connection, "the caller", lambda: caller_arn(connection), caller))
     for role, kinds in roles_of(environment, types).items():
         needed = dict.fromkeys(one for work in kinds for one in needed_by_job(environment, work))
-        found += _checked(connection, f"the role of {', '.join(kinds)} jobs", lambda role=role: role, list(needed))
+        found += _checked(connection, f"the role of {', '.join(kinds)} jobs", partial(str, role), list(needed))
     return found
 
 
