@@ -17,7 +17,7 @@ from constructs import Construct
 from cdk.policies import allow, arns, grant_key_to_aws, read_objects, use_key, write_objects
 from cdk.settings import Settings
 from stepforge.contracts.manifests import ArtifactKind
-from stepforge.contracts.work import WorkType
+from stepforge.contracts.work import TRAINING, WorkType
 
 JobKind = Literal["dataset", "gate", "training", "evaluate"]
 NETWORK = ("network-interface", "security-group", "subnet", "vpc")
@@ -39,12 +39,11 @@ class Reads:
     """Types of job whose outputs are read."""
 
 
-_STAGES: tuple[WorkType, ...] = ("sft", "srl", "rlvr")
 JOBS: dict[JobKind, Reads] = {
     "dataset": Reads(types=("dataset",), uploads=("records", "plugin")),
     "gate": Reads(types=("gate",), uploads=("dataset", "plugin"), outputs=("dataset",)),
-    "training": Reads(types=_STAGES, uploads=("dataset", "model", "plugin"), outputs=("dataset", "gate", *_STAGES)),
-    "evaluate": Reads(types=("evaluate",), uploads=("dataset", "model", "plugin"), outputs=("dataset", *_STAGES)),
+    "training": Reads(types=TRAINING, uploads=("dataset", "model", "plugin"), outputs=("dataset", "gate", *TRAINING)),
+    "evaluate": Reads(types=("evaluate",), uploads=("dataset", "model", "plugin"), outputs=("dataset", *TRAINING)),
 }
 
 
@@ -56,7 +55,7 @@ class Roles(Construct):
         self._settings, self._bucket, self._key = settings, bucket, key
         self.jobs = {kind: self._job_role(kind, reads) for kind, reads in JOBS.items()}
         self.serving = self._role("Serving", log_group="Endpoints")
-        for statement in (*read_objects(bucket, *_below("jobs", _STAGES)), use_key(key), *grant_key_to_aws(key)):
+        for statement in (*read_objects(bucket, *_below("jobs", TRAINING)), use_key(key), *grant_key_to_aws(key)):
             self.serving.add_to_policy(statement)
 
     def of(self, work: WorkType) -> iam.Role:

@@ -114,7 +114,7 @@ def test_a_viewer_lists_tunes_and_what_they_wait_for_and_only_an_approver_reads_
         make_table(client, spend_table("local"))
         ledger = TableLedger(client, spend_table("local"))
         entry = reserve(ledger, "0" * 64, "18")
-        waiting = Waiting(token="t", request_uri="s3://b/finetune/requests/r.json", request_sha256="1" * 64)
+        waiting = Waiting(token="t", request_uri="s3://bucket/finetune/requests/r.json", request_sha256="1" * 64)
         ledger.wait_for_person(entry.key, waiting)
         calls.clear()
         assert [found.key for found in ledger.entries()] == [entry.key]
