@@ -17,7 +17,7 @@ from stepforge.errors import IdentityConflict, LaunchUncertain
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.ledger_file import FileLedger
 from tests.infra.machines import LOCAL
-from tests.infra.principals import Cloud
+from tests.infra.principals import ACCOUNT, REGION, Cloud
 from tests.support.iam import decide
 from tests.support.iam_calls import Call, listen, requests
 from tests.unit.finetune.ledger_contract import *  # noqa: F403
@@ -128,7 +128,7 @@ def test_a_viewer_lists_tunes_and_what_they_wait_for_and_only_an_approver_reads_
     assert len(secret) == 1
 
     def may(person: str, call: Call) -> set[str]:
-        asked = requests(call, stem="us-east-1:000000000000")
+        asked = requests(call, stem=f"{REGION}:{ACCOUNT}")
         return {decide(request, identity=people[person].policies) for request in asked}
 
     for person in ("viewer", "trainer", "approver"):
