@@ -82,6 +82,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "doctor": ("stepforge doctor", "stepforge doctor --json"),
     "local": ("stepforge local status",),
     "local up": ("stepforge local up",),
+    "local run": (
+        "stepforge local run -- aws stepfunctions list-state-machines",
+        "stepforge local run -- python notebook.py",
+    ),
+    "local images": ("stepforge local images dev",),
     "local down": ("stepforge local down", "stepforge local down --yes"),
     "local status": ("stepforge local status --json",),
     "local logs": ("stepforge local logs -f",),
