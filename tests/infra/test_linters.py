@@ -61,7 +61,7 @@ KINDS = {
 """Where a kind of resource has a policy."""
 
 ACKNOWLEDGED: dict[tuple[str, str, str], str] = {
-    (r"(Train|Evaluate|Dataset)Role|Deploy|OnApproval|PeopleViewer", "RESOURCE_MISMATCH", r"states:\w+Execution"): (
+    (r"(Train|Evaluate|Dataset)Role|Deploy|OnApproval|FinetuneStopped|PeopleViewer", "RESOURCE_MISMATCH", r"states:\w+Execution"): (
         "it wants an ARN of every kind that the action knows; express executions and map runs are not ours"
     ),
     (r"Key", "RESOURCE_MISMATCH", r"kms:\w+Alias"): "an alias is granted on the key, in its policy, and on the alias",
