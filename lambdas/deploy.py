@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from _runtime import Variables, client, handles, variables
 from stepforge import deployment as steps
 from stepforge.contracts.base import Contract
+from stepforge.rollout import Rollout
 
 
 class Environment(Variables):
@@ -50,7 +51,7 @@ def handler(request: Request) -> Answer:
         case "check_candidate":
             return Answer(state=steps.endpoint_state(sagemaker, deployment.candidate, deployment.config))
         case "live":
-            rollout = steps.Rollout(instances=env.serve_instances, strategy=env.rollout, bake_seconds=env.bake_seconds)
+            rollout = Rollout(instances=env.serve_instances, strategy=env.rollout, bake_seconds=env.bake_seconds)
             steps.deploy_live(sagemaker, client("cloudwatch"), deployment, rollout)
         case "check_live":
             return Answer(state=steps.endpoint_state(sagemaker, deployment.endpoint, deployment.config))

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef
+from stepforge.contracts.manifests import PICKLES
 from stepforge.contracts.names import split_uri
 from stepforge.contracts.registry import PackageMetadata, Promotion
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeResponse
 from stepforge.deployment import (
     OWNER_TAG,
-    PICKLES,
     Deployment,
     Golden,
     check_weights,
