@@ -27,6 +27,7 @@ from cdk.policies import (
     write_objects,
 )
 from cdk.roles import Roles
+from cdk.serving import ask
 from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, Machine, parameter
 from stepforge.contracts.work import WORK_TYPES
@@ -89,7 +90,7 @@ class People(Construct):
                 sagemaker,
             ),
             allow(["sagemaker:ListModelPackageGroups", "sagemaker:ListTrainingJobs"], ["*"]),
-            allow(["sagemaker:InvokeEndpoint"], arns("sagemaker", f"endpoint/{self._own}")),
+            *ask(self._settings, arns, bucket, key),
             allow(
                 ["logs:GetLogEvents", "logs:FilterLogEvents", "logs:DescribeLogStreams"],
                 arns("logs", "log-group:/aws/sagemaker/*", f"log-group:/stepforge/{self._settings.name}/*"),

@@ -13,6 +13,7 @@ from cdk.functions import Functions
 from cdk.machines import Machines
 from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, endpoint_name, package_group
+from stepforge.contracts.serving import dimensions
 
 
 class Promotion(Construct):
@@ -82,7 +83,7 @@ class Promotion(Construct):
             errors = cloudwatch.Metric(
                 namespace="AWS/SageMaker",
                 metric_name="Invocation5XXErrors",
-                dimensions_map={"EndpointName": endpoint, "VariantName": "main"},
+                dimensions_map=dimensions(endpoint, settings.serve_mode),
                 statistic="Sum",
                 period=cdk.Duration.minutes(1),
             )

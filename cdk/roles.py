@@ -9,6 +9,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.policies import allow, grant_key_to_aws, read_objects, use_key, write_objects
+from cdk.serving import answer
 from cdk.settings import Settings
 
 NETWORK = ("network-interface", "security-group", "subnet", "vpc")
@@ -39,6 +40,8 @@ class Roles(Construct):
             self.training.add_to_policy(allow(_MAKE_INTERFACES, [f"{stem}{what}/*" for what in NETWORK]))
         self.serving = self._role("Serving", log_group="Endpoints")
         for statement in (*read_objects(bucket, "jobs"), use_key(key), grant_key_to_aws(key)):
+            self.serving.add_to_policy(statement)
+        for statement in answer(settings, bucket, key):
             self.serving.add_to_policy(statement)
 
     def _role(self, name: str, *, log_group: str) -> iam.Role:

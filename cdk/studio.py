@@ -14,6 +14,7 @@ from constructs import Construct
 
 from cdk.network import Network
 from cdk.policies import allow, groups, read_objects, use_key, write_objects
+from cdk.serving import ask
 from cdk.settings import Settings
 from stepforge.contracts.names import parameter
 
@@ -119,7 +120,7 @@ class Studio(Construct):
             allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], [arn("sagemaker", "training-job/*")]),
             allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"],
                   [arn("sagemaker", f"model-package/{groups(settings.name)}/*")]),
-            allow(["sagemaker:InvokeEndpoint"], [arn("sagemaker", f"endpoint/{groups(settings.name)}")]),
+            *ask(settings, lambda service, *names: [arn(service, name) for name in names], bucket, data_key),
             allow(["logs:GetLogEvents", "logs:FilterLogEvents"],
                   [arn("logs", "log-group:/aws/sagemaker/TrainingJobs:*")]),
             *([] if mlflow_arn is None else [allow([f"sagemaker-mlflow:{verb}" for verb in _TRACK], [mlflow_arn])]),

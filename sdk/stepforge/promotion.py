@@ -16,6 +16,7 @@ from stepforge.contracts.registry import (
     PackageMetadata,
     Promotion,
 )
+from stepforge.contracts.serving import Fleet
 from stepforge.deployment import remove_abandoned
 from stepforge.packages import summaries
 
@@ -67,7 +68,9 @@ def on_event(sagemaker: Any, states: Any, change: PackageStateChange, *, machine
     return consider(states, package, change.event_id, machine_arn=machine_arn)
 
 
-def sweep(sagemaker: Any, states: Any, *, machine_arn: str, prefix: str = group_prefix("local")) -> list[Decision]:
+def sweep(
+    sagemaker: Any, states: Any, fleet: Fleet, *, machine_arn: str, prefix: str = group_prefix("local")
+) -> list[Decision]:
     """Promote what is approved but was never handled, because its event was lost. `prefix`: of the groups looked at.
 
     Of each group only the newest Approved version counts, and only where no promotion left a stamp on it. While any
@@ -81,7 +84,7 @@ def sweep(sagemaker: Any, states: Any, *, machine_arn: str, prefix: str = group_
     decisions: list[Decision] = []
     for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=prefix):
         for group in page["ModelPackageGroupSummaryList"]:
-            if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"]):
+            if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"], fleet):
                 said = f"the candidate endpoint of {group['ModelPackageGroupName']}: its promotion was cut off"
                 decisions.append(Decision(package_arn="", action="removed", reason=said))
             newest = next(summaries(sagemaker, group["ModelPackageGroupName"], ModelApprovalStatus="Approved"), None)

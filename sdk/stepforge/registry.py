@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,14 +21,10 @@ from stepforge.contracts.names import endpoint_name, group_domain, group_prefix,
 from stepforge.contracts.registry import PROMOTION, Approval, ExternalLineage, PackageMetadata
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
-from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, UnknownName
+from stepforge.errors import InvalidInput, RunFailed, UnknownName
 from stepforge.executions import Execution
-from stepforge.logs import trace_header
+from stepforge.invoking import Target, invoke
 from stepforge.packages import EVALUATION, ROWS, TOKEN_LENGTH, summaries
-
-if TYPE_CHECKING:
-    from botocore.exceptions import ClientError
-_LONGEST_REASON = 400
 
 
 @dataclass(frozen=True)
@@ -214,14 +210,17 @@ class Registry:
         max_new_tokens: int = 64,
         seed: int = 0,
         export: str | None = None,
+        timeout_seconds: float = 900.0,
     ) -> InvokeResponse:
         """Ask what serves the domain: its endpoint, or the provider of a tuned model that was promoted.
+
+        `timeout_seconds`: of the wait where the endpoint is asynchronous; another answers within a minute or fails.
 
         `facial/3` asks that version, where it is a provider's: it answers before it is promoted too. `export` names
         a format of the domain, such as `arkit-json`.
 
         Raises UnknownName for a domain without models, InvalidInput where none was promoted yet, for what no endpoint
-        answers and where the model refuses, EnvironmentUnavailable where the endpoint failed.
+        answers and where the model refuses, EnvironmentUnavailable where the endpoint failed or took too long.
         """
         try:
             request = InvokeRequest(
@@ -243,20 +242,21 @@ class Registry:
             return serving.answer(s3, external, request, secrets)
         domain = re.sub(r"/\d+$", "", domain)
         runtime = self._connection.client("sagemaker-runtime")
-        name = endpoint_name(package_group(domain, self._connection.name))
+        name, mode = (
+            endpoint_name(package_group(domain, self._connection.name)),
+            self._connection.environment.serve_mode,
+        )
+        target = Target(
+            name,
+            component=name if mode == "components" else None,
+            bucket=self._connection.environment.bucket if mode == "async" else None,
+        )
         try:
-            answer = runtime.invoke_endpoint(
-                EndpointName=name,
-                ContentType="application/json",
-                Accept="application/json",
-                CustomAttributes=trace_header(),
-                Body=request.model_dump_json(),
+            # Made only where it is needed: a client costs time.
+            s3 = None if target.bucket is None else self._connection.client("s3")
+            return InvokeResponse.model_validate_json(
+                invoke(runtime, s3, target, request, timeout_seconds=timeout_seconds)
             )
-        except runtime.exceptions.ModelError as error:
-            reason, answered = said_by_container(error), error.response.get("OriginalStatusCode", 500)
-            if answered < 500:
-                raise InvalidInput(reason) from error
-            raise EnvironmentUnavailable(f"the endpoint {name!r} failed to answer: {reason}") from error
         except runtime.exceptions.ClientError as error:
             if error.response["Error"]["Code"] in ("ValidationError", "ValidationException"):
                 if package_group(domain, self._connection.name) not in (groups := self._groups()):
@@ -266,7 +266,6 @@ class Registry:
                     f"(`stepforge registry approve {domain}`) and wait for its promotion"
                 ) from error
             raise
-        return InvokeResponse.model_validate_json(answer["Body"].read())
 
     def _external(self, reference: str) -> dict[str, str] | None:
         """Metadata of the provider's model that is meant; None where one of ours is."""
@@ -336,20 +335,6 @@ class Registry:
             metadata=metadata,
             artifact=ArtifactRef(uri=source["S3Uri"], sha256=sha256) if source and sha256 else None,
         )
-
-
-def said_by_container(error: ClientError) -> str:
-    """What a container said, out of the ModelError that InvokeEndpoint makes of it; ours says `{"error": reason}`."""
-    text = str(error.response.get("OriginalMessage") or error)
-    try:
-        plain = json.loads(text)
-    except ValueError:
-        plain = None
-    said = " ".join((str(plain["error"]) if isinstance(plain, dict) and "error" in plain else text).split())
-    # What a container refuses it may quote whole.
-    return (
-        said if len(said) <= _LONGEST_REASON else f"{said[: _LONGEST_REASON // 2]} ... {said[-_LONGEST_REASON // 2 :]}"
-    )
 
 
 def _comparison(card: dict[str, Any]) -> str:

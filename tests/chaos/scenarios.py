@@ -18,6 +18,7 @@ from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.registry import PROMOTION, PackageMetadata
 from stepforge.contracts.requests import ApprovalRequest, AssemblySpec, EvaluationSpec
 from stepforge.contracts.resources import Resources, Vpc
+from stepforge.contracts.serving import Fleet
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.deployment import serving_name
 from stepforge.planning import job_request
@@ -26,6 +27,7 @@ from .world import BUCKET, IMAGE, Attempt, World, evaluation_files
 
 Json = Any
 GROUP = "stepforge-facial"
+FLEET = Fleet(instance_type="ml.m5.large")
 CODE = dict.fromkeys(WORK_TYPES, "c" * 64)
 Prepared = tuple[str, Json]
 """Identity of the execution, and its input."""
@@ -204,7 +206,7 @@ def promote(world: World) -> Prepared:
     metadata = PackageMetadata.of(found["CustomerMetadataProperties"])
     assert metadata is not None
     promotion = promotion_of(world, new)
-    name = serving_name(promotion.model_copy(update={"version": 1}), metadata.model_sha256, IMAGE, "ml.m5.large")
+    name = serving_name(promotion.model_copy(update={"version": 1}), metadata.model_sha256, IMAGE, FLEET)
     container = {"Image": IMAGE, "ModelDataSource": found["InferenceSpecification"]["Containers"][0]["ModelDataSource"]}
     sagemaker.create_model(ModelName=name, PrimaryContainer=container)
     sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[{"ModelName": name}])

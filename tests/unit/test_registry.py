@@ -64,7 +64,13 @@ class Runtime:
 
 
 def registry_of(**clients: Any) -> Registry:
-    return Registry(SimpleNamespace(name="local", client=lambda service: clients[service.replace("-", "_")]))  # type: ignore[arg-type]
+    return Registry(
+        SimpleNamespace(
+            name="local",
+            environment=SimpleNamespace(serve_mode="realtime"),
+            client=lambda service: clients[service.replace("-", "_")],
+        )
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,26 +14,26 @@ from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import ExternalLineage, PackageMetadata, Promotion
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.resources import check_pinned
+from stepforge.contracts.serving import Fleet
 from stepforge.deployment._contracts import Deployment
-from stepforge.deployment._lookups import approved, exists, find_endpoint
+from stepforge.deployment._lookups import approved, exists
 from stepforge.deployment._smoke import golden
-from stepforge.errors import ArtifactRefused, IntegrityError, InvalidInput
+from stepforge.deployment._surfaces import Served, surface
+from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput
 from stepforge.packages import EVALUATION, summaries
 
 
-def verify(
-    sagemaker: Any, s3: Any, promotion: Promotion, *, instance_type: str, poll_seconds: int, instances: int = 1
-) -> Deployment:
+def verify(sagemaker: Any, s3: Any, promotion: Promotion, fleet: Fleet, *, poll_seconds: int) -> Deployment:
     """Check approval, image, manifest and every byte of the weights again, just before they serve.
 
-    Raises ArtifactRefused with the file and the reason.
+    Raises ArtifactRefused with the file and the reason, EndpointFailed where what is live serves in another mode.
     """
     package = approved(sagemaker, promotion)
     metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
     if metadata is None:
         raise ArtifactRefused(f"{promotion.package_arn} was not registered by stepforge: its digests are unknown")
     if (lineage := ExternalLineage.of(package.get("CustomerMetadataProperties", {}))) is not None:
-        return _external(s3, promotion, metadata, lineage, poll_seconds=poll_seconds)
+        return _external(s3, promotion, metadata, lineage, fleet, poll_seconds=poll_seconds)
     container = package["InferenceSpecification"]["Containers"][0]
     try:
         check_pinned(container["Image"])
@@ -46,8 +47,9 @@ def verify(
         check_evaluation(s3, metadata)
     except (IntegrityError, InvalidInput) as error:
         raise ArtifactRefused(str(error)) from error
-    name = serving_name(promotion, metadata.model_sha256, container["Image"], instance_type, instances)
-    live = find_endpoint(sagemaker, endpoint_name(promotion.group))
+    check_mode(sagemaker, promotion.group, fleet)
+    name = serving_name(promotion, metadata.model_sha256, container["Image"], fleet)
+    live = surface(sagemaker, promotion.group, fleet).find(endpoint_name(promotion.group))
     return Deployment(
         promotion=promotion,
         model=name,
@@ -57,13 +59,20 @@ def verify(
         evaluation=ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256),
         endpoint=endpoint_name(promotion.group),
         candidate=endpoint_name(promotion.group, candidate=True),
-        previous_config=_previous(sagemaker, promotion, name, live, instance_type, instances),
+        previous_config=_previous(sagemaker, promotion, name, live, fleet),
+        fleet=fleet,
         poll_seconds=poll_seconds,
     )
 
 
 def _external(
-    s3: Any, promotion: Promotion, metadata: PackageMetadata, lineage: ExternalLineage, *, poll_seconds: int
+    s3: Any,
+    promotion: Promotion,
+    metadata: PackageMetadata,
+    lineage: ExternalLineage,
+    fleet: Fleet,
+    *,
+    poll_seconds: int,
 ) -> Deployment:
     """There are no weights to check: the request that names the model and its evaluation are what was registered."""
     evaluation = ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
@@ -84,6 +93,7 @@ def _external(
         evaluation=evaluation,
         endpoint=endpoint_name(promotion.group),
         candidate=endpoint_name(promotion.group, candidate=True),
+        fleet=fleet,
         poll_seconds=poll_seconds,
         external=True,
     )
@@ -93,14 +103,13 @@ def _previous(
     sagemaker: Any,
     promotion: Promotion,
     config: str,
-    live: dict[str, Any] | None,
-    instance_type: str,
-    instances: int,
+    live: Served | None,
+    fleet: Fleet,
 ) -> str | None:
     """What the live endpoint goes back to. A promotion that was cut off may have left it with this very version, not
     tried yet: then it is the configuration of the version whose stage is Production."""
-    if live is None or live["EndpointConfigName"] != config:
-        return None if live is None else str(live["EndpointConfigName"])
+    if live is None or live.version != config:
+        return None if live is None else live.version
     for summary in summaries(sagemaker, promotion.group):
         package = sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
         metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
@@ -110,8 +119,8 @@ def _previous(
             continue
         served = promotion.model_copy(update={"version": package["ModelPackageVersion"]})
         image = package["InferenceSpecification"]["Containers"][0]["Image"]
-        name = serving_name(served, metadata.model_sha256, image, instance_type, instances)
-        return name if exists(sagemaker.describe_endpoint_config, EndpointConfigName=name) else None
+        name = serving_name(served, metadata.model_sha256, image, fleet)
+        return name if exists(sagemaker.describe_model, ModelName=name) else None
     return None
 
 
@@ -158,8 +167,25 @@ def check_weights(s3: Any, uri: str, expected_sha256: str) -> None:
         check_digest(folder(uri) + entry.path, entry, stream_sha256(s3, folder(uri) + entry.path))
 
 
-def serving_name(promotion: Promotion, model_sha256: str, image: str, instance_type: str, instances: int = 1) -> str:
+def check_mode(sagemaker: Any, group: str, fleet: Fleet) -> None:
+    """Raises EndpointFailed where the live endpoint serves in another mode: no update turns one into the other."""
+    found = exists(sagemaker.describe_endpoint, EndpointName=endpoint_name(group))
+    if found is None:
+        return
+    mode = "async" if "AsyncInferenceConfig" in found else "realtime"
+    if re.fullmatch(rf"{re.escape(group)}-i[0-9a-f]{{8}}", found["EndpointConfigName"]):
+        mode = "components"
+    if mode != fleet.mode:
+        raise EndpointFailed(
+            f"{found['EndpointName']} serves in the mode {mode!r}, and the environment's is {fleet.mode!r}: delete the "
+            "endpoint (and its inference components) and approve again, or set serve_mode back"
+        )
+
+
+def serving_name(promotion: Promotion, model_sha256: str, image: str, fleet: Fleet) -> str:
     """`{group}-v{version}-{12 hex of what serves}`, at most 63 characters."""
-    decides = [model_sha256, image, instance_type, *([instances] if instances > 1 else [])]
+    decides: list[Any] = [model_sha256, image, fleet.instance_type]
+    decides += [fleet.instances] if fleet.instances > 1 else []
+    decides += [fleet.model_dump(mode="json")] if fleet.mode != "realtime" else []
     tail = f"-v{promotion.version}-{digest(decides)[:12]}"
     return promotion.group[: 63 - len(tail)].rstrip("-") + tail

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stepforge.contracts.base import Contract, Sha256
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.registry import Promotion, PromotionResult
+from stepforge.contracts.serving import Fleet
 
 
 class Deployment(Contract):
@@ -13,14 +14,15 @@ class Deployment(Contract):
     promotion: Promotion
     model: str
     config: str
-    """Name of both the Model and the EndpointConfig: they hold the same digest."""
+    """What serves it: name of both the Model and, but for components, the EndpointConfig. They hold the same digest."""
     image: str
     artifact: ArtifactRef
     evaluation: ArtifactRef
     endpoint: str
     candidate: str
     previous_config: str | None = None
-    """What the live endpoint served before; None where there was no endpoint."""
+    """What the live endpoint or component served before; None where there was none."""
+    fleet: Fleet
     poll_seconds: int
     external: bool = False
     """A provider has the weights and answers: nothing is deployed."""

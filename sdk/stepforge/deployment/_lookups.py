@@ -12,7 +12,7 @@ from stepforge.contracts.registry import Promotion
 from stepforge.errors import ArtifactRefused
 
 OWNER_TAG = "stepforge:execution"
-"""Tag on the candidate endpoint: the ARN of the promotion that tries it. It is the lock between promotions."""
+"""Tag on the candidate: the ARN of the promotion that tries it. It is the lock between promotions."""
 
 
 def approved(sagemaker: Any, promotion: Promotion) -> dict[str, Any]:
@@ -23,10 +23,10 @@ def approved(sagemaker: Any, promotion: Promotion) -> dict[str, Any]:
     return package
 
 
-def owner_of(sagemaker: Any, candidate: dict[str, Any]) -> str:
-    """ARN of the execution that a candidate endpoint belongs to; empty where it has no such tag."""
+def owner_of(sagemaker: Any, arn: str) -> str:
+    """ARN of the execution that a candidate belongs to; empty where it has no such tag."""
     try:
-        tags = sagemaker.list_tags(ResourceArn=candidate["EndpointArn"])["Tags"]
+        tags = sagemaker.list_tags(ResourceArn=arn)["Tags"]
     except AwsError as error:
         if is_absent(error):
             return ""
@@ -37,10 +37,6 @@ def owner_of(sagemaker: Any, candidate: dict[str, Any]) -> str:
 def runs(states: Any, execution_arn: str) -> bool:
     found = executions.describe(states, execution_arn) if execution_arn else None
     return found is not None and found.status == "RUNNING"
-
-
-def find_endpoint(sagemaker: Any, name: str) -> dict[str, Any] | None:
-    return exists(sagemaker.describe_endpoint, EndpointName=name)
 
 
 def exists(describe: Callable[..., dict[str, Any]], **name: str) -> dict[str, Any] | None:

@@ -9,12 +9,16 @@ from stepforge.artifacts import folder, read_file
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.deployment._contracts import Deployment, Golden, SmokeResult
-from stepforge.errors import InvalidInput, SmokeFailed
-from stepforge.logs import trace_header
+from stepforge.errors import EnvironmentUnavailable, InvalidInput, SmokeFailed
+from stepforge.invoking import Target, invoke
 from stepforge.packages import ROWS
 
 GOLDEN = 8
 """Recorded greedy answers that a deployed model is asked for; all but one must come back."""
+
+
+SMOKE_SECONDS = 600.0
+"""How long an asynchronous endpoint may take for them."""
 
 
 def golden(s3: Any, evaluation: ArtifactRef, count: int = GOLDEN) -> Golden:
@@ -33,23 +37,25 @@ def golden(s3: Any, evaluation: ArtifactRef, count: int = GOLDEN) -> Golden:
 
 
 def smoke(runtime: Any, s3: Any, deployment: Deployment, endpoint: str) -> SmokeResult:
-    """Ask the endpoint what the evaluation asked. Raises SmokeFailed where the weights or the answers are others."""
+    """Ask the candidate or the champion, named `endpoint`, what the evaluation asked.
+
+    Raises SmokeFailed where the weights or the answers are others.
+    """
     expected = golden(s3, deployment.evaluation)
     request = InvokeRequest(
         records=tuple(Prompt(prompt=prompt) for prompt in expected.prompts), max_new_tokens=expected.max_new_tokens
     )
+    target = Target(
+        deployment.endpoint if deployment.fleet.mode == "components" else endpoint,
+        component=endpoint if deployment.fleet.mode == "components" else None,
+        bucket=deployment.fleet.answers.bucket if deployment.fleet.answers else None,
+    )
     try:
-        answer = runtime.invoke_endpoint(
-            EndpointName=endpoint,
-            ContentType="application/json",
-            Accept="application/json",
-            CustomAttributes=trace_header(),
-            Body=request.model_dump_json(),
-        )
-    except runtime.exceptions.ModelError as error:
+        answer = invoke(runtime, s3, target, request, timeout_seconds=SMOKE_SECONDS)
+    except (InvalidInput, EnvironmentUnavailable) as error:
         raise SmokeFailed(f"{endpoint} failed to answer: {error}") from error
     try:
-        response = InvokeResponse.model_validate_json(answer["Body"].read())
+        response = InvokeResponse.model_validate_json(answer)
     except ValueError as error:
         raise SmokeFailed(f"{endpoint} answered something else than an InvokeResponse: {error}") from error
     return judge(endpoint, expected, response, expected_sha256=deployment.artifact.sha256)
