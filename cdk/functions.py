@@ -213,6 +213,9 @@ class Functions(Construct):
             allow(["sagemaker:ListModelPackageGroups"], ["*"]),
             # What a promotion that was stopped left behind.
             *remove_candidates(self._settings, self.arns),
+            # Out of Staging, where a promotion that was stopped left it.
+            allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
+                  StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": ["Development", "Archived"]}),
             allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
             allow(["states:DescribeExecution"], promotions),
         ])  # fmt: skip

@@ -79,7 +79,11 @@ class FakeSageMaker:
 
     def update_model_package(self, *, ModelPackageArn: str, **change: Any) -> None:
         self.calls.append("update_model_package")
-        self.packages[ModelPackageArn] |= change
+        package = self.packages[ModelPackageArn]
+        removed = change.pop("CustomerMetadataPropertiesToRemove", ())
+        properties = {**package.get("CustomerMetadataProperties", {}), **change.pop("CustomerMetadataProperties", {})}
+        kept = {key: value for key, value in properties.items() if key not in removed}
+        self.packages[ModelPackageArn] = {**package, **change, "CustomerMetadataProperties": kept}
 
     # Serving
 

@@ -18,7 +18,7 @@ from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import digest, first_problem
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, group_domain, group_prefix, package_group
-from stepforge.contracts.registry import PROMOTION, Approval, ExternalLineage, PackageMetadata
+from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, Approval, ExternalLineage, PackageMetadata
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import InvalidInput, RunFailed, UnknownName
@@ -36,6 +36,7 @@ class Package:
     version: int
     approval: Approval
     stage: str
+    """`Development`, `Staging` while a promotion tries it, `Production`, `Archived`; empty where nobody set one."""
     created: datetime
     modified: datetime
     description: str = ""
@@ -43,6 +44,7 @@ class Package:
     """Why it is approved, rejected or was not promoted, as the registry holds it."""
     stage_reason: str = ""
     """Why it is in its stage, such as `by version 4`."""
+    stage_status: str = ""
     comparison: str = ""
     """What the champion gate found when it was registered."""
     metadata: dict[str, str] = field(default_factory=dict)
@@ -59,13 +61,15 @@ class Package:
 
     @property
     def state(self) -> str:
-        """Production, superseded, rejected, PendingManualApproval, or Approved with what became of its promotion."""
+        """Production, superseded, rejected, PendingManualApproval, or Approved with what becomes of its promotion."""
         if self.serving:
             return "Production" if self.approval == "Approved" else f"Production, though {self.approval} by now"
         if self.approval != "Approved":
             return "rejected" if self.approval == "Rejected" else self.approval
         if self.metadata.get(PROMOTION) in ("refused", "failed"):
             return f"Approved, promotion {self.metadata[PROMOTION]}"
+        if self.stage == "Staging":
+            return "Approved, in Staging"
         return "superseded" if self.stage == "Archived" else "Approved"
 
     @property
@@ -116,7 +120,8 @@ class Registry:
                 "to approve and promote it all the same, add --yes"
             )
         if package.approval == "Approved":
-            settled = package.metadata.get(PROMOTION) is None and package.stage != "Archived"
+            open_ = package.stage != "Archived" and package.stage_status != "CutOff"
+            settled = package.metadata.get(PROMOTION) is None and open_
             if package.serving or settled:
                 return package
             # Only a change starts a promotion: the approval is taken back first.
@@ -152,9 +157,10 @@ class Registry:
     def promotion(self, package: Package) -> Execution | None:
         """The execution of `promote` for a package's approval; None where it has not started one yet.
 
-        One that started before the package was last changed belongs to an earlier approval, unless the package serves:
-        a promotion's stamp is a change too.
+        One that started before the package was last changed belongs to an earlier approval, unless the package serves
+        or names the approval as the one that is tried: a promotion's stamps are changes too.
         """
+        tried = package.metadata.get(PROMOTION_EVENT) if PROMOTION not in package.metadata else None
         states = self._connection.client("stepfunctions")
         machine = self._connection.environment.machines["promote"]
         summaries_ = states.list_executions(stateMachineArn=machine, maxResults=100)["executions"]
@@ -162,7 +168,8 @@ class Registry:
             found = executions.describe(states, summary["executionArn"])
             if found is None or not found.input or found.input.get("package_arn") != package.arn:
                 continue
-            current = package.serving or found.started >= package.modified
+            named = tried is not None and found.input.get("event_id") == tried
+            current = package.serving or named or found.started >= package.modified
             return found if current else None
         return None
 
@@ -331,6 +338,7 @@ class Registry:
             description=answer.get("ModelPackageDescription", ""),
             reason=answer.get("ApprovalDescription", ""),
             stage_reason=answer.get("ModelLifeCycle", {}).get("StageDescription", ""),
+            stage_status=answer.get("ModelLifeCycle", {}).get("StageStatus", ""),
             comparison=_comparison(answer.get("ModelCard", {})),
             metadata=metadata,
             artifact=ArtifactRef(uri=source["S3Uri"], sha256=sha256) if source and sha256 else None,

@@ -230,6 +230,11 @@ def promote_that_fails_live(world: World) -> Prepared:
     return promote(world)
 
 
+def promote_that_is_cut_off(world: World) -> Prepared:
+    world.faults["promote", "CheckCandidate"] = fails("CapacityError")
+    return promote(world)
+
+
 def promote_that_is_refused(world: World) -> Prepared:
     world.faults["promote", "Verify"] = fails("ArtifactRefused")
     return promote(world)
@@ -253,11 +258,12 @@ SCENARIOS = (
     Scenario("approve", reject, ("RejectPackage",), "ApprovalRefused"),
     Scenario("approve", approve_that_fails, ("Explain",), "SageMaker.ValidationException"),
     Scenario("promote", promote, (
-        "Verify", "DeployCandidate", "CheckCandidate", "SmokeCandidate", "DeployLive", "CheckLive", "SmokeLive",
-        "Stamp", "RemoveCandidate")),
+        "Verify", "StampTrying", "DeployCandidate", "CheckCandidate", "SmokeCandidate", "DeployLive", "CheckLive",
+        "SmokeLive", "Stamp", "RemoveCandidate")),
     Scenario("promote", promote_that_fails_live, ("RollBack", "RemoveFailedCandidate", "Explain", "StampFailed"),
              "SmokeFailed"),
     Scenario("promote", promote_that_is_refused, ("StampRefused",), "ArtifactRefused"),
+    Scenario("promote", promote_that_is_cut_off, ("StampCutOff",), "CapacityError"),
 )  # fmt: skip
 
 
@@ -292,6 +298,11 @@ def _serving(world: World) -> list[str]:
     ]
     if len(production) != 1:
         return [f"{len(production)} versions have the stage Production"]
+    stages = {
+        p["ModelPackageVersion"]: p.get("ModelLifeCycle", {}).get("Stage") for p in world.sagemaker.packages.values()
+    }
+    if "Staging" in stages.values():
+        return [f"a version is in Staging, and nothing tries it: {stages}"]
     (package,) = production
     serves = world.sagemaker.endpoints.get(GROUP, {}).get("EndpointConfigName", "nothing")
     if f"-v{package['ModelPackageVersion']}-" not in serves:

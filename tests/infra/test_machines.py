@@ -52,7 +52,8 @@ def test_every_error_that_a_machine_names_is_one_that_stepforge_raises() -> None
 
 def test_whatever_fails_after_a_candidate_exists_removes_it() -> None:
     """Follow every Catch from the states between DeployCandidate and the end: each passes RemoveFailedCandidate."""
-    before = {"Verify", "Explain", "StampRefused", "StampFailed", "RemoveCandidate", "RemoveFailedCandidate"}
+    stamps = {"StampTrying", "StampRefused", "StampFailed", "StampCutOff"}
+    before = {"Verify", "Explain", "RemoveCandidate", "RemoveFailedCandidate", *stamps}
     for machine, name in TASKS:
         if machine == "promote" and name not in before:
             assert state(machine, name)["Catch"][-1]["Next"] in ("RemoveFailedCandidate", "RollBack"), name

@@ -18,7 +18,7 @@ from stepforge.deployment._endpoints import (
 )
 from stepforge.deployment._lookups import OWNER_TAG
 from stepforge.deployment._smoke import GOLDEN, golden, judge, smoke
-from stepforge.deployment._stamps import stamp
+from stepforge.deployment._stamps import out_of_staging, stamp
 
 __all__ = [
     "GOLDEN",
@@ -35,6 +35,7 @@ __all__ = [
     "endpoint_state",
     "golden",
     "judge",
+    "out_of_staging",
     "prepare",
     "remove_abandoned",
     "remove_candidate",

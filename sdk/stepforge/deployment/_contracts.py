@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepforge.contracts.base import Contract, Sha256
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.registry import Promotion, PromotionResult
+from stepforge.contracts.registry import Promotion, PromotionStep
 from stepforge.contracts.serving import Fleet
 
 
@@ -43,7 +43,7 @@ class SmokeRequest(Contract):
 
 class Stamp(Contract):
     promotion: Promotion
-    result: PromotionResult
+    result: PromotionStep
     reason: str
 
 

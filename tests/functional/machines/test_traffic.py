@@ -62,6 +62,11 @@ def load(deployed: Deployed, *, threads: int = 4) -> Iterator[Load]:
             thread.join(30)
 
 
+def staged(deployed: Deployed, package: str) -> tuple[str, str]:
+    found = deployed.package(package)["ModelLifeCycle"]
+    return found["Stage"], found["StageStatus"]
+
+
 def test_no_request_is_lost_while_versions_change_and_a_bad_one_is_never_seen(
     deployed: Deployed, tmp_path: Path
 ) -> None:
@@ -74,6 +79,7 @@ def test_no_request_is_lost_while_versions_change_and_a_bad_one_is_never_seen(
         ended = deployed.approve(new)
         assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
         switched = time.monotonic()
+    assert (staged(deployed, old), staged(deployed, new)) == (("Archived", "Superseded"), ("Production", "Serving"))
     assert good.lost == []
     assert good.since(0) == {old_sha256, new_sha256}
     assert good.since(switched) == {new_sha256}
@@ -81,6 +87,7 @@ def test_no_request_is_lost_while_versions_change_and_a_bad_one_is_never_seen(
     with load(deployed) as bad:
         ended = deployed.approve(liar)
         assert (ended["status"], ended["error"]) == ("FAILED", "SmokeFailed")
+    assert (staged(deployed, new), staged(deployed, liar)) == (("Production", "Serving"), ("Development", "Failed"))
     assert bad.lost == []
     assert bad.since(0) == {new_sha256}
     assert min(len(good.answers), len(bad.answers)) > 20

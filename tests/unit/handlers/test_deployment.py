@@ -467,7 +467,9 @@ def test_a_refused_version_says_why_and_keeps_its_metadata(sagemaker: FakeSageMa
     properties = package["CustomerMetadataProperties"]
     assert PackageMetadata.of(properties) is not None
     assert (properties["promotion"], properties["promotion_event"]) == ("refused", "e" * 64)
-    assert "ModelLifeCycle" not in package
+    life = package["ModelLifeCycle"]
+    assert (life["Stage"], life["StageStatus"]) == ("Development", "Refused")
+    assert life["StageDescription"].startswith("model.bin can hold a pickle")
 
 
 def test_the_bucket_of_an_artifact_is_the_one_its_address_names(weights: ArtifactRef) -> None:
