@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 from _runtime import Variables, client, handles, variables
 from stepforge.contracts.events import PackageStateChange
+from stepforge.contracts.serving import Fleet
 from stepforge.promotion import on_event, sweep
 
 
 class Environment(Variables):
+    fleet: Json[Fleet]
     promote_arn: str
     group_prefix: str
     """Of this environment: another one in the same account hears of the same events."""
@@ -31,7 +33,7 @@ def handler(event: Event) -> list[dict[str, Any]]:
     env = variables(Environment)
     sagemaker, states = client("sagemaker"), client("stepfunctions")
     if event.detail_type == "Scheduled Event":
-        decisions = sweep(sagemaker, states, machine_arn=env.promote_arn, prefix=env.group_prefix)
+        decisions = sweep(sagemaker, states, env.fleet, machine_arn=env.promote_arn, prefix=env.group_prefix)
     else:
         change = PackageStateChange.model_validate(event.detail)
         ours = change.ModelPackageArn.partition("model-package/")[2].startswith(env.group_prefix)
