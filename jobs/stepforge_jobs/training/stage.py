@@ -208,18 +208,29 @@ def kl_of(
     return MeasuredKl(total, tokens, len(completions))
 
 
-def draw(items: Sequence[Item], step: int, count: int, *, seed: int) -> list[Item]:
-    """Items `step * count` and on of an endless sequence of shuffled passes over all items; a pure function."""
+def draw(
+    items: Sequence[Item], step: int, count: int, *, seed: int, runs: Sequence[Sequence[int]] | None = None
+) -> list[Item]:
+    """Items `step * count` and on of an endless sequence of shuffled passes over all items; a pure function.
+
+    `runs` are places that stay side by side, of which all items must be part; where None each item is by itself.
+    """
     chosen: list[Item] = []
     position = step * count
     while len(chosen) < count:
         epoch, offset = divmod(position, len(items))
-        order = list(range(len(items)))
-        random.Random(f"{seed}:{epoch}").shuffle(order)
+        order = shuffled(runs or [[place] for place in range(len(items))], random.Random(f"{seed}:{epoch}"))
         taken = order[offset : offset + count - len(chosen)]
         chosen += [items[index] for index in taken]
         position += len(taken)
     return chosen
+
+
+def shuffled(runs: Sequence[Sequence[int]], source: random.Random) -> list[int]:
+    """The places of all runs; those of a run stay side by side."""
+    mixed = list(runs)
+    source.shuffle(mixed)
+    return [place for run in mixed for place in run]
 
 
 def fitting(policy: Policy, record: Record, prompt: Sequence[int], completion: Sequence[int]) -> None:
