@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stepforge.errors import Diverged, InvalidInput
+from stepforge_jobs.prefixes.decode import branches
 from stepforge_jobs.prefixes.prefill import prefill
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
@@ -98,9 +99,8 @@ def _sample_batch(
     network = policy.network
     logits_PV, cache, mask_PT, places = prefill(network, prompts, pad=policy.codec.pad, share=share)
     prompt_B = torch.tensor(places, device=policy.device).repeat_interleave(count)
-    cache.batch_select_indices(prompt_B)
-    logits_BV, mask_BT = logits_PV[prompt_B], mask_PT[prompt_B]
-    position_B = mask_BT.sum(1)
+    rows = branches(network, cache, mask_PT, prompt_B, share=share)
+    logits_BV, position_B = logits_PV[prompt_B], mask_PT.sum(1)[prompt_B]
     row_B = torch.arange(len(prompts) * count, device=policy.device)
     stops_S = torch.tensor(stops, device=policy.device)
     tokens = torch.full((len(row_B), max_new_tokens), -1, dtype=torch.long, device=policy.device)
@@ -114,19 +114,9 @@ def _sample_batch(
             break
         if alive < COMPACT_BELOW * len(row_B):
             stay = running_B.nonzero()[:, 0]
-            cache.batch_select_indices(stay)
-            row_B, next_B, mask_BT, position_B, running_B = (
-                x[stay] for x in (row_B, next_B, mask_BT, position_B, running_B)
-            )
-        mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], 1)
-        out = network(
-            input_ids=next_B[:, None],
-            attention_mask=mask_BT,
-            position_ids=position_B[:, None].clamp(max=policy.context - 1),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits_BV = out.logits[:, -1]
+            rows.select(stay)
+            row_B, next_B, position_B, running_B = (x[stay] for x in (row_B, next_B, position_B, running_B))
+        logits_BV = rows.step(network, next_B, position_B.clamp(max=policy.context - 1))
         position_B = position_B + 1
     return [[token for token in row if token >= 0] for row in tokens.tolist()]
 

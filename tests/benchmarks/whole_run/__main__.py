@@ -18,6 +18,7 @@ import resource
 import shutil
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,15 @@ Row = dict[str, Any]
 
 def preload() -> None:
     """What both kinds of stage import, so that forked processes have it."""
+    import transformers
     import trl
-    from transformers import AutoModelForCausalLM
 
-    import stepforge_jobs.evaluation.evaluate
-    import stepforge_jobs.main
-    import stepforge_jobs.training.rlvr
-    import stepforge_jobs.training.sft
-    import tests.benchmarks.whole_run.stock
-
+    for name in ("evaluation.evaluate", "main", "training.rlvr", "training.sft"):
+        import_module(f"stepforge_jobs.{name}")
+    import_module("tests.benchmarks.whole_run.stock")
     # Lazy modules load what is asked for.
-    assert trl.GRPOTrainer and AutoModelForCausalLM
-    assert stepforge_jobs and tests
+    for module, name in ((trl, "GRPOTrainer"), (transformers, "AutoModelForCausalLM")):
+        getattr(module, name)
 
 
 def seconds_of_children() -> float:

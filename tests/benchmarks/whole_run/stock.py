@@ -113,7 +113,9 @@ def train(
             return _timed(found, phases, PHASES[name]) if name in PHASES else found
 
     network.generation_config.eos_token_id = stops
-    optimiser = torch.optim.AdamW(network.parameters(), lr=work.learning_rate, betas=BETAS, weight_decay=0.0, fused=True)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=work.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: learning_rate(work, min(step, work.steps - 1)) / work.learning_rate
     )

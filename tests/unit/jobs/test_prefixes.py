@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -429,6 +430,43 @@ def test_buckets_hold_what_they_are_for_with_little_to_spare() -> None:
     assert len({bucket(length) for length in range(1, 16_385)}) < 60
 
 
+@pytest.mark.parametrize("adapters", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("at_once", [1 << 22, 23 * 5], ids=["at once", "in chunks"])
+def test_the_exact_kl_and_its_gradient_are_those_of_rows_by_themselves(
+    monkeypatch: pytest.MonkeyPatch, adapters: bool, at_once: int
+) -> None:
+    from stepforge_jobs.training import distance
+
+    monkeypatch.setitem(packed.LOGITS, "cpu", at_once)
+    words: Any = Words()
+    start = Policy(model().double(), words, 256)
+    policy = with_lora(start, Lora(r=2, dropout=0.0) if adapters else None, seed=0)
+    reference = policy if adapters else replace(start, network=copy.deepcopy(start.network))
+    with torch.no_grad():
+        for parameter in policy.network.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+    found = {}
+    for way in ("_over_packs", "_row_by_row"):
+        taken: list[int] = []
+        original = getattr(distance, way)
+        if way == "_row_by_row":
+            monkeypatch.setattr(distance, "reason_of", lambda network: "so")
+        monkeypatch.setattr(distance, way, lambda *g, o=original, t=taken: t.append(1) or o(*g))
+        policy.network.zero_grad(set_to_none=True)
+        measured = [distance.kl_of(policy, reference, *ragged(seed), weight=0.3) for seed in range(4)]
+        assert len(taken) == 4
+        assert measured[0].total == pytest.approx(distance.kl_of(policy, reference, *ragged(0)).total)
+        grads = {n: p.grad.clone() for n, p in policy.network.named_parameters() if p.grad is not None}
+        found[way] = [m.total for m in measured], grads
+    (ours, gradients_), (theirs, wanted) = found.values()
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert min(theirs) > 0.01
+    assert gradients_.keys() == wanted.keys() != set()
+    largest = max(float(gradient.norm()) for gradient in wanted.values())
+    assert max(relative(gradients_[n], w) for n, w in wanted.items() if float(w.norm()) > 1e-6 * largest) < 1e-5
+
+
 # ── Sampling ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -487,3 +525,25 @@ def test_tokens_after_a_shared_prefill_have_the_models_probabilities() -> None:
         found = torch.bincount(mine, minlength=len(wanted)) / 4_000
         # Six standard deviations of a share.
         assert ((found - wanted).abs() <= 6 * (wanted * (1 - wanted) / 4_000).sqrt() + 1e-9).all()
+
+
+def test_prompts_stand_once_while_their_rows_are_sampled_and_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stepforge_jobs.prefixes import decode
+
+    for kind in ("llama", "qwen3", "neox"):
+        network = model(kind).double()
+        sizes: list[tuple[int, int]] = []
+        attend = decode.OneCopy.attend
+
+        def seen(self: Any, *given: Any, sizes: list[Any] = sizes, attend: Any = attend) -> Tensor:
+            sizes.append((len(self._prompts[0][0]), len(given[1])))
+            return attend(self, *given)
+
+        monkeypatch.setattr(decode.OneCopy, "attend", seen)
+        alone = sampled(network, nested_prompts(), count=5, stops={1, 2, 3, 4}, share_prefixes=False)
+        assert not sizes
+        assert sampled(network, nested_prompts(), count=5, stops={1, 2, 3, 4}) == alone
+        assert sizes[0][0] == 4, "of six prompts four are distinct"
+        assert sizes[-1][0] < 4, "a prompt whose rows have finished is dropped"
+        assert len({rows for _, rows in sizes}) > 3, "and rows are, as they finish"
+        monkeypatch.setattr(decode.OneCopy, "attend", attend)
