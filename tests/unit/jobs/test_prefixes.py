@@ -547,3 +547,19 @@ def test_prompts_stand_once_while_their_rows_are_sampled_and_finish(monkeypatch:
         assert sizes[-1][0] < 4, "a prompt whose rows have finished is dropped"
         assert len({rows for _, rows in sizes}) > 3, "and rows are, as they finish"
         monkeypatch.setattr(decode.OneCopy, "attend", attend)
+
+
+def test_sides_of_a_pair_that_do_not_fit_in_one_pack_go_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, (prompts, completions) = model(), ragged(2)
+    count = len(prompts) // 2
+    sides = completions[:count], completions[count : 2 * count]
+    found = {}
+    for most in (4_096, 2):
+        monkeypatch.setattr(sharing_module, "most_tokens", lambda *_, most=most: most)
+        sharing = Sharing(wanted=True)
+        parts = list(sharing.pairs(network, prompts[:count], sides, temperature=1.0, device=CPU))
+        assert sorted(number for numbers, _, _ in parts for number in numbers) == list(range(count))
+        found[most] = {n: (a, b) for numbers, *both in parts for n, a, b in zip(numbers, *both, strict=True)}
+        assert sharing.reasons == ([] if most > 2 else [sharing_module.TORN])
+    for number, sums in found[2].items():
+        assert torch.allclose(torch.stack(sums), torch.stack(found[4_096][number]), rtol=1e-4)
