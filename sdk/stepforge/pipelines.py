@@ -19,7 +19,7 @@ from stepforge.errors import UnknownName
 from stepforge.executions import Execution, run_failure
 from stepforge.following import Out, RunEvent, Survivor
 from stepforge.jobs import ENDED, JobState, Narrator, attempts_of
-from stepforge.jobs_log import PROGRESS_EVENT, LogTail
+from stepforge.jobs_log import LogTail
 from stepforge.links import execution as execution_link
 from stepforge.overview import RunSummary, summarise
 from stepforge.pace import Pace, PacedJobs, paced_jobs
@@ -28,7 +28,7 @@ from stepforge.planning import advance, pipeline_job_request, read_pipeline
 from stepforge.stopping import Stopped
 from stepforge.views import run_html
 
-__all__ = ["PROGRESS_EVENT", "Pipelines", "PlannedJob", "Run", "RunEvent", "Walk"]
+__all__ = ["Pipelines", "PlannedJob", "Run", "RunEvent", "Walk"]
 
 
 @dataclass(frozen=True)

@@ -398,3 +398,4 @@ TrainingWork = Annotated[SftWork | SrlWork | RlvrWork, Field(discriminator="type
 Work = Annotated[DatasetWork | GateWork | SftWork | SrlWork | RlvrWork | EvaluateWork, Field(discriminator="type")]
 WorkType = Literal["dataset", "gate", "sft", "srl", "rlvr", "evaluate"]
 WORK_TYPES: tuple[WorkType, ...] = ("dataset", "gate", "sft", "srl", "rlvr", "evaluate")
+TRAINING: tuple[WorkType, ...] = ("sft", "srl", "rlvr")

@@ -13,6 +13,7 @@ from stepforge.contracts.hacking import signs
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import TEST_SPLITS, Split
 from stepforge.contracts.reports import Decoding, EvaluationReport, Interval
+from stepforge.contracts.work import TRAINING
 from stepforge.report.data import Reference, ReportData
 
 Tone = Literal["good", "caution", "bad", "neutral"]
@@ -83,7 +84,7 @@ def lineage_checks(data: ReportData) -> list[Check]:
     if gate is not None and dataset is not None:
         holds = gate.manifest_sha256 == dataset.sha256
         checks.append(Check(holds, "the gate looked at the dataset that was trained on"))
-    models = [job.artifact for job in data.jobs if job.type in ("sft", "srl", "rlvr") and job.artifact is not None]
+    models = [job.artifact for job in data.jobs if job.type in TRAINING and job.artifact is not None]
     if evaluation is not None and models:
         holds = evaluation.model_sha256 == models[-1].sha256
         checks.append(Check(holds, "the evaluation scored the model of the last stage"))
