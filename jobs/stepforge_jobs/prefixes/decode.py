@@ -17,6 +17,10 @@ from torch import Tensor
 from stepforge_jobs.prefixes.prefill import roomy_cache
 from stepforge_jobs.prefixes.reasons import reason_of
 
+KEEP = 0.75
+"""Nodes whose rows have finished are dropped when fewer than this share are left: dropping copies the cache."""
+APART = 0.75
+"""Where so many rows stand at nodes of their own, all do: each further branch would copy the cache."""
 FROM = 32
 """Tokens of the longest prompt from which one copy is a gain; below, two calls cost more than they save."""
 
@@ -24,33 +28,51 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class Branches(Protocol):
-    """Rows that go on from their prompts."""
+    """What goes on from prompts, a batch of nodes: B of them, each for one row or for several that are alike so far."""
 
-    def select(self, stay: Tensor) -> None:
-        """Keep these rows alone."""
+    def select(self, chosen: Tensor) -> None:
+        """Go on with these alone, one of them as often as it is named."""
 
     def step(self, network: Any, next_B: Tensor, position_B: Tensor) -> Tensor:
         """Logits after one more token of each row, BV."""
 
 
-def branches(network: Any, cache: Any, mask_PL: Tensor, prompt_B: Tensor, *, share: bool) -> Branches:
-    """The rows of these prompts, `prompt_B` being the place of each row's prompt in the prefilled cache."""
-    several = len(prompt_B) >= 2 * len(mask_PL)
+def branches(network: Any, cache: Any, mask_PL: Tensor, *, rows: int, share: bool) -> Branches:
+    """The distinct prompts of a prefilled cache, of which so many rows are to come."""
+    several = rows >= 2 * len(mask_PL)
     plain = all(type(layer).__name__ == "RoomyLayer" for layer in cache.layers)
     pays = several and mask_PL.shape[1] >= FROM and mask_PL.device.type == "cpu" and plain
     if share and pays and reason_of(network) is None:
-        return OneCopy(network, cache, mask_PL, prompt_B)
-    return Copies(cache, mask_PL, prompt_B)
+        return OneCopy(network, cache, mask_PL)
+    return Copies(cache, mask_PL)
+
+
+def branch(node_R: Tensor, next_R: Tensor, *, count: int, share: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+    """What is computed next, where R rows stand at `count` nodes and each has drawn a token.
+
+    Rows of one node that drew the same token stay together. Returns the node before each new one, or None where all
+    stay at their places; the token of each; and the node at which each row stands then.
+    """
+    keys_R = (node_R << 32) + next_R
+    apart_R = torch.arange(len(keys_R), device=keys_R.device)
+    keys_N, node_R = keys_R.unique(return_inverse=True) if share else (keys_R, apart_R)
+    if len(keys_N) > APART * len(keys_R):
+        keys_N, node_R = keys_R, apart_R
+    parents_N, next_N = keys_N >> 32, keys_N & 0xFFFFFFFF
+    if len(keys_N) < KEEP * count or len(parents_N.unique()) < len(parents_N):
+        return parents_N, next_N, node_R
+    all_next_N = next_N.new_zeros(count)
+    all_next_N[parents_N] = next_N
+    return None, all_next_N, parents_N[node_R]
 
 
 class Copies:
-    def __init__(self, cache: Any, mask_PL: Tensor, prompt_B: Tensor) -> None:
-        cache.batch_select_indices(prompt_B)
-        self._cache, self._mask_BT = cache, mask_PL[prompt_B]
+    def __init__(self, cache: Any, mask_PL: Tensor) -> None:
+        self._cache, self._mask_BT = cache, mask_PL
 
-    def select(self, stay: Tensor) -> None:
-        self._cache.batch_select_indices(stay)
-        self._mask_BT = self._mask_BT[stay]
+    def select(self, chosen: Tensor) -> None:
+        self._cache.batch_select_indices(chosen)
+        self._mask_BT = self._mask_BT[chosen]
 
     def step(self, network: Any, next_B: Tensor, position_B: Tensor) -> Tensor:
         self._mask_BT = torch.cat([self._mask_BT, torch.ones_like(self._mask_BT[:, :1])], 1)
@@ -68,18 +90,18 @@ class Copies:
 class OneCopy:
     """Is the plan of its own attention (`attend`), which `prefixes.attention` finds among a layer's arguments."""
 
-    def __init__(self, network: Any, cache: Any, mask_PL: Tensor, prompt_B: Tensor) -> None:
+    def __init__(self, network: Any, cache: Any, mask_PL: Tensor) -> None:
         self._prompts: list[tuple[Tensor, Tensor]] = [(layer.keys, layer.values) for layer in cache.layers]
         self._cache = roomy_cache(network.config)
         self._mask_PL = mask_PL
-        self._place(prompt_B)
+        self._place(torch.arange(len(mask_PL)))
 
-    def select(self, stay: Tensor) -> None:
-        left, prompt_B = self._prompt_B[stay].unique(return_inverse=True)
+    def select(self, chosen: Tensor) -> None:
+        left, prompt_B = self._prompt_B[chosen].unique(return_inverse=True)
         if len(left) < len(self._mask_PL):
             self._mask_PL = self._mask_PL[left]
             self._prompts = [(keys[left], values[left]) for keys, values in self._prompts]
-        self._cache.batch_select_indices(stay)
+        self._cache.batch_select_indices(chosen)
         self._place(prompt_B)
 
     def _place(self, prompt_B: Tensor) -> None:

@@ -563,3 +563,45 @@ def test_sides_of_a_pair_that_do_not_fit_in_one_pack_go_row_by_row(monkeypatch: 
         assert sharing.reasons == ([] if most > 2 else [sharing_module.TORN])
     for number, sums in found[2].items():
         assert torch.allclose(torch.stack(sums), torch.stack(found[4_096][number]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("start", [1, 1_000], ids=["one copy", "copies"])
+def test_rollouts_are_computed_as_one_until_they_draw_another_token(
+    monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    from stepforge_jobs.prefixes import decode
+
+    monkeypatch.setattr(decode, "FROM", start)
+    network = model().double()
+    steps: list[int] = []
+    for kind in (decode.OneCopy, decode.Copies):
+        step = kind.step
+        monkeypatch.setattr(kind, "step", lambda *given, step=step: steps.append(len(given[2])) or step(*given))
+    prompts = nested_prompts()[:3]
+    for temperature, seed in ((0.2, 0), (0.2, 1), (0.6, 2), (3.0, 3)):
+        given = {"count": 20, "temperature": temperature, "seed": seed, "max_new_tokens": 40}
+        alone = sampled(network, prompts, **given, share_prefixes=False)
+        assert steps[0] == sum(row[0] != 1 for row in alone), "each row by itself"
+        steps.clear()
+        assert sampled(network, prompts, **given) == alone
+        if temperature < 0.5:
+            beginnings = {(tuple(prompts[row // 20]), alone[row][0]) for row in range(60) if alone[row][0] != 1}
+            assert steps[0] == len(beginnings) < 20, "of equal beginnings one is computed"
+            assert sum(steps) < 0.7 * sum(map(len, alone))
+        assert max(steps) <= 60
+        steps.clear()
+
+
+def test_branches_keep_every_row_with_its_own_token_and_parent() -> None:
+    from stepforge_jobs.prefixes.decode import branch
+
+    source = torch.Generator().manual_seed(0)
+    for count, rows, words in ((5, 40, 3), (40, 40, 3), (7, 30, 1), (30, 28, 200_000), (3, 1, 9)):
+        node_R = torch.randint(count, (rows,), generator=source) if rows != 28 else torch.arange(28)
+        next_R = torch.randint(words, (rows,), generator=source)
+        for share in (True, False):
+            parents_N, next_N, new_R = branch(node_R, next_R, count=count, share=share)
+            assert torch.equal(next_N[new_R], next_R)
+            parents_N = torch.arange(count) if parents_N is None else parents_N
+            assert torch.equal(parents_N[new_R], node_R)
+            assert len(parents_N) <= max(rows, count)
