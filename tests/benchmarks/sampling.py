@@ -113,7 +113,7 @@ def seconds(way: str, size: str, prompts: Prompts, tokens: int) -> float | str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["1M"])
-    parser.add_argument("--shapes", nargs="+", default=["64_64", "512_32", "nested_small"], choices=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", default=["512_32", "nested_small"], choices=list(SHAPES))
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--repeats", type=int, default=2)
     given = parser.parse_args()

@@ -422,6 +422,34 @@ def test_flex_attention_gives_what_the_plan_gives() -> None:
     ).all()
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_flex_attention_gives_what_the_eager_one_gives() -> None:
+    from stepforge_jobs.prefixes.flex import _compiled
+
+    _, ends = padded_ends(long_rows(1))
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, len(ends), 16) for heads in (4, 2, 2))
+    mask = block_mask(torch.tensor(ends))
+    found = _compiled()(query, key, value, block_mask=mask, enable_gqa=True).transpose(1, 2)
+    assert torch.allclose(found, flex(query, key, value, mask, scale=None), atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has a backward on a GPU alone")
+def test_on_a_gpu_gradients_over_packs_are_those_of_rows_by_themselves() -> None:
+    network, rows = model().cuda(), long_rows(1)
+    found = {}
+    for share in (True, False):
+        network.zero_grad(set_to_none=True)
+        sharing = Sharing(wanted=share)
+        for part in sharing.parts(network, *rows, temperature=0.7, device=torch.device("cuda")):
+            (part.logps_BT * part.mask_BT).sum().backward()
+        assert sharing.reasons == ([] if share else [SWITCHED_OFF])
+        found[share] = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    # bfloat16 under autocast, as jobs have it.
+    assert relative(found[True], found[False]) < 0.05
+
+
 def test_buckets_hold_what_they_are_for_with_little_to_spare() -> None:
     for length in range(1, 20_000, 37):
         found = bucket(length)
