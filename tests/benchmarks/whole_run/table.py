@@ -125,8 +125,8 @@ def page(found: Found) -> str:
         "with the rows. The two tasks of [the reproduction](reproduction.md): SRL, then RLVR, at the learning rates "
         f"that it chose, seeds {', '.join(map(str, seeds))}, each arm from the same base model. Dynamic sampling is "
         "off in all, since TRL has none. TRL's GRPOTrainer gets the same prompts in the same order, our rewards, loss, "
-        "optimiser and schedule, one micro-batch of all 128 rows and no activation checkpointing, which is its "
-        "fastest here. *Row by row* is our loop with `share_prefixes = false`.",
+        "optimiser and schedule, one micro-batch of all 128 rows (of its default of 8 a step of SRL took 1.4 times "
+        "as long) and no activation checkpointing. *Row by row* is our loop with `share_prefixes = false`.",
         "",
         "## Held-out score",
         "",
@@ -178,6 +178,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
     found = load(RESULTS)
+    if not found:
+        print(f"{RESULTS} has no rows: make whole-run")
+        return 1
     built = page(found)
     for line in report():
         print(line)
