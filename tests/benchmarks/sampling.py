@@ -2,8 +2,9 @@
 
 The same prompts, eight completions each, temperature 1, without a token that ends them. *rows* computes each rollout
 by itself, *copies* prefills shared beginnings once and branches the cache, *one copy* reads a prompt's keys once for
-all its rollouts. The peers are `generate` and `generate_batch` (continuous batching with blocks that prompts share), whose
-pages and batch are sized for the workload. Seconds of processor, the best of the repeats, each in a process of its own.
+all its rollouts. The peers are `generate` and `generate_batch` (continuous batching with blocks that prompts share),
+whose pages and batch are sized for the workload. Seconds of processor, the best of the repeats, each in a process of
+its own.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ COLUMNS = {
     ("test_retained", "greedy"): "retained, greedy",
     ("test_retained", "sampled"): "retained, sampled",
 }
+SEEDS = 5
 MOST_TIME = 0.5
 """Share of the stock path's time that is claimed."""
 Row = dict[str, Any]
@@ -102,8 +103,10 @@ def report(folder: Path = RESULTS) -> list[str]:
 
 def failures(found: Found) -> list[str]:
     """Where the rows do not bear the claim."""
-    missing = []
+    missing = [f"{name} has not run" for name in DESIGNS if name not in found]
     for name, (rows, cells) in found.items():
+        if (count := len({row["seed"] for row in rows})) < SEEDS:
+            missing.append(f"{name}: {count} of {SEEDS} seeds")
         for key, label in COLUMNS.items():
             ours, theirs = (interval(cells[arm, *key]) for arm in ("shared", "trl"))
             if not overlap(ours, theirs):
