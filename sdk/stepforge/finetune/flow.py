@@ -27,6 +27,7 @@ from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMet
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.economics.decide import decide as verdict_on
 from stepforge.errors import (
+    ApprovalRefused,
     DoesNotPay,
     IntegrityError,
     InvalidInput,
@@ -167,8 +168,14 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
 
 
 def launch_once(tools: Tools, flow: Flow) -> Flow:
-    """Send it, or adopt what was sent. `sending` means that another holds the turn: come back."""
-    request = tools.request(flow.start)
+    """Send it, or adopt what was sent. `sending` means that another holds the turn: come back.
+
+    Raises JobFailed for what was given up meanwhile: a function may begin after its execution was stopped, and must not
+    set money aside anew. Raises ApprovalRefused for what nobody has agreed to in the ledger, however it came here.
+    """
+    entry, request = tools.ledger.entry(flow.key), tools.request(flow.start)
+    if entry.stage == Stage.REFUSED:
+        raise JobFailed(f"launch {flow.key} was given up and nothing was sent: {entry.note}. Start it again")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for file in (request.spec.training, request.spec.validation):
@@ -185,6 +192,11 @@ def launch_once(tools: Tools, flow: Flow) -> Flow:
             shutdown=request.shutdown,
             needed_until=request.needed_until,
             tries=3,
+        )
+    if done.stage == Stage.NEEDS_APPROVAL:
+        raise ApprovalRefused(
+            f"launch {flow.key} was let go on without a name that agrees to its cost: nothing was sent. Start it "
+            "again, and use `stepforge finetune approve`"
         )
     return flow.model_copy(update={"stage": done.stage})
 

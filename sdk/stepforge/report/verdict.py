@@ -12,7 +12,7 @@ from typing import Literal
 from stepforge.contracts.hacking import signs
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import TEST_SPLITS, Split
-from stepforge.contracts.reports import Decoding, EvaluationReport, Interval
+from stepforge.contracts.reports import Decoding, EvaluationReport, Interval, Scored
 from stepforge.contracts.work import TRAINING
 from stepforge.report.data import Reference, ReportData
 
@@ -45,14 +45,14 @@ class Check:
     text: str
 
 
-def score(evaluation: EvaluationReport, split: Split, decoding: Decoding, metric: str = ACCEPTED) -> Interval | None:
+def score(evaluation: Scored, split: Split, decoding: Decoding, metric: str = ACCEPTED) -> Interval | None:
     try:
         return evaluation.score(split, decoding, metric)
     except KeyError:
         return None
 
 
-def cells(evaluation: EvaluationReport) -> list[tuple[Split, Decoding, Interval]]:
+def cells(evaluation: Scored) -> list[tuple[Split, Decoding, Interval]]:
     """Every split and decoding that the evaluation has a score for, in the order of the splits."""
     found = []
     for split in TEST_SPLITS:
