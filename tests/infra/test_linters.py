@@ -70,7 +70,7 @@ ACKNOWLEDGED: dict[tuple[str, str, str], str] = {
     (r"KeysLogs", "UNKNOWN_CONDITION_FOR_ACTION", r"kms:DescribeKey"): "the same document",
     (r"Bucket|AccessLogs|Trail", "MISMATCHED_TYPE", r"s3:TlsVersion"): "it takes whole numbers alone for numbers",
     (r"Bucket|AccessLogs|Trail", "UNKNOWN_CONDITION_FOR_ACTION", r"s3:TlsVersion"): "CDK's deny is of all of S3",
-    (r"Register|OnApproval|OnRejection|FinetuneRole", "UNKNOWN_CONDITION_FOR_ACTION", r"sagemaker:ModelLifeCycle:stage"): (
+    (r"Register|OnApproval|OnRejection|FinetuneRole", "UNKNOWN_CONDITION_FOR_ACTION", r"ModelLifeCycle:stage"): (
         "SageMaker has the key since model life cycles; its list is older"
     ),
     (r"Studio", "UNKNOWN_ACTION", r"Mlflow"): "SageMaker has it since serverless MLflow; its list is older",
