@@ -25,6 +25,8 @@ _FLAGS = {
     "@aws-cdk/aws-iam:minimizePolicies": True,
     # A stack's region is known, and with it the partition (aws, aws-cn, aws-us-gov): ARNs are texts that can be read.
     "@aws-cdk/core:enablePartitionLiterals": True,
+    # What another stack uses cannot be taken away from below it.
+    "@aws-cdk/core:defaultCrossStackReferences": "strong",
 }
 
 
