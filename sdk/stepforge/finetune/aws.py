@@ -44,7 +44,8 @@ class AwsCustomization:
     ) -> None:
         from botocore.config import Config
 
-        config = Config(retries={"mode": "standard", "max_attempts": 2}, user_agent_extra="stepforge")
+        # Repeats are the launcher's and the state machine's: they look for what was done before they send it again.
+        config = Config(retries={"mode": "standard", "total_max_attempts": 1}, user_agent_extra="stepforge")
         self._clients = {
             service: session.client(service, endpoint_url=endpoint_url, config=config) for service in services
         }

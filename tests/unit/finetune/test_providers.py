@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,30 @@ def test_failures_have_one_language(case: Case, fault: Fault, kind: type[Excepti
     case.server.plan = lambda _: fault
     with pytest.raises(kind):
         case.provider.status("sf-none" if case.provider.name in ("bedrock", "sagemaker") else "projects/p/tuningJobs/1")
+    # Who repeats is the launcher or the machine, and nobody below them.
+    assert len(case.server.seen) == 1
+
+
+def test_no_client_uploads_or_launches_twice_by_itself(case: Case) -> None:
+    def fails(call: Callable[[], object]) -> None:
+        case.server.seen.clear()
+        case.server.plan = lambda _: "error"
+        with pytest.raises(ProviderUnavailable):
+            call()
+        case.server.plan = None
+        assert len(set(case.server.seen)) == len(case.server.seen)
+
+    fails(lambda: case.provider.prepare(case.spec, case.folder))
+    prepared = case.provider.prepare(case.spec, case.folder)
+    fails(lambda: case.provider.launch(case.spec, prepared, key="sf-none"))
+
+
+def test_a_client_that_asks_before_it_sends_is_told_to_go_on() -> None:
+    with LocalBedrock() as server, socket.create_connection(server._server.server_address, timeout=5) as connection:  # type: ignore[arg-type]
+        connection.sendall(b"PUT /bucket/key HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(b"hi")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 # ── What is sent ─────────────────────────────────────────────────────────────────────────────────
