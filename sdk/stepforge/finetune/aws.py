@@ -51,6 +51,8 @@ class AwsCustomization:
         }
         self._role, self._folder_uri, self._kms_key = role_arn, folder_uri, kms_key
         self.local = is_loopback(endpoint_url)
+        self._pause = 0.1 if self.local else 15.0
+        """Seconds between two looks at what is being deployed."""
         self.target = f"{self.name}:{role_arn.split(':')[4]}:{session.region_name}" + (
             f":{endpoint_url}" if endpoint_url else ""
         )

@@ -29,7 +29,6 @@ from stepforge.economics.decide import decide as verdict_on
 from stepforge.errors import (
     DoesNotPay,
     IntegrityError,
-    InvalidInput,
     JobFailed,
     ProviderUnavailable,
     Stopped,
@@ -41,7 +40,7 @@ from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.plan import Plan, Secrets
-from stepforge.finetune.provider import Labels, Provider
+from stepforge.finetune.provider import Deployed, Labels, Provider
 from stepforge.finetune.registering import register_external
 from stepforge.finetune.spec import TuneSpec, launch_key
 from stepforge.finetune.watching import billed, cancel
@@ -88,6 +87,8 @@ class Flow(Contract):
     asked: int = 0
     """Answers that the evaluation has so far."""
     evaluation: ArtifactRef | None = None
+    releases: bool = False
+    """Whether the model is evaluated on an endpoint that is removed afterwards, whatever came of it."""
 
 
 class Output(Contract):
@@ -148,11 +149,8 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
         if (verdict.action, verdict.arm) != ("launch", request.arm):
             raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
     provider, spec = tools.provider(request), request.spec
-    if spec.provider == "sagemaker":
-        raise InvalidInput(
-            "a model that SageMaker customizes is a package that answers only once it is deployed, so the "
-            "machine cannot evaluate it: use `stepforge finetune launch`, or customize on Bedrock"
-        )
+    if isinstance(provider, Deployed):
+        provider.check_serving(spec)
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)
     expected = provider.estimate(spec, request.price, hours=request.plan.hours)
     key = launch_key(spec, provider.target)
@@ -163,6 +161,7 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
         stage=entry.stage,
         estimate_usd=str(expected.high_usd),
         wait_seconds=tools.first_seconds,
+        releases=isinstance(provider, Deployed),
     )
 
 
@@ -219,7 +218,11 @@ def retrieve(tools: Tools, flow: Flow) -> Flow:
     """The model, ready to be called. Raises NotReady while it is being deployed."""
     entry = tools.ledger.entry(flow.key)
     assert entry.job_id is not None
-    tuned = tools.provider(tools.request(flow.start)).retrieve(entry.job_id)
+    provider = tools.provider(tools.request(flow.start))
+    if isinstance(provider, Deployed):
+        tuned = provider.deploy(entry.job_id, trial=True)
+    else:
+        tuned = provider.retrieve(entry.job_id)
     return flow.model_copy(update={"tuned": tuned})
 
 
@@ -272,6 +275,18 @@ def evaluate(
             tools.put(f"{target}/{path.name}", path.read_bytes())
     ref = ArtifactRef(uri=f"s3://{tools.bucket}/{target}/", sha256=manifest.sha256)
     return flow.model_copy(update={"evaluation": ref})
+
+
+def release(tools: Tools, flow: Flow) -> Flow:
+    """Remove the endpoint of the evaluation. What is registered is where the model answers once it is promoted."""
+    entry, provider = tools.ledger.entry(flow.key), tools.provider(tools.request(flow.start))
+    if entry.job_id is None or not isinstance(provider, Deployed):
+        return flow
+    provider.undeploy(entry.job_id, trial=True)
+    if flow.tuned is None:
+        return flow
+    handle = provider.retrieve(entry.job_id).handle
+    return flow.model_copy(update={"tuned": flow.tuned.model_copy(update={"handle": handle})})
 
 
 def _answers(tools: Tools, prefix: str, count: int) -> list[Answer]:
@@ -343,7 +358,10 @@ def stop(tools: Tools, start: Start) -> Entry:
     """Stop a launch wherever it stands, and with it its charge. For executions that were stopped or timed out."""
     request = tools.request(start)
     provider = tools.provider(request)
-    return cancel(provider, tools.ledger, launch_key(request.spec, provider.target))
+    entry = cancel(provider, tools.ledger, launch_key(request.spec, provider.target))
+    if entry.job_id is not None and isinstance(provider, Deployed):
+        provider.undeploy(entry.job_id, trial=True)
+    return entry
 
 
 def request_bytes(request: Request) -> tuple[bytes, str]:

@@ -115,6 +115,10 @@ class SageMakerSettings(Contract):
     folder_uri: str
     group_arn: str
     accept_eula: bool = False
+    instance_type: str | None = None
+    """What an endpoint of the tuned model runs on, for its evaluation and once it is promoted: charged by the hour."""
+    image: str | None = None
+    """The container that serves; None: the one that SageMaker's hub names for the base model."""
     kms_key: str | None = None
     region: str | None = None
     endpoint_url: str | None = None
@@ -125,7 +129,9 @@ class SageMakerSettings(Contract):
         from stepforge.finetune.sagemaker import SageMakerProvider
 
         given = self.model_dump(exclude={"type", "region"})
-        return SageMakerProvider(boto3.Session(region_name=self.region), **given)
+        return SageMakerProvider(
+            boto3.Session(region_name=self.region), **given, deploy_seconds=1_800 if secrets is None else 300
+        )
 
 
 Settings = Annotated[OpenAISettings | VertexSettings | BedrockSettings | SageMakerSettings, Field(discriminator="type")]
