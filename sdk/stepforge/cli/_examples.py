@@ -94,6 +94,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "finetune watch": ("stepforge finetune watch plan.toml sf-0123456789abcdef",),
     "finetune cancel": ("stepforge finetune cancel plan.toml sf-0123456789abcdef",),
+    "finetune grader": ("stepforge finetune grader my_rules:check --out grader.zip",),
     "finetune list": ("stepforge finetune list", "stepforge finetune list --env dev --json"),
     "finetune start": (
         "stepforge finetune start plan.toml --data records.jsonl --env dev",

@@ -133,6 +133,22 @@ def list_launches(
     table(["LAUNCH", "STAGE", "ENV", "BASE", "USD", "JOB"], rows)
 
 
+@app.command("grader")
+def write_grader(
+    verifier: Annotated[str, typer.Argument(help="Yours, as package.module:function, or a domain.")],
+    out: Annotated[Path, typer.Option(help="Zip of the function's code.")] = Path("grader.zip"),
+    json: Json = False,
+) -> None:
+    """Write the code of a Lambda function that grades with a verifier: what Bedrock's reinforcement calls."""
+    from stepforge.finetune.graders import FUNCTION_MODULE, function_zip
+
+    code = function_zip(verifier)
+    out.write_bytes(code)
+    plain = {"file": str(out), "bytes": len(code), "handler": f"{FUNCTION_MODULE}.handler", "runtime": "python3.11"}
+    text = f"{out}: {len(code):,} bytes, handler {FUNCTION_MODULE}.handler, Python 3.11; it needs pydantic 2 by a layer"
+    emit(plain, as_json=json, text=text)
+
+
 # ── In an environment, through the state machine ─────────────────────────────────────────────────
 
 

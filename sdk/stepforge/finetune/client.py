@@ -18,6 +18,7 @@ from stepforge.errors import InvalidInput
 from stepforge.executions import Execution
 from stepforge.finetune.entries import Entry, Stage
 from stepforge.finetune.flow import Request, Start, Tools, submit
+from stepforge.finetune.graders import is_own
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.plan import Plan
 
@@ -60,6 +61,11 @@ class Tunes:
             raise InvalidInput('no record is held out: mark some with "split": "test_new", by which it will be judged')
         if (question is None) != (arm is None):
             raise InvalidInput("--question and --arm belong together: the verdict has to choose that arm")
+        if plan.verifier is not None and is_own(plan.verifier):
+            raise InvalidInput(
+                f"the machine judges by verifiers that ship, not by {plan.verifier!r}: use `stepforge finetune "
+                "launch`, `watch`, and `register --verifier`, which judge on this machine"
+            )
         terms = plan.terms(catalogue, today)
         spec = plan.spec([record for record in records if record.split not in TEST_SPLITS], folder)
         rows = "".join(record.model_dump_json() + "\n" for record in heldout).encode()

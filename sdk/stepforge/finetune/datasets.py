@@ -93,8 +93,11 @@ def write(
     system: str | None = None,
     limits: Limits | None = None,
     counter: Counter | None = None,
+    whole: bool = False,
 ) -> DatasetFile:
     """Write `{sha256}.jsonl` below `folder`: records for `sft` and `rft`, pairs for `dpo`.
+
+    With `whole` each row of `rft` holds its record, which a user's own verifier may read anything of.
 
     `counter` gives the fewest and most tokens of a text (default: o200k times the provider's range where the extra
     `tokens` is installed, else from the bytes). Raises InvalidInput naming the first record that cannot be used; then
@@ -108,7 +111,7 @@ def write(
     lines: list[bytes] = []
     low = high = size = 0
     for item in items:
-        row, texts = row_of(item, provider=provider, method=method, system=system)
+        row, texts = row_of(item, provider=provider, method=method, system=system, whole=whole)
         # ASCII alone: some readers break lines at U+2028, which JSON leaves as it is.
         line = json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         least, highest = _tokens(texts, count)
@@ -153,7 +156,7 @@ def write(
 
 
 def row_of(
-    item: Record | Pair, *, provider: ProviderName, method: Kind, system: str | None = None
+    item: Record | Pair, *, provider: ProviderName, method: Kind, system: str | None = None, whole: bool = False
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """One row in the provider's format, and its texts. Raises InvalidInput naming the record."""
     record = item.record if isinstance(item, Pair) else item
@@ -168,6 +171,9 @@ def row_of(
         answers: tuple[str, ...] = (item.preferred, item.rejected)
         if item.preferred == item.rejected:
             raise InvalidInput(f"record {record.id!r}: both completions are the same, so neither is better")
+    elif whole and method == "rft":
+        # There need be no reference: what is right is the verifier's to say.
+        answers = (record.answer or record.solution or record.model_dump_json(include={"scenario"}),)
     else:
         answers = (_answer(record, method),)
     texts = tuple(text for text in (system, record.prompt, *answers) if text is not None)
@@ -176,6 +182,12 @@ def row_of(
     if provider == "bedrock":
         _check_reserved(record, [text for text in (system, record.prompt) if text is not None])
     row = _WRITERS[FORMATS[provider, method]](method, record, system, answers)
+    if whole and method == "rft":
+        if provider == "sagemaker":
+            raise InvalidInput("SageMaker's rows have no room for a whole record: tune at another provider")
+        text = record.model_dump_json()
+        _check(record, text)
+        (row["references"] if provider == "vertex" else row)["record"] = text
     return row, texts
 
 

@@ -162,7 +162,10 @@ class Plan(Contract):
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
     verifier: str | None = None
-    """For rft in the place of a grader: a domain that ships, whose `verify` becomes a python grader."""
+    """For rft in the place of a grader: what becomes a python grader. A domain, shipped or installed, or your own
+    `package.module:function`."""
+    whole_records: bool = False
+    """Put each record as a whole into its row: for a function made from your own verifier (Bedrock)."""
     suffix: str = "stepforge"
     attempt: int = 1
     shutdown: date | None = None
@@ -200,10 +203,12 @@ class Plan(Contract):
         """Write the data below `folder`, and say what is to be launched. Raises InvalidInput."""
         if self.method == "dpo":
             raise InvalidInput("method 'dpo' takes pairs of completions: write them from Python with datasets.write")
-        grader = self.grader
+        grader, whole = self.grader, self.whole_records
         if self.verifier is not None:
-            grader = self._from_verifier(self.verifier)
-        file = write(records, folder, provider=self.provider.type, method=self.method, system=self.system)
+            from stepforge.finetune.graders import is_own
+
+            grader, whole = self._from_verifier(self.verifier), is_own(self.verifier)
+        file = write(records, folder, provider=self.provider.type, method=self.method, system=self.system, whole=whole)
         try:
             return TuneSpec(
                 provider=self.provider.type,
@@ -222,13 +227,21 @@ class Plan(Contract):
     def _from_verifier(self, domain: str) -> Grader:
         if self.grader is not None:
             raise InvalidInput("a plan has a grader or a verifier, not both: leave one out")
-        if self.provider.type not in ("openai", "vertex"):
-            raise InvalidInput(
-                f"{self.provider.type} calls a function as its grader: give the ARN of stepforge-ENV-finetune-grade, "
-                "which has the verifiers of all domains that ship, as a grader of type 'lambda'"
-            )
-        from stepforge.finetune.graders import python_grader
+        if self.method != "rft":
+            raise InvalidInput(f"method {self.method!r} has no grader: leave verifier out, or use method 'rft'")
+        from stepforge.finetune.graders import is_own, python_grader
 
+        if self.provider.type not in ("openai", "vertex"):
+            if is_own(domain):
+                remedy = (
+                    f"write the code of one with `stepforge finetune grader {domain}`, make a function of it, and give "
+                    "its ARN"
+                )
+            else:
+                remedy = "give the ARN of stepforge-ENV-finetune-grade, which has the verifiers of all that ship,"
+            raise InvalidInput(
+                f"{self.provider.type} calls a function as its grader: {remedy} as a grader of type 'lambda'"
+            )
         return python_grader(domain)
 
 
