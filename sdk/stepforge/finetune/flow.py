@@ -108,7 +108,8 @@ class Tools:
     ledger: Ledger
     s3: Any
     sagemaker: Any
-    secrets: Secrets
+    secrets: Secrets | None
+    """None: keys are found as a person's are."""
     bucket: str
     environment: str
     first_seconds: int = 30

@@ -128,3 +128,33 @@ def test_what_a_person_refuses_or_stops_costs_nothing(bench: Bench, call: Call, 
     assert call("finetune", "stop", again["name"])["status"] == "ABORTED"
     until(lambda: bench.ledger.entry(key).stage == Stage.REFUSED)
     assert bench.server.calls("POST", "/v1/fine_tuning/jobs") == 0
+
+
+def test_what_was_launched_here_is_registered_as_the_machine_does(
+    bench: Bench, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a ledger of its own the command finds the machine's job by its key, and the machine's package by its
+    digests: nothing in what it registers differs."""
+    plan, data = write(tmp_path, bench, mark="from-here")
+    by_machine = call("finetune", "start", plan, "--data", data)["registered"]
+    monkeypatch.setenv("STEPFORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    launched = call("finetune", "launch", plan, "--data", data)
+    other = write(tmp_path, bench, mark="not-yet")
+    running = call("finetune", "launch", other[0], "--data", other[1])
+    refused = call("finetune", "register", other[0], running["key"], "--data", other[1], code=2)
+    assert "watch" in refused["message"]
+    assert call("finetune", "watch", plan, launched["key"])["stage"] == "succeeded"
+    by_hand = call("finetune", "register", plan, launched["key"], "--data", data)["registered"]
+    assert by_hand == {**by_machine, "adopted": True}
+    # A verifier of the user's judges on this machine; another plan's launch is no launch of this one.
+    (tmp_path / "my_rules.py").write_text(
+        "def check(record, completion):\n    return completion.endswith(record.answer)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    judged = call("finetune", "register", plan, launched["key"], "--data", data, "--verifier", "my_rules:check")
+    assert judged["registered"]["adopted"]
+    rows = (Path(data).read_text() + "\n" + json.dumps({"prompt": "one more", "answer": "1", "split": "rl"})).encode()
+    Path(data).write_bytes(rows)
+    refused = call("finetune", "register", plan, launched["key"], "--data", data, code=2)
+    assert launched["key"] in refused["message"]
