@@ -20,7 +20,7 @@ from stepforge.errors import InvalidInput
 from stepforge.finetune.spec import DatasetFile, Format, Method, ProviderName, TokenRange
 from stepforge.logs import keys_in
 
-Kind = Literal["sft", "dpo", "rft"]
+Kind = Literal["sft", "dpo", "rft", "prompt"]
 MB, GB = 10**6, 10**9
 RESERVED = ("User:", "Bot:", "Assistant:", "System:", "<image>", "<video>", "[EOS]")
 """In a prompt these make a Nova job fail (Amazon Nova, preparing data for understanding models)."""
@@ -58,6 +58,7 @@ FORMATS: dict[tuple[ProviderName, Kind], Format] = {
     ("sagemaker", "sft"): "sagemaker",
     ("sagemaker", "dpo"): "sagemaker",
     ("sagemaker", "rft"): "sagemaker",
+    ("anthropic", "prompt"): "prompt",
 }
 LIMITS: dict[tuple[ProviderName, Kind], Limits] = {
     ("openai", "sft"): Limits(10, 1_000_000, 512 * MB, 65_536, "secondary"),
@@ -71,6 +72,7 @@ LIMITS: dict[tuple[ProviderName, Kind], Limits] = {
     ("sagemaker", "sft"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
     ("sagemaker", "dpo"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
     ("sagemaker", "rft"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
+    ("anthropic", "prompt"): Limits(3, 10_000, 100 * MB, 100_000),  # ours: nothing is uploaded
 }
 _RATIOS: dict[ProviderName, tuple[float, float]] = {
     "openai": (1.0, 1.05),
@@ -287,11 +289,18 @@ def _sagemaker(method: Kind, record: Record, system: str | None, answers: tuple[
     return {"prompt": prompt, "completion": answers[0]}
 
 
+def _prompt(method: Kind, record: Record, system: str | None, answers: tuple[str, ...]) -> Row:
+    """For our own search: nothing but the prompts of calls leaves."""
+    _check(record, record.model_dump_json())
+    return {"system": system, "record": record.model_dump(mode="json")}
+
+
 _WRITERS: dict[Format, Callable[[Kind, Record, str | None, tuple[str, ...]], Row]] = {
     "openai": _openai,
     "vertex": _vertex,
     "bedrock": _bedrock,
     "sagemaker": _sagemaker,
+    "prompt": _prompt,
 }
 
 

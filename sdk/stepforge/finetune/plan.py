@@ -23,9 +23,11 @@ from stepforge.economics.quotes import training_price
 from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
 from stepforge.finetune.datasets import Kind, write
 from stepforge.finetune.entries import Budgets
+from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
+from stepforge.home import home
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 Secrets = Callable[[str], str]
@@ -43,14 +45,7 @@ class OpenAISettings(Contract):
     def provider(self, secrets: Secrets | None = None) -> Provider:
         from stepforge.finetune.openai import OpenAIProvider
 
-        return OpenAIProvider(self._key(secrets), base_url=self.base_url, project=self.project)
-
-    def _key(self, secrets: Secrets | None) -> SecretStr:
-        if secrets is None:
-            return _key(self.api_key_env)
-        if self.api_key_secret is None:
-            raise InvalidInput("the state machine has no environment variable with your key: name api_key_secret")
-        return SecretStr(secrets(self.api_key_secret))
+        return OpenAIProvider(_given_key(self, secrets), base_url=self.base_url, project=self.project)
 
 
 class VertexSettings(Contract):
@@ -134,7 +129,69 @@ class SageMakerSettings(Contract):
         )
 
 
-Settings = Annotated[OpenAISettings | VertexSettings | BedrockSettings | SageMakerSettings, Field(discriminator="type")]
+class AnthropicSettings(Contract):
+    """A better prompt for a Claude: the search stops before a call that could cost more than `budget_usd`."""
+
+    type: Literal["anthropic"]
+    budget_usd: Annotated[Decimal, Field(gt=0)]
+    input_usd: Annotated[Decimal, Field(gt=0)]
+    """For a million tokens, as `output_usd`: look them up."""
+    output_usd: Annotated[Decimal, Field(gt=0)]
+    as_of: date
+    source: str
+    """Where the rates are from."""
+    folder_uri: str | None = None
+    """Where jobs lie, `s3://bucket/prefix`; None: on this machine, where the state machine cannot see them."""
+    base_url: str | None = None
+    api_key_env: str = "ANTHROPIC_API_KEY"
+    api_key_secret: str | None = None
+    max_metric_calls: Annotated[int, Field(ge=1)] = 200
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+    """Of one answer."""
+    verifier: str | None = None
+    """Your own, as `package.module:function`, in the place of the domain's; not in the state machine."""
+    endpoint_url: str | None = None
+    """Of S3."""
+
+    def price(self) -> ModelPrice:
+        return ModelPrice(
+            kind="training_job", usd=self.budget_usd, unit="job", as_of=self.as_of, source=f"budget_usd; {self.source}"
+        )
+
+    def provider(self, secrets: Secrets | None = None) -> Provider:
+        from stepforge.finetune.anthropic import AnthropicProvider
+        from stepforge.finetune.prompts import TokenPrices
+
+        if secrets is not None and self.verifier is not None:
+            raise InvalidInput("the state machine runs no verifiers of users: use `finetune launch`, or leave it out")
+        return AnthropicProvider(
+            _given_key(self, secrets),
+            self._folder(secrets),
+            prices=TokenPrices(input_usd=self.input_usd, output_usd=self.output_usd),
+            budget_usd=self.budget_usd,
+            base_url=self.base_url,
+            max_metric_calls=self.max_metric_calls,
+            max_tokens=self.max_tokens,
+            verifier=self.verifier,
+            look_seconds=600 if secrets is None else 120,
+        )
+
+    def _folder(self, secrets: Secrets | None) -> Folder:
+        if self.folder_uri is None:
+            if secrets is not None:
+                raise InvalidInput(
+                    'the state machine keeps jobs in its bucket: give folder_uri = "s3://BUCKET/finetune/prompts"'
+                )
+            return DiskFolder(home() / "finetune" / "prompts")
+        import boto3
+
+        return S3Folder(boto3.client("s3", endpoint_url=self.endpoint_url), self.folder_uri)
+
+
+Settings = Annotated[
+    OpenAISettings | VertexSettings | BedrockSettings | SageMakerSettings | AnthropicSettings,
+    Field(discriminator="type"),
+]
 
 
 class Terms(Contract):
@@ -177,6 +234,8 @@ class Plan(Contract):
 
         Raises UnknownPrice where neither has a price, ModelGone where the catalogue knows that it cannot be launched.
         """
+        if isinstance(self.provider, AnthropicSettings):
+            return Terms(price=self.provider.price(), shutdown=self.shutdown)
         model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
         row = catalogue.rows.get(model)
         if row is None:
@@ -194,6 +253,8 @@ class Plan(Contract):
 
     def booked_at(self, catalogue: Catalogue) -> ModelPrice | None:
         """The price for the books of a job that was launched, though nothing may be any more; None: not known."""
+        if isinstance(self.provider, AnthropicSettings):
+            return self.provider.price()
         model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
         if self.price is not None or model not in catalogue.rows:
             return self.price
@@ -255,6 +316,14 @@ def load_plan(path: Path) -> Plan:
         return Plan.model_validate(given)
     except ValidationError as error:
         raise InvalidInput(f"{path}: {first_problem(error, fields=Plan.model_fields)}") from error
+
+
+def _given_key(settings: OpenAISettings | AnthropicSettings, secrets: Secrets | None) -> SecretStr:
+    if secrets is None:
+        return _key(settings.api_key_env)
+    if settings.api_key_secret is None:
+        raise InvalidInput("the state machine has no environment variable with your key: name api_key_secret")
+    return SecretStr(secrets(settings.api_key_secret))
 
 
 def _key(name: str) -> SecretStr:
