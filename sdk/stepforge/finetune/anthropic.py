@@ -163,7 +163,9 @@ class AnthropicProvider:
         key = _key_of(tuned.job_id)
         raw = self._folder.read(f"{key}/{_RESULT}")
         if raw is None or self._folder.read(f"{key}/{_DELETED}") is not None:
-            raise ProviderRefused(f"{tuned.model} has no prompt: it was deleted, or never found")
+            raise ProviderRefused(
+                f"{tuned.model} has no prompt in {self._folder.name}: it was deleted, or made on another machine"
+            )
         found, made = Optimised.model_validate_json(raw), self._made(key)
         asked = [Message(role="system", content=found.prompt), *(m for m in messages if m.role != "system")]
         model = AnthropicModel(self._api_key, made.spec.base_model, self._unmetered(), base_url=self._base_url)

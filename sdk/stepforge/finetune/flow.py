@@ -39,7 +39,7 @@ from stepforge.finetune.evaluation import DECODINGS, Answer, Verify, ask, identi
 from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger import Ledger
-from stepforge.finetune.plan import Plan, Secrets
+from stepforge.finetune.plan import AnthropicSettings, Plan, Secrets, connect
 from stepforge.finetune.provider import Deployed, Labels, Provider
 from stepforge.finetune.registering import register_external
 from stepforge.finetune.spec import TuneSpec, launch_key
@@ -124,7 +124,7 @@ class Tools:
         return Request.model_validate_json(data)
 
     def provider(self, request: Request) -> Provider:
-        return request.plan.provider.provider(self.secrets)
+        return connect(request.plan.provider, self.secrets, self.s3)
 
     def get(self, kind: Literal["data", "heldout"], sha256: str) -> bytes:
         uri = f"s3://{self.bucket}/{Keys.finetune(kind, f'{sha256}.jsonl')}"
@@ -150,6 +150,8 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
         if (verdict.action, verdict.arm) != ("launch", request.arm):
             raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
     provider, spec = tools.provider(request), request.spec
+    if isinstance(request.plan.provider, AnthropicSettings):
+        request.plan.provider.check_machine()
     if isinstance(provider, Deployed):
         provider.check_serving(spec)
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)

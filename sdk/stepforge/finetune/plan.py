@@ -158,15 +158,23 @@ class AnthropicSettings(Contract):
             kind="training_job", usd=self.budget_usd, unit="job", as_of=self.as_of, source=f"budget_usd; {self.source}"
         )
 
-    def provider(self, secrets: Secrets | None = None) -> Provider:
+    def check_machine(self) -> None:
+        """Raises InvalidInput where the state machine could not run the search."""
+        if self.folder_uri is None:
+            raise InvalidInput(
+                'the state machine keeps jobs in its bucket: give folder_uri = "s3://BUCKET/finetune/prompts"'
+            )
+        if self.verifier is not None:
+            raise InvalidInput("the state machine runs no verifiers of users: use `finetune launch`, or leave it out")
+
+    def provider(self, secrets: Secrets | None = None, s3: Any = None) -> Provider:
+        """`s3` is the client of the environment, where there is one."""
         from stepforge.finetune.anthropic import AnthropicProvider
         from stepforge.finetune.prompts import TokenPrices
 
-        if secrets is not None and self.verifier is not None:
-            raise InvalidInput("the state machine runs no verifiers of users: use `finetune launch`, or leave it out")
         return AnthropicProvider(
             _given_key(self, secrets),
-            self._folder(secrets),
+            self._folder(s3),
             prices=TokenPrices(input_usd=self.input_usd, output_usd=self.output_usd),
             budget_usd=self.budget_usd,
             base_url=self.base_url,
@@ -176,22 +184,27 @@ class AnthropicSettings(Contract):
             look_seconds=600 if secrets is None else 120,
         )
 
-    def _folder(self, secrets: Secrets | None) -> Folder:
+    def _folder(self, s3: Any) -> Folder:
         if self.folder_uri is None:
-            if secrets is not None:
-                raise InvalidInput(
-                    'the state machine keeps jobs in its bucket: give folder_uri = "s3://BUCKET/finetune/prompts"'
-                )
             return DiskFolder(home() / "finetune" / "prompts")
-        import boto3
+        if s3 is None:
+            import boto3
 
-        return S3Folder(boto3.client("s3", endpoint_url=self.endpoint_url), self.folder_uri)
+            s3 = boto3.client("s3", endpoint_url=self.endpoint_url)
+        return S3Folder(s3, self.folder_uri)
 
 
 Settings = Annotated[
     OpenAISettings | VertexSettings | BedrockSettings | SageMakerSettings | AnthropicSettings,
     Field(discriminator="type"),
 ]
+
+
+def connect(settings: Settings, secrets: Secrets | None, s3: Any) -> Provider:
+    """The provider, with the environment's own client of S3 where jobs of it lie there."""
+    if isinstance(settings, AnthropicSettings):
+        return settings.provider(secrets, s3)
+    return settings.provider(secrets)
 
 
 class Terms(Contract):

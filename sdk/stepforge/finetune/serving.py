@@ -18,7 +18,7 @@ from stepforge.errors import IntegrityError, InvalidInput, ProviderRefused, Smok
 from stepforge.finetune.evaluation import identity
 from stepforge.finetune.flow import Request
 from stepforge.finetune.job import Message, Tuned
-from stepforge.finetune.plan import Plan, Secrets
+from stepforge.finetune.plan import Plan, Secrets, connect
 from stepforge.finetune.provider import Deployed
 
 PROBE = "1 + 1 ="
@@ -41,7 +41,7 @@ def answer(s3: Any, properties: dict[str, str], asked: InvokeRequest, secrets: S
     if asked.export is not None:
         raise InvalidInput(f"export {asked.export!r}: a provider's model answers with text alone. Leave --export out")
     request, tuned = _reached(s3, properties)
-    provider = request.plan.provider.provider(secrets)
+    provider = connect(request.plan.provider, secrets, s3)
     system = [Message(role="system", content=request.plan.system)] if request.plan.system else []
     completions = [
         provider.invoke(
@@ -62,7 +62,7 @@ def try_it(s3: Any, properties: dict[str, str], secrets: Secrets | None) -> Trie
     endpoint comes up.
     """
     request, tuned = _reached(s3, properties)
-    provider = request.plan.provider.provider(secrets)
+    provider = connect(request.plan.provider, secrets, s3)
     try:
         if isinstance(provider, Deployed):
             tuned = provider.deploy(tuned.job_id, trial=False)

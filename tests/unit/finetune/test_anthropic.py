@@ -21,7 +21,7 @@ from stepforge.finetune.anthropic import AnthropicProvider
 from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.launching import launch
 from stepforge.finetune.ledger_file import FileLedger
-from stepforge.finetune.plan import Plan
+from stepforge.finetune.plan import AnthropicSettings, Plan
 from stepforge.finetune.prompts import TokenPrices
 from stepforge.finetune.watching import follow
 from stepforge.testing.providers import LocalAnthropic
@@ -192,8 +192,12 @@ def test_a_search_is_cancelled_and_its_budget_is_the_most_that_it_costs(
     assert ledger.spent("local") == 2
 
 
-def test_the_machine_s_plan_needs_a_bucket_and_runs_no_verifier_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidInput, match="folder_uri"):
-        plan(api_key_secret="s").provider.provider(lambda _: "sk-test")
-    with pytest.raises(InvalidInput, match="verifiers of users"):
-        plan(api_key_secret="s", verifier="my_rules:check").provider.provider(lambda _: "sk-test")
+def test_the_machine_s_plan_needs_a_bucket_and_runs_no_verifier_of_users() -> None:
+    for given, words in (
+        ({}, "folder_uri"),
+        ({"folder_uri": "s3://bucket/finetune/prompts", "verifier": "my_rules:check"}, "verifiers of users"),
+    ):
+        settings = plan(**given).provider
+        assert isinstance(settings, AnthropicSettings)
+        with pytest.raises(InvalidInput, match=words):
+            settings.check_machine()
