@@ -19,7 +19,7 @@ from cdk.policies import allow, grant_key_to_aws, groups, pass_role, read_object
 from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.settings import Settings
-from stepforge.contracts.names import group_prefix, parameter
+from stepforge.contracts.names import TUNE_PREFIX, group_prefix, parameter
 from stepforge.contracts.work import WORK_TYPES
 
 
@@ -203,13 +203,16 @@ class Functions(Construct):
             allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": "Development"}),
         ])  # fmt: skip
-        ours = {"GROUP_PREFIX": group_prefix(self._settings.name)}
+        ours = {
+            "GROUP_PREFIX": group_prefix(self._settings.name),
+            "KEEP_PREVIOUS_DAYS": str(self._settings.keep_previous_days),
+        }
         self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours}, [
             *self._read_packages,
-            allow(["sagemaker:ListModelPackageGroups"], ["*"]),
-            # What a promotion that was stopped left behind.
+            allow(["sagemaker:ListModelPackageGroups", "sagemaker:ListEndpoints"], ["*"]),
+            # What a promotion that was stopped left behind, and what served before.
             allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint", "sagemaker:ListTags"],
-                  self.arns("sagemaker", f"endpoint/{self._own}-candidate")),
+                  self.arns("sagemaker", f"endpoint/{self._own}", f"endpoint/{TUNE_PREFIX}*")),
             allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
             allow(["states:DescribeExecution"], promotions),
         ])  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import (
     PROMOTION,
     PROMOTION_EVENT,
+    SERVES_SINCE,
     ExternalLineage,
     PackageMetadata,
     Promotion,
@@ -434,6 +436,7 @@ def stamp(sagemaker: Any, promotion: Promotion, result: PromotionResult, reason:
     }
     change: dict[str, Any] = {"CustomerMetadataProperties": properties}
     if result == "deployed":
+        properties[SERVES_SINCE] = datetime.now(UTC).isoformat(timespec="seconds")
         change["ModelLifeCycle"] = {"Stage": "Production", "StageStatus": "Serving", "StageDescription": reason[:1024]}
     else:
         change["ApprovalDescription"] = f"promotion {result}: {reason}"[:_APPROVAL_DESCRIPTION].replace("\n", " ")

@@ -18,10 +18,12 @@ from stepforge.contracts.registry import (
 )
 from stepforge.deployment import remove_abandoned
 from stepforge.packages import summaries
+from stepforge.retiring import retire
 
 MAX_EXECUTIONS = 3
 """Executions for one approval: those that ended without a stamp were cut off, not refused."""
 
+KEEP_PREVIOUS_DAYS = 7.0
 _PROPERTY = 256
 """Characters of a customer metadata property."""
 
@@ -67,22 +69,37 @@ def on_event(sagemaker: Any, states: Any, change: PackageStateChange, *, machine
     return consider(states, package, change.event_id, machine_arn=machine_arn)
 
 
-def sweep(sagemaker: Any, states: Any, *, machine_arn: str, prefix: str = group_prefix("local")) -> list[Decision]:
+def sweep(
+    sagemaker: Any,
+    states: Any,
+    *,
+    machine_arn: str,
+    prefix: str = group_prefix("local"),
+    keep_previous_days: float = KEEP_PREVIOUS_DAYS,
+) -> list[Decision]:
     """Promote what is approved but was never handled, because its event was lost. `prefix`: of the groups looked at.
 
     Of each group only the newest Approved version counts, and only where no promotion left a stamp on it. While any
     promotion runs the sweep waits for its next turn. The package's own LastModifiedTime gives the id that its event
     had, so that an event that was only late adopts what the sweep started. A candidate endpoint whose promotion was
-    stopped, and so could not clean up, is deleted: it is billed.
+    stopped, and so could not clean up, is deleted: it is billed. So is an endpoint that served before a model of
+    another kind, which has served for `keep_previous_days` by now.
     """
-    running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)["executions"]
-    if running:
+
+    def idle() -> bool:
+        running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)
+        return not running["executions"]
+
+    if not idle():
         return []
     decisions: list[Decision] = []
     for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=prefix):
         for group in page["ModelPackageGroupSummaryList"]:
             if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"]):
                 said = f"the candidate endpoint of {group['ModelPackageGroupName']}: its promotion was cut off"
+                decisions.append(Decision(package_arn="", action="removed", reason=said))
+            for name in retire(sagemaker, group["ModelPackageGroupName"], keep_days=keep_previous_days, idle=idle):
+                said = f"the endpoint {name}: another model has served for {keep_previous_days:g} days"
                 decisions.append(Decision(package_arn="", action="removed", reason=said))
             newest = next(summaries(sagemaker, group["ModelPackageGroupName"], ModelApprovalStatus="Approved"), None)
             if newest is None:

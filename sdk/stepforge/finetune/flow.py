@@ -7,9 +7,10 @@ to state. A job is looked at once a step, so that days of training hold no funct
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -30,6 +31,7 @@ from stepforge.errors import (
     DoesNotPay,
     IntegrityError,
     JobFailed,
+    MissingExtra,
     ProviderUnavailable,
     Stopped,
     Throttled,
@@ -45,6 +47,7 @@ from stepforge.finetune.registering import register_external
 from stepforge.finetune.spec import TuneSpec, launch_key
 from stepforge.finetune.watching import billed, cancel
 
+logger = logging.getLogger(__name__)
 GROWTH = 1.5
 
 
@@ -313,9 +316,8 @@ def register(tools: Tools, flow: Flow) -> Output:
         tools.sagemaker, tools.s3, group=group, metadata=metadata, lineage=lineage
     )
     provider = tools.provider(request)
-    if isinstance(provider, Labels):
-        about = {"stepforge-group": group, "stepforge-version": str(registered.version)}
-        provider.label(tuned, {**about, "stepforge-key": flow.key})
+    about = {"stepforge-group": group, "stepforge-version": str(registered.version)}
+    label(provider, tuned, {**about, "stepforge-key": flow.key})
     return Output(
         key=flow.key,
         registered=registered,
@@ -323,6 +325,20 @@ def register(tools: Tools, flow: Flow) -> Output:
         cost_usd=str(entry.cost_usd),
         local_fake=tuned.local_fake,
     )
+
+
+def label(provider: Provider, tuned: Tuned, labels: Mapping[str, str]) -> None:
+    """Label the model in the provider's own registry, where there is one and its client is here.
+
+    The client of Vertex's is larger than a function may be. What is missed is for people who look there: our registry
+    has it all.
+    """
+    if not isinstance(provider, Labels):
+        return
+    try:
+        provider.label(tuned, labels)
+    except MissingExtra as error:
+        logger.warning("the model is not labelled at its provider: model=%s error=%s", tuned.model, error)
 
 
 def lineage_of(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stepforge.contracts.base import Contract, Sha256, digest
+from stepforge.contracts.names import TUNE_PREFIX
 
 ProviderName = Literal["openai", "vertex", "bedrock", "sagemaker", "anthropic"]
 PROVIDERS: tuple[ProviderName, ...] = ("openai", "vertex", "bedrock", "sagemaker", "anthropic")
@@ -158,4 +159,4 @@ def launch_key(spec: TuneSpec, target: str) -> str:
 
     `target` is the account that pays. It fits a label, a tag, a job's name and an idempotency token of every provider.
     """
-    return "sf-" + digest({"spec": spec.model_dump(mode="json"), "target": target})[:40]
+    return TUNE_PREFIX + digest({"spec": spec.model_dump(mode="json"), "target": target})[:40]
