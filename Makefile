@@ -2,6 +2,7 @@
 # demo    the whole run on this machine: dataset, gate, training, evaluation, approval, promotion, an answer, a report
 # test    set up and run the tests        check   lint, types and tests
 # bench   print BENCH lines               verify  the long checks, whose output is committed
+# deploy-local   cdk deploy of an environment (ENV=dev) without an account
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --co
 export HF_HUB_OFFLINE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check lint types bench verify reproduce lock template schemas clean
+.PHONY: setup demo test check lint types bench verify reproduce deploy-local lock template schemas clean
 
 setup: $(READY)
 
@@ -74,6 +75,13 @@ verify: setup
 reproduce: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.reproduction.run --work out/reproduction
 	$(BIN)/python -m tests.benchmarks.reproduction.table
+
+# An environment without an account: the real CDK CLI, on the local AWS.
+ENV ?= dev
+deploy-local: setup
+	$(BIN)/stepforge local run -- $(BIN)/python -m cdk.cli bootstrap aws://000000000000/us-east-1
+	$(BIN)/stepforge local run -- $(BIN)/python -m cdk.cli deploy --all -c env=$(ENV) --require-approval never
+	$(BIN)/stepforge local images $(ENV)
 
 lock: setup
 	@for image in data serve train train-cuda; do $(BIN)/python containers/lock.py $$image > containers/$$image/requirements.lock || exit 1; done

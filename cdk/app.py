@@ -1,4 +1,4 @@
-"""`cdk deploy --all -c env=dev`: needs aws-cdk@2.1148.1 (npm's `latest` is another thing) and the extra [cdk].
+"""`python -m cdk.cli deploy --all -c env=dev`: needs Node.js and the extra [cdk].
 
 Synth needs no account, network, credentials or working directory; the wheels of the handlers' layer are fetched once
 (`python -m cdk.layers`). It fails on any finding of cdk-nag or of our own rules that `acknowledged.py` does not name.

@@ -95,7 +95,8 @@ class Finetune(Construct):
         if settings.tuning_role_arn is not None:
             role = iam.Role.from_role_arn(self, "TuningRole", settings.tuning_role_arn)
             functions["finetune_grade"].grant_invoke(role)
-        looks = [*read_objects(bucket, "finetune"), use_key(key)]
+        after = functions.arns("states", f"execution:{functions.machine_name('finetune')}:*")
+        looks = [*read_objects(bucket, "finetune"), use_key(key), allow(["states:DescribeExecution"], after)]
         functions.add("finetune_stopped", variables, [*common, *looks], code=code, layers=layers)
 
     @staticmethod
@@ -159,7 +160,7 @@ class Finetune(Construct):
                 source=["aws.states"],
                 detail_type=["Step Functions Execution Status Change"],
                 detail={
-                    "status": ["ABORTED", "TIMED_OUT"],
+                    "status": ["ABORTED", "FAILED", "TIMED_OUT"],
                     "stateMachineArn": [machines["finetune"].state_machine_arn],
                 },
             ),

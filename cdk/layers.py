@@ -31,7 +31,7 @@ PACKAGES = ("annotated-types", "cffi", "cryptography", "pycparser", "pydantic", 
             "typing-inspection")  # fmt: skip
 """pydantic for every handler; cryptography signs for Vertex when a service account's key is rotated."""
 PROVIDERS = ("anthropic", "gepa", "google-cloud-storage", "google-genai", "openai")
-"""google-cloud-aiplatform is 274 MB by itself, more than Lambda takes: only labels in Vertex's registry need it."""
+"""Without google-cloud-aiplatform, 149 MiB with what it needs: only labels in Vertex's own registry need it."""
 MOST_PROVIDERS_BYTES = 200 * 2**20
 """Of the 250 MiB that a function and its layers may unpack to, the rest is for handlers, pydantic and cryptography."""
 # Lambda's Python 3.11 runs on glibc 2.26: manylinux_2_28 would not load there.

@@ -1,16 +1,23 @@
-"""EventBridge: an execution of `finetune` was stopped or timed out, so its job is cancelled, and with it its charge."""
+"""EventBridge: an execution of `finetune` has ended without success, so nobody watches its job: it is cancelled, and
+with it its charge; money that was set aside is free again. What has succeeded stays as it is, for the next execution.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from _runtime import handles, variables
+from _runtime import client, handles, variables
 from finetune import Environment, tools_of
-from stepforge.errors import UnknownName
+from stepforge.errors import LaunchUncertain, UnknownName
+from stepforge.executions import after
 from stepforge.finetune import flow as steps
+
+DECIDING_SECONDS = 100
+"""A function goes on after its execution was stopped. Lambda tries an event again after one minute and after two."""
 
 
 class Detail(BaseModel):
@@ -18,6 +25,9 @@ class Detail(BaseModel):
 
     status: str
     input: str
+    executionArn: str
+    stopDate: int
+    """Milliseconds since the epoch."""
 
 
 class Event(BaseModel):
@@ -30,11 +40,16 @@ class Event(BaseModel):
 
 @handles
 def handler(event: Event) -> dict[str, Any]:
-    if event.detail.status not in ("ABORTED", "TIMED_OUT"):
+    if event.detail.status not in ("ABORTED", "FAILED", "TIMED_OUT"):
         return {"stopped": False, "why": f"the execution is {event.detail.status}"}
+    # Events come late and twice: by then the same plan may have been started again.
+    if (later := after(client("stepfunctions"), event.detail.executionArn)) is not None:
+        return {"stopped": False, "why": f"{later} has taken it over"}
     start = steps.Start.model_validate(json.loads(event.detail.input))
     try:
         entry = steps.stop(tools_of(variables(Environment)), start)
-    except UnknownName:
+    except UnknownName as error:
+        if event.detail.status == "ABORTED" and time.time() - event.detail.stopDate / 1000 < DECIDING_SECONDS:
+            raise LaunchUncertain("it may be decided still, and set money aside: this is looked at again") from error
         return {"stopped": False, "why": "nothing was set aside for it yet"}
     return {"stopped": True, "key": entry.key, "stage": entry.stage.value}

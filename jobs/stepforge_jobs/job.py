@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from stepforge.contracts.jobs import Channel, JobSpec
 from stepforge.contracts.manifests import Manifest, check_files, read_manifest
+from stepforge.contracts.metrics import PROGRESS_EVENT
 from stepforge.errors import InvalidInput
 
 
@@ -43,7 +44,7 @@ class Progress:
             return
         self._last[stage] = now
         shown = {name: float(f"{value:.6g}") for name, value in values.items()}
-        self.event("progress", stage=stage, step=step, steps=steps, **shown)
+        self.event(PROGRESS_EVENT, stage=stage, step=step, steps=steps, **shown)
 
     def warn(self, message: str) -> None:
         self.event("warning", message=message)

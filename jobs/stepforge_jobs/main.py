@@ -23,7 +23,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from stepforge.contracts.work import WorkType
+from stepforge.contracts.work import TRAINING, WorkType
 from stepforge.errors import InvalidInput
 from stepforge_jobs import durable
 from stepforge_jobs.heartbeat import Heartbeat
@@ -50,7 +50,6 @@ OFFLINE = {
 }
 
 
-TRAINING: tuple[WorkType, ...] = ("sft", "srl", "rlvr")
 """Work that several processes share. The others are done by one."""
 
 

@@ -16,8 +16,8 @@ from stepforge.contracts.names import Keys
 from stepforge.contracts.requests import ASKED_SECONDS, Answer, ApprovalRequest, PendingApproval
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge.executions import Execution
+from stepforge.job_runs import Started
 from stepforge.registry import Package
-from stepforge.started import Started
 
 _GONE = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")
 

@@ -85,8 +85,7 @@ def plan_parts(s3: Any, request: PlanRequest, *, bucket: str, key_arn: str, envi
     spec = read_spec(s3, request.spec, AssemblySpec)
     resources = spec.resources.get("dataset", Resources())
     jobs = []
-    for source in spec.sources:
-        job = spec.part(source)
+    for job in spec.jobs:
         put_spec(s3, job, bucket=bucket, key_arn=key_arn)
         jobs.append(_request(job, spec.image, resources, request, bucket=bucket, environment=environment))
     key = Keys.parts(spec.identity)
@@ -108,9 +107,7 @@ def join_parts(s3: Any, request: JoinRequest, *, bucket: str, key_arn: str, envi
     """
     spec = read_spec(s3, request.spec, AssemblySpec)
     artifacts = _sound(spec, request.parts)
-    manifests = [read_manifest(s3, ref.uri, expected_sha256=ref.sha256) for ref in artifacts]
-    placed = renumbered(manifests)
-    manifest = joined_manifest(manifests, [entry for _, _, entry in placed])
+    manifest, placed = join(s3, artifacts)
     prefix = Keys.upload("dataset", manifest.sha256)
     encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key_arn}
     for part, path, entry in placed:
@@ -127,6 +124,19 @@ def join_parts(s3: Any, request: JoinRequest, *, bucket: str, key_arn: str, envi
         counts=manifest.metadata["counts"],
         job=_request(gate, spec.image, resources, request, bucket=bucket, environment=environment),
     )
+
+
+def join(s3: Any, artifacts: list[ArtifactRef]) -> tuple[Manifest, list[tuple[int, str, FileEntry]]]:
+    """The manifest of the whole, and where each of its shards comes from (`renumbered`). Reads manifests alone."""
+    manifests = [read_manifest(s3, ref.uri, expected_sha256=ref.sha256) for ref in artifacts]
+    placed = renumbered(manifests)
+    return joined_manifest(manifests, [entry for _, _, entry in placed]), placed
+
+
+def joined_dataset(s3: Any, artifacts: list[ArtifactRef], *, bucket: str) -> ArtifactRef:
+    """Where the dataset of these parts lies once they are joined."""
+    sha256 = join(s3, artifacts)[0].sha256
+    return ArtifactRef(uri=f"s3://{bucket}/{Keys.upload('dataset', sha256)}", sha256=sha256)
 
 
 def renumbered(manifests: list[Manifest]) -> list[tuple[int, str, FileEntry]]:
@@ -185,15 +195,16 @@ def _joined_reports(plain: list[dict[str, Any]]) -> ParsingReport:
 
 
 def _sound(spec: AssemblySpec, parts: tuple[Part, ...]) -> list[ArtifactRef]:
-    if len(parts) != len(spec.sources):
-        raise IntegrityError(f"{len(parts)} parts came back for {len(spec.sources)} sources")
+    wanted = len(spec.sources) or spec.parts
+    if len(parts) != wanted:
+        raise IntegrityError(f"{len(parts)} parts came back for the {wanted} that were asked for")
     failed = [(number, part) for number, part in enumerate(parts) if part.artifact is None]
     if failed:
         number, part = failed[0]
         kind = getattr(errors, part.error or "", errors.JobFailed)
         raise kind(
-            f"{len(failed)} of {len(parts)} parts failed, and the others are kept; part {number}, "
-            f"{spec.sources[number].uri}: {part.cause or part.error}"
+            f"{len(failed)} of {len(parts)} parts failed, and the others are kept; {spec.label(number)}: "
+            f"{part.cause or part.error}"
         )
     return [part.artifact for part in parts if part.artifact is not None]
 

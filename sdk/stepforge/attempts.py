@@ -16,8 +16,10 @@ from stepforge.artifacts import read_manifest
 from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest
 from stepforge.contracts.manifests import MANIFEST
+from stepforge.contracts.metrics import PROGRESS_EVENT, SHOWN, TOKENS_PER_SECOND
 from stepforge.contracts.names import SPEC_TAG, Keys, job_name
 from stepforge.contracts.resources import Resources
+from stepforge.contracts.work import TRAINING
 from stepforge.exposure import refuse_secrets
 
 MAX_ATTEMPTS = 50
@@ -54,6 +56,8 @@ class Attempt(Contract):
     stopping_condition: dict[str, int]
     output_data_config: dict[str, str] = {}
     vpc_config: dict[str, list[str]] | None = None
+    metric_definitions: list[dict[str, str]] = []
+    """Of a job that trains: where SageMaker finds its metrics in the log, for CloudWatch and Studio."""
     environment: dict[str, str] = {}
     """Trace, request and session of who creates it; empty where nothing is created. No part of the job's identity."""
     tags: list[dict[str, str]]
@@ -330,6 +334,7 @@ def _attempt(
         vpc_config=None
         if resources.vpc is None
         else {"Subnets": list(resources.vpc.subnets), "SecurityGroupIds": list(resources.vpc.security_groups)},
+        metric_definitions=_metric_definitions() if request.prefix.partition("-")[0] in TRAINING else [],
         environment=_environment() if action == "create" else {},
         tags=[
             {"Key": SPEC_TAG, "Value": request.spec_sha256},
@@ -338,6 +343,15 @@ def _attempt(
             *_choice_tag(resources, chosen),
         ],
     )
+
+
+def _metric_definitions() -> list[dict[str, str]]:
+    """A progress line is one JSON object a step; a metric that is nan has no value there, and is left out."""
+    number = r"(-?[0-9.]+(?:e[-+]?[0-9]+)?)"
+    return [
+        {"Name": name, "Regex": f'"event": "{PROGRESS_EVENT}".*"{name}": {number}'}
+        for name in (*SHOWN, TOKENS_PER_SECOND)
+    ]
 
 
 def _resource_config(resources: Resources, instance_type: str, key_arn: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from stepforge.registry import Registry
 if TYPE_CHECKING:
     import boto3
 
+    from stepforge.datasets import Datasets
+    from stepforge.evaluations import Evaluations
     from stepforge.secrets import Secrets
 
 
@@ -35,6 +37,20 @@ class Client:
         self.jobs = Jobs(self.connection)
         self.pipelines = Pipelines(self.connection)
         self.registry = Registry(self.connection)
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        """Evaluations by themselves: `client.evaluations.ask("facial/3", on="facial/1")`."""
+        from stepforge.evaluations import Evaluations
+
+        return Evaluations(self.connection)
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        """Datasets in parts."""
+        from stepforge.datasets import Datasets
+
+        return Datasets(self.connection)
 
     @cached_property
     def secrets(self) -> Secrets:

@@ -69,15 +69,23 @@ class UserError(StepforgeError, ValueError):
 class UnknownName(UserError):
     """A name that is not among those that exist.
 
+    `known` is what there is, newest first where it is only a part of that (`newest`); None where nobody asked.
+
     >>> str(UnknownName("domain", "facal", ["facial"]))
     "unknown domain 'facal': did you mean 'facial'? There are: facial"
+    >>> str(UnknownName("job", "sft", ["gate-1", "dataset-1"], newest=True))
+    "unknown job 'sft': The newest are: gate-1, dataset-1"
     """
 
-    def __init__(self, what: str, given: str, known: Iterable[str]) -> None:
-        names = sorted(known)
+    def __init__(self, what: str, given: str, known: Iterable[str] | None, *, newest: bool = False) -> None:
+        if known is None:
+            super().__init__(f"unknown {what} {given!r}")
+            return
+        names = list(known) if newest else sorted(known)
         near = difflib.get_close_matches(given, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        listing = f"There are: {', '.join(names)}" if names else "There are none"
+        there = "The newest are" if newest else "There are"
+        listing = f"{there}: {', '.join(names)}" if names else "There are none"
         super().__init__(f"unknown {what} {given!r}: {hint}{listing}")
 
 

@@ -105,6 +105,15 @@ def find(states: Any, machine_arn: str, machine: Machine, identity: str) -> Exec
     return newest
 
 
+def after(states: Any, arn: str) -> str | None:
+    """Name of the execution of the same identity that was started after this one; None where there is none."""
+    stem, _, number = arn.rpartition("-r")
+    if not number.isdecimal():
+        return None
+    found = describe(states, f"{stem}-r{int(number) + 1}")
+    return None if found is None else found.name
+
+
 def start_or_adopt(states: Any, machine_arn: str, machine: Machine, identity: str, input: dict[str, Any]) -> Execution:
     """Start an execution, or adopt the one that runs or has succeeded.
 

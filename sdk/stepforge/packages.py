@@ -9,6 +9,7 @@ from typing import Any
 from botocore.exceptions import ClientError as AwsError
 
 from stepforge.artifacts import folder, read_file, read_report
+from stepforge.cards import metrics_of
 from stepforge.champion import cells_of, compare
 from stepforge.contracts.base import Contract, digest
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest, JobSpec
@@ -243,11 +244,6 @@ def model_card(
     package's card has `model_creator` and `model_artifact` alone in its overview.
     """
     stages = ", then ".join(f"{stage.name} ({stage.type}, {stage.steps} steps)" for stage in spec.stages)
-    metrics = [
-        {"name": f"{s.split} {s.decoding} {s.metric}", "type": "number", "value": s.value.mean,
-         "notes": f"95 % interval [{s.value.low:.4f}, {s.value.high:.4f}] over {s.value.count} records"}
-        for s in report.scores
-    ]  # fmt: skip
     return {
         "model_overview": {
             "model_creator": "stepforge",
@@ -268,7 +264,7 @@ def model_card(
                 "name": "held-out splits",
                 "evaluation_observation": "; ".join(finished.comparison.reasons)[:2000],
                 "datasets": [metadata.evaluation_uri],
-                "metric_groups": [{"name": "scores", "metric_data": metrics}],
+                "metric_groups": [{"name": "scores", "metric_data": metrics_of(report.scores)}],
             }
         ],
         "additional_information": {"custom_details": metadata.properties()},

@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from stepforge import executions, stopping
 from stepforge.artifacts import read_report
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import JobSpec
-from stepforge.contracts.names import Keys, job_name
+from stepforge.contracts.names import Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.errors import UnknownName
 from stepforge.executions import Execution, run_failure
-from stepforge.following import Out, RunEvent, Survivor
-from stepforge.jobs import ENDED, JobState, Narrator, attempts_of
-from stepforge.jobs_log import PROGRESS_EVENT, LogTail
+from stepforge.following import RunEvent, Survivor
+from stepforge.jobs import JobState, attempts_of
 from stepforge.links import execution as execution_link
 from stepforge.overview import RunSummary, summarise
-from stepforge.pace import Pace, PacedJobs, paced_jobs
+from stepforge.pace import Pace, paced_jobs
 from stepforge.packages import EVALUATION
 from stepforge.planning import advance, pipeline_job_request, read_pipeline
+from stepforge.steps import PlannedJob, RunSteps
 from stepforge.stopping import Stopped
 from stepforge.views import run_html
 
-__all__ = ["PROGRESS_EVENT", "Pipelines", "PlannedJob", "Run", "RunEvent", "Walk"]
-
-
-@dataclass(frozen=True)
-class PlannedJob:
-    """A job of a pipeline: its spec, the stage's name, and the attempts that there are."""
-
-    spec: JobSpec
-    attempts: tuple[JobState, ...]
-
-    @property
-    def attempt(self) -> JobState:
-        """The last attempt; Absent where there is none yet."""
-        return self.attempts[-1] if self.attempts else JobState(job_name(self.spec.prefix, 0), None)
-
-    @property
-    def stage(self) -> str:
-        return str(getattr(self.spec.work, "name", self.spec.type))
+__all__ = ["Pipelines", "PlannedJob", "Run", "RunEvent", "Walk"]
+_LISTED = 50
 
 
 class Pipelines:
@@ -75,7 +58,7 @@ class Pipelines:
         found = executions.find(states, machine, "train", spec.identity)
         return None if found is None else Run(self._connection, found, spec)
 
-    def runs(self, *, most: int = 50) -> list[dict[str, Any]]:
+    def runs(self, *, most: int = _LISTED) -> list[dict[str, Any]]:
         """Summaries of runs, newest first."""
         answer = self._connection.client("stepfunctions").list_executions(
             stateMachineArn=self._connection.environment.machines["train"], maxResults=most
@@ -98,7 +81,7 @@ class Pipelines:
         arn = executions.execution_arn(connection.environment.machines["train"], wanted)
         execution = executions.describe(connection.client("stepfunctions"), arn)
         if execution is None or execution.input is None:
-            raise UnknownName("run", name, names)
+            raise UnknownName("run", name, names, newest=len(names) >= _LISTED)
         state = PipelineState.model_validate(execution.input)
         return Run(connection, execution, read_pipeline(connection.client("s3"), state))
 
@@ -127,6 +110,11 @@ class Walk:
             return None
         request = pipeline_job_request(job, self._spec, bucket=self._bucket)
         return PlannedJob(job, tuple(attempts_of(self._connection, request, self._sagemaker)))
+
+    def due(self) -> list[PlannedJob]:
+        """As `look`, for who follows: jobs of a pipeline come one after the other."""
+        planned = self.look()
+        return [] if planned is None else [planned]
 
     def advance(self, planned: PlannedJob) -> bool:
         """Go past a job that is done. Returns whether it is."""
@@ -177,7 +165,7 @@ class Run:
     def refresh(self, connection: Connection | None = None) -> Execution:
         found = executions.describe((connection or self.connection).client("stepfunctions"), self.execution.arn)
         if found is None:
-            raise UnknownName("run", self.name, [])
+            raise UnknownName("run", self.name, None)
         self.execution = found
         return found
 
@@ -213,19 +201,7 @@ class Run:
         jobs = paced_jobs(self.connection, pace)
         chosen = jobs.pace if poll_seconds is None else replace(jobs.pace, logs_seconds=poll_seconds)
         survivor = Survivor(self.connection, chosen, f"stepforge watch {self.name}")
-        yield from survivor.events(_RunSteps(self, jobs))
-
-    def _adopted(self, attempt: JobState) -> bool:
-        """Whether a job was there before this run was."""
-        created = (attempt.description or {}).get("CreationTime")
-        return created is not None and created < self.execution.started
-
-    def _concerns(self, attempt: JobState) -> bool:
-        """Whether there is something to tell: an attempt that failed before this run began is another run's story."""
-        if attempt.description is None:
-            return False
-        spent = attempt.status in ("Failed", "Stopped")
-        return not (spent and attempt.description["LastModifiedTime"] < self.execution.started)
+        yield from survivor.events(RunSteps(self, Walk(self.connection.once, self.spec, jobs), jobs))
 
     def wait(self) -> dict[str, Any]:
         """Block until it has ended. Returns the output; raises RunFailed with the cause."""
@@ -243,36 +219,3 @@ class Run:
 
 def _advice(attempt: JobState) -> str:
     return "" if attempt.diagnosis is None else f"{attempt.diagnosis.category}: {attempt.diagnosis.advice}"
-
-
-class _RunSteps:
-    """The steps of following a run: each asks about the current job alone."""
-
-    def __init__(self, run: Run, jobs: PacedJobs) -> None:
-        self._run, self._jobs = run, jobs
-        self._walk = Walk(run.connection.once, run.spec, jobs)
-        self._narrator: Narrator | None = None
-        self._ended_job = ""
-        self._ended_at: float | None = None
-
-    def __call__(self, out: Out) -> bool:
-        run = self._run
-        ended = run.refresh(run.connection.once).status != "RUNNING"
-        if ended and self._ended_at is None:
-            self._ended_at = self._jobs.pace.clock()
-        while (planned := self._walk.look()) is not None and run._concerns(planned.attempt):
-            attempt = planned.attempt
-            adopted = run._adopted(attempt)
-            if self._narrator is None or self._narrator.name != attempt.name:
-                tail = LogTail(run.connection.once.client("logs"), attempt.name)
-                self._narrator = Narrator(run.connection, tail, planned.stage, attempt.name)
-            self._narrator.tell(attempt, out, adopted=adopted, silent=adopted and attempt.status == "Completed")
-            if attempt.status in ENDED and attempt.name != self._ended_job:
-                self._ended_job = attempt.name
-                self._narrator.tell_end(attempt, out, adopted=adopted)
-            if not self._walk.advance(planned):
-                break
-        if self._ended_at is None or planned is None or planned.attempt.ending is not None:
-            return ended
-        # What is remembered of a job may be older than the run's end: the last look must not be.
-        return self._jobs.as_of(planned.attempt.name) >= self._ended_at

@@ -8,18 +8,19 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from stepforge import executions, transfers
 from stepforge.artifacts import read_file, read_report
+from stepforge.cards import content_of, scores_of
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import digest, first_problem
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, group_domain, group_prefix, package_group
 from stepforge.contracts.registry import PROMOTION, Approval, ExternalLineage, PackageMetadata
-from stepforge.contracts.reports import EvaluationReport
+from stepforge.contracts.reports import EvaluationReport, Scored
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, UnknownName
 from stepforge.executions import Execution
@@ -51,6 +52,8 @@ class Package:
     """What the champion gate found when it was registered."""
     metadata: dict[str, str] = field(default_factory=dict)
     artifact: ArtifactRef | None = None
+    scored: Scored | None = None
+    """The scores that its model card holds, their intervals rounded; `Registry.evaluation` reads and checks them."""
 
     @property
     def reference(self) -> str:
@@ -332,7 +335,8 @@ class Registry:
             description=answer.get("ModelPackageDescription", ""),
             reason=answer.get("ApprovalDescription", ""),
             stage_reason=answer.get("ModelLifeCycle", {}).get("StageDescription", ""),
-            comparison=_comparison(answer.get("ModelCard", {})),
+            comparison=str(content_of(answer.get("ModelCard", {})).get("evaluation_observation", "")),
+            scored=scores_of(answer.get("ModelCard", {})),
             metadata=metadata,
             artifact=ArtifactRef(uri=source["S3Uri"], sha256=sha256) if source and sha256 else None,
         )
@@ -350,12 +354,3 @@ def said_by_container(error: ClientError) -> str:
     return (
         said if len(said) <= _LONGEST_REASON else f"{said[: _LONGEST_REASON // 2]} ... {said[-_LONGEST_REASON // 2 :]}"
     )
-
-
-def _comparison(card: dict[str, Any]) -> str:
-    """The gate's reasons out of a model card of ours; empty where somebody else wrote the card."""
-    try:
-        found = json.loads(card["ModelCardContent"])["evaluation_details"][0]["evaluation_observation"]
-    except (KeyError, IndexError, TypeError, ValueError):
-        return ""
-    return str(found)

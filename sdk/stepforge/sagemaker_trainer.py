@@ -106,6 +106,12 @@ def trainer_of(connection: Connection, parameters: dict[str, Any], *, bucket: st
     }
     with _our_role():
         trainer = NamedTrainer(**options)
+    metrics = [
+        shapes.MetricDefinition(**_snake(metric))
+        for metric in parameters["AlgorithmSpecification"]["MetricDefinitions"]
+    ]
+    if metrics:
+        trainer.with_metric_definitions(metrics)
     return trainer.with_retry_strategy(shapes.RetryStrategy(**_snake(parameters["RetryStrategy"])))
 
 

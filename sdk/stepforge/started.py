@@ -1,15 +1,15 @@
-"""Executions of the machines `evaluate` and `dataset`: started or adopted by what is asked for, and waited for."""
+"""Start or adopt executions of the machines `evaluate` and `dataset`, and find them by their names."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import re
+from typing import Any
 
 from stepforge import executions
 from stepforge.artifacts import read_report
-from stepforge.connection import LOCAL, Connection
-from stepforge.contracts.base import Contract, canonical_json
+from stepforge.assembly import read_spec
+from stepforge.connection import Connection
+from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import Keys, Machine
 from stepforge.contracts.registry import PackageMetadata
@@ -17,50 +17,30 @@ from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.requests import AssemblyOutput, AssemblySpec, EvaluateOutput, EvaluationSpec, SpecRef
 from stepforge.contracts.resources import Resources
 from stepforge.contracts.work import EvaluateWork
-from stepforge.errors import InvalidInput, RunFailed
-from stepforge.executions import Execution, run_failure
+from stepforge.errors import InvalidInput, UnknownName
+from stepforge.executions import Execution
+from stepforge.job_runs import JobRun
 from stepforge.packages import EVALUATION
 from stepforge.recipes import bound_resources, job_image
 from stepforge.registry import Package
 
-Output = TypeVar("Output", bound=Contract)
+_NAME = re.compile(r"(evaluate|dataset)-[0-9a-f]{12}-r\d+")
+_LISTED = 20
 
 
-@dataclass
-class Started(Generic[Output]):
-    """An execution, and the model of its output."""
-
-    connection: Connection
-    execution: Execution
-    output: type[Output]
-
-    @property
-    def name(self) -> str:
-        return self.execution.name
-
-    def wait(self, *, timeout_seconds: float = 7 * 86_400.0) -> Output:
-        """Block until it has ended. Raises RunFailed with its cause, or where it has not ended in time."""
-        pause, began = (0.1 if self.connection.name == LOCAL else 15.0), time.monotonic()
-        while time.monotonic() - began < timeout_seconds:
-            found = executions.describe(self.connection.client("stepfunctions"), self.execution.arn)
-            assert found is not None  # it was started
-            self.execution = found
-            if found.status == "SUCCEEDED":
-                return self.output.model_validate(found.output)
-            if found.status not in executions.ADOPTED:
-                raise run_failure(found.name, found)
-            time.sleep(pause)
-        raise RunFailed(f"{self.name} has not ended within {timeout_seconds:.0f} s: it goes on; look at it again")
+def is_job_run(name: str) -> bool:
+    """Whether a name is that of an execution of `evaluate` or `dataset`, by its form."""
+    return _NAME.fullmatch(name) is not None
 
 
-def evaluate(connection: Connection, spec: EvaluationSpec) -> Started[EvaluateOutput]:
+def evaluate(connection: Connection, spec: EvaluationSpec) -> JobRun[EvaluateOutput, EvaluationSpec]:
     """Score one model on one dataset. The same spec twice is one execution, and one job."""
-    return Started(connection, _start(connection, "evaluate", spec), EvaluateOutput)
+    return JobRun(connection, _start(connection, "evaluate", spec), EvaluateOutput, spec)
 
 
-def assemble(connection: Connection, spec: AssemblySpec) -> Started[AssemblyOutput]:
-    """Make a dataset of many uploads of records, a job each."""
-    return Started(connection, _start(connection, "dataset", spec), AssemblyOutput)
+def assemble(connection: Connection, spec: AssemblySpec) -> JobRun[AssemblyOutput, AssemblySpec]:
+    """Make a dataset in parts, a job each: of many uploads of records, or of what a domain generates."""
+    return JobRun(connection, _start(connection, "dataset", spec), AssemblyOutput, spec)
 
 
 def evaluation_spec(
@@ -106,3 +86,18 @@ def _start(connection: Connection, machine: Machine, spec: EvaluationSpec | Asse
     states = connection.client("stepfunctions")
     arn = environment.machines[machine]
     return executions.start_or_adopt(states, arn, machine, spec.identity, ref.model_dump(mode="json"))
+
+
+def find(connection: Connection, name: str) -> JobRun[Any, Any]:
+    """The execution of this name. Raises UnknownName with the newest of its machine."""
+    machine: Machine = "dataset" if name.startswith("dataset-") else "evaluate"
+    states, arn = connection.client("stepfunctions"), connection.environment.machines[machine]
+    found = executions.describe(states, executions.execution_arn(arn, name))
+    if found is None or found.input is None:
+        newest = states.list_executions(stateMachineArn=arn, maxResults=_LISTED)["executions"]
+        raise UnknownName(f"run of {machine}", name, [run["name"] for run in newest], newest=len(newest) == _LISTED)
+    ref = SpecRef.model_validate(found.input)
+    s3 = connection.client("s3")
+    if machine == "evaluate":
+        return JobRun(connection, found, EvaluateOutput, read_spec(s3, ref, EvaluationSpec))
+    return JobRun(connection, found, AssemblyOutput, read_spec(s3, ref, AssemblySpec))

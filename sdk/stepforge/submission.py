@@ -45,7 +45,11 @@ def training_request(environment: Environment, request: JobRequest, attempt: Att
     return {
         "TrainingJobName": attempt.name,
         "RoleArn": environment.training_role_arn,
-        "AlgorithmSpecification": {"TrainingImage": request.image, "TrainingInputMode": request.resources.input_mode},
+        "AlgorithmSpecification": {
+            "TrainingImage": request.image,
+            "TrainingInputMode": request.resources.input_mode,
+            "MetricDefinitions": attempt.metric_definitions,
+        },
         "HyperParameters": {"spec_uri": request.spec_uri, "spec_sha256": request.spec_sha256},
         "InputDataConfig": attempt.input_data_config,
         "OutputDataConfig": attempt.output_data_config,

@@ -12,7 +12,7 @@ import importlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
@@ -90,13 +90,23 @@ def stage_records(path: Path, *, into: Path, domain: str, verifier: str | None) 
     `verifier` is the `name@version` that judges them, None where it is not known. Raises InvalidInput naming the first
     malformed line and its field.
     """
-    if not path.is_file():
-        raise InvalidInput(f"data {str(path)!r} is not a file: give a file with one JSON record a line")
-    into.mkdir(parents=True)
-    staged = into / RECORDS
-    # The copy is read, so that what was checked is what is sent.
-    shutil.copyfile(path, staged)
-    return read_user_files([RecordsFile(staged, path.name, sha256_of(staged))], domain=domain, verifier=verifier)
+    return stage_parts([(path, into)], domain=domain, verifier=verifier)
+
+
+def stage_parts(parts: Sequence[tuple[Path, Path]], *, domain: str, verifier: str | None) -> list[Record]:
+    """As `stage_records`, of several files of one dataset, each into a folder of its own. No id may be in two files."""
+    staged: dict[str, RecordsFile] = {}
+    for path, into in parts:
+        if not path.is_file():
+            raise InvalidInput(f"data {str(path)!r} is not a file: give a file with one JSON record a line")
+        into.mkdir(parents=True)
+        # The copy is read, so that what was checked is what is sent.
+        copy = Path(shutil.copyfile(path, into / RECORDS))
+        sha256 = sha256_of(copy)
+        if sha256 in staged:
+            raise InvalidInput(f"data {str(path)!r} holds the same as {staged[sha256].name!r}: give each file once")
+        staged[sha256] = RecordsFile(copy, path.name, sha256)
+    return read_user_files(staged.values(), domain=domain, verifier=verifier)
 
 
 def _locate(module: str) -> tuple[Path, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any, Literal
 
 import ministack.services.stepfunctions as sfn
@@ -11,6 +12,7 @@ from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.names import Keys
 from stepforge.local.backend import waiting
 
+from .tunes import settle
 from .world import BUCKET, Attempt, World
 
 Kind = Literal["handler", "job", "call", "nested", "person"]
@@ -66,6 +68,10 @@ def inject(world: World, attempt: Attempt, fault: str) -> Json:
     kind = kind_of(attempt.resource)
     if fault == "cancelled":
         world.stop(attempt.execution)
+        if attempt.machine == "finetune":
+            # The rule is quicker than the function, which goes on though nobody waits for it.
+            settle(world, attempt.execution, late=False)
+            _go_on(attempt)
         waiting.check()
     if fault == "time-out":
         raise sfn._ExecutionError("States.Timeout", "Task timed out")
@@ -79,6 +85,11 @@ def inject(world: World, attempt: Attempt, fault: str) -> Json:
     if fault == "duplicate":
         attempt.proceed()
     raise sfn._ExecutionError(TRANSIENT[fault][kind], f"{fault}: try again")
+
+
+def _go_on(attempt: Attempt) -> None:
+    with suppress(sfn._ExecutionError):
+        attempt.proceed()
 
 
 def _malformed(world: World, attempt: Attempt, kind: Kind) -> Json:

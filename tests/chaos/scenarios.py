@@ -22,6 +22,7 @@ from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.deployment import serving_name
 from stepforge.planning import job_request
 
+from .tunes import tune, tune_leftovers, tune_that_is_asked_for, tune_that_is_refused
 from .world import BUCKET, IMAGE, Attempt, World, evaluation_files
 
 Json = Any
@@ -255,6 +256,9 @@ SCENARIOS = (
         "Stamp", "RemoveCandidate")),
     Scenario("promote", promote_that_fails_live, ("RollBack", "RemoveFailedCandidate", "Explain", "StampFailed"),
              "SmokeFailed"),
+    Scenario("finetune", tune, ("Decide", "Launch", "Look", "Retrieve", "Evaluate", "Register")),
+    Scenario("finetune", tune_that_is_asked_for, ("AskPerson",)),
+    Scenario("finetune", tune_that_is_refused, ("GiveUp", "Explain"), "NotApproved"),
     Scenario("promote", promote_that_is_refused, ("StampRefused",), "ArtifactRefused"),
 )  # fmt: skip
 
@@ -280,7 +284,7 @@ def leftovers(world: World, scenario: Scenario) -> list[str]:
         found.append("the candidate endpoint runs")
     if scenario.machine == "promote":
         found += _serving(world)
-    return found
+    return [*found, *tune_leftovers(world)]
 
 
 def _serving(world: World) -> list[str]:

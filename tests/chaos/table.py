@@ -15,6 +15,7 @@ import pytest
 
 from .faults import CLASSES, inject
 from .scenarios import SCENARIOS, Scenario, leftovers, name_of
+from .tunes import settle
 from .world import World, build
 
 Json = Any
@@ -51,14 +52,21 @@ def play(scenario: Scenario, task: str, fault: str) -> Outcome:
         world.faults.clear()
         world.job_ends = None
         said = described(scenario, first)
+        left: list[str] = []
+        if scenario.machine == "finetune":
+            settle(world, first)
+            # Nobody may ever start it again.
+            left += leftovers(world, scenario)
         if scenario.machine == "promote":
             said += _swept(world)
         elif first["status"] != "SUCCEEDED":
             if scenario.machine == "approve":
                 world.answers = [{"approved": True, "by": "ada", "reason": "again"}]
             again = world.start(scenario.machine, name_of(scenario, identity, 2), plain)
+            if scenario.machine == "finetune":
+                settle(world, again)
             said += "" if again["status"] == "SUCCEEDED" else f", and the next run {described(scenario, again)}"
-        return Outcome(said, tuple(leftovers(world, scenario)), reached)
+        return Outcome(said, tuple(dict.fromkeys([*left, *leftovers(world, scenario)])), reached)
 
 
 def _swept(world: World) -> str:
@@ -89,7 +97,10 @@ Each task of each machine was run into each class of error, on the interpreter o
 `python -m tests.chaos.table` writes this page and a test fails where it is stale. After each, what the schedule would
 do was done (the sweep of promotions), and another execution was started without the fault. No job or execution was
 left running, no model registered twice or without its lineage, no candidate endpoint, and the endpoint served the one
-version whose stage is Production. Not in here: the machine `finetune`, and what else asks a provider.
+version whose stage is Production. Of a paid tune, also where nobody starts it again: no job ran at the vendor, none
+was charged twice, and the spend ledger said of its job and its money what the vendor would. A tune that is cancelled
+with its execution stays cancelled: another is a second charge, which `attempt` in the plan asks for. Not in here: how
+promotion asks a provider.
 
 "goes on": the machine retries, or does without, and ends as it would have. What a failure is followed by stands behind
 it where the next run does not simply succeed, adopting what was done. "ends as" is what the way through the machine

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from stepforge.contracts.names import MACHINES
-from tests.infra.machines import TASKS
+from tests.infra.machines import LOCAL, TASKS, resources
 
-from .faults import CLASSES
-from .scenarios import SCENARIOS, Scenario
+from .faults import CLASSES, inject
+from .scenarios import SCENARIOS, Scenario, name_of
 from .table import FILE, play, play_all, text
+from .tunes import STATUSES, settle, tune_leftovers
+from .world import STEM, World, build
 
 PROVIDERS = {("promote", "AskProvider"), ("promote", "StampExternal")}
-"""With the machine `finetune` they need a provider: its faults are in tests/{unit,functional}/finetune."""
+"""They need a tune that was registered: its faults are in tests/{unit,functional}/finetune."""
 
 
 def test_every_task_of_every_machine_of_ours_is_in_a_way_through_it() -> None:
-    ours = {(machine, task) for machine, task in TASKS if machine != "finetune"} - PROVIDERS
-    assert {(s.machine, task) for s in SCENARIOS for task in s.tasks} == ours
-    assert {s.machine for s in SCENARIOS} == set(MACHINES) - {"finetune"}
+    assert {(s.machine, task) for s in SCENARIOS for task in s.tasks} == set(TASKS) - PROVIDERS
+    assert {s.machine for s in SCENARIOS} == set(MACHINES)
+
+
+def test_the_end_of_a_tune_is_heard_as_the_template_has_it() -> None:
+    patterns = [rule.get("EventPattern", {}) for rule in resources(LOCAL, "AWS::Events::Rule").values()]
+    heard = [pattern["detail"]["status"] for pattern in patterns if "aws.states" in pattern.get("source", ())]
+    assert heard == [list(STATUSES)]
 
 
 # The ways on which something was left over before it was mended, and one of each class.
@@ -35,6 +44,14 @@ SOME = [
     ("promote_that_fails_live", "RollBack", "algorithm"),
     ("promote_that_fails_live", "RollBack", "malformed"),
     ("approve", "Ask", "throttled"),
+    ("tune", "Decide", "cancelled"),
+    ("tune", "Launch", "algorithm"),
+    ("tune", "Launch", "cancelled"),
+    ("tune", "Launch", "duplicate"),
+    ("tune", "Look", "time-out"),
+    ("tune", "Look", "cancelled"),
+    ("tune_that_is_asked_for", "AskPerson", "malformed"),
+    ("tune_that_is_refused", "GiveUp", "capacity"),
 ]
 
 
@@ -53,6 +70,36 @@ def test_what_passes_by_itself_is_waited_out() -> None:
     for fault in ("throttled", "quota"):
         for way, task in (("run_job", "Create"), ("promote", "Verify"), ("evaluate", "Evaluation")):
             assert play(by_name(way), task, fault).said == "goes on", (way, task, fault)
+
+
+def test_a_vendor_that_is_left_alone_with_its_job_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.chaos.tunes.STATUSES", ())
+    assert "job-0 runs at the vendor" in play(by_name("tune"), "Look", "cancelled").left
+    assert "the ledger counts 3 USD" in play(by_name("tune"), "Launch", "algorithm").left
+
+
+@pytest.mark.parametrize("later", ["looks", "is stopped"])
+def test_the_event_of_an_earlier_execution_does_not_cancel_what_a_later_one_watches(
+    later: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = build(monkeypatch)
+    identity, plain = by_name("tune").prepare(world)
+    world.faults["finetune", "Look"] = lambda attempt: inject(world, attempt, "cancelled")
+    world.settled.add(earlier := f"{STEM}:execution:finetune:{name_of(by_name('tune'), identity, 1)}")
+    first = world.start("finetune", name_of(by_name("tune"), identity, 1), plain)
+    assert [job.state.terminal for job in world.vendor.jobs.values()] == [False]
+    if later == "looks":
+        world.before["finetune", "Look"] = lambda: late(world, first, earlier)
+        world.faults.clear()
+    second = world.start("finetune", name_of(by_name("tune"), identity, 2), plain)
+    settle(world, second)
+    assert second["status"] == ("SUCCEEDED" if later == "looks" else "ABORTED")
+    assert tune_leftovers(world) == []
+
+
+def late(world: World, execution: Any, arn: str) -> None:
+    world.settled.discard(arn)
+    settle(world, execution)
 
 
 def test_a_machine_without_its_clean_up_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,11 +30,14 @@ from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
 from stepforge.contracts.names import MACHINES, Keys, split_uri
 from stepforge.contracts.records import SPLITS, TEST_SPLITS
 from stepforge.contracts.reports import EvaluationReport, GateReport, Interval, Score
+from stepforge.finetune.flow import Tools
+from stepforge.finetune.ledger_dynamodb import TableLedger
 from stepforge.local.backend import executions as local_executions
 from stepforge.local.backend import paths, tasks, waiting
 from tests.fakes import FakeAlarms, FakeSageMaker
 
 from .objects import Objects
+from .tunes import TABLE, Table, Vendor, ledger_of
 
 Json = Any
 BUCKET, KEY_ARN = "stepforge-chaos", "arn:aws:kms:us-east-1:000000000000:key/0"
@@ -43,7 +46,8 @@ STEM = "arn:aws:states:us-east-1:000000000000"
 SETTINGS = {
     "BUCKET": BUCKET, "KEY_ARN": KEY_ARN, "ENVIRONMENT": "chaos", "POLL_SECONDS": "1", "ENDPOINT_POLL_SECONDS": "1",
     "SERVE_INSTANCE_TYPE": "ml.m5.large", "SERVING_ROLE_ARN": "arn:serving", "TOPIC_ARN": "arn:topic",
-    "PROMOTE_ARN": f"{STEM}:stateMachine:promote", "GROUP_PREFIX": "stepforge-",
+    "PROMOTE_ARN": f"{STEM}:stateMachine:promote", "GROUP_PREFIX": "stepforge-", "SPEND_TABLE": TABLE,
+    "FINETUNE_FIRST_SECONDS": "1", "FINETUNE_MOST_SECONDS": "1",
 }  # fmt: skip
 
 Fault = Callable[["Attempt"], Json]
@@ -77,7 +81,19 @@ class World:
     """The FailureReason with which a job ends; None or empty where it completes."""
     states: Any = None
     answers: list[Json] = field(default_factory=list)
-    """What people say to questions, in their order."""
+    """What people say to questions, in their order; what can be called happens then."""
+    vendor: Vendor = field(default_factory=Vendor)
+    table: Table = field(default_factory=Table)
+    key: str = ""
+    """Of the one paid tune."""
+    settled: set[str] = field(default_factory=set)
+    """Executions whose end was heard and dealt with."""
+
+    bucket = BUCKET
+
+    @property
+    def ledger(self) -> TableLedger:
+        return ledger_of(self.table)
 
     # What the interpreter calls
 
@@ -105,7 +121,8 @@ class World:
             self.handle(parameters["FunctionName"].rpartition(":")[2], parameters["Payload"])
             if not self.answers:
                 raise sfn._ExecutionError("States.Timeout", "Task timed out")
-            return self.answers.pop(0)
+            said = self.answers.pop(0)
+            return said() if callable(said) else said
         if "states:startExecution" in resource:
             return local_executions.nested_start_execution_sync(resource, parameters)
         if resource.endswith("createTrainingJob.sync"):
@@ -294,11 +311,12 @@ def build(patch: pytest.MonkeyPatch) -> World:
     world.states = states
     clients = {
         "s3": s3, "sagemaker": world.sagemaker, "stepfunctions": states, "sagemaker-runtime": runtime,
-        "cloudwatch": FakeAlarms(), "sns": _Silent(), "ssm": _Image(),
+        "cloudwatch": FakeAlarms(), "sns": _Silent(), "ssm": _Image(), "dynamodb": world.table,
     }  # fmt: skip
     for name, module in _modules().items():
         world.handlers[name] = module
         patch.setattr(module, "client", clients.__getitem__, raising=False)
+    patch.setattr(Tools, "provider", lambda tools, request: world.vendor)
     _install(world, patch)
     for machine in MACHINES:
         sfn._create_state_machine(

@@ -39,11 +39,11 @@ class Home:
     def layout(self) -> Layout:
         return Layout.of(self.folder)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         """A command, in a process that the caller waits for or kills."""
-        return self.python("-m", "stepforge.cli", *arguments)
+        return self.python("-m", "stepforge.cli", *arguments, cwd=cwd)
 
-    def python(self, *arguments: str) -> subprocess.Popen[str]:
+    def python(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         """An interpreter that imports this checkout's stepforge and finds this home."""
         paths = [self.checkout / "sdk", self.checkout / "jobs"]
         environment = {**os.environ, "STEPFORGE_HOME": str(self.folder), "PYTHONPATH": os.pathsep.join(map(str, paths))}
@@ -51,7 +51,7 @@ class Home:
         return subprocess.Popen(
             [sys.executable, *arguments],
             env=environment,
-            cwd=self.folder,
+            cwd=cwd or self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

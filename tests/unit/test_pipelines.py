@@ -10,6 +10,7 @@ import pytest
 from stepforge.executions import Execution
 from stepforge.jobs import JobState
 from stepforge.pipelines import Run
+from stepforge.steps import RunSteps
 
 STARTED = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -34,4 +35,5 @@ def attempt(status: str, *, minutes: int) -> JobState:
 )
 def test_a_failure_before_the_run_began_is_not_told_as_its_own(found: JobState, told: bool) -> None:
     run = Run(None, Execution("arn", "train-r1", "RUNNING", STARTED), None)  # type: ignore[arg-type]
-    assert run._concerns(found) is told
+    steps = RunSteps(run, None, None)  # type: ignore[arg-type]
+    assert steps._concerns(found) is told

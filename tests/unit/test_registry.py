@@ -12,8 +12,11 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from stepforge.cards import metrics_of, scores_of
 from stepforge.connection import Connection
+from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import PROMOTION
+from stepforge.contracts.reports import Interval, Score
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError, UnknownName
 from stepforge.registry import Package, Registry
 from tests.fakes import FakeSageMaker, refusal
@@ -197,3 +200,30 @@ def test_a_refusal_that_quotes_a_long_prompt_is_one_short_sentence() -> None:
 def test_what_is_no_domain_is_not_asked_as_one(domain: str) -> None:
     with pytest.raises(InvalidInput, match="cannot be a domain's name"):
         registry_of(sagemaker_runtime=Runtime(b"")).predict(domain, ["x"])
+
+
+def test_scores_come_out_of_a_card_as_they_were_put_in() -> None:
+    value = Interval(mean=0.123456789, low=0.01234, high=1.0, count=20)
+    put = [
+        Score(split=split, decoding="sampled", metric=metric, value=value)
+        for split in TEST_SPLITS
+        for metric in ("accepted", "pass@4")
+    ]
+    details = {"metric_groups": [{"name": "scores", "metric_data": metrics_of(put)}]}
+    found = scores_of({"ModelCardContent": json.dumps({"evaluation_details": [details]})})
+    assert found is not None
+    rounded = value.model_copy(update={"low": 0.0123})
+    assert [score.value for score in found.scores] == [rounded] * 6
+    assert found.score("test_new", "sampled", "pass@4") == rounded
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", '{"evaluation_details": []}', '{"evaluation_details": [7]}',
+     '{"evaluation_details": [{"metric_groups": [{"metric_data": []}]}]}',
+     '{"evaluation_details": [{"metric_groups": [{"metric_data": [{"name": "accuracy", "value": 1}]}]}]}',
+     '{"evaluation_details": [{"metric_groups": [{"metric_data": [{"name": "a b c", "notes": "", "value": 1}]}]}]}'],
+)  # fmt: skip
+def test_a_card_of_somebody_else_has_no_scores(content: str) -> None:
+    assert scores_of({"ModelCardContent": content}) is None
+    assert scores_of({}) is None

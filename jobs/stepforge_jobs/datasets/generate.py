@@ -1,7 +1,8 @@
 """The dataset job: shards of records, then the manifest.
 
 A shard is a pure function of (domain, seed, split, shard); finished ones are kept in the checkpoint folder, so that a
-restart goes on after them. With the channel `records` the user's files take the place of the domain's generator.
+restart goes on after them. With the channel `records` the user's files take the place of the domain's generator. A job
+that writes one part of a dataset has some shards in a row, under their own numbers.
 
 Of several hosts each writes every n-th shard into its own model folder, which SageMaker puts together. The first host
 hears from the others what they wrote and writes the manifest, which is the one that a single host writes.
@@ -18,7 +19,7 @@ from typing import Any
 from stepforge.contracts.manifests import Manifest, describe_folder, joined, put_manifest
 from stepforge.contracts.records import SPLITS, Record, Split
 from stepforge.contracts.solutions import Solution, report_of
-from stepforge.contracts.work import DatasetWork
+from stepforge.contracts.work import DatasetWork, PartOf
 from stepforge.errors import InvalidInput
 from stepforge_jobs import peers
 from stepforge_jobs.datasets.shards import FOLDER, shard_bytes, shard_path, write_durably
@@ -53,7 +54,8 @@ def run(job: Job) -> None:
         vocabulary = domain.vocabulary
         rows = write_generated_shards(job, domain, work, host=plan.host, hosts=len(plan.hosts))
     counts = {split: sum(n for path, n in rows.items() if path.startswith(f"{FOLDER}/{split}-")) for split in SPLITS}
-    if not sum(counts.values()):
+    # A part may be empty: a domain may have fewer records than were asked for.
+    if not sum(counts.values()) and work.part is None:
         raise InvalidInput(f"domain {domain.name!r} generates no records: give your own with --data")
     metadata: dict[str, Any] = {
         "domain": domain.name,
@@ -88,11 +90,23 @@ def planned(domain: Domain, work: DatasetWork) -> Iterator[tuple[Split, int, ran
             yield split, shard, range(start, min(start + work.shard_rows, count))
 
 
+def part_of(plan: list[tuple[Split, int, range]], part: PartOf | None) -> list[tuple[Split, int, range]]:
+    """The shards of one part: as many as of any other, or one fewer, in a row, so that parts put together are in order.
+
+    >>> [len(part_of([("rl", shard, range(9)) for shard in range(5)], PartOf(number=n, of=3))) for n in range(3)]
+    [1, 2, 2]
+    """
+    if part is None:
+        return plan
+    first, last = (number * len(plan) // part.of for number in (part.number, part.number + 1))
+    return plan[first:last]
+
+
 def write_generated_shards(
     job: Job, domain: Domain, work: DatasetWork, *, host: int = 0, hosts: int = 1
 ) -> dict[str, int]:
     """Rows of each shard of the dataset. Those of this host, every n-th, are written to the model folder."""
-    plan = list(planned(domain, work))
+    plan = part_of(list(planned(domain, work)), work.part)
     own = plan[host::hosts]
     total = sum(len(indices) for _, _, indices in own)
     done = 0

@@ -23,7 +23,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from stepforge.contracts.metrics import Metric
+from stepforge.contracts.metrics import SHOWN, TOKENS_PER_SECOND, Metric
 from stepforge.contracts.work import Optimisation
 from stepforge.errors import Diverged, InvalidInput
 from stepforge_jobs.evaluation.sampling import seed_of
@@ -140,11 +140,6 @@ def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingS
                 )
         book.finish()
     return state
-
-
-TOKENS_PER_SECOND = "tokens_per_second"
-"""Of a progress line: completion tokens that this process learnt from, over the whole step."""
-SHOWN = (Metric.LOSS, Metric.REWARD, Metric.ACCEPTED, Metric.KL, Metric.ENTROPY)
 
 
 def take_step(work: Optimisation, stage: Stage, trained: Trained, state: TrainingState) -> Values:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from stepforge.cli import _resources
 from stepforge.cli._approvals_app import approvals_app
 from stepforge.cli._decide_app import add_decide_commands
 from stepforge.cli._examples import add_examples
@@ -15,6 +14,7 @@ from stepforge.cli._local_app import local_app
 from stepforge.cli._output import Env, Json, emit, print_lines, say
 from stepforge.cli._plans_app import add_plan_commands
 from stepforge.cli._registry_app import registry_app
+from stepforge.cli._run_app import run_app
 
 app = typer.Typer(
     name="stepforge",
@@ -24,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-run_app = typer.Typer(help="Start a pipeline.", no_args_is_help=True)
 new_app = typer.Typer(help="Write the beginning of something new.", no_args_is_help=True)
 app.add_typer(run_app, name="run")
 app.add_typer(registry_app, name="registry")
@@ -60,53 +59,6 @@ def _options(
 # ── Runs ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-@run_app.command("train")
-def run_train(
-    domain: Annotated[str | None, typer.Option(help="Domain to train, such as facial.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Your own records, one JSON object a line.")] = None,
-    verifier: Annotated[str | None, typer.Option(help="Your own verifier: package.module:function.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Local Hugging Face directory to start from.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML) instead of the domain's own.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: stages.srl.steps=50")] = None,
-    instance_type: _resources.InstanceType = None,
-    spot: _resources.Spot = None,
-    instances: _resources.Instances = None,
-    max_runtime: _resources.MaxRuntime = None,
-    keep_warm: _resources.KeepWarm = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and change nothing.")] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait/--detach", help="Follow the run, or return once it is submitted.")
-    ] = True,
-    env: Env = "local",
-    json: Json = False,
-) -> None:
-    """Train a domain: dataset, gate, SFT, SRL, RLVR, evaluation, comparison, registration.
-
-    Run it again and everything that is done is adopted. A run that was followed ends with its held-out scores.
-    """
-    from stepforge.cli import _runs
-
-    _runs.train(
-        domain=domain,
-        data=data,
-        verifier=verifier,
-        model=model,
-        recipe=recipe,
-        overrides=set_ or [],
-        resources={
-            "instance_type": instance_type,
-            "spot": spot,
-            "instances": instances,
-            "max_runtime": max_runtime,
-            "keep_warm": keep_warm,
-        },
-        dry_run=dry_run,
-        wait=wait,
-        env=env,
-        as_json=json,
-    )
-
-
 @app.command("runs")
 def runs(
     most: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
@@ -130,12 +82,15 @@ def watch(
 
     The exit code tells the endings apart: docs/following.md.
     """
-    from stepforge.cli import _follow, _runs
+    from stepforge.cli import _follow, _job_runs, _runs
     from stepforge.client import Client
+    from stepforge.started import is_job_run
 
     client = Client(env)
     if _follow.is_job(name):
         _follow.follow_job(client, name, as_json=json)
+    elif is_job_run(name):
+        _job_runs.watch(client, name, as_json=json)
     else:
         _runs.follow(client.pipelines.get(name), as_json=json)
 
@@ -153,7 +108,7 @@ def logs(
     from stepforge.client import Client
 
     client = Client(env)
-    job = client.pipelines.get(name).jobs()[-1].attempt.name if _stop.is_run(client, name) else name
+    job = _stop.run_of(client, name).jobs()[-1].attempt.name if _stop.is_run(client, name) else name
     lines = client.jobs.logs(job, follow=follow)
     with _follow.detachable(job):
         print_lines((line.text for line in lines) if json else log_lines(lines), as_json=json, job=job)

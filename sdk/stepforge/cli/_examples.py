@@ -17,6 +17,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "stepforge run train --domain facial --spot --instance-type ml.g5.xlarge --instance-type ml.g6.xlarge",
         "stepforge run train --data records.jsonl --verifier my_rules:check --model ./SmolLM2-135M",
     ),
+    "run evaluate": (
+        "stepforge run evaluate facial/3",
+        "stepforge run evaluate facial/3 --on facial/1 --set evaluation.limit=100 --dry-run",
+        "stepforge run evaluate srl-0123456789ab-a0 --on dataset-0123456789ab-r0 --env dev --max-usd 5 --json",
+        "stepforge run evaluate ./SmolLM2-135M --on facial/1",
+    ),
+    "run dataset": (
+        "stepforge run dataset --domain facial --parts 4",
+        "stepforge run dataset --domain facial --parts 50 --set dataset.corpus=1000000 --env dev --dry-run",
+        "stepforge run dataset --data spring.jsonl --data autumn.jsonl --verifier my_rules:check --domain seasons",
+    ),
     "plan": (
         "stepforge plan --domain facial",
         "stepforge plan --domain facial --env dev --max-usd 20 --json",
@@ -82,6 +93,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "doctor": ("stepforge doctor", "stepforge doctor --json"),
     "local": ("stepforge local status",),
     "local up": ("stepforge local up",),
+    "local run": (
+        "stepforge local run -- aws stepfunctions list-state-machines",
+        "stepforge local run -- python notebook.py",
+    ),
+    "local images": ("stepforge local images dev",),
     "local down": ("stepforge local down", "stepforge local down --yes"),
     "local status": ("stepforge local status --json",),
     "local logs": ("stepforge local logs -f",),

@@ -1,9 +1,13 @@
-"""`stepforge local down | status | reset`, and the word at the end of a run about what stays behind."""
+"""`stepforge local run | images | down | status | reset`, and the word at the end of a run about what stays behind."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +33,49 @@ def down(*, yes: bool, as_json: bool) -> None:
     if busy:
         text += f"; interrupted: {', '.join(busy)} ({_GOES_ON})"
     emit({"stopped": ran, "interrupted": busy}, as_json=as_json, text=text)
+
+
+def run(command: list[str]) -> int:
+    """The exit code of a command for which AWS is the local one. Raises InvalidInput where there is no such command."""
+    if shutil.which(command[0]) is None:
+        raise InvalidInput(f"{command[0]!r} is no command that is found here")
+    return subprocess.run(command, env=environ(os.environ, local.ensure_up()), check=False).returncode
+
+
+def environ(given: Mapping[str, str], aws: local.LocalAws) -> dict[str, str]:
+    """Variables with which clients of AWS reach `aws` and nothing else, whatever profile or account was chosen."""
+    kept = {name: value for name, value in given.items() if not name.startswith("AWS_")}
+    direct = [kept.get("NO_PROXY") or kept.get("no_proxy", ""), "127.0.0.1,localhost"]
+    return kept | {
+        "AWS_ENDPOINT_URL": aws.endpoint_url,
+        "AWS_ACCESS_KEY_ID": aws.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": aws.secret_access_key,
+        "AWS_REGION": aws.region,
+        "AWS_DEFAULT_REGION": aws.region,
+        # Profiles may name an account, or another endpoint.
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(filter(None, direct))),
+    }
+
+
+def images(environment: str, *, as_json: bool) -> None:
+    from stepforge.local.environment import publish_images
+
+    aws = local.ensure_up()
+    project = f"stepforge-{environment}-images"
+    found = aws.client("codebuild").batch_get_projects(names=[project])["projects"]
+    if not found:
+        raise InvalidInput(
+            f"there is no build {project!r} in the local AWS: deploy {environment!r} to it first (docs/deploy.md)"
+        )
+    train = "train-cuda" if " --gpu" in found[0]["source"]["buildspec"] else "train"
+    folders = {"data": "data", "serve": "serve", "train": train}
+    published = publish_images(
+        aws, environment, {name: (folder, f"stepforge-{environment}-{folder}") for name, folder in folders.items()}
+    )
+    emit({"images": published}, as_json=as_json, text="\n".join(published.values()))
 
 
 def interrupt(job: str, *, as_json: bool) -> None:

@@ -22,6 +22,32 @@ def local_up(json: Json = False) -> None:
     )
 
 
+@local_app.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def local_run(
+    command: Annotated[
+        list[str], typer.Argument(help="A command and its arguments, after `--`.", metavar="COMMAND...")
+    ],
+) -> None:
+    """Run a command whose AWS is this machine's: `stepforge local run -- aws s3 ls`. Its exit code is the answer.
+
+    The AWS CLI, the CDK CLI and boto3 then reach the local AWS, whatever profile you chose. It is started if need be.
+    """
+    from stepforge.cli import _local
+
+    raise typer.Exit(_local.run(command))
+
+
+@local_app.command("images")
+def local_images(
+    environment: Annotated[str, typer.Argument(help="One that was deployed here by the CDK CLI, such as dev.")],
+    json: Json = False,
+) -> None:
+    """Publish the images of an environment that was deployed to the local AWS, where no build can do it."""
+    from stepforge.cli import _local
+
+    _local.images(environment, as_json=json)
+
+
 @local_app.command("interrupt")
 def local_interrupt(job: Annotated[str, typer.Argument(help="A spot job that runs.")], json: Json = False) -> None:
     """Take a spot job's instances away, as AWS may at any time: SIGTERM, the grace, and it starts again."""

@@ -63,14 +63,18 @@ class _Planned:
 def plan(given: Given, *, as_json: bool) -> None:
     """Print the plan; then what `submit` would refuse it for, with its exit code."""
     with _planned(given) as planned:
-        found, refusal = planned.plan, None
-        try:
-            found.refuse(planned.budget)
-        except StepforgeError as error:
-            refusal = error
-    plain = _plain(found, planned.budget)
+        _print(planned.plan, planned.budget, as_json=as_json)
+
+
+def _print(found: Plan, budget: Budget | None, *, as_json: bool, shown: int | None = None) -> None:
+    refusal = None
+    try:
+        found.refuse(budget)
+    except StepforgeError as error:
+        refusal = error
+    plain = _plain(found, budget)
     plain["refused"] = refusal and {"error": type(refusal).__name__, "message": str(refusal)}
-    emit(plain, as_json=as_json, text="\n".join(_lines(found, planned.budget)))
+    emit(plain, as_json=as_json, text="\n".join(_lines(found, budget, shown=shown)))
     if refusal is None:
         return
     if as_json:
@@ -120,6 +124,28 @@ def _submit_job(planned: _Planned, spec: JobSpec, *, yes: bool, wait: bool, as_j
 
     say(f"{done.name} ({'created' if done.action == 'create' else 'adopted'})")
     _follow.follow_job(planned.client, done, as_json=as_json, go_on=go_on)
+
+
+def agree(
+    client: Client,
+    found: Plan,
+    *,
+    max_usd: float | None,
+    dry_run: bool,
+    as_json: bool,
+    shown: int,
+    recipe_usd: float | None = None,
+) -> bool:
+    """Whether to go on: a dry run prints the plan instead, as `plan` does. Raises what stands in the way of it.
+
+    At most `shown` jobs are listed for people.
+    """
+    budget = _budget(client, recipe_usd, max_usd)
+    if dry_run:
+        _print(found, budget, as_json=as_json, shown=shown)
+        return False
+    found.refuse(budget)
+    return True
 
 
 def enforce(client: Client, inputs: Inputs) -> None:
@@ -234,7 +260,7 @@ def _plain(found: Plan, budget: Budget | None) -> dict[str, Any]:
     }
 
 
-def _lines(found: Plan, budget: Budget | None) -> list[str]:
+def _lines(found: Plan, budget: Budget | None, *, shown: int | None = None) -> list[str]:
     rows = [
         (
             job.stage,
@@ -245,12 +271,14 @@ def _lines(found: Plan, budget: Budget | None) -> list[str]:
             _usd(job.estimate.usd) if job.estimate else "-",
             _source(job.estimate),
         )
-        for job in found.jobs
+        for job in found.jobs[:shown]
     ]
+    left = len(found.jobs) - len(rows)
     verb = "is adopted" if found.action == "adopt" else "will be created"
     return [
         f"{found.name} {verb}",
         *columns(["STAGE", "JOB", "", "INSTANCE", "TIME", "USD", "ESTIMATED FROM"], rows),
+        *([f"... and {left} more jobs"] if left else []),
         *_difference(found),
         *_money(found, budget),
         *(f"{check.result}: {check.what}{': ' if check.detail else ''}{check.detail}" for check in found.checks),

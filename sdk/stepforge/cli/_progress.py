@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stepforge.cli._output import say
+from stepforge.contracts.metrics import PROGRESS_EVENT
 from stepforge.jobs import LogLine
-from stepforge.pipelines import PROGRESS_EVENT, RunEvent
+from stepforge.pipelines import RunEvent
 
 _PLAIN_EVERY_SECONDS = 10.0
 _OF_REWARDS = ("reward", "accepted", "kl")

@@ -10,7 +10,7 @@ from stepforge.cli import _scores
 from stepforge.cli._output import emit, say, table
 from stepforge.client import Client
 from stepforge.contracts.records import TEST_SPLITS
-from stepforge.contracts.reports import EvaluationReport
+from stepforge.contracts.reports import EvaluationReport, Scored
 from stepforge.errors import IntegrityError, InvalidInput
 from stepforge.registry import Package
 
@@ -20,7 +20,8 @@ def print_packages(client: Client, domain: str | None, *, as_json: bool) -> None
     if not packages:
         what = "model" if domain is None else f"model of {domain!r}"
         say(f"no {what} is registered yet: `stepforge run train --domain {domain or 'facial'}` makes one")
-    reports = [_evaluation(client, package) for package in packages]
+    # Of an older or another's card the evaluation is read.
+    reports = [package.scored or _evaluation(client, package) for package in packages]
     emit([_with_scores(p, report) for p, report in zip(packages, reports, strict=True)], as_json=as_json)
     if as_json or not packages:
         return
@@ -79,10 +80,12 @@ def reject(client: Client, reference: str, *, comment: str, as_json: bool) -> No
 def _plain(package: Package) -> dict[str, Any]:
     artifact = None if package.artifact is None else package.artifact.model_dump()
     about = {"reference": package.reference, "state": package.state, "artifact": artifact}
-    return {**dataclasses.asdict(package), **about}
+    plain = dataclasses.asdict(dataclasses.replace(package, scored=None))
+    del plain["scored"]
+    return {**plain, **about}
 
 
-def _with_scores(package: Package, report: EvaluationReport | None) -> dict[str, Any]:
+def _with_scores(package: Package, report: Scored | None) -> dict[str, Any]:
     return {**_plain(package), "scores": _scores.plain(report)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,12 +35,23 @@ def apply(
     keep_warm: int | None = None,
 ) -> Recipe:
     """The recipe with what was given on the command line. Raises InvalidInput for a value that cannot work."""
+    changes = fields(instance_type=instance_type, spot=spot, max_runtime=max_runtime, keep_warm=keep_warm)
+    return recipe.running_on(**changes, instance_count=instances)
+
+
+def fields(
+    *,
+    instance_type: list[str] | None = None,
+    spot: bool | None = None,
+    max_runtime: int | None = None,
+    keep_warm: int | None = None,
+) -> dict[str, Any]:
+    """Fields of `Resources`; None is what was not given."""
     types = instance_type or []
-    return recipe.running_on(
-        instance_type=types[0] if types else None,
-        fallback_instance_types=tuple(types[1:]) if types else None,
-        spot=spot,
-        instance_count=instances,
-        max_runtime_seconds=max_runtime,
-        keep_alive_seconds=keep_warm,
-    )
+    return {
+        "instance_type": types[0] if types else None,
+        "fallback_instance_types": tuple(types[1:]) if types else None,
+        "spot": spot,
+        "max_runtime_seconds": max_runtime,
+        "keep_alive_seconds": keep_warm,
+    }

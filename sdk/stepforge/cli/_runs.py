@@ -22,7 +22,7 @@ from stepforge.following import RunEvent
 from stepforge.inputs import prepare
 from stepforge.overview import RunSummary
 from stepforge.pipelines import Run
-from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe, records_domain
+from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe, pairs_of, records_domain
 
 
 def train(
@@ -141,12 +141,7 @@ def chosen_recipe(
         raise InvalidInput("give --domain NAME, or --data FILE with --verifier MODULE:FUNCTION")
     if data is not None and model is None:
         raise InvalidInput("--data needs --model PATH: your own records bring no base model to start from")
-    pairs = {}
-    for item in overrides:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise InvalidInput(f"--set {item!r} has no value: write it as stages.srl.steps=50")
-        pairs[key] = value
+    pairs = pairs_of(overrides)
     source = recipe or (RECORDS_RECIPE if data is not None else None)
     name = domain or (records_domain(data) if data is not None else "")
     chosen = load_recipe(name, path=source, overrides=pairs)

@@ -8,12 +8,12 @@ from stepforge.cli._output import columns
 from stepforge.contracts.names import group_domain
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import Comparison
-from stepforge.contracts.reports import EvaluationReport, Interval
+from stepforge.contracts.reports import EvaluationReport, Interval, Scored
 from stepforge.report.verdict import DECODINGS, SPLIT_NAMES, cells, score
 from stepforge.report.words import interval_text, percent, room_for_doubt
 
 
-def plain(report: EvaluationReport | None) -> list[dict[str, Any]]:
+def plain(report: Scored | None) -> list[dict[str, Any]]:
     """A row for each split and decoding: the share of completions that every hard rule accepts, with its interval."""
     return [
         {"split": split, "decoding": decoding, "accepted": value.mean, "low": value.low, "high": value.high,
@@ -44,7 +44,7 @@ def solves_nothing(report: EvaluationReport) -> bool:
     return bool(learnt) and not any(learnt)
 
 
-def short(report: EvaluationReport | None) -> list[str]:
+def short(report: Scored | None) -> list[str]:
     """A cell for each test split: greedy and sampled, in percent."""
     found = []
     for split in TEST_SPLITS:

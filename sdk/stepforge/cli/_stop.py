@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from stepforge.cli._output import emit
 from stepforge.client import Client
 from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import UnknownName
+from stepforge.job_runs import JobRun
+from stepforge.pipelines import Run
+from stepforge.started import find, is_job_run
 from stepforge.stopping import Stopped
 
 _RECENT = 5
@@ -15,18 +19,23 @@ _RECENT = 5
 
 def is_run(client: Client, name: str) -> bool:
     """Whether a name is a run's, or a job's. Raises UnknownName with the newest of both where it can be neither."""
-    if name == "latest" or name.startswith("train-"):
+    if name == "latest" or name.startswith("train-") or is_job_run(name):
         return True
     if name.partition("-")[0] in WORK_TYPES:
         return False
     runs = [run["name"] for run in client.pipelines.runs(most=_RECENT)]
     jobs = [job["TrainingJobName"] for job in client.jobs.recent(most=_RECENT)]
-    raise UnknownName("run or job", name, [*runs, *jobs])
+    raise UnknownName("run or job", name, [*runs, *jobs], newest=_RECENT in (len(runs), len(jobs)))
+
+
+def run_of(client: Client, name: str) -> Run | JobRun[Any, Any]:
+    """The run of a name that `is_run`. Raises UnknownName."""
+    return find(client.connection, name) if is_job_run(name) else client.pipelines.get(name)
 
 
 def stop(client: Client, name: str, *, as_json: bool) -> None:
     if is_run(client, name):
-        run = client.pipelines.get(name)
+        run = run_of(client, name)
         found = run.stop()
         text = _run_text(found)
         execution = run.refresh()

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from stepforge.contracts.base import Contract, S3Uri, Sha256, digest
 from stepforge.contracts.resources import Resources, check_hosts, check_pinned
-from stepforge.contracts.work import LocalModel, NonNegativeInt, ScratchModel, Work, WorkType
+from stepforge.contracts.work import TRAINING, LocalModel, NonNegativeInt, ScratchModel, Work, WorkType
 
 Channel = Literal["data", "gate", "model", "champion", "records", "plugin"]
 """The input channels of a job. SageMaker puts each at /opt/ml/input/data/<channel>; `spec` is there always."""
@@ -57,7 +57,7 @@ class JobSpec(Contract):
             needed = needed | {"model"}
         if missing := sorted(needed - set(self.inputs)):
             raise ValueError(f"a {self.work.type!r} job needs the channels {missing}; given: {sorted(self.inputs)}")
-        if self.work.type in ("sft", "srl", "rlvr") and self.model is None:
+        if self.work.type in TRAINING and self.model is None:
             raise ValueError(f"a {self.work.type!r} job needs a model; give ScratchModel() or LocalModel()")
         if self.plugin is not None and "plugin" not in self.inputs:
             raise ValueError("a plugin needs the channel 'plugin' with its code")

@@ -107,6 +107,14 @@ MEASURED = frozenset({*PHASES, Metric.SECONDS, Metric.FLOP_SHARE})
 """What a clock says: all other metrics are the same whenever the same work runs again."""
 
 
+SHOWN = (Metric.LOSS, Metric.REWARD, Metric.ACCEPTED, Metric.KL, Metric.ENTROPY)
+"""In the log's progress lines, where SageMaker reads them for CloudWatch and Studio."""
+PROGRESS_EVENT = "progress"
+"""The `event` of these lines."""
+TOKENS_PER_SECOND = "tokens_per_second"
+"""Beside them: completion tokens that this process learnt from, over the whole step."""
+
+
 class Count(StrEnum):
     """What jobs and endpoints add to CloudWatch and Prometheus (stepforge.logs.metrics)."""
 

@@ -64,6 +64,8 @@ class PipelineSpec(Contract):
     def _coherent(self) -> PipelineSpec:
         if isinstance(self.model, LocalModel) != (self.model_artifact is not None):
             raise ValueError("a local model needs model_artifact, and a scratch model must not have one")
+        if self.dataset.part is not None:
+            raise ValueError("dataset.part is for `stepforge run dataset`, which joins all parts: leave it out")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages need different names, given {names}: set `name` on each")

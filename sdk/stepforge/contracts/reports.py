@@ -76,20 +76,25 @@ class RuleFailure(Contract):
     count: int
 
 
-class EvaluationReport(Contract):
-    version: Literal[1] = 1
-    spec_sha256: Sha256
-    model_sha256: Sha256
-    manifest_sha256: Sha256
+class Scored(Contract):
+    """Scores by split, decoding and metric."""
+
     scores: tuple[Score, ...]
-    rule_failures: tuple[RuleFailure, ...] = ()
-    metadata: dict[str, Any] = {}
 
     def score(self, split: Split, decoding: Decoding, metric: str = "accepted") -> Interval:
         for score in self.scores:
             if (score.split, score.decoding, score.metric) == (split, decoding, metric):
                 return score.value
         raise KeyError(f"the evaluation has no {metric!r} of {split!r} by {decoding} decoding")
+
+
+class EvaluationReport(Scored):
+    version: Literal[1] = 1
+    spec_sha256: Sha256
+    model_sha256: Sha256
+    manifest_sha256: Sha256
+    rule_failures: tuple[RuleFailure, ...] = ()
+    metadata: dict[str, Any] = {}
 
 
 class StageReport(Contract):

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from stepforge.contracts.base import Contract, S3Uri, Sha256, digest
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobSpec, Plugin
 from stepforge.contracts.resources import Resources, check_pinned
-from stepforge.contracts.work import DatasetWork, EvaluateWork, GateWork, WorkType
+from stepforge.contracts.work import DatasetWork, EvaluateWork, GateWork, PartOf, WorkType
 
 MOST_PARTS = 500
 """Parts of a dataset: what a Map answers has to stay below the 256 KiB of a payload."""
@@ -55,13 +55,21 @@ class EvaluateOutput(Contract):
 
 
 class AssemblySpec(Contract):
-    """A dataset made of many files of records, a job each, and then joined and gated. Each source is an artifact of
-    kind `records`, as an upload of one's own records makes it."""
+    """A dataset made in parts, a job each, joined and gated: of files of records, or of what a domain generates.
+
+    Each source is an artifact of kind `records`, as an upload of one's own records makes it. A generated dataset is,
+    byte for byte, the one that a single job makes.
+    """
 
     version: Literal[1] = 1
     domain: str
-    sources: Annotated[tuple[ArtifactRef, ...], Field(min_length=1, max_length=MOST_PARTS)]
+    sources: Annotated[tuple[ArtifactRef, ...], Field(max_length=MOST_PARTS)] = ()
+    generated: DatasetWork | None = None
+    """In place of sources: all of it, which `parts` jobs share."""
+    parts: Annotated[int, Field(ge=1, le=MOST_PARTS)] = 1
+    """Of what is generated; each source is a part of its own."""
     shard_rows: Annotated[int, Field(gt=0)] = 2_000
+    """Of parts from sources; what is generated says it itself."""
     gate: GateWork = GateWork()
     plugin: Plugin | None = None
     plugin_artifact: ArtifactRef | None = None
@@ -69,6 +77,26 @@ class AssemblySpec(Contract):
     """Of `dataset` and `gate`."""
     image: _Image
     resources: dict[WorkType, Resources] = {}
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> AssemblySpec:
+        if bool(self.sources) == (self.generated is not None):
+            raise ValueError("give either `sources`, one or more, or `generated`")
+        work = self.generated
+        if work is None:
+            if self.parts != 1:
+                raise ValueError(f"parts {self.parts} beside sources, each of which is a part: leave parts out")
+            return self
+        if work.part is not None:
+            raise ValueError("generated.part is given by the machine to each job: leave it out, and set parts")
+        if work.domain != self.domain:
+            raise ValueError(f"generated.domain {work.domain!r} is not the domain {self.domain!r}")
+        if self.parts > work.shards:
+            raise ValueError(
+                f"parts {self.parts} are more than its {work.shards} shards of {work.shard_rows} records: lower parts "
+                "or dataset.shard_rows"
+            )
+        return self
 
     @model_validator(mode="after")
     def _differ(self) -> AssemblySpec:
@@ -81,6 +109,23 @@ class AssemblySpec(Contract):
         """The job that reads one source."""
         work = DatasetWork(domain=self.domain, shard_rows=self.shard_rows)
         return self._job(work, {"records": source})
+
+    @property
+    def jobs(self) -> tuple[JobSpec, ...]:
+        """The jobs of the parts, in their order."""
+        work = self.generated
+        if work is None:
+            return tuple(map(self.part, self.sources))
+        parts = (PartOf(number=number, of=self.parts) for number in range(self.parts))
+        # One part is the whole, and the very job that a pipeline begins with.
+        works = [work] if self.parts == 1 else [work.model_copy(update={"part": part}) for part in parts]
+        return tuple(self._job(work, {}) for work in works)
+
+    def label(self, number: int) -> str:
+        """What a part is, for people: `part 2 of 8`, with the source that it reads."""
+        if self.sources:
+            return f"part {number + 1} of {len(self.sources)}, {self.sources[number].uri}"
+        return f"part {number + 1} of {self.parts}"
 
     def gate_of(self, data: ArtifactRef) -> JobSpec:
         return self._job(self.gate, {"data": data})
@@ -97,8 +142,9 @@ class AssemblySpec(Contract):
 
     @property
     def identity(self) -> str:
-        """Of its parts in their order: shards are numbered in it."""
-        return digest([*(self.part(source).identity for source in self.sources), self.gate.model_dump(mode="json")])
+        """Of its parts in their order, since shards are numbered in it, and of its gate."""
+        gate = [self.gate.model_dump(mode="json"), self.code["gate"]]
+        return digest([*(job.identity for job in self.jobs), *gate])
 
 
 class SpecRef(Contract):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -58,6 +59,20 @@ class Lora(Contract):
 # ── What the jobs do ─────────────────────────────────────────────────────────────────────────────
 
 
+class PartOf(Contract):
+    """Which part of a generated dataset a job writes: the machine `dataset` gives a job each, and joins them."""
+
+    number: NonNegativeInt
+    """From 0, in the order of the shards."""
+    of: PositiveInt
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if self.number >= self.of:
+            raise ValueError(f"part {self.number} is none of {self.of}: they are numbered from 0 to {self.of - 1}")
+        return self
+
+
 class DatasetWork(Contract):
     """Write records, their shards and the manifest: from a domain's generator, or from the `records` channel."""
 
@@ -72,6 +87,13 @@ class DatasetWork(Contract):
     test: NonNegativeInt = 200
     """Records of each test split."""
     shard_rows: PositiveInt = 2_000
+    part: Annotated[PartOf | None, Field(exclude_if=lambda part: part is None)] = None
+    """Only these of its shards. Written where it is given alone, so that a whole dataset keeps its identity."""
+
+    @property
+    def shards(self) -> int:
+        """How many shards it has at most: a domain may have fewer records than are asked for."""
+        return sum(ceil(count / self.shard_rows) for count in (self.corpus, self.train, self.rl, *[self.test] * 3))
 
 
 class GateWork(Contract):
@@ -394,3 +416,4 @@ TrainingWork = Annotated[SftWork | SrlWork | RlvrWork, Field(discriminator="type
 Work = Annotated[DatasetWork | GateWork | SftWork | SrlWork | RlvrWork | EvaluateWork, Field(discriminator="type")]
 WorkType = Literal["dataset", "gate", "sft", "srl", "rlvr", "evaluate"]
 WORK_TYPES: tuple[WorkType, ...] = ("dataset", "gate", "sft", "srl", "rlvr", "evaluate")
+TRAINING: tuple[WorkType, ...] = ("sft", "srl", "rlvr")

@@ -60,7 +60,7 @@ def units(work: Work) -> float:
     """How much work a job does: records, or sequences that are trained on, or tokens that are sampled at most."""
     match work:
         case DatasetWork():
-            return float(work.corpus + work.train + work.rl + 3 * work.test)
+            return (work.corpus + work.train + work.rl + 3 * work.test) / (work.part.of if work.part else 1)
         case GateWork():
             return float(work.sample)
         case SftWork():

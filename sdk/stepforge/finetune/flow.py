@@ -28,6 +28,7 @@ from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMet
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.economics.decide import decide as verdict_on
 from stepforge.errors import (
+    ApprovalRefused,
     DoesNotPay,
     IntegrityError,
     JobFailed,
@@ -172,8 +173,14 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
 
 
 def launch_once(tools: Tools, flow: Flow) -> Flow:
-    """Send it, or adopt what was sent. `sending` means that another holds the turn: come back."""
-    request = tools.request(flow.start)
+    """Send it, or adopt what was sent. `sending` means that another holds the turn: come back.
+
+    Raises JobFailed for what was given up meanwhile: a function may begin after its execution was stopped, and must not
+    set money aside anew. Raises ApprovalRefused for what nobody has agreed to in the ledger, however it came here.
+    """
+    entry, request = tools.ledger.entry(flow.key), tools.request(flow.start)
+    if entry.stage == Stage.REFUSED:
+        raise JobFailed(f"launch {flow.key} was given up and nothing was sent: {entry.note}. Start it again")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for file in (request.spec.training, request.spec.validation):
@@ -190,6 +197,11 @@ def launch_once(tools: Tools, flow: Flow) -> Flow:
             shutdown=request.shutdown,
             needed_until=request.needed_until,
             tries=3,
+        )
+    if done.stage == Stage.NEEDS_APPROVAL:
+        raise ApprovalRefused(
+            f"launch {flow.key} was let go on without a name that agrees to its cost: nothing was sent. Start it "
+            "again, and use `stepforge finetune approve`"
         )
     return flow.model_copy(update={"stage": done.stage})
 
@@ -330,8 +342,8 @@ def register(tools: Tools, flow: Flow) -> Output:
 def label(provider: Provider, tuned: Tuned, labels: Mapping[str, str]) -> None:
     """Label the model in the provider's own registry, where there is one and its client is here.
 
-    The client of Vertex's is larger than a function may be. What is missed is for people who look there: our registry
-    has it all.
+    The client of Vertex's registry is too large to be in every function. What is missed is for people who look there:
+    our registry has it all.
     """
     if not isinstance(provider, Labels):
         return

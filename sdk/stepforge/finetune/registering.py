@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from stepforge.artifacts import folder, read_report
+from stepforge.cards import metrics_of
 from stepforge.contracts.base import digest
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMetadata, Registered
@@ -80,15 +81,6 @@ def _card(
     metadata: PackageMetadata, lineage: ExternalLineage, comparison: Comparison, report: EvaluationReport
 ) -> dict[str, Any]:
     """As `packages.model_card`, of a model whose weights the provider keeps."""
-    metrics = [
-        {
-            "name": f"{s.split} {s.decoding} {s.metric}",
-            "type": "number",
-            "value": s.value.mean,
-            "notes": f"95 % interval [{s.value.low:.4f}, {s.value.high:.4f}] over {s.value.count} records",
-        }
-        for s in report.scores
-    ]
     trained = f"Tuned from {lineage.external_base} at {lineage.external_provider} for {lineage.external_cost_usd} USD"
     return {
         "model_overview": {"model_creator": "stepforge"},
@@ -104,7 +96,7 @@ def _card(
                 "name": "held-out splits",
                 "evaluation_observation": "; ".join(comparison.reasons)[:2000],
                 "datasets": [metadata.evaluation_uri],
-                "metric_groups": [{"name": "scores", "metric_data": metrics}],
+                "metric_groups": [{"name": "scores", "metric_data": metrics_of(report.scores)}],
             }
         ],
         "additional_information": {"custom_details": {**metadata.properties(), **lineage.properties()}},

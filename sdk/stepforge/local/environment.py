@@ -40,6 +40,17 @@ def ready() -> LocalAws:
 
 def _publish(aws: LocalAws) -> None:
     """Register the images under the digest of the code that they hold, and write the parameters that name them."""
+    publish_images(aws, NAME, {name: (name, repository) for name, repository in REPOSITORIES.items()})
+    _put(aws, NAME, {f"instance-types/{name}": INSTANCE_TYPE for name in ("serve", "train")})
+
+
+def publish_images(aws: LocalAws, environment: str, images: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """What the build of images does in the cloud: publish their addresses, and the digests of the code that they hold.
+
+    `images`: the parameter (`train`) to a folder of containers/ and a repository. Here an image is the process that
+    its Dockerfile starts, on the sources that this stepforge was imported from. Returns the
+    addresses by parameter.
+    """
     containers = assets.folder("containers")
     codes = code.codes()
     packages = code.roots()
@@ -52,21 +63,26 @@ def _publish(aws: LocalAws) -> None:
     register_images(
         {
             f"{registry}/{repository}": image_of(
-                containers / name / "Dockerfile",
-                "serve" if name == "serve" else "train",
+                containers / container / "Dockerfile",
+                "serve" if container == "serve" else "train",
                 sources,
-                pinned=name != "serve",
+                pinned=container != "serve",
             )
-            for name, repository in REPOSITORIES.items()
+            for container, repository in images.values()
         }
     )
     address = code.image_digest(codes)
-    values = {f"images/{name}": f"{registry}/{repo}@sha256:{address}" for name, repo in REPOSITORIES.items()}
-    values |= {f"code/{work}": found for work, found in codes.items()}
-    values |= {f"instance-types/{name}": INSTANCE_TYPE for name in ("serve", "train")}
+    addresses = {name: f"{registry}/{repository}@sha256:{address}" for name, (_, repository) in images.items()}
+    # Codes last, as the build writes them: who reads in between has the images of before.
+    _put(aws, environment, {f"images/{name}": value for name, value in addresses.items()})
+    _put(aws, environment, {f"code/{work}": found for work, found in codes.items()})
+    return addresses
+
+
+def _put(aws: LocalAws, environment: str, values: dict[str, str]) -> None:
     ssm = aws.client("ssm")
     for key, value in values.items():
-        ssm.put_parameter(Name=parameter(NAME, key), Value=value, Type="String", Overwrite=True)
+        ssm.put_parameter(Name=parameter(environment, key), Value=value, Type="String", Overwrite=True)
 
 
 def _fingerprint() -> str:

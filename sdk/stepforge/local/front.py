@@ -1,8 +1,8 @@
 """The only door of the local AWS: decides who comes in, then hands on to SageMaker's service or to the backend.
 
 Refused: a Host that is not this machine (DNS rebinding), any request that a browser sends for a page (Origin), and
-whatever is not signed with the key of this local AWS. No CORS header leaves. The backend has no port of its own: it is
-called in this process, so there is no way around this door.
+whatever is not signed with the key of this local AWS, or that of a session which STS began for who had it. No CORS
+header leaves. The backend has no port of its own: it is called in this process, so there is no way around this door.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 from xml.sax.saxutils import escape
 
-from stepforge.local.signatures import Refused, Request, check_key, claimed_scope, verify
+from stepforge.local.signatures import Refused, Request, check_key, claimed_key, claimed_scope, verify
 from stepforge.local.state import AccessKey
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,20 @@ class SageMaker(Protocol):
 
 class Front:
     def __init__(
-        self, backend: Application, sagemaker: SageMaker, key: AccessKey, *, changed: Callable[[], None]
+        self,
+        backend: Application,
+        sagemaker: SageMaker,
+        key: AccessKey,
+        *,
+        changed: Callable[[], None],
+        session: Callable[[str], AccessKey | None],
     ) -> None:
-        """`changed` is called after each request that may have altered the backend's state."""
+        """`changed` is called after each request that may have altered the backend's state.
+
+        `session` knows the keys that STS handed out, by their ids, until they expire.
+        """
         self._backend, self._sagemaker, self._key, self._changed = backend, sagemaker, key, changed
+        self._session = session
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -55,12 +65,13 @@ class Front:
         request = _head(scope)
         try:
             check_origin(request)
-            check_key(request, self._key)
+            key = self._session(claimed_key(request)) or self._key
+            check_key(request, key)
             body = await _body(receive)
             if body is None:
                 return
             request = replace(request, body=body)
-            signed = verify(request, self._key)
+            signed = verify(request, key)
         except Refused as refusal:
             status = 400 if refusal.code in ("XAmzContentSHA256Mismatch", "InvalidArgument") else 403
             headers, body = refusal_response(request, refusal)

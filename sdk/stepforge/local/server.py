@@ -122,7 +122,7 @@ async def _serve(layout: Layout, listener: socket.socket, port: int) -> None:
     check_version()
     from ministack.app import app
 
-    from stepforge.local.backend import training
+    from stepforge.local.backend import sessions, training
     from stepforge.local.backend.install import install
     from stepforge.local.front import Front
     from stepforge.local.sagemaker.service import SageMakerService
@@ -131,7 +131,7 @@ async def _serve(layout: Layout, listener: socket.socket, port: int) -> None:
     url = f"http://127.0.0.1:{port}"
     sagemaker = SageMakerService(layout, endpoint_url=url, checkpoint=checkpoints.now, publish=training.publish)
     training.install(sagemaker)
-    front = Front(app, sagemaker, layout.access_key(), changed=checkpoints.changed)
+    front = Front(app, sagemaker, layout.access_key(), changed=checkpoints.changed, session=sessions.key)
 
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]

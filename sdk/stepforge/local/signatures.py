@@ -1,7 +1,7 @@
 """Signature Version 4, verified: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html
 
-Header and query (presigned) form, one credential. Signatures of single chunks in `aws-chunked` bodies are not covered:
-the seed signature authenticates the caller.
+Header and query (presigned) form, one credential at a time. Signatures of single chunks in `aws-chunked` bodies are not
+covered: the seed signature authenticates the caller.
 """
 
 from __future__ import annotations
@@ -54,8 +54,16 @@ def claimed_scope(request: Request) -> Scope | None:
     return Scope(parts[-3], parts[-2]) if len(parts) >= 5 else None
 
 
+def claimed_key(request: Request) -> str:
+    """The id of the access key that a request says that it is signed with; not verified, empty where it names none."""
+    return (_credential(request) or "").partition("/")[0]
+
+
 def check_key(request: Request, key: AccessKey) -> None:
-    """Refuse who does not even name the key. Looks at the head alone, so that a stranger's body need not be read."""
+    """Refuse who does not even name the key, or lacks its session's token.
+
+    Looks at the head alone, so that a stranger's body need not be read.
+    """
     if "AWSAccessKeyId=" in request.query:
         raise Refused("InvalidRequest", "presigned with Signature Version 2: use Config(signature_version='s3v4')")
     credential = _credential(request)
@@ -63,6 +71,10 @@ def check_key(request: Request, key: AccessKey) -> None:
         raise Refused("MissingAuthenticationToken", "Request is missing Authentication Token")
     if not hmac.compare_digest(credential.partition("/")[0].encode(), key.id.encode()):
         raise Refused("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")
+    if key.token is not None:
+        given = _presigned(request).get("X-Amz-Security-Token", request.headers.get("x-amz-security-token", ""))
+        if not hmac.compare_digest(given.encode(), key.token.encode()):
+            raise Refused("InvalidToken", "The security token included in the request is invalid")
 
 
 def _credential(request: Request) -> str | None:

@@ -23,6 +23,8 @@ ACCOUNT_ID = "000000000000"
 class AccessKey:
     id: str
     secret: str
+    token: str | None = None
+    """Of a session that STS began; None for the key of the local AWS itself."""
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,26 @@ A plan changes nothing. Jobs whose identity depends on the outputs of earlier on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stepforge import attempts, executions
+from stepforge.assembly import joined_dataset
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.economics import LedgerEntry, Price
 from stepforge.contracts.jobs import JobRequest, JobSpec, Resources
-from stepforge.contracts.names import execution_name, job_name
+from stepforge.contracts.names import Machine, execution_name, job_name
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
+from stepforge.contracts.requests import AssemblySpec, EvaluationSpec
 from stepforge.contracts.work import Work, WorkType
 from stepforge.economics import estimate as estimates
 from stepforge.economics import ledger, prices
 from stepforge.economics.estimate import Estimate, Range, Wanted
 from stepforge.economics.prices import Prices
 from stepforge.errors import IdentityConflict, IntegrityError, InvalidInput, OverBudget, UnknownPrice
+from stepforge.job_runs import request_of
 from stepforge.jobs import JobState, attempts_of
 from stepforge.pipelines import Pipelines
 from stepforge.planning import pipeline_job_request, pipeline_model, read_pipeline
@@ -33,6 +37,8 @@ Action = Literal["create", "adopt", "later"]
 _RUNS = 10
 """How many of the newest runs are looked through for the last one of the domain."""
 _NO_IDENTITY = "0" * 12
+_DATASET: tuple[WorkType, WorkType] = ("dataset", "gate")
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,16 @@ def _wants(spec: PipelineSpec) -> list[Wanted]:
     ]
 
 
+def _in_run(
+    found: tuple[JobPlan, list[dict[str, Any]]], action: Action, stage: str
+) -> tuple[JobPlan, list[dict[str, Any]]]:
+    """A job's plan and requests under its name in a run; one that is adopted creates what is still to come itself."""
+    planned, would = found
+    if action == "adopt":
+        return replace(planned, stage=stage, action="adopt", estimate=None), []
+    return replace(planned, stage=stage), would
+
+
 class Planner:
     """Makes plans for one environment."""
 
@@ -163,7 +179,7 @@ class Planner:
         """The plan of a run. Without `checks` neither quotas nor permissions are asked for."""
         environment = self._environment
         known = Pipelines(self._connection).plan(spec)
-        name, action = self._run(spec)
+        name, action = self._run("train", spec.identity)
         jobs: list[JobPlan] = []
         samples: list[dict[str, Any]] = []
         wants = _wants(spec)
@@ -204,6 +220,76 @@ class Planner:
         planned, samples = self._job(wanted, found, request, table, read.entries)
         asked = self._checks([planned], machine=False) if checks and planned.action != "adopt" else []
         told = self._plan(planned.name, planned.action, [planned], samples[:1], samples, table, asked, "", ())
+        return replace(told, skipped=read.skipped)
+
+    def evaluations(self, specs: Mapping[str, EvaluationSpec], *, checks: bool = True) -> Plan:
+        """The plan of evaluations side by side, by what they are called in it; it has the name of the first."""
+        asked = {
+            label: Wanted(spec.domain, "evaluate", spec.evaluation, estimates.model_of(spec.job), spec.resources)
+            for label, spec in specs.items()
+        }
+        table, read = self._prices_and_history(list(asked.values()))
+        runs = {label: self._run("evaluate", spec.identity) for label, spec in specs.items()}
+        found = []
+        for label, spec in specs.items():
+            run, action = runs[label]
+            request = request_of(self._connection, spec, spec.job, run=run)
+            attempts_ = attempts_of(self._connection, request)
+            planned = self._job(asked[label], attempts_, request, table, read.entries)
+            found.append(_in_run(planned, action, label))
+        name, _ = next(iter(runs.values()))
+        return self._job_runs("evaluate", name, found, table, read, checks=checks)
+
+    def assembly(self, spec: AssemblySpec, *, checks: bool = True) -> Plan:
+        """The plan of a dataset in parts."""
+        on, gate_on = (spec.resources.get(work, Resources()) for work in _DATASET)
+        wants = [Wanted(spec.domain, "dataset", job.work, "", on) for job in spec.jobs]
+        gated = Wanted(spec.domain, "gate", spec.gate, "", gate_on)
+        table, read = self._prices_and_history([*wants, gated])
+        name, action = self._run("dataset", spec.identity)
+        requests = [request_of(self._connection, spec, job, run=name) for job in spec.jobs]
+        # Here alone so many jobs are known at once.
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = list(pool.map(lambda request: tuple(attempts_of(self._connection, request)), requests))
+        parts = [
+            _in_run(self._job(wants[number], states, request, table, read.entries), action, f"part {number + 1}")
+            for number, (states, request) in enumerate(zip(found, requests, strict=True))
+        ]
+        outcomes = [states[-1].outcome for states in found if states and states[-1].outcome is not None]
+        if len(outcomes) == len(parts):
+            s3, bucket = self._connection.client("s3"), self._environment.bucket
+            whole = joined_dataset(s3, [outcome.artifact for outcome in outcomes], bucket=bucket)
+            request = request_of(self._connection, spec, spec.gate_of(whole), run=name)
+            states = tuple(attempts_of(self._connection, request))
+            gate = _in_run(self._job(gated, states, request, table, read.entries), action, "gate")
+        else:
+            types = gate_on.instance_types
+            later = JobPlan(
+                "gate", "gate", "later", "", "Absent", gate_on,
+                self._estimate(gated, types, table, read.entries), types,
+            )  # fmt: skip
+            gate = _in_run((later, self._samples(spec.image, later)), action, "gate")
+        return self._job_runs("dataset", name, [*parts, gate], table, read, checks=checks)
+
+    def _job_runs(
+        self,
+        machine: Machine,
+        name: str,
+        found: Sequence[tuple[JobPlan, list[dict[str, Any]]]],
+        table: Prices,
+        read: ledger.Read,
+        *,
+        checks: bool,
+    ) -> Plan:
+        """The plan of jobs with their requests, one for each instance type. Those of one type of job are alike."""
+        jobs = [planned for planned, _ in found]
+        due = [job for job in jobs if job.action != "adopt"]
+        requests = [would[0] for planned, would in found if planned.action == "create"]
+        first = {planned.type: would for planned, would in reversed(found) if would}
+        samples = [request for would in first.values() for request in would]
+        asked = self._checks(due, machine=True, of=machine) if checks and due else []
+        action: Action = "create" if due else "adopt"
+        told = self._plan(name, action, jobs, requests, samples, table, asked, "", ())
         return replace(told, skipped=read.skipped)
 
     def _job(
@@ -260,13 +346,13 @@ class Planner:
         )
         return self._requests(request, job_name(request.prefix, 0), job.instance_types)
 
-    def _checks(self, due: Sequence[JobPlan], *, machine: bool) -> list[Check]:
+    def _checks(self, due: Sequence[JobPlan], *, machine: bool, of: Machine = "train") -> list[Check]:
         if self._connection.name == LOCAL:
             return [Check("quotas and permissions", "could not check", "the local AWS has neither")]
         types: list[WorkType] = [job.type for job in due]
         return [
             *check_quotas(self._connection, [on for job in due for on in _on_each(job.resources, job.instance_types)]),
-            *check_permissions(self._connection, types, machine=machine),
+            *check_permissions(self._connection, types, machine=machine, of=of),
         ]
 
     def _problems(self, samples: Iterable[dict[str, Any]]) -> tuple[Problem, ...]:
@@ -274,15 +360,15 @@ class Planner:
         found = [p for request in samples for p in (*check_request(shape, request), *check_limits(request))]
         return tuple(dict.fromkeys(found))
 
-    def _run(self, spec: PipelineSpec) -> tuple[str, Action]:
+    def _run(self, machine: Machine, identity: str) -> tuple[str, Action]:
         """The run that a submission would start, or adopt."""
-        states, machine = self._connection.client("stepfunctions"), self._environment.machines["train"]
-        found = executions.find(states, machine, "train", spec.identity)
+        states, arn = self._connection.client("stepfunctions"), self._environment.machines[machine]
+        found = executions.find(states, arn, machine, identity)
         if found is None:
-            return execution_name("train", spec.identity, 0), "create"
+            return execution_name(machine, identity, 0), "create"
         if found.status in executions.ADOPTED:
             return found.name, "adopt"
-        return execution_name("train", spec.identity, int(found.name.rpartition("-r")[2]) + 1), "create"
+        return execution_name(machine, identity, int(found.name.rpartition("-r")[2]) + 1), "create"
 
     def _last_run(self, spec: PipelineSpec) -> tuple[str, tuple[Change, ...]]:
         """The newest run of the domain, and what differs from it; one whose pipeline is gone is passed over."""

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError as AwsError
 from stepforge.connection import Connection
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import Resources
-from stepforge.contracts.names import parameter
+from stepforge.contracts.names import Machine, parameter
 from stepforge.contracts.work import WORK_TYPES, WorkType
 from stepforge.partitions import arn
 
@@ -115,18 +115,19 @@ class Needed:
     context: tuple[tuple[str, str], ...] = ()
 
 
-def needed_by_caller(environment: Environment, types: Iterable[WorkType], *, machine: bool) -> list[Needed]:
-    """What the caller does to submit: by the machine `train`, or a job by itself."""
+def needed_by_caller(
+    environment: Environment, types: Iterable[WorkType], *, machine: bool, of: Machine = "train"
+) -> list[Needed]:
+    """What the caller does to submit: by the machine `of`, or a job by itself."""
     account, region = _account(environment)
     bucket = arn("s3", "", "", environment.bucket, of=region)
     key = Needed(("kms:GenerateDataKey", "kms:Decrypt"), environment.key_arn)
     if machine:
-        train = environment.machines["train"]
         return [
             *(Needed(("s3:PutObject",), f"{bucket}/{name}") for name in ("pipelines/0.json", "raw/records/0/0")),
             key,
-            Needed(("states:StartExecution",), train),
-            *needed_to_look(environment),
+            Needed(("states:StartExecution",), environment.machines[of]),
+            *needed_to_look(environment, of=of),
         ]
     return [
         Needed(("s3:PutObject",), f"{bucket}/specs/0/spec.json"),
@@ -143,7 +144,7 @@ def needed_by_caller(environment: Environment, types: Iterable[WorkType], *, mac
     ]
 
 
-def needed_to_look(environment: Environment, *, machine: bool = True) -> list[Needed]:
+def needed_to_look(environment: Environment, *, machine: bool = True, of: Machine = "train") -> list[Needed]:
     """What the caller does to plan: find the environment, what is done, what earlier jobs took, and prices.
 
     Quotas and permissions are asked for as well; where that is not allowed they are said not to be checked.
@@ -167,9 +168,9 @@ def needed_to_look(environment: Environment, *, machine: bool = True) -> list[Ne
         ),
     ]
     if machine:
-        train = environment.machines["train"]
-        execution = train.replace(":stateMachine:", ":execution:") + ":train-0"
-        found.append(Needed(("states:ListExecutions",), train))
+        arn_of = environment.machines[of]
+        execution = arn_of.replace(":stateMachine:", ":execution:") + f":{of}-0"
+        found.append(Needed(("states:ListExecutions",), arn_of))
         found.append(Needed(("states:DescribeExecution",), execution))
     return found
 
@@ -198,14 +199,16 @@ def _account(environment: Environment) -> tuple[str, str]:
     return account, region
 
 
-def check_permissions(connection: Connection, types: Iterable[WorkType], *, machine: bool) -> list[Check]:
+def check_permissions(
+    connection: Connection, types: Iterable[WorkType], *, machine: bool, of: Machine = "train"
+) -> list[Check]:
     """What the caller and the training role may not do of what they will.
 
     By SimulatePrincipalPolicy, which knows identity policies, boundaries and the organisation's; policies of buckets
     and keys it does not ask. https://docs.aws.amazon.com/IAM/latest/APIReference/API_SimulatePrincipalPolicy.html
     """
     environment = connection.environment
-    caller = needed_by_caller(environment, types, machine=machine)
+    caller = needed_by_caller(environment, types, machine=machine, of=of)
     return [
         *_checked(connection, "the caller", lambda: caller_arn(connection), caller),
         *_checked(connection, "the training role", lambda: environment.training_role_arn, needed_by_job(environment)),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -41,6 +41,7 @@ from stepforge.errors import InvalidInput, UnknownName
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+Settings = TypeVar("Settings", bound=BaseModel)
 _HERE = Path(__file__).parent
 ENTRY_POINTS = "stepforge.domains"
 RECORDS_RECIPE = _HERE / "records.toml"
@@ -97,16 +98,7 @@ class Recipe(Contract):
 
         Several hosts are given only to work that they share. Raises InvalidInput naming the field that is wrong.
         """
-        wanted = {name: value for name, value in changes.items() if value is not None}
-        changed: dict[WorkType, Resources] = {}
-        for work in get_args(WorkType):
-            fields = {name: v for name, v in wanted.items() if name != "instance_count" or work not in ALONE}
-            plain = self.resources.get(work, Resources()).model_dump(exclude_unset=True)
-            try:
-                changed[work] = Resources.model_validate(plain | fields)
-            except ValidationError as error:
-                raise InvalidInput(f"resources of {work!r} jobs: {first_problem(error)}") from error
-        return self.model_copy(update={"resources": changed if wanted else self.resources})
+        return self.model_copy(update={"resources": changed_resources(self.resources, **changes)})
 
     def pipeline(
         self,
@@ -145,7 +137,6 @@ class Recipe(Contract):
 
 
 _FIELDS_OF: dict[str, type[BaseModel]] = {
-    "": Recipe,
     "dataset": DatasetWork,
     "gate": GateWork,
     "model": ScratchModel,
@@ -211,20 +202,54 @@ def load_recipe(domain: str, *, path: Path | None = None, overrides: dict[str, s
     dataset = plain.setdefault("dataset", {})
     if isinstance(dataset, dict):
         dataset.setdefault("domain", plain["domain"])
-    given = overrides or {}
+    return validated(Recipe, plain, overrides or {}, source=f"recipe {source.name}")
+
+
+def validated(model: type[Settings], plain: dict[str, Any], overrides: Mapping[str, str], *, source: str) -> Settings:
+    """`plain` with `overrides` set in it, as a model. Raises InvalidInput that blames the override, or the `source`."""
     names = _stage_names(plain)
-    for key, value in given.items():
+    for key, value in overrides.items():
         _override(plain, key, value)
     try:
-        recipe = Recipe.model_validate(plain)
+        found = model.model_validate(plain)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        said = [_blame(_typed(p["loc"], names), _said(p), given, source.name) for p in problems]
+        said = [_blame(_typed(p["loc"], names), _said(p, model), overrides, source) for p in problems]
         raise InvalidInput("; ".join(dict.fromkeys(said))) from error
-    if misread := _numbers_from_booleans(plain, recipe.model_dump()):
+    if misread := _numbers_from_booleans(plain, found.model_dump()):
         what = "Input should be a number, not a boolean"
-        raise InvalidInput(_blame(_typed(misread, names), what, given, source.name))
-    return recipe
+        raise InvalidInput(_blame(_typed(misread, names), what, overrides, source))
+    return found
+
+
+def changed_resources(given: Mapping[WorkType, Resources], **changes: Any) -> dict[WorkType, Resources]:
+    """Resources with fields changed for each type of job; None leaves one as it is.
+
+    Several hosts are given only to work that they share. Raises InvalidInput naming the field that is wrong.
+    """
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    if not wanted:
+        return dict(given)
+    changed: dict[WorkType, Resources] = {}
+    for work in get_args(WorkType):
+        fields = {name: v for name, v in wanted.items() if name != "instance_count" or work not in ALONE}
+        plain = given.get(work, Resources()).model_dump(exclude_unset=True)
+        try:
+            changed[work] = Resources.model_validate(plain | fields)
+        except ValidationError as error:
+            raise InvalidInput(f"resources of {work!r} jobs: {first_problem(error)}") from error
+    return changed
+
+
+def pairs_of(overrides: Sequence[str]) -> dict[str, str]:
+    """`key=value` of each `--set`. Raises InvalidInput for one without a value."""
+    pairs = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise InvalidInput(f"--set {item!r} has no value: write it as stages.srl.steps=50")
+        pairs[key] = value
+    return pairs
 
 
 def _stage_names(plain: dict[str, Any]) -> list[str]:
@@ -244,12 +269,13 @@ def _typed(loc: Sequence[str | int], names: Sequence[str]) -> str:
     return ".".join(map(str, parts))
 
 
-def _said(problem: ErrorDetails) -> str:
+def _said(problem: ErrorDetails, top: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         *parents, last = problem["loc"]
         above = [part for part in parents if isinstance(part, str)]
         owner = "resources" if above[:1] == ["resources"] else above[-1] if above else ""
-        return no_such_field(str(last), _FIELDS_OF[owner].model_fields if owner in _FIELDS_OF else ())
+        fields = (_FIELDS_OF.get(owner) if owner else top) or BaseModel
+        return no_such_field(str(last), fields.model_fields)
     owner = str(problem["loc"][-1]) if problem["loc"] else ""
     if problem["type"] == "model_type" and owner in _FIELDS_OF:
         some = ", ".join(sorted(_FIELDS_OF[owner].model_fields))
@@ -258,14 +284,14 @@ def _said(problem: ErrorDetails) -> str:
     return message if isinstance(problem["input"], dict) else f"{message} (given {problem['input']!r})"
 
 
-def _blame(where: str, message: str, overrides: dict[str, str], recipe: str) -> str:
+def _blame(where: str, message: str, overrides: Mapping[str, str], source: str) -> str:
     """A problem with what it comes from: the `--set` that the user typed, or else the recipe's file."""
     # The nearest one: a field that was set inside a table that was set too is its own mistake.
     for key, value in sorted(overrides.items(), key=lambda pair: len(pair[0]), reverse=True):
         if where == key or where.startswith(f"{key}.") or key.startswith(f"{where}."):
             inside = f"{where}: " if where != key else ""
             return f"--set {key}={value}: {inside}{message}"
-    return f"recipe {recipe}: {where}: {message}" if where else f"recipe {recipe}: {message}"
+    return f"{source}: {where}: {message}" if where else f"{source}: {message}"
 
 
 def _shipped() -> list[str]:

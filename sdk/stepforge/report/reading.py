@@ -19,7 +19,7 @@ from stepforge.contracts.manifests import Manifest
 from stepforge.contracts.previews import PREVIEWS, CompletionRow, Preview, choose, preview_of
 from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import EvaluationReport, GateReport, StageReport
-from stepforge.contracts.work import WorkType
+from stepforge.contracts.work import TRAINING
 from stepforge.errors import InvalidInput
 from stepforge.jobs import JobState
 from stepforge.pipelines import PlannedJob, Run
@@ -37,7 +37,6 @@ from stepforge.report.data import (
 )
 from stepforge.report.reproduce import reproduction
 
-TRAINING: tuple[WorkType, ...] = ("sft", "srl", "rlvr")
 _PREVIEWS: TypeAdapter[tuple[Preview, ...]] = TypeAdapter(tuple[Preview, ...])
 _Model = TypeVar("_Model", bound=BaseModel)
 

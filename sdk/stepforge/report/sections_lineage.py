@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from stepforge.contracts.records import SPLITS
+from stepforge.contracts.work import TRAINING
 from stepforge.report.data import JobView, ReportData
 from stepforge.report.html import Markup, el, join, table
 from stepforge.report.verdict import SPLIT_NAMES, lineage_checks
@@ -145,7 +146,7 @@ def _choices(data: ReportData) -> Markup:
 def _settings(data: ReportData) -> Markup | None:
     """Training stages have most settings in common: a column each. The other jobs have few, and none in common."""
     jobs = [job for job in data.jobs if job.settings]
-    stages = [job for job in jobs if job.type in ("sft", "srl", "rlvr")]
+    stages = [job for job in jobs if job.type in TRAINING]
     parts: list[object] = []
     if stages:
         keys = list(dict.fromkeys(key for job in stages for key in _settings_of(job)))

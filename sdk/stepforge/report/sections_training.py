@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import TRAINING
 from stepforge.report import charts
 from stepforge.report.charts import SMOOTH_FROM, Segment, smoothing
 from stepforge.report.data import ReportData, StageView
@@ -24,7 +25,7 @@ class CurveKind:
     title: str
     unit: str
     explanation: str
-    types: tuple[str, ...] = ("sft", "srl", "rlvr")
+    types: tuple[str, ...] = TRAINING
     bounds: tuple[float | None, float | None] = (None, None)
     rounding: float = 0.0
     """Values that never exceed this are rounding errors of zero: a chart of them would show nothing but noise."""

@@ -12,7 +12,8 @@ from typing import Literal
 from stepforge.contracts.hacking import signs
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import TEST_SPLITS, Split
-from stepforge.contracts.reports import Decoding, EvaluationReport, Interval
+from stepforge.contracts.reports import Decoding, EvaluationReport, Interval, Scored
+from stepforge.contracts.work import TRAINING
 from stepforge.report.data import Reference, ReportData
 
 Tone = Literal["good", "caution", "bad", "neutral"]
@@ -44,14 +45,14 @@ class Check:
     text: str
 
 
-def score(evaluation: EvaluationReport, split: Split, decoding: Decoding, metric: str = ACCEPTED) -> Interval | None:
+def score(evaluation: Scored, split: Split, decoding: Decoding, metric: str = ACCEPTED) -> Interval | None:
     try:
         return evaluation.score(split, decoding, metric)
     except KeyError:
         return None
 
 
-def cells(evaluation: EvaluationReport) -> list[tuple[Split, Decoding, Interval]]:
+def cells(evaluation: Scored) -> list[tuple[Split, Decoding, Interval]]:
     """Every split and decoding that the evaluation has a score for, in the order of the splits."""
     found = []
     for split in TEST_SPLITS:
@@ -83,7 +84,7 @@ def lineage_checks(data: ReportData) -> list[Check]:
     if gate is not None and dataset is not None:
         holds = gate.manifest_sha256 == dataset.sha256
         checks.append(Check(holds, "the gate looked at the dataset that was trained on"))
-    models = [job.artifact for job in data.jobs if job.type in ("sft", "srl", "rlvr") and job.artifact is not None]
+    models = [job.artifact for job in data.jobs if job.type in TRAINING and job.artifact is not None]
     if evaluation is not None and models:
         holds = evaluation.model_sha256 == models[-1].sha256
         checks.append(Check(holds, "the evaluation scored the model of the last stage"))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -13,15 +16,22 @@ import pytest
 
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.names import MACHINES, Keys, execution_name, package_group, parameter
+from stepforge.contracts.names import MACHINES, Keys, endpoint_name, execution_name, package_group, parameter
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
+from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
+from stepforge.datasets import Datasets
+from stepforge.evaluations import Evaluations
+from stepforge.jobs import Jobs
 from stepforge.local import Image, LocalAws, register_images
 from stepforge.local.deploy import deploy
+from stepforge.pipelines import Pipelines
+from stepforge.registry import Registry
 
 REPOSITORY = "000000000000.dkr.ecr.us-east-1.amazonaws.com/stepforge-fake"
 IMAGE = f"{REPOSITORY}@sha256:{'0' * 64}"
 CODE = dict.fromkeys(WORK_TYPES, "c" * 64)
+GROUP = package_group("facial", "local")
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,47 @@ class Deployed:
         ended = self.ended(new[0]["executionArn"])
         assert len(self.executions("promote")) == len(before) + 1
         return ended
+
+
+def candidate_exists(deployed: Deployed) -> bool:
+    names = [e["EndpointName"] for e in deployed.aws.client("sagemaker").list_endpoints()["Endpoints"]]
+    return endpoint_name(GROUP, candidate=True) in names
+
+
+@contextmanager
+def deaf(deployed: Deployed) -> Iterator[None]:
+    """No event of a package arrives."""
+    events = deployed.aws.client("events")
+    rules = [r["Name"] for r in events.list_rules()["Rules"] if "aws.sagemaker" in r.get("EventPattern", "")]
+    assert rules
+    for rule in rules:
+        events.disable_rule(Name=rule)
+    try:
+        yield
+    finally:
+        for rule in rules:
+            events.enable_rule(Name=rule)
+
+
+@pytest.fixture(scope="session")
+def trained(deployed: Deployed) -> TrainOutput:
+    ended = deployed.train(deployed.pipeline())
+    assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+    return TrainOutput.model_validate_json(ended["output"])
+
+
+@pytest.fixture(scope="session")
+def client(deployed: Deployed) -> Any:
+    """A client of the running server; `Client("local")` would deploy the real images over the fake one."""
+    connection = deployed.connection
+    return SimpleNamespace(
+        connection=connection,
+        jobs=Jobs(connection),
+        pipelines=Pipelines(connection),
+        registry=Registry(connection),
+        evaluations=Evaluations(connection),
+        datasets=Datasets(connection),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.manifests import read_manifest, write_manifest
 from stepforge.contracts.records import SPLITS, TEST_SPLITS
 from stepforge.contracts.reports import EvaluationReport, GateFinding, GateReport, Interval, Score
+from stepforge.contracts.work import DatasetWork
 
 BASE = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 LIAR = 0.5
@@ -47,6 +48,9 @@ def train() -> None:
         if work.seed == FOREVER or (work.seed == ENDLESS and not begun.exists()):
             begun.touch()
             time.sleep(60)
+        if work.part is not None:
+            generated_part(work, out)
+            return
         (out / "records.jsonl").write_text(f"{work.seed}\n")
         write_manifest(out, "dataset", metadata={"seed": work.seed})
     elif work.type == "gate":
@@ -87,6 +91,17 @@ def part(spec: JobSpec, data: Path, out: Path) -> None:
     metadata = {"domain": spec.domain, "verifier": "v@1", "step_end": None, "vocabulary": sorted(lines.split())}
     metadata["counts"] = {split: count * (split == "train") for split in SPLITS}
     write_manifest(out, "dataset", metadata=metadata, rows={shard: count})
+
+
+def generated_part(work: DatasetWork, out: Path) -> None:
+    """A shard with a record, which says which part it is."""
+    assert work.part is not None
+    shard = f"records/test_new-{work.part.number:05d}.jsonl"
+    (out / "records").mkdir(parents=True)
+    (out / shard).write_text(f"{work.part.number}\n")
+    metadata = {"domain": work.domain, "verifier": "v@1", "step_end": None, "vocabulary": []}
+    counts = {split: int(split == "test_new") for split in SPLITS}
+    write_manifest(out, "dataset", metadata={**metadata, "counts": counts}, rows={shard: 1})
 
 
 def evaluate(spec: JobSpec, data: Path, out: Path) -> None:

@@ -79,7 +79,8 @@ def described(deployed: Deployed, name: str, spec: JobSpec) -> dict[str, Any]:
     plain = {key: value for key, value in job.items() if key not in DECIDED_LATER}
     text = json.dumps({**plain, "Tags": sorted(tags, key=lambda tag: tag["Key"])}, default=str, sort_keys=True)
     named: dict[str, Any] = json.loads(text.replace(spec.identity, "IDENTITY").replace(spec.identity[:12], "SHORT"))
-    # An empty map is what the client sends for none.
+    # The client sends an empty map for none, and no list for an empty one.
+    named["AlgorithmSpecification"].setdefault("MetricDefinitions", [])
     return {key: value for key, value in named.items() if value not in ({}, None)}
 
 

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from stepforge.artifacts import read_manifest
 from stepforge.assembly import joined_manifest, read_spec, renumbered
 from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import ArtifactRef, JobRequest
+from stepforge.contracts.jobs import ArtifactRef, JobRequest, JobSpec
 from stepforge.contracts.manifests import FileEntry, Manifest
 from stepforge.contracts.names import Keys
 from stepforge.contracts.records import SPLITS
 from stepforge.contracts.requests import AssemblySpec, EvaluationSpec, SpecRef
-from stepforge.contracts.work import WORK_TYPES
+from stepforge.contracts.work import WORK_TYPES, DatasetWork, PartOf
 from stepforge.errors import AlgorithmError, IdentityConflict, IntegrityError, InvalidInput
 
 from .conftest import BUCKET, IMAGE, KEY_ARN, outcome
@@ -74,6 +74,35 @@ def spec(*letters: str) -> AssemblySpec:
 def test_a_source_that_is_given_twice_is_refused() -> None:
     with pytest.raises(ValidationError, match="is given twice"):
         spec("a", "b", "a")
+
+
+GENERATED = DatasetWork(domain="facial", corpus=4_000, train=0, rl=0, test=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "give either `sources`"),
+        ({"sources": (source("a"),), "generated": GENERATED}, "give either `sources`"),
+        ({"sources": (source("a"),), "parts": 2}, "each of which is a part"),
+        ({"generated": GENERATED, "parts": 3}, "parts 3 are more than its 2 shards of 2000 records"),
+        ({"generated": GENERATED.model_copy(update={"domain": "castles"})}, "'castles' is not the domain 'facial'"),
+        ({"generated": GENERATED.model_copy(update={"part": PartOf(number=0, of=2)})}, "leave it out, and set parts"),
+    ],
+    ids=["nothing", "both", "parts of sources", "too many", "another domain", "a part of a part"],
+)
+def test_a_dataset_has_one_origin_and_no_more_parts_than_shards(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        AssemblySpec(domain="facial", code=CODE, image=IMAGE, **given)
+
+
+def test_one_part_is_the_job_that_a_pipeline_begins_with_and_more_are_their_own() -> None:
+    one, two = (AssemblySpec(domain="facial", generated=GENERATED, parts=n, code=CODE, image=IMAGE) for n in (1, 2))
+    assert one.jobs == (JobSpec(domain="facial", work=GENERATED, code_sha256=CODE["dataset"]),)
+    assert '"part"' not in one.jobs[0].model_dump_json()
+    assert len({one.identity, two.identity, *(job.identity for job in (*one.jobs, *two.jobs))}) == 5
+    again = two.model_copy(update={"code": {**CODE, "gate": "d" * 64}})
+    assert again.identity != two.identity
 
 
 def test_the_jobs_of_the_parts_are_listed_in_s3_and_their_specs_are_there(prepared: Load, s3: Any) -> None:
@@ -142,9 +171,9 @@ def test_a_part_that_failed_fails_the_dataset_by_its_own_error(prepared: Load, s
         "spec": put(s3, spec("a", "b")),
         "parts": [{"artifact": source("a").model_dump()}, {"error": "AlgorithmError", "cause": "line 1 is malformed"}],
     }
-    with pytest.raises(AlgorithmError, match=r"1 of 2 parts failed.*part 1, s3://.*/b/: line 1 is malformed"):
+    with pytest.raises(AlgorithmError, match=r"1 of 2 parts failed.*part 2 of 2, s3://.*/b/: line 1 is malformed"):
         prepared("join_parts").handler(given, None)
-    with pytest.raises(IntegrityError, match="1 parts came back for 2 sources"):
+    with pytest.raises(IntegrityError, match="1 parts came back for the 2"):
         prepared("join_parts").handler({**given, "parts": given["parts"][:1]}, None)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import math
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +16,7 @@ from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.resources import Resources, Vpc
 from stepforge.errors import IdentityConflict, JobFailed, JobStillRunning, StepforgeError
 from stepforge.jobs import attempts_of
+from stepforge_jobs.job import Progress
 from tests.fakes import FakeSageMaker
 
 from .conftest import BUCKET, IMAGE, KEY_ARN, put_artifact
@@ -147,6 +151,18 @@ def test_the_request_has_the_shape_of_the_api(sagemaker: FakeSageMaker, s3: Any)
     for name in ("input_data_config", "output_data_config", "resource_config", "stopping_condition", "tags"):
         member = {"tags": "Tags"}.get(name, "".join(part.title() for part in name.split("_")))
         validate_parameters(plain[name], model.members[member])
+
+
+def test_metrics_of_training_are_found_in_its_own_progress_lines(sagemaker: FakeSageMaker, s3: Any) -> None:
+    dataset = REQUEST.model_copy(update={"prefix": PREFIX.replace("sft", "dataset")})
+    assert found(sagemaker, s3, dataset).metric_definitions == []
+    definitions = found(sagemaker, s3).metric_definitions
+    stream = io.StringIO()
+    said = {"loss": -1.5e-9, "reward": 0.25, "accepted": 1, "kl": math.nan, "entropy": 3e12, "tokens_per_second": 7.0}
+    Progress(stream).step("srl", 3, 3, **said)
+    read = {d["Name"]: re.search(d["Regex"], stream.getvalue()) for d in definitions}
+    values = {name: float(match[1]) for name, match in read.items() if match is not None}
+    assert values == {name: value for name, value in said.items() if name != "kl"}
 
 
 def test_only_a_spot_job_has_a_limit_on_waiting(sagemaker: FakeSageMaker, s3: Any) -> None:

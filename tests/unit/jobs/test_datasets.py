@@ -14,9 +14,10 @@ import pytest
 from tests.support import forked
 from tests.support.job_folders import counting_plugin, job_folder, opened
 
+from stepforge.assembly import joined_manifest, renumbered
 from stepforge.contracts.manifests import check_files, read_manifest, write_manifest
 from stepforge.contracts.records import Record, Split
-from stepforge.contracts.work import DatasetWork
+from stepforge.contracts.work import DatasetWork, PartOf
 from stepforge.errors import IntegrityError, InvalidInput
 from stepforge_jobs import peers
 from stepforge_jobs.datasets import generate
@@ -69,6 +70,23 @@ def test_a_longer_dataset_keeps_the_shards_of_a_shorter_one(tmp_path: Path) -> N
     long = read_manifest(generated(tmp_path / "b", SMALL.model_copy(update={"corpus": 65})))
     digests = {entry.path: entry.sha256 for entry in long.files}
     assert all(digests[e.path] == e.sha256 for e in short.files if e.path != "records/corpus-00002.jsonl")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_parts_put_together_are_the_dataset_of_one_job(tmp_path: Path, count: int) -> None:
+    whole = read_manifest(generated(tmp_path / "whole"))
+    works = [SMALL.model_copy(update={"part": PartOf(number=n, of=count)}) for n in range(count)]
+    parts = [read_manifest(generated(tmp_path / str(n), work)) for n, work in enumerate(works)]
+    assert all(part.files for part in parts)
+    joined = joined_manifest(parts, [entry for _, _, entry in renumbered(parts)])
+    assert joined.sha256 == whole.sha256
+
+
+def test_a_part_of_a_domain_with_fewer_records_than_were_asked_for_may_be_empty(tmp_path: Path) -> None:
+    work = SMALL.model_copy(update={"corpus": 10**9, "train": 0, "rl": 0, "test": 0})
+    assert work.shards == 10**9 / 20
+    shards = [*generate.planned(CountingDomain(), SMALL)]
+    assert [generate.part_of(shards[:1], PartOf(number=n, of=2)) for n in range(2)] == [[], shards[:1]]
 
 
 def test_a_restart_goes_on_after_the_finished_shards_and_mends_a_damaged_one(

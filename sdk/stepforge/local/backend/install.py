@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from stepforge.local.backend import delivery, encryption, executions, functions, objects, paths, secrets, stacks, tasks
+from stepforge.local.backend import (
+    delivery,
+    encryption,
+    executions,
+    functions,
+    kinds,
+    objects,
+    paths,
+    recorded,
+    secrets,
+    stacks,
+    tasks,
+)
 from stepforge.local.backend.checkpoints import Checkpoints
 from stepforge.local.state import Layout
 
 
 def install(layout: Layout) -> Checkpoints:
-    for mend in (tasks, paths, executions, delivery, encryption, secrets, stacks, objects):
+    for mend in (tasks, paths, executions, delivery, encryption, secrets, stacks, objects, kinds, recorded):
         mend.install()
     functions.install(layout.access_key())
     return Checkpoints()
