@@ -152,7 +152,7 @@ def test_what_was_launched_here_is_registered_as_the_machine_does(
     assert by_hand == {**by_machine, "adopted": True}
     # Two ledgers have it, and it costs once; what still trains has no bill yet.
     costs = {row["key"]: row for row in call("costs")["tunes"]["rows"]}
-    assert (costs[launched["key"]]["estimate_usd"], costs[launched["key"]]["actual_usd"]) == ("3", None)
+    assert (costs[launched["key"]]["estimate_usd"], costs[launched["key"]]["actual_usd"]) == ("3.00", None)
     assert costs[running["key"]]["local_fake"]
     # A verifier of the user's judges on this machine; another plan's launch is no launch of this one.
     (tmp_path / "my_rules.py").write_text(
