@@ -22,7 +22,7 @@ setup: $(READY)
 # torch comes first and with pip: a resolver that sees it among the others takes a build with gigabytes of CUDA.
 # The lock constrains what is installed, because the names of jobs stand for its versions (`stepforge doctor`).
 # To raise a pin: `make setup LOCK=`, then `make lock`.
-$(READY): pyproject.toml $(LOCK)
+$(READY): pyproject.toml $(LOCK) $(wildcard tests/infra/linters/*.json tests/infra/linters/requirements.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; this is `$(PYTHON) --version`. Set PYTHON=python3.11"; exit 2; }
 	@test -x $(BIN)/python || { echo "setup 1/3: a virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "setup 2/3: torch, the largest download (about 200 MB, 1 GB installed)"
@@ -30,6 +30,7 @@ $(READY): pyproject.toml $(LOCK)
 	@echo "setup 3/3: stepforge with what it runs, tests and deploys with (about 150 packages; a few minutes)"
 	@$(PIP) --editable '.[local,train,cdk,dev]'
 	@$(BIN)/python -m cdk.layers > /dev/null || echo "the handlers' wheels could not be fetched: 'python -m cdk.layers' before a deployment" >&2
+	@$(BIN)/python -m tests.infra.linters > /dev/null || echo "the linters of machines and policies are not there: 'python -m tests.infra.linters' before the tests" >&2
 	@touch $(READY)
 	@echo "setup is done: $(BIN)/stepforge"
 

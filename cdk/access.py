@@ -11,7 +11,7 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from cdk.people import People
-from cdk.policies import allow
+from cdk.policies import allow, arns
 from cdk.settings import Settings
 from stepforge.contracts.names import parameter
 
@@ -32,7 +32,22 @@ class Approver(Construct):
             "Role",
             role_name=f"stepforge-{settings.name}-approver",
             assumed_by=iam.CompositePrincipal(*trusted),
-            managed_policies=[people.viewer, people.approver],
+            managed_policies=people.of("approver"),
+            max_session_duration=cdk.Duration.hours(1),
+        )
+
+
+class Housekeeper(Construct):
+    """A role for `stepforge gc --apply`, by hand or on a schedule; IAM in the account says who may take it on."""
+
+    def __init__(self, scope: Construct, settings: Settings, *, people: People) -> None:
+        super().__init__(scope, "Housekeeper")
+        iam.Role(
+            self,
+            "Role",
+            role_name=f"stepforge-{settings.name}-housekeeper",
+            assumed_by=iam.AccountRootPrincipal(),
+            managed_policies=people.of("housekeeper"),
             max_session_duration=cdk.Duration.hours(1),
         )
 
@@ -42,15 +57,16 @@ class Ci(Construct):
         super().__init__(scope, "Ci")
         assert settings.repository is not None
         stack = cdk.Stack.of(self)
-        self._provider = f"arn:aws:iam::{stack.account}:oidc-provider/{ISSUER}"
+        self._provider = f"arn:{stack.partition}:iam::{stack.account}:oidc-provider/{ISSUER}"
 
         def bootstrap(name: str) -> str:
-            return f"arn:aws:iam::{stack.account}:role/cdk-{_QUALIFIER}-{name}-role-{stack.account}-{stack.region}"
+            role = f"role/cdk-{_QUALIFIER}-{name}-role-{stack.account}-{stack.region}"
+            return f"arn:{stack.partition}:iam::{stack.account}:{role}"
 
-        folder = f"arn:aws:ssm:{stack.region}:{stack.account}:parameter{parameter(settings.name, '').rstrip('/')}"
+        folder = f"parameter{parameter(settings.name, '').rstrip('/')}"
         self.plan = self._role("Plan", settings, f"repo:{settings.repository}:pull_request")
         self.plan.add_to_policy(allow(["sts:AssumeRole"], [bootstrap("lookup")]))
-        self.plan.add_to_policy(allow(["ssm:GetParametersByPath"], [folder, f"{folder}/*"]))
+        self.plan.add_to_policy(allow(["ssm:GetParametersByPath"], arns(self, "ssm", folder, f"{folder}/*")))
         self.deploy = self._role("Deploy", settings, f"repo:{settings.repository}:environment:{settings.name}")
         roles = [bootstrap(name) for name in ("lookup", "deploy", "file-publishing")]
         self.deploy.add_to_policy(allow(["sts:AssumeRole"], roles))

@@ -17,6 +17,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.access import ISSUER
+from cdk.policies import arns
 
 STACK = "stepforge-account"
 
@@ -31,7 +32,7 @@ class Account(cdk.Stack):
     def _trail(self) -> None:
         """Management events, of which each use of a key is one. The first trail of an account costs nothing."""
         name = "stepforge"
-        arn = f"arn:aws:cloudtrail:{self.region}:{self.account}:trail/{name}"
+        (arn,) = arns(self, "cloudtrail", f"trail/{name}")
         key = kms.Key(
             self,
             "TrailKey",

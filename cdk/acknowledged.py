@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import aws_cdk as cdk
 from aws_cdk import aws_s3 as s3
 from constructs import IConstruct
@@ -9,6 +11,7 @@ from constructs import IConstruct
 from cdk.policies import groups
 from cdk.roles import NETWORK
 from cdk.settings import Settings
+from stepforge.contracts.manifests import ArtifactKind
 from stepforge.contracts.names import MACHINES, TUNE_PREFIX, parameter
 from stepforge.contracts.work import WORK_TYPES
 
@@ -41,20 +44,27 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
     account = settings.account or "<AWS::AccountId>"
 
     def arn(service: str, resource: str) -> str:
-        return f"arn:aws:{service}:{settings.region}:{account}:{resource}"
+        return f"arn:{stack.partition}:{service}:{settings.region}:{account}:{resource}"
 
     bucket = _bucket(stack, settings)
     own_groups = groups(settings.name)
     own = {
         **{f"{bucket}/{prefix}/*": "objects are named by their digest" for prefix in _PREFIXES},
+        **{
+            f"{bucket}/{prefix}/{kind}-*/*": "what a job writes is named by the job"
+            for prefix in _OF_JOBS
+            for kind in WORK_TYPES
+        },
+        **{f"{bucket}/raw/{kind}/*": "what people bring is named by its digest" for kind in get_args(ArtifactKind)},
+        f"{bucket}/jobs/*/output/model/manifest.json": "a manifest that goes back where it was",
         f"{bucket}/ledger/*": "an entry is named by the job that it is for",
-        f"{bucket}/raw/dataset/*": "a joined dataset is named by its digest",
         f"{bucket}/approvals/*": "a question is named by its execution",
         f"{bucket}/prices/*": "read only: the table of prices",
         f"{bucket}/*": "a deny: an approver writes no object",
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},
         **{arn("sagemaker", f"{what}/{own_groups}"): _OWN_NAMES for what in _SERVING},
         arn("sagemaker", f"model-package/{own_groups}/*"): _OWN_NAMES,
+        arn("sagemaker", f"endpoint/{own_groups}-candidate"): _OWN_NAMES,
         arn("sagemaker", f"endpoint/{TUNE_PREFIX}*"): "endpoints of paid tunes, named by their launch",
         f"{bucket}/finetune/*": "requests, data and evaluations are named by their digest",
         arn("secretsmanager", f"secret:stepforge/{settings.name}/finetune/*"): "keys of providers, named in a plan",
@@ -73,14 +83,12 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
     if settings.local:
         return own
     own |= {
-        **{f"{bucket}/{prefix}/*": "objects of people and datasets, and MLflow's artifacts" for prefix in _PEOPLE},
+        f"{bucket}/mlflow/*": "MLflow's artifacts",
         **{
             arn("ssm", f"parameter{parameter(settings.name, what)}/*"): "one parameter for each image and type of job"
             for what in ("images", "code")
         },
         arn("ssm", f"parameter/stepforge-keys/{settings.name}/*"): "one parameter for each provider, written only",
-        arn("sagemaker", "training-job/*"): "read only: the state of jobs",
-        arn("logs", "log-group:/aws/sagemaker/TrainingJobs:*"): "read only: the log streams of jobs",
     }
     if settings.tuning_role_arn is not None:
         own |= {
@@ -97,6 +105,13 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
             for grade in _child(stack, "Functions", "FinetuneGrade"):
                 name = stack.get_logical_id(grade.node.default_child)  # type: ignore[arg-type]
                 _acknowledge(found, f"IAM5[Resource::<{name}.Arn>:*]", "CDK grants a function with its versions")
+    for domain in _child(stack, "Studio", "Domain"):
+        assert isinstance(domain, cdk.CfnElement)
+        identifier = stack.get_logical_id(domain)
+        own |= {
+            arn("sagemaker", f"{what}/<{identifier}.DomainId>/*"): "spaces and apps of one's own, by their owner's ARN"
+            for what in ("space", "app")
+        }
     if settings.jobs_in_vpc:
         own |= {arn("ec2", f"{what}/*"): "SageMaker makes the interfaces of a job" for what in NETWORK}
     return own
@@ -128,13 +143,11 @@ def _child(scope: IConstruct, *path: str) -> list[IConstruct]:
 
 
 def _acknowledge(scope: IConstruct, rule: str, reason: str) -> None:
-    plugin, _, name = rule.rpartition("::") if rule.startswith("CloudFormation") else ("", "", rule)
-    identifier = f"{plugin}::{name}" if plugin else f"AwsSolutions::AwsSolutions-{name}"
-    cdk.Validations.of(scope).acknowledge(cdk.Acknowledgment(id=identifier, reason=reason))
+    cdk.Validations.of(scope).acknowledge(cdk.Acknowledgment(id=f"AwsSolutions::AwsSolutions-{rule}", reason=reason))
 
 
-_PREFIXES = ("specs", "jobs", "raw", "checkpoints", "pipelines")
-_PEOPLE = ("curated", "model-ready", "evaluations", "mlflow")
+_PREFIXES = ("specs", "jobs", "raw", "checkpoints", "pipelines", "curated", "model-ready", "evaluations")
+_OF_JOBS = ("jobs", "checkpoints")
 _SERVING = ("model", "endpoint-config", "endpoint", "model-package-group")
 _AT_BEDROCK = ("model-customization-job", "custom-model", "custom-model-deployment")
 _ANY = "IAM5[Resource::*]"
@@ -149,9 +162,9 @@ _BELOW: dict[str, dict[str, str]] = {
         _ANY: "lists and answers to task tokens take no resource; denies are of everything",
         "IAM5[Action::states:SendTask*]": "a deny of all three of them",
     },
+    "Studio": {_ANY: "lists of apps and spaces take no resource"},
     "Guardrails": {_ANY: "denies are of every job"},
     "Secrets": {_ANY: "X-Ray's actions take no resource; neither do those on network interfaces of a function"},
-    "Network": {"CloudFormation-Validate::W3010": "the settings name the zones, because a synth asks no account"},
     "Images": {
         "CB3": "building images needs Docker; the project builds our own Dockerfiles and nothing else",
         _ANY: "ecr:GetAuthorizationToken takes no resource",

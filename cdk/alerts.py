@@ -40,6 +40,34 @@ class Alerts(Construct):
             )
 
 
+def alarm(
+    scope: Construct,
+    identifier: str,
+    *,
+    name: str,
+    says: str,
+    runbook: str,
+    metric: cloudwatch.IMetric,
+    threshold: float = 1,
+    periods: int = 1,
+) -> None:
+    """An alarm at `threshold` or above, in each of `periods`; no data is no alarm.
+
+    `runbook` is the heading in docs/runbooks.md under which stands what to do: the message says it.
+    """
+    cloudwatch.Alarm(
+        scope,
+        identifier,
+        alarm_name=name,
+        alarm_description=f'{says}. docs/runbooks.md: "{runbook}"',
+        metric=metric,
+        threshold=threshold,
+        evaluation_periods=periods,
+        comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+        treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+    )
+
+
 def tell(stack: Stack, topic: sns.ITopic) -> list[str]:
     """Give every alarm of a stack the topic as its action; their names. A new alarm cannot forget it."""
     alarms = [child for child in stack.node.find_all() if isinstance(child, cloudwatch.Alarm)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aws_cdk import Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
+from cdk.policies import arns
 from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, endpoint_name, package_group
 
@@ -18,14 +18,13 @@ class Dashboard(Construct):
     def __init__(self, scope: Construct, settings: Settings, *, alarms: Sequence[str], handlers: Sequence[str]) -> None:
         super().__init__(scope, "Dashboard")
         stem = f"stepforge-{settings.name}"
-        stack = Stack.of(self)
-
-        def arn(service: str, resource: str) -> str:
-            return f"arn:aws:{service}:{stack.region}:{stack.account}:{resource}"
 
         def machines(metric: str) -> list[cloudwatch.Metric]:
-            arns = {name: arn("states", f"stateMachine:{stem}-{name}") for name in MACHINES}
-            return [_metric("AWS/States", metric, "StateMachineArn", value, name) for name, value in arns.items()]
+            found = arns(self, "states", *(f"stateMachine:{stem}-{name}" for name in MACHINES))
+            return [
+                _metric("AWS/States", metric, "StateMachineArn", value, name)
+                for name, value in zip(MACHINES, found, strict=True)
+            ]
 
         def functions(metric: str, statistic: str = "Sum") -> list[cloudwatch.Metric]:
             names = {name: f"{stem}-{name.replace('_', '-')}" for name in handlers}
@@ -35,7 +34,8 @@ class Dashboard(Construct):
 
         page = cloudwatch.Dashboard(self, "Page", dashboard_name=stem)
         found = [
-            cloudwatch.Alarm.from_alarm_arn(self, name, arn("cloudwatch", f"alarm:{name}")) for name in sorted(alarms)
+            cloudwatch.Alarm.from_alarm_arn(self, name, *arns(self, "cloudwatch", f"alarm:{name}"))
+            for name in sorted(alarms)
         ]
         page.add_widgets(cloudwatch.AlarmStatusWidget(title="Alarms", alarms=found, width=24, height=4))
         page.add_widgets(

@@ -10,6 +10,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from cdk.alerts import alarm
 from cdk.settings import Settings
 
 PREFIXES = ("raw", "curated", "model-ready", "evaluations", "logs")
@@ -71,11 +72,12 @@ class Data(Construct):
     def _alarms(self, settings: Settings) -> None:
         """A few refused requests are people's; a service that may not read shows hundreds."""
         for name, threshold in (("4xxErrors", 100), ("5xxErrors", 5)):
-            cloudwatch.Alarm(
+            alarm(
                 self,
                 name.title(),
-                alarm_name=f"stepforge-{settings.name}-bucket-{name[:3]}",
-                alarm_description=f"{name} of the data bucket: docs/deploy.md, the bucket refuses",
+                name=f"stepforge-{settings.name}-bucket-{name[:3]}",
+                says=f"{name} of the data bucket",
+                runbook="The bucket refuses requests",
                 metric=cloudwatch.Metric(
                     namespace="AWS/S3",
                     metric_name=name,
@@ -84,9 +86,7 @@ class Data(Construct):
                     period=cdk.Duration.minutes(5),
                 ),
                 threshold=threshold,
-                evaluation_periods=2,
-                comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
-                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+                periods=2,
             )
 
 

@@ -109,7 +109,7 @@ class Finetune(Construct):
                 [f"bedrock:{verb}ModelCustomizationJob" for verb in verbs],
                 [
                     *functions.arns("bedrock", "model-customization-job/*", "custom-model/*"),
-                    f"arn:aws:bedrock:{settings.region}::foundation-model/*",
+                    f"arn:{cdk.Stack.of(functions).partition}:bedrock:{settings.region}::foundation-model/*",
                 ],
             ),
             allow(

@@ -15,7 +15,7 @@ from constructs import Construct
 
 from cdk.code import bundled, uploaded
 from cdk.layers import layer
-from cdk.policies import allow, grant_key_to_aws, groups, pass_role, read_objects, use_key, write_objects
+from cdk.policies import allow, arns, grant_key_to_aws, groups, pass_roles, read_objects, use_key, write_objects
 from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.settings import Settings
@@ -30,8 +30,7 @@ class Functions(Construct):
         self, scope: Construct, settings: Settings, *, bucket: s3.IBucket, key: kms.IKey, roles: Roles
     ) -> None:
         super().__init__(scope, "Functions")
-        self._settings = settings
-        self._stack = cdk.Stack.of(self)
+        self.settings = settings
         self._code = uploaded(self) if settings.name == "local" else bundled()
         self._log_group = logs.LogGroup(
             self,
@@ -50,7 +49,7 @@ class Functions(Construct):
             master_key=key,
             enforce_ssl=True,
         )
-        self._bucket, self._key, self._roles = bucket, key, roles
+        self.bucket, self.key, self.roles = bucket, key, roles
         self._data = {"BUCKET": bucket.bucket_name, "KEY_ARN": key.key_arn}
         self._planning = {**self._data, "ENVIRONMENT": settings.name}
         self._serve = {"SERVE_INSTANCE_TYPE": settings.serve_instance_type}
@@ -71,17 +70,17 @@ class Functions(Construct):
         look_at_jobs = allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], jobs)
         self.add(
             "find_attempt",
-            {**self._data, "POLL_SECONDS": str(self._settings.job_poll_seconds)},
-            [look_at_jobs, *read_objects(self._bucket, "jobs"), use_key(self._key)],
+            {**self._data, "POLL_SECONDS": str(self.settings.job_poll_seconds)},
+            [look_at_jobs, *read_objects(self.bucket, "jobs"), use_key(self.key)],
         )
         self.add(
             "classify_job",
             self._data,
             [
                 look_at_jobs,
-                *read_objects(self._bucket, "jobs", "specs", "prices"),
-                write_objects(self._bucket, "ledger"),
-                use_key(self._key, write=True),
+                *read_objects(self.bucket, "jobs", "specs", "prices"),
+                write_objects(self.bucket, "ledger"),
+                use_key(self.key, write=True),
             ],
         )
         self.add("explain", {}, [])
@@ -92,28 +91,28 @@ class Functions(Construct):
             "plan_job",
             self._planning,
             [
-                *read_objects(self._bucket, "pipelines"),
-                write_objects(self._bucket, "specs"),
-                use_key(self._key, write=True),
+                *read_objects(self.bucket, "pipelines"),
+                write_objects(self.bucket, "specs"),
+                use_key(self.key, write=True),
             ],
         )
-        self.add("read_gate", {}, [*read_objects(self._bucket, "jobs"), use_key(self._key)])
+        self.add("read_gate", {}, [*read_objects(self.bucket, "jobs"), use_key(self.key)])
         self.add(
             "plan_champion",
             self._planning,
             [
-                *read_objects(self._bucket, "jobs", "pipelines"),
-                write_objects(self._bucket, "specs"),
-                use_key(self._key, write=True),
+                *read_objects(self.bucket, "jobs", "pipelines"),
+                write_objects(self.bucket, "specs"),
+                use_key(self.key, write=True),
                 *self._read_packages,
             ],
         )
         self.add(
-            "compare", {}, [*read_objects(self._bucket, "jobs", "pipelines"), use_key(self._key), *self._read_packages]
+            "compare", {}, [*read_objects(self.bucket, "jobs", "pipelines"), use_key(self.key), *self._read_packages]
         )
-        self.add("register", {"ENVIRONMENT": self._settings.name, **self._serve}, [
-            *read_objects(self._bucket, "jobs", "pipelines"),
-            use_key(self._key),
+        self.add("register", {"ENVIRONMENT": self.settings.name, **self._serve}, [
+            *read_objects(self.bucket, "jobs", "pipelines"),
+            use_key(self.key),
             *self._read_packages,
             allow(["sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"], group_arns),
             # A trainer neither approves nor promotes.
@@ -121,7 +120,7 @@ class Functions(Construct):
                 "sagemaker:ModelApprovalStatus": "PendingManualApproval",
                 "sagemaker:ModelLifeCycle:stage": "Development",
             }),
-            allow(["ssm:GetParameter"], self.arns("ssm", f"parameter{parameter(self._settings.name, 'images/serve')}")),
+            allow(["ssm:GetParameter"], self.arns("ssm", f"parameter{parameter(self.settings.name, 'images/serve')}")),
         ])  # fmt: skip
 
     def _of_evaluate_and_dataset(self) -> None:
@@ -130,18 +129,18 @@ class Functions(Construct):
                 name,
                 self._planning,
                 [
-                    *read_objects(self._bucket, "pipelines"),
-                    write_objects(self._bucket, "specs"),
-                    use_key(self._key, write=True),
+                    *read_objects(self.bucket, "pipelines"),
+                    write_objects(self.bucket, "specs"),
+                    use_key(self.key, write=True),
                 ],
             )
         self.add(
             "join_parts",
             self._planning,
             [
-                *read_objects(self._bucket, "pipelines", "jobs"),
-                write_objects(self._bucket, "specs", "raw/dataset"),
-                use_key(self._key, write=True),
+                *read_objects(self.bucket, "pipelines", "jobs"),
+                write_objects(self.bucket, "specs", "raw/dataset"),
+                use_key(self.key, write=True),
             ],
             timeout=cdk.Duration.minutes(15),
         )
@@ -151,38 +150,38 @@ class Functions(Construct):
             "ask_person",
             {**self._planning, "TOPIC_ARN": self.approvals.topic_arn},
             [
-                write_objects(self._bucket, "approvals"),
-                use_key(self._key, write=True),
+                write_objects(self.bucket, "approvals"),
+                use_key(self.key, write=True),
                 allow(["sns:Publish"], [self.approvals.topic_arn]),
             ],
         )
 
     def _of_promote(self) -> None:
-        fleet = {**self._serve, "SERVE_INSTANCES": str(self._settings.serve_instances)}
-        rollout = {"ROLLOUT": self._settings.rollout, "BAKE_SECONDS": str(self._settings.bake_seconds)}
+        fleet = {**self._serve, "SERVE_INSTANCES": str(self.settings.serve_instances)}
+        rollout = {"ROLLOUT": self.settings.rollout, "BAKE_SECONDS": str(self.settings.bake_seconds)}
         promotions = self.arns("states", f"execution:{self.machine_name('promote')}:*")
         self.add(
             "verify_package",
-            {**fleet, "ENDPOINT_POLL_SECONDS": str(self._settings.endpoint_poll_seconds)},
+            {**fleet, "ENDPOINT_POLL_SECONDS": str(self.settings.endpoint_poll_seconds)},
             [
                 *self._read_packages,
-                *read_objects(self._bucket, "jobs"),
-                use_key(self._key),
+                *read_objects(self.bucket, "jobs"),
+                use_key(self.key),
                 allow(["sagemaker:DescribeEndpoint"], self.arns("sagemaker", f"endpoint/{self._own}")),
             ],
             # Every byte of the weights is hashed; this is the longest that Lambda allows.
             timeout=cdk.Duration.minutes(15),
             memory=2048,
         )
-        serving = {"KEY_ARN": self._key.key_arn, "SERVING_ROLE_ARN": self._roles.serving.role_arn}
+        serving = {"KEY_ARN": self.key.key_arn, "SERVING_ROLE_ARN": self.roles.serving.role_arn}
         self.add("deploy", {**serving, **fleet, **rollout}, [
             allow(
                 [f"sagemaker:{verb}{what}" for what in ("Model", "EndpointConfig", "Endpoint")
                  for verb in ("Create", "Describe", "Delete")] + ["sagemaker:UpdateEndpoint"],
                 self.arns("sagemaker", f"model/{self._own}", f"endpoint-config/{self._own}", f"endpoint/{self._own}"),
             ),
-            pass_role(self._roles.serving),
-            grant_key_to_aws(self._key),
+            pass_roles(self.roles.serving),
+            *grant_key_to_aws(self.key),
             # The candidate's tag names the execution that it belongs to.
             allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{self._own}")),
             allow(["states:DescribeExecution"], promotions),
@@ -191,8 +190,8 @@ class Functions(Construct):
                   self.arns("cloudwatch", f"alarm:{self._own}")),
         ])  # fmt: skip
         self.add("smoke", {}, [
-            *read_objects(self._bucket, "jobs"),
-            use_key(self._key),
+            *read_objects(self.bucket, "jobs"),
+            use_key(self.key),
             allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{self._own}")),
         ])  # fmt: skip
         # What stamps a package neither approves nor rejects it.
@@ -204,8 +203,8 @@ class Functions(Construct):
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": "Development"}),
         ])  # fmt: skip
         ours = {
-            "GROUP_PREFIX": group_prefix(self._settings.name),
-            "KEEP_PREVIOUS_DAYS": str(self._settings.keep_previous_days),
+            "GROUP_PREFIX": group_prefix(self.settings.name),
+            "KEEP_PREVIOUS_DAYS": str(self.settings.keep_previous_days),
         }
         self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours}, [
             *self._read_packages,
@@ -225,14 +224,13 @@ class Functions(Construct):
         return list(self._functions)
 
     def machine_name(self, machine: str) -> str:
-        return f"stepforge-{self._settings.name}-{machine}"
+        return f"stepforge-{self.settings.name}-{machine}"
 
     def machine_arn(self, machine: str) -> str:
         return self.arns("states", f"stateMachine:{self.machine_name(machine)}")[0]
 
     def arns(self, service: str, *resources: str) -> list[str]:
-        stem = f"arn:aws:{service}:{self._stack.region}:{self._stack.account}:"
-        return [stem + resource for resource in resources]
+        return arns(self, service, *resources)
 
     def add(
         self,
@@ -253,7 +251,7 @@ class Functions(Construct):
         function = lambda_.Function(
             self,
             identifier,
-            function_name=f"stepforge-{self._settings.name}-{name.replace('_', '-')}",
+            function_name=f"stepforge-{self.settings.name}-{name.replace('_', '-')}",
             runtime=lambda_.Runtime.PYTHON_3_11,
             handler=f"{name}.handler",
             code=code or self._code,
@@ -269,7 +267,7 @@ class Functions(Construct):
         self._functions[name] = function
 
     def _layers(self) -> list[lambda_.ILayerVersion]:
-        if self._settings.local:
+        if self.settings.local:
             return []
         if self._layer is None:
             self._layer = layer(self)

@@ -25,8 +25,11 @@ def guardrails(given: Settings) -> list[iam.PolicyStatement]:
     return [
         *deny_unguarded_jobs(vpc=given.jobs_need_vpc),
         deny(_JOBS, ["*"], **{"ForAnyValue:StringNotLike": types}),
-        deny(_JOBS, ["*"], NumericGreaterThan=longest),
-        deny(_JOBS, ["*"], Bool={"sagemaker:InterContainerTrafficEncryption": "false"}),
+        # A job that names no type, as a serverless one, has none that is not like ours.
+        deny(_JOBS, ["*"], Null={"sagemaker:InstanceTypes": "true"}),
+        # IfExists: what a request does not say is not within the limits either.
+        deny(_JOBS, ["*"], NumericGreaterThanIfExists=longest),
+        deny(_JOBS, ["*"], BoolIfExists={"sagemaker:InterContainerTrafficEncryption": "false"}),
     ]
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import aws_cdk as cdk
 import jsii
-from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_ecr as ecr
 from aws_cdk import aws_events as events
@@ -23,8 +22,9 @@ from aws_cdk import aws_s3_assets as assets
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from cdk.alerts import alarm
 from cdk.code import ROOT
-from cdk.policies import allow
+from cdk.policies import allow, arns
 from cdk.retention import RETENTION
 from cdk.settings import Settings
 from stepforge.contracts.names import parameter
@@ -67,21 +67,18 @@ class Images(Construct):
         }
         self.project = self._project(settings, key)
         self._start_after_deployment(settings)
-        cloudwatch.Alarm(
+        alarm(
             self,
             "Failed",
-            alarm_name=f"stepforge-{settings.name}-images-failed",
-            alarm_description="the images were not built: docs/deploy.md, no images",
+            name=f"stepforge-{settings.name}-images-failed",
+            says="the images were not built",
+            runbook="The images were not built",
             metric=self.project.metric_failed_builds(period=cdk.Duration.minutes(5)),
-            threshold=1,
-            evaluation_periods=1,
-            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
         )
 
     def _project(self, settings: Settings, key: kms.IKey) -> codebuild.Project:
         stack = cdk.Stack.of(self)
-        registry = f"{stack.account}.dkr.ecr.{stack.region}.amazonaws.com"
+        registry = f"{stack.account}.dkr.ecr.{stack.region}.{stack.url_suffix}"
         sources = assets.Asset(
             self,
             "Sources",
@@ -133,10 +130,7 @@ class Images(Construct):
             ),
             allow(
                 ["ssm:PutParameter"],
-                [
-                    f"arn:aws:ssm:{stack.region}:{stack.account}:parameter{parameter(settings.name, what)}/*"
-                    for what in ("images", "code")
-                ],
+                arns(self, "ssm", *(f"parameter{parameter(settings.name, what)}/*" for what in ("images", "code"))),
             ),
         ):  # fmt: skip
             role.add_to_policy(statement)

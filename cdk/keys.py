@@ -9,6 +9,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from constructs import Construct
 
+from cdk.policies import arns
 from cdk.settings import Settings
 
 _ADMINISTER = [
@@ -59,7 +60,7 @@ class Keys(Construct):
                 f"logs.{self._region}.amazonaws.com",
                 [*_USE, "kms:DescribeKey"],
                 ArnLike={
-                    "kms:EncryptionContext:aws:logs:arn": f"arn:aws:logs:{self._region}:{account}:log-group:*",
+                    "kms:EncryptionContext:aws:logs:arn": arns(self, "logs", "log-group:*")[0],
                 },
             )
         )

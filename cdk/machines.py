@@ -6,18 +6,14 @@ from collections.abc import Sequence
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
-from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk.code import ROOT
 from cdk.functions import Functions
-from cdk.policies import allow, deny_unguarded_jobs, grant_key_to_aws, groups, pass_role, use_key
+from cdk.policies import allow, deny_unguarded_jobs, grant_key_to_aws, groups, pass_roles, use_key
 from cdk.retention import RETENTION
-from cdk.roles import Roles
-from cdk.settings import Settings
 from stepforge.contracts.names import Machine
 from stepforge.contracts.work import WORK_TYPES
 
@@ -35,37 +31,32 @@ HANDLERS: dict[Machine, tuple[str, ...]] = {
 class Machines(Construct):
     """`self[name]` is the machine of statemachines/{name}.asl.json."""
 
-    def __init__(
-        self,
-        scope: Construct,
-        settings: Settings,
-        *,
-        functions: Functions,
-        bucket: s3.IBucket,
-        key: kms.IKey,
-        roles: Roles,
-    ) -> None:
+    def __init__(self, scope: Construct, *, functions: Functions) -> None:
         super().__init__(scope, "Machines")
-        self._settings, self._functions = settings, functions
+        self._settings, self._functions = functions.settings, functions
+        jobs_run_as = functions.roles.jobs
         self._machines: dict[str, sfn.StateMachine] = {}
         jobs = functions.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
         self._add(
             "run-job",
-            {"TrainingRoleArn": roles.training.role_arn, "Bucket": bucket.bucket_name},
+            {
+                "Bucket": functions.bucket.bucket_name,
+                **{f"{kind.title()}RoleArn": role.role_arn for kind, role in jobs_run_as.items()},
+            },
             [
                 allow([f"sagemaker:{verb}TrainingJob" for verb in ("Create", "Describe", "Stop")], jobs),
                 allow(["sagemaker:AddTags"], jobs),
-                pass_role(roles.training),
-                *deny_unguarded_jobs(vpc=settings.jobs_need_vpc),
-                grant_key_to_aws(key),
+                pass_roles(*jobs_run_as.values()),
+                *deny_unguarded_jobs(vpc=self._settings.jobs_need_vpc),
+                *grant_key_to_aws(functions.key),
                 self._managed_rule("StepFunctionsGetEventsForSageMakerTrainingJobsRule"),
             ],
         )
         run_job = {"RunJobArn": self["run-job"].state_machine_arn}
         self._add("train", run_job, self._run_jobs())
         self._add("evaluate", run_job, self._run_jobs())
-        self._add("dataset", run_job, [*self._run_jobs(), *self._map(bucket, key)])
-        packages = functions.arns("sagemaker", f"model-package/{groups(settings.name)}/*")
+        self._add("dataset", run_job, [*self._run_jobs(), *self._map()])
+        packages = functions.arns("sagemaker", f"model-package/{groups(self._settings.name)}/*")
         # Who starts it asks; who holds the token, which the approvers alone can read, decides.
         self._add("approve", {}, [allow(["sagemaker:UpdateModelPackage"], packages)])
         self._add("promote", {}, [])
@@ -92,15 +83,18 @@ class Machines(Construct):
             self,
             identifier,
             state_machine_name=self._functions.machine_name(name),
-            definition_body=sfn.DefinitionBody.from_string(
-                (ROOT / "statemachines" / f"{name}.asl.json").read_text(encoding="utf-8")
-            ),
+            definition_body=sfn.DefinitionBody.from_string(self._definition(name)),
             definition_substitutions={**tokens, **{token(handler): arn for handler, arn in handlers.items()}},
             role=role,
             # Inputs name records and reasons of a user's data: history keeps them, logs do not.
             logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
             tracing_enabled=True,
         )
+
+    def _definition(self, name: Machine) -> str:
+        """The ASL as it lies there, but for the partition of the integrations' ARNs: linters know no token in them."""
+        text = (ROOT / "statemachines" / f"{name}.asl.json").read_text(encoding="utf-8")
+        return text.replace("arn:aws:states:::", f"arn:{cdk.Stack.of(self).partition}:states:::")
 
     def _run_jobs(self) -> list[iam.PolicyStatement]:
         """Start executions of `run-job`, wait for them, and stop them when the machine's own execution is stopped."""
@@ -111,7 +105,7 @@ class Machines(Construct):
             self._managed_rule("StepFunctionsGetEventsForStepFunctionsExecutionRule"),
         ]
 
-    def _map(self, bucket: s3.IBucket, key: kms.IKey) -> list[iam.PolicyStatement]:
+    def _map(self) -> list[iam.PolicyStatement]:
         """A Distributed Map runs its items as executions of the machine itself, and reads them from S3.
 
         https://docs.aws.amazon.com/step-functions/latest/dg/iam-policies-eg-dist-map.html
@@ -123,8 +117,8 @@ class Machines(Construct):
                 ["states:DescribeExecution", "states:StopExecution"],
                 self._functions.arns("states", f"execution:{own}/*"),
             ),
-            allow(["s3:GetObject"], [bucket.arn_for_objects("specs/*")]),
-            use_key(key),
+            allow(["s3:GetObject"], [self._functions.bucket.arn_for_objects("specs/*")]),
+            use_key(self._functions.key),
         ]
 
     def _managed_rule(self, rule: str) -> iam.PolicyStatement:

@@ -13,6 +13,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from cdk.alerts import alarm
 from cdk.retention import RETENTION
 from cdk.settings import Network as NetworkSettings
 from cdk.settings import Settings
@@ -127,10 +128,12 @@ class Network(Construct):
             for metric, threshold, minutes in (
                 ("ErrorPortAllocation", 1, 5), ("PacketsDropCount", 100, 5), ("BytesOutToDestination", 10 * _GIB, 60),
             ):  # fmt: skip
-                cloudwatch.Alarm(
+                alarm(
                     self,
                     f"{zone}{metric}",
-                    alarm_name=f"stepforge-{self._name}-nat-{zone}-{metric}",
+                    name=f"stepforge-{self._name}-nat-{zone}-{metric}",
+                    says=f"{metric} of the NAT gateway {zone}",
+                    runbook="A NAT gateway drops or leaks",
                     metric=cloudwatch.Metric(
                         namespace="AWS/NATGateway",
                         metric_name=metric,
@@ -139,9 +142,6 @@ class Network(Construct):
                         period=cdk.Duration.minutes(minutes),
                     ),
                     threshold=threshold,
-                    evaluation_periods=1,
-                    comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
-                    treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
                 )
 
 

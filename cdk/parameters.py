@@ -16,6 +16,7 @@ from cdk.network import Network
 from cdk.roles import Roles
 from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, parameter
+from stepforge.contracts.work import WORK_TYPES
 
 
 class Parameters(Construct):
@@ -34,8 +35,9 @@ class Parameters(Construct):
         values = {
             "bucket": bucket.bucket_name,
             "key-arn": key.key_arn,
-            "training-role-arn": roles.training.role_arn,
+            "training-role-arn": roles.jobs["training"].role_arn,
             "serving-role-arn": roles.serving.role_arn,
+            **{f"role-arns/{work}": roles.of(work).role_arn for work in WORK_TYPES},
             "instance-types/train": settings.train_instance_type,
             "instance-types/serve": settings.serve_instance_type,
             **{f"machines/{name}": machines[name].state_machine_arn for name in MACHINES},

@@ -1,147 +1,201 @@
 """What people may do: policies to attach to the roles that they sign in with, by IAM Identity Center say.
 
-A viewer looks. A trainer has the viewer's policy and one that submits and asks; an approver the viewer's and one that
-answers and approves, and writes no object. Denies are explicit where policies on one person must not add up.
+A viewer looks. The others have the viewer's policy and one of their own: a trainer submits and asks; an approver
+answers and approves, and writes no object; a housekeeper removes what nobody needs (`stepforge gc --apply`). Denies are
+explicit where policies on one person must not add up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_kms as kms
-from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.functions import Functions
 from cdk.policies import (
     allow,
+    arns,
     deny,
     deny_unguarded_jobs,
     groups,
-    pass_role,
+    pass_roles,
     read_objects,
     use_key,
     use_table,
     write_objects,
 )
-from cdk.roles import Roles
-from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, Machine, parameter
 from stepforge.contracts.work import WORK_TYPES
 
+Person = Literal["viewer", "trainer", "approver", "housekeeper"]
 STARTED_BY_TRAINERS: tuple[Machine, ...] = ("train", "evaluate", "dataset", "approve", "finetune")
 ASKING: tuple[Machine, ...] = ("approve", "finetune")
 """Their histories hold the tokens that answer them."""
-_READ = ("jobs", "pipelines", "specs", "ledger", "prices", "raw", "checkpoints", "finetune")
+_LAKE = ("curated", "model-ready", "evaluations")
+_READ = ("jobs", "pipelines", "specs", "ledger", "prices", "raw", "checkpoints", "finetune", *_LAKE)
+_REMOVED = ("checkpoints", "jobs", "specs", "pipelines", "raw")
+"""Prefixes that stepforge.housekeeping looks through."""
+_LOCK = "housekeeping"
+_WAITING = "waiting"
+"""Partition key of the spend ledger's items that hold tokens; the others hold none."""
+_TOLD = ("launch", "lines#*", "spent#*", "asked")
 
 
 class People(Construct):
-    """`stepforge-{environment}-{viewer, trainer, approver}`: managed policies, that name nobody."""
+    """`policies`: person to `stepforge-{environment}-{person}`, a managed policy that names nobody."""
 
-    def __init__(
-        self,
-        scope: Construct,
-        settings: Settings,
-        *,
-        functions: Functions,
-        bucket: s3.IBucket,
-        key: kms.IKey,
-        roles: Roles,
-        spend: dynamodb.ITable,
-    ) -> None:
+    def __init__(self, scope: Construct, *, functions: Functions, spend: dynamodb.ITable) -> None:
         super().__init__(scope, "People")
-        self._spend = spend
-        self._settings, self._functions, self._own = settings, functions, groups(settings.name)
+        self._functions, self._settings, self._spend = functions, functions.settings, spend
+        self._bucket, self._key = functions.bucket, functions.key
+        self._own = groups(self._settings.name)
         # Apart, because a policy has 6,144 characters at most.
-        self.viewer = self._policy("Viewer", self._look(bucket, key))
-        self.trainer = self._policy("Trainer", self._train(bucket, key, roles))
-        self.approver = self._policy("Approver", self._approve(bucket, key))
+        self.policies: dict[Person, iam.ManagedPolicy] = {
+            person: self._policy(person, statements)
+            for person, statements in (
+                ("viewer", self._look()),
+                ("trainer", self._train()),
+                ("approver", self._approve()),
+                ("housekeeper", self._tidy()),
+            )
+        }
 
-    def _policy(self, name: str, statements: Sequence[iam.PolicyStatement]) -> iam.ManagedPolicy:
+    def of(self, person: Person) -> list[iam.IManagedPolicy]:
+        """What a person has: the viewer's policy, and one of their own."""
+        return [self.policies[name] for name in dict.fromkeys(("viewer", person))]
+
+    def _policy(self, person: Person, statements: Sequence[iam.PolicyStatement]) -> iam.ManagedPolicy:
         return iam.ManagedPolicy(
             self,
-            name,
-            managed_policy_name=f"stepforge-{self._settings.name}-{name.lower()}",
-            description=f"stepforge {self._settings.name}: what a {name.lower()} may do",
+            person.title(),
+            managed_policy_name=f"stepforge-{self._settings.name}-{person}",
+            description=f"stepforge {self._settings.name}: what a {person} may do",
             statements=list(statements),
         )
 
-    def _look(self, bucket: s3.IBucket, key: kms.IKey) -> list[iam.PolicyStatement]:
-        arns = self._functions.arns
+    def _look(self) -> list[iam.PolicyStatement]:
         machines = [self._functions.machine_arn(machine) for machine in MACHINES]
         told = [self._executions(machine) for machine in MACHINES if machine not in ASKING]
-        sagemaker = [
-            *self._jobs(),
-            *arns("sagemaker", f"model-package/{self._own}/*", f"model-package-group/{self._own}",
-                  f"endpoint/{self._own}", f"endpoint-config/{self._own}", f"model/{self._own}"),
-        ]  # fmt: skip
         return [
-            *read_objects(bucket, *_READ),
-            use_key(key),
+            *read_objects(self._bucket, *_READ),
+            use_key(self._key),
             allow(["states:ListExecutions", "states:DescribeStateMachine"], machines),
             allow(["states:DescribeExecution"], [self._executions(machine) for machine in MACHINES]),
             allow(["states:GetExecutionHistory"], told),
             allow(
                 ["sagemaker:DescribeTrainingJob", "sagemaker:DescribeModelPackage", "sagemaker:DescribeEndpoint",
-                 "sagemaker:DescribeModelPackageGroup", "sagemaker:ListModelPackages", "sagemaker:ListTags"],
-                sagemaker,
+                 "sagemaker:DescribeEndpointConfig", "sagemaker:DescribeModel", "sagemaker:DescribeModelPackageGroup",
+                 "sagemaker:ListModelPackages", "sagemaker:ListTags"],
+                [
+                    *self._jobs(),
+                    *arns(self, "sagemaker", f"model-package/{self._own}/*", f"model-package-group/{self._own}",
+                          *self._served()),
+                ],
             ),
-            allow(["sagemaker:ListModelPackageGroups", "sagemaker:ListTrainingJobs"], ["*"]),
-            allow(["sagemaker:InvokeEndpoint"], arns("sagemaker", f"endpoint/{self._own}")),
+            allow([f"sagemaker:List{what}" for what in (
+                "Endpoints", "EndpointConfigs", "Models", "ModelPackageGroups", "TrainingJobs")], ["*"]),
+            allow(["sagemaker:InvokeEndpoint"], arns(self, "sagemaker", f"endpoint/{self._own}")),
             allow(
                 ["logs:GetLogEvents", "logs:FilterLogEvents", "logs:DescribeLogStreams"],
-                arns("logs", "log-group:/aws/sagemaker/*", f"log-group:/stepforge/{self._settings.name}/*"),
+                arns(self, "logs", "log-group:/aws/sagemaker/*", f"log-group:/stepforge/{self._settings.name}/*"),
             ),
             allow(
                 ["ssm:GetParametersByPath", "ssm:GetParameter"],
-                arns("ssm", f"parameter{parameter(self._settings.name, '')}*", f"parameter{self._root()}"),
+                arns(self, "ssm", f"parameter{parameter(self._settings.name, '')}*", f"parameter{self._root()}"),
             ),
+            # Null: a set of no keys is within any set.
+            allow(["dynamodb:GetItem", "dynamodb:Query"], [self._spend.table_arn], **{
+                "ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(_TOLD)},
+                "Null": {"dynamodb:LeadingKeys": "false"},
+            }),
         ]  # fmt: skip
 
-    def _train(self, bucket: s3.IBucket, key: kms.IKey, roles: Roles) -> list[iam.PolicyStatement]:
+    def _train(self) -> list[iam.PolicyStatement]:
         started = [self._functions.machine_arn(machine) for machine in STARTED_BY_TRAINERS]
         stopped = [self._executions(machine) for machine in (*STARTED_BY_TRAINERS, "run-job")]
-        packages = self._functions.arns("sagemaker", f"model-package/{self._own}/*")
+        bucket, spend = self._bucket, [self._spend.table_arn]
         return [
-            write_objects(bucket, "pipelines", "specs", "raw", "prices", "finetune"),
-            use_key(key, write=True),
+            write_objects(bucket, "pipelines", "specs", "raw", "prices", "finetune", *_LAKE),
+            use_key(self._key, write=True),
             allow(["states:StartExecution"], started),
             allow(["states:StopExecution"], stopped),
             allow(["sagemaker:CreateTrainingJob", "sagemaker:StopTrainingJob", "sagemaker:AddTags"], self._jobs()),
-            pass_role(roles.training),
+            pass_roles(*self._functions.roles.jobs.values()),
             *deny_unguarded_jobs(vpc=self._settings.jobs_need_vpc),
             # Whoever trains neither approves nor promotes, with whatever other policy.
             deny(
                 ["sagemaker:UpdateModelPackage", "sagemaker:CreateModelPackage", "sagemaker:DeleteModelPackage"],
-                packages,
+                self._packages(),
             ),
             deny(["states:SendTask*"], ["*"]),
             deny(["states:StartExecution"], [self._functions.machine_arn("promote")]),
             deny(["s3:GetObject", "s3:PutObject"], [bucket.arn_for_objects("approvals/*")]),
+            deny(
+                ["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query"],
+                spend,
+                **{"ForAnyValue:StringEquals": {"dynamodb:LeadingKeys": [_WAITING]}},
+            ),
+            deny(["dynamodb:Scan", "dynamodb:PartiQLSelect", "dynamodb:ExportTableToPointInTime"], spend),
         ]
 
-    def _approve(self, bucket: s3.IBucket, key: kms.IKey) -> list[iam.PolicyStatement]:
-        packages = self._functions.arns("sagemaker", f"model-package/{self._own}/*")
+    def _approve(self) -> list[iam.PolicyStatement]:
         return [
-            *read_objects(bucket, "approvals"),
+            *read_objects(self._bucket, "approvals"),
             # The ledger of paid tunes holds what waits for a person, with its token.
-            *use_table(self._spend, key, "GetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"),
+            *use_table(self._spend, self._key, "GetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"),
             # IAM knows no resource for an answer: whose token it is decides.
             allow(["states:SendTaskSuccess", "states:SendTaskFailure"], ["*"]),
-            allow(["sagemaker:UpdateModelPackage"], packages),
+            allow(["sagemaker:UpdateModelPackage"], self._packages()),
             allow(["states:StartExecution"], [self._functions.machine_arn("approve")]),
             # Who approves has not written it, with whatever other policy.
-            deny(["s3:PutObject", "s3:DeleteObject"], [bucket.arn_for_objects("*")]),
+            deny(["s3:PutObject", "s3:DeleteObject"], [self._bucket.arn_for_objects("*")]),
             deny(["sagemaker:CreateTrainingJob", "sagemaker:CreateModelPackage"], ["*"]),
         ]
 
+    def _tidy(self) -> list[iam.PolicyStatement]:
+        """What stepforge.housekeeping removes and writes. A deleted object comes back within `replaced_days`."""
+        bucket = self._bucket
+        lock = bucket.arn_for_objects(f"{_LOCK}/under-way.json")
+        served = {
+            "Endpoint": f"endpoint/{self._own}-candidate",
+            "EndpointConfig": f"endpoint-config/{self._own}",
+            "Model": f"model/{self._own}",
+        }
+        return [
+            *(
+                allow([f"sagemaker:Delete{kind}"], arns(self, "sagemaker", resource))
+                for kind, resource in served.items()
+            ),
+            allow(["s3:DeleteObject"], [lock, *(bucket.arn_for_objects(f"{prefix}/*") for prefix in _REMOVED)]),
+            allow(["s3:ListBucket"], [bucket.bucket_arn], StringLike={"s3:prefix": [f"{_LOCK}/*"]}),
+            # Costs that nobody booked, before their spec goes, and a manifest that has to go back.
+            allow(
+                ["s3:PutObject"],
+                [lock, bucket.arn_for_objects("ledger/*"), bucket.arn_for_objects("jobs/*/output/model/manifest.json")],
+            ),
+            use_key(self._key, write=True),
+            # Who tidies up neither trains nor approves, with whatever other policy.
+            deny(
+                ["sagemaker:CreateTrainingJob", "sagemaker:CreateModelPackage", "sagemaker:UpdateModelPackage",
+                 "sagemaker:DeleteModelPackage", "states:StartExecution", "states:SendTask*"],
+                ["*"],
+            ),
+        ]  # fmt: skip
+
+    def _packages(self) -> list[str]:
+        return arns(self, "sagemaker", f"model-package/{self._own}/*")
+
+    def _served(self) -> list[str]:
+        return [f"{what}/{self._own}" for what in ("endpoint", "endpoint-config", "model")]
+
     def _jobs(self) -> list[str]:
-        return self._functions.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
+        return arns(self, "sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
 
     def _executions(self, machine: Machine) -> str:
-        return self._functions.arns("states", f"execution:{self._functions.machine_name(machine)}:*")[0]
+        return arns(self, "states", f"execution:{self._functions.machine_name(machine)}:*")[0]
 
     def _root(self) -> str:
         return parameter(self._settings.name, "").rstrip("/")

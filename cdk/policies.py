@@ -10,6 +10,7 @@ from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
+from constructs import IConstruct
 
 from stepforge.contracts.names import group_prefix
 
@@ -17,6 +18,13 @@ from stepforge.contracts.names import group_prefix
 def groups(environment: str) -> str:
     """Model package groups, endpoints, models and configurations of an environment."""
     return f"{group_prefix(environment)}*"
+
+
+def arns(scope: IConstruct, service: str, *resources: str) -> list[str]:
+    """ARNs in the partition, region and account of the stack that `scope` is in."""
+    stack = cdk.Stack.of(scope)
+    stem = f"arn:{stack.partition}:{service}:{stack.region}:{stack.account}:"
+    return [stem + resource for resource in resources]
 
 
 def allow(actions: Sequence[str], resources: Sequence[str], **conditions: Any) -> iam.PolicyStatement:
@@ -56,13 +64,22 @@ def use_table(table: dynamodb.ITable, key: kms.IKey, *actions: str) -> list[iam.
     ]
 
 
-def grant_key_to_aws(key: kms.IKey) -> iam.PolicyStatement:
+def grant_key_to_aws(key: kms.IKey) -> list[iam.PolicyStatement]:
     """SageMaker encrypts volumes through grants that it makes in the caller's name."""
-    return allow(["kms:CreateGrant", "kms:DescribeKey"], [key.key_arn], Bool={"kms:GrantIsForAWSResource": "true"})
+    return [
+        allow(["kms:CreateGrant"], [key.key_arn], Bool={"kms:GrantIsForAWSResource": "true"}),
+        # Apart: a look at a key makes no grant, so that the condition would never hold.
+        allow(["kms:DescribeKey"], [key.key_arn]),
+    ]
 
 
-def pass_role(role: iam.IRole) -> iam.PolicyStatement:
-    return allow(["iam:PassRole"], [role.role_arn], StringEquals={"iam:PassedToService": "sagemaker.amazonaws.com"})
+def pass_roles(*roles: iam.IRole) -> iam.PolicyStatement:
+    """To SageMaker and no other service."""
+    return allow(
+        ["iam:PassRole"],
+        [role.role_arn for role in roles],
+        StringEquals={"iam:PassedToService": "sagemaker.amazonaws.com"},
+    )
 
 
 def deny(actions: Sequence[str], resources: Sequence[str], **conditions: Any) -> iam.PolicyStatement:

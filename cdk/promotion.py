@@ -9,6 +9,7 @@ from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from cdk.alerts import alarm
 from cdk.functions import Functions
 from cdk.machines import Machines
 from cdk.settings import Settings
@@ -66,36 +67,38 @@ class Promotion(Construct):
         self._alarms(settings, machines)
 
     def _alarms(self, settings: Settings, machines: Machines) -> None:
-        self._alarm(
+        stem = f"stepforge-{settings.name}"
+        alarm(
+            self,
             "LostApprovals",
-            f"stepforge-{settings.name}-lost-approvals",
-            self.dead_letters.metric_approximate_number_of_messages_visible(statistic="Maximum"),
+            name=f"{stem}-lost-approvals",
+            says="events of approvals that the handler could not take",
+            runbook="A promotion failed",
+            metric=self.dead_letters.metric_approximate_number_of_messages_visible(statistic="Maximum"),
         )
         for name in MACHINES:
-            identifier = "".join(part.title() for part in name.split("-"))
-            self._alarm(
-                f"{identifier}Failed", f"stepforge-{settings.name}-{name}-failed", machines[name].metric_failed()
+            alarm(
+                self,
+                "".join(part.title() for part in name.split("-")) + "Failed",
+                name=f"{stem}-{name}-failed",
+                says=f"an execution of {name} failed",
+                runbook="A promotion failed" if name == "promote" else "An execution failed",
+                metric=machines[name].metric_failed(),
             )
         for domain in settings.domains:
             endpoint = endpoint_name(package_group(domain, settings.name))
             # Named by the endpoint: a deployment that finds the alarm rolls back when it fires.
-            errors = cloudwatch.Metric(
-                namespace="AWS/SageMaker",
-                metric_name="Invocation5XXErrors",
-                dimensions_map={"EndpointName": endpoint, "VariantName": "main"},
-                statistic="Sum",
-                period=cdk.Duration.minutes(1),
+            alarm(
+                self,
+                f"{domain.title()}Errors",
+                name=f"{endpoint}-5xx",
+                says=f"the endpoint of {domain} answers with errors",
+                runbook="An endpoint answers with errors",
+                metric=cloudwatch.Metric(
+                    namespace="AWS/SageMaker",
+                    metric_name="Invocation5XXErrors",
+                    dimensions_map={"EndpointName": endpoint, "VariantName": "main"},
+                    statistic="Sum",
+                    period=cdk.Duration.minutes(1),
+                ),
             )
-            self._alarm(f"{domain.title()}Errors", f"{endpoint}-5xx", errors)
-
-    def _alarm(self, identifier: str, name: str, metric: cloudwatch.IMetric) -> None:
-        cloudwatch.Alarm(
-            self,
-            identifier,
-            alarm_name=name,
-            metric=metric,
-            threshold=1,
-            evaluation_periods=1,
-            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-        )

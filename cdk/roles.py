@@ -1,16 +1,25 @@
-"""What a training job and an endpoint may do. Both run without network but for what SageMaker does in their name."""
+"""What jobs and endpoints may do, a role for each kind. They run without network but for what SageMaker does for them.
+
+A job's outputs lie below its name, and its name begins with its type: so a kind of job reads what those before it in a
+run have made, writes what is its own, and nothing else.
+"""
 
 from __future__ import annotations
 
-import aws_cdk as cdk
+from dataclasses import dataclass
+from typing import Literal
+
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from cdk.policies import allow, grant_key_to_aws, read_objects, use_key, write_objects
+from cdk.policies import allow, arns, grant_key_to_aws, read_objects, use_key, write_objects
 from cdk.settings import Settings
+from stepforge.contracts.manifests import ArtifactKind
+from stepforge.contracts.work import TRAINING, WorkType
 
+JobKind = Literal["dataset", "gate", "training", "evaluate"]
 NETWORK = ("network-interface", "security-group", "subnet", "vpc")
 # https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html, "Permissions for CreateTrainingJob" in a VPC
 _LOOK_AT_NETWORK = [
@@ -19,45 +28,76 @@ _LOOK_AT_NETWORK = [
 _MAKE_INTERFACES = [f"ec2:{verb}NetworkInterface{what}" for verb in ("Create", "Delete") for what in ("", "Permission")]
 
 
+@dataclass(frozen=True)
+class Reads:
+    """What the jobs of a kind read beside their specs: the channels of stepforge.contracts.jobs.JobSpec."""
+
+    types: tuple[WorkType, ...]
+    """The types of job that the kind is."""
+    uploads: tuple[ArtifactKind, ...]
+    outputs: tuple[WorkType, ...] = ()
+    """Types of job whose outputs are read."""
+
+
+JOBS: dict[JobKind, Reads] = {
+    "dataset": Reads(types=("dataset",), uploads=("records", "plugin")),
+    "gate": Reads(types=("gate",), uploads=("dataset", "plugin"), outputs=("dataset",)),
+    "training": Reads(types=TRAINING, uploads=("dataset", "model", "plugin"), outputs=("dataset", "gate", *TRAINING)),
+    "evaluate": Reads(types=("evaluate",), uploads=("dataset", "model", "plugin"), outputs=("dataset", *TRAINING)),
+}
+
+
 class Roles(Construct):
+    """`jobs[kind]` is the role of a kind of job, `of(type)` that of a type; `serving` is that of endpoints."""
+
     def __init__(self, scope: Construct, settings: Settings, *, bucket: s3.IBucket, key: kms.IKey) -> None:
         super().__init__(scope, "Roles")
-        self.training = self._role("Training", log_group="TrainingJobs")
-        for statement in (
-            *read_objects(bucket, "specs", "jobs", "raw", "checkpoints"),
-            write_objects(bucket, "jobs", "checkpoints"),
-            # Checkpoints are kept in step with /opt/ml/checkpoints: what a job deletes there is deleted here.
-            allow(["s3:DeleteObject"], [bucket.arn_for_objects("checkpoints/*")]),
-            use_key(key, write=True),
-            grant_key_to_aws(key),
-        ):
-            self.training.add_to_policy(statement)
-        if settings.jobs_in_vpc:
-            self.training.add_to_policy(allow(_LOOK_AT_NETWORK, ["*"]))
-            stack = cdk.Stack.of(self)
-            stem = f"arn:aws:ec2:{stack.region}:{stack.account}:"
-            self.training.add_to_policy(allow(_MAKE_INTERFACES, [f"{stem}{what}/*" for what in NETWORK]))
+        self._settings, self._bucket, self._key = settings, bucket, key
+        self.jobs = {kind: self._job_role(kind, reads) for kind, reads in JOBS.items()}
         self.serving = self._role("Serving", log_group="Endpoints")
-        for statement in (*read_objects(bucket, "jobs"), use_key(key), grant_key_to_aws(key)):
+        for statement in (*read_objects(bucket, *_below("jobs", TRAINING)), use_key(key), *grant_key_to_aws(key)):
             self.serving.add_to_policy(statement)
+
+    def of(self, work: WorkType) -> iam.Role:
+        return next(self.jobs[kind] for kind, reads in JOBS.items() if work in reads.types)
+
+    def _job_role(self, kind: JobKind, reads: Reads) -> iam.Role:
+        role = self._role(kind.title(), log_group="TrainingJobs")
+        checkpoints = _below("checkpoints", reads.types)
+        inputs = ["specs", *(f"raw/{upload}" for upload in reads.uploads), *_below("jobs", reads.outputs)]
+        for statement in (
+            *read_objects(self._bucket, *inputs, *checkpoints),
+            write_objects(self._bucket, *_below("jobs", reads.types), *checkpoints),
+            # Checkpoints are kept in step with /opt/ml/checkpoints: what a job deletes there is deleted here.
+            allow(["s3:DeleteObject"], [self._bucket.arn_for_objects(f"{prefix}/*") for prefix in checkpoints]),
+            use_key(self._key, write=True),
+            *grant_key_to_aws(self._key),
+        ):
+            role.add_to_policy(statement)
+        if self._settings.jobs_in_vpc:
+            role.add_to_policy(allow(_LOOK_AT_NETWORK, ["*"]))
+            role.add_to_policy(allow(_MAKE_INTERFACES, arns(self, "ec2", *(f"{what}/*" for what in NETWORK))))
+        return role
 
     def _role(self, name: str, *, log_group: str) -> iam.Role:
         role = iam.Role(self, name, assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
-        stack = cdk.Stack.of(self)
-        logs = f"arn:aws:logs:{stack.region}:{stack.account}:log-group:/aws/sagemaker/{log_group}*"
-        repositories = f"arn:aws:ecr:{stack.region}:{stack.account}:repository/stepforge-*"
-        role.add_to_policy(
+        for statement in (
             allow(
-                ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"], [logs]
-            )
-        )
-        role.add_to_policy(allow(["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], [repositories]))
-        role.add_to_policy(allow(["ecr:GetAuthorizationToken"], ["*"]))
-        role.add_to_policy(
+                ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
+                arns(self, "logs", f"log-group:/aws/sagemaker/{log_group}*"),
+            ),
+            allow(["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], arns(self, "ecr", "repository/stepforge-*")),
+            allow(["ecr:GetAuthorizationToken"], ["*"]),
             allow(
                 ["cloudwatch:PutMetricData"],
                 ["*"],
                 StringLike={"cloudwatch:namespace": ["/aws/sagemaker/*", "AWS/SageMaker"]},
-            )
-        )
+            ),
+        ):
+            role.add_to_policy(statement)
         return role
+
+
+def _below(folder: str, types: tuple[WorkType, ...]) -> list[str]:
+    """Where jobs of these types have what is theirs."""
+    return [f"{folder}/{work}-*" for work in types]

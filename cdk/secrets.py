@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import aws_cdk as cdk
-from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
@@ -14,10 +13,11 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
+from cdk.alerts import alarm
 from cdk.code import bundled
 from cdk.layers import layer
 from cdk.network import Network
-from cdk.policies import allow
+from cdk.policies import allow, arns
 from cdk.retention import RETENTION
 from cdk.settings import Settings
 
@@ -70,7 +70,7 @@ class Secrets(Construct):
             allow(_ROTATE, [secret.ref]),
             allow(
                 ["ssm:GetParameter", "ssm:DeleteParameter"],
-                [f"arn:aws:ssm:{stack.region}:{stack.account}:parameter{hand_in}"],
+                arns(self, "ssm", f"parameter{hand_in}"),
             ),
             allow(["kms:Decrypt", "kms:GenerateDataKey"], [self._key.key_arn]),
         ):
@@ -144,21 +144,17 @@ class Secrets(Construct):
         }
 
     def _alarm(self, provider: str, identifier: str, function: lambda_.Function) -> None:
-        cloudwatch.Alarm(
+        alarm(
             self,
             f"{identifier}Fails",
-            alarm_name=f"stepforge-{self._settings.name}-rotation-{provider}",
-            alarm_description=f"the key for {provider} was not rotated: docs/deploy.md, rotate a key",
+            name=f"stepforge-{self._settings.name}-rotation-{provider}",
+            says=f"the key for {provider} was not rotated",
+            runbook="A key was not rotated",
             metric=function.metric_errors(period=cdk.Duration.minutes(5)),
-            threshold=1,
-            evaluation_periods=1,
-            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
         )
 
     def _keyholder(self) -> None:
         """Who hands keys in: may leave one and start its rotation, and reads none, not even those left."""
-        stack = cdk.Stack.of(self)
         self.keyholder = iam.Role(
             self,
             "Keyholder",
@@ -167,7 +163,7 @@ class Secrets(Construct):
         )
         folder = hand_in_parameter(self._settings.name, "*")
         for statement in (
-            allow(["ssm:PutParameter"], [f"arn:aws:ssm:{stack.region}:{stack.account}:parameter{folder}"]),
+            allow(["ssm:PutParameter"], arns(self, "ssm", f"parameter{folder}")),
             allow(["kms:Encrypt"], [self._key.key_arn]),
             allow(["secretsmanager:RotateSecret", "secretsmanager:DescribeSecret"], list(self.arns.values())),
         ):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections import Counter
 from functools import cache
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -28,6 +29,8 @@ from stepforge.errors import InvalidInput, UnknownName
 
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")]
 InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
+ProfileName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,25}$")]
+StudioPerson = Literal["viewer", "trainer", "approver"]
 Provider = Literal["openai", "anthropic", "hugging-face", "vertex"]
 FOLDER = Path(__file__).with_name("environments")
 _SUBNETS = 20
@@ -95,8 +98,19 @@ class Studio(_Frozen):
     enabled: bool = False
     mlflow: bool = False
     """SageMaker's serverless MLflow: no charge while nobody uses it."""
-    profiles: tuple[Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,40}$")], ...] = ()
-    """A user profile each."""
+    profiles: dict[ProfileName, StudioPerson] = {}
+    """A user profile each, and who works in it: it has a role of its own, with what they may do anywhere."""
+
+    @field_validator("profiles")
+    @classmethod
+    def _differ(cls, value: dict[str, StudioPerson]) -> dict[str, StudioPerson]:
+        taken = Counter(["viewer", *(name.lower() for name in value)])
+        if twice := [name for name in value if taken[name.lower()] > 1]:
+            raise ValueError(
+                f"profiles {twice} have the name of another's role, or `viewer`, the role of whoever has no profile: "
+                "give each another name, not only in capitals"
+            )
+        return value
 
 
 class Settings(_Frozen):
@@ -106,7 +120,9 @@ class Settings(_Frozen):
     """None leaves the account to the credentials that deploy: synth needs none."""
     email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")] | None = None
     """Who hears of alarms and budgets. None: nobody, and the topic waits for subscriptions."""
-    approvers: tuple[Annotated[str, StringConstraints(pattern=r"^arn:aws:iam::\d{12}:(role|user)/\S+$")], ...] = ()
+    approvers: tuple[
+        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:(role|user)/\S+$")], ...
+    ] = ()
     """Who may take on the role that approves models. None: whom IAM in the account allows it."""
     repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
     """`owner/name` on GitHub, whose workflows plan and deploy. None: no roles for CI."""

@@ -9,7 +9,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from cdk.access import Approver, Ci
+from cdk.access import Approver, Ci, Housekeeper
 from cdk.account import STACK as ACCOUNT
 from cdk.account import Account
 from cdk.alerts import Alerts, tell
@@ -88,17 +88,16 @@ class Stepforge(_Stack):
         roles = Roles(self, settings, bucket=bucket, key=key)
         self.functions = Functions(self, settings, bucket=bucket, key=key, roles=roles)
         finetune = Finetune(self, settings, functions=self.functions, bucket=bucket, key=key)
-        self.machines = Machines(self, settings, functions=self.functions, bucket=bucket, key=key, roles=roles)
-        people = People(
-            self, settings, functions=self.functions, bucket=bucket, key=key, roles=roles, spend=finetune.table
-        )
+        self.machines = Machines(self, functions=self.functions)
+        self.people = People(self, functions=self.functions, spend=finetune.table)
         if data is None:
             Registry(self, settings)
         promotion = Promotion(self, settings, functions=self.functions, machines=self.machines)
         finetune.cancel_what_is_stopped(settings, self.functions, self.machines, dead_letters=promotion.dead_letters)
         Parameters(self, settings, bucket=bucket, key=key, roles=roles, machines=self.machines, network=network)
         if not settings.local:
-            Approver(self, settings, people=people)
+            Approver(self, settings, people=self.people)
+            Housekeeper(self, settings, people=self.people)
             self._guard(settings)
 
     def _guard(self, settings: Settings) -> None:
@@ -150,16 +149,8 @@ class StudioStack(_Stack):
         mlflow = Mlflow(self, settings, bucket=data.bucket, key=key) if settings.studio.mlflow else None
         if settings.studio.enabled:
             assert network is not None
-            Studio(
-                self,
-                settings,
-                network=network,
-                bucket=data.bucket,
-                data_key=key,
-                key=data.keys.studio,
-                train_machine=main.functions.machine_arn("train"),
-                mlflow_arn=mlflow.arn if mlflow else None,
-            )
+            mlflow_arn = mlflow.arn if mlflow else None
+            Studio(self, settings, network=network, people=main.people, key=data.keys.studio, mlflow_arn=mlflow_arn)
 
 
 class OperationsStack(_Stack):

@@ -1,6 +1,6 @@
 """SageMaker Studio and MLflow: where people look. Off unless an environment asks; finer settings have their place here.
 
-Who works in Studio starts runs and reads results. They neither approve a model nor read a provider's key.
+What somebody may do in Studio is what cdk/people.py lets them do anywhere, with a workbench of their own beside it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
 from cdk.network import Network
-from cdk.policies import allow, groups, read_objects, use_key, write_objects
-from cdk.settings import Settings
-from stepforge.contracts.names import parameter
+from cdk.people import People
+from cdk.policies import allow, arns, read_objects, use_key, write_objects
+from cdk.settings import Settings, StudioPerson
 
 _MLFLOW = "mlflow"
 _IDLE_MINUTES = 60
-_TRACK = ("AccessUI", "CreateExperiment", "CreateRun", "GetExperiment", "GetExperimentByName", "GetMetricHistory",
-          "GetRun", "ListArtifacts", "LogBatch", "LogInputs", "LogMetric", "LogParam", "SearchExperiments",
-          "SearchRuns", "SetExperimentTag", "SetTag", "UpdateRun")  # fmt: skip
-"""Writing and reading runs. Neither deleting them, nor MLflow's own registry of models."""
+# One permission for all calls of MLflow's own API, writing and deleting among them: so it is the trainers' alone.
+_TRACK = ["sagemaker:CallMlflowAppApi", "sagemaker:CreatePresignedMlflowAppUrl"]
 
 
 class Mlflow(Construct):
@@ -47,20 +45,20 @@ class Mlflow(Construct):
 
 
 class Studio(Construct):
+    """A domain, and a profile for each person, whose role has the policies of a viewer, a trainer or an approver."""
+
     def __init__(
         self,
         scope: Construct,
         settings: Settings,
         *,
         network: Network,
-        bucket: s3.IBucket,
-        data_key: kms.IKey,
+        people: People,
         key: kms.IKey,
-        train_machine: str,
         mlflow_arn: str | None,
     ) -> None:
         super().__init__(scope, "Studio")
-        self.role = self._role(settings, bucket, data_key, train_machine, mlflow_arn)
+        self._settings, self._people, self._mlflow_arn = settings, people, mlflow_arn
         private = network.vpc.select_subnets(subnet_group_name="private")
         idle = sagemaker.CfnDomain.IdleSettingsProperty(
             idle_timeout_in_minutes=_IDLE_MINUTES, lifecycle_management="ENABLED"
@@ -77,7 +75,8 @@ class Studio(Construct):
             kms_key_id=key.key_arn,
             tag_propagation="ENABLED",
             default_user_settings=sagemaker.CfnDomain.UserSettingsProperty(
-                execution_role=self.role.role_arn,
+                # Of profiles that were not made here: they look, and start no app.
+                execution_role=self._role("viewer", "viewer").role_arn,
                 studio_web_portal="ENABLED",
                 default_landing_uri="studio::",
                 jupyter_lab_app_settings=sagemaker.CfnDomain.JupyterLabAppSettingsProperty(
@@ -88,41 +87,57 @@ class Studio(Construct):
         )
         # Home folders are people's work.
         domain.apply_removal_policy(cdk.RemovalPolicy.RETAIN if settings.keep_data else cdk.RemovalPolicy.DESTROY)
-        for name in settings.studio.profiles:
-            sagemaker.CfnUserProfile(self, f"Profile-{name}", domain_id=domain.attr_domain_id, user_profile_name=name)
-        self.domain = domain
+        self._domain_id = domain.attr_domain_id
+        for name, person in settings.studio.profiles.items():
+            role = self._role(f"Profile-{name}", person)
+            for statement in self._workbench(name):
+                role.add_to_policy(statement)
+            profile = sagemaker.CfnUserProfile(
+                self,
+                f"UserProfile-{name}",
+                domain_id=domain.attr_domain_id,
+                user_profile_name=name,
+                user_settings=sagemaker.CfnUserProfile.UserSettingsProperty(execution_role=role.role_arn),
+            )
+            profile.node.add_dependency(role)
 
-    def _role(
-        self, settings: Settings, bucket: s3.IBucket, data_key: kms.IKey, train_machine: str, mlflow_arn: str | None
-    ) -> iam.Role:
+    def _role(self, name: str, person: StudioPerson) -> iam.Role:
+        """What a person may do outside of Studio, and MLflow."""
         role = iam.Role(
             self,
-            "Role",
-            role_name=f"stepforge-{settings.name}-studio",
+            f"{name}Role",
+            role_name=f"stepforge-{self._settings.name}-studio-{name.removeprefix('Profile-').lower()}",
             assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"),
+            managed_policies=self._people.of(person),
         )
-        stack = cdk.Stack.of(self)
-
-        def arn(service: str, resource: str) -> str:
-            return f"arn:aws:{service}:{stack.region}:{stack.account}:{resource}"
-
-        folder = parameter(settings.name, "").rstrip("/")
-        executions = f"{train_machine.replace(':stateMachine:', ':execution:')}:*"
-        for statement in (
-            *read_objects(bucket, "raw", "curated", "model-ready", "evaluations", "jobs", "pipelines"),
-            write_objects(bucket, "raw", "curated", "model-ready", "evaluations", "pipelines"),
-            use_key(data_key, write=True),
-            allow(["ssm:GetParameter", "ssm:GetParametersByPath"], [arn("ssm", f"parameter{folder}"),
-                                                                     arn("ssm", f"parameter{folder}/*")]),
-            allow(["states:StartExecution", "states:ListExecutions"], [train_machine]),
-            allow(["states:DescribeExecution", "states:StopExecution", "states:GetExecutionHistory"], [executions]),
-            allow(["sagemaker:DescribeTrainingJob", "sagemaker:ListTags"], [arn("sagemaker", "training-job/*")]),
-            allow(["sagemaker:DescribeModelPackage", "sagemaker:ListModelPackages"],
-                  [arn("sagemaker", f"model-package/{groups(settings.name)}/*")]),
-            allow(["sagemaker:InvokeEndpoint"], [arn("sagemaker", f"endpoint/{groups(settings.name)}")]),
-            allow(["logs:GetLogEvents", "logs:FilterLogEvents"],
-                  [arn("logs", "log-group:/aws/sagemaker/TrainingJobs:*")]),
-            *([] if mlflow_arn is None else [allow([f"sagemaker-mlflow:{verb}" for verb in _TRACK], [mlflow_arn])]),
-        ):  # fmt: skip
-            role.add_to_policy(statement)
+        if self._mlflow_arn is not None:
+            actions = _TRACK if person == "trainer" else []
+            role.add_to_policy(allow(["sagemaker:DescribeMlflowApp", *actions], [self._mlflow_arn]))
         return role
+
+    def _workbench(self, profile: str) -> list[iam.PolicyStatement]:
+        """Private spaces and apps of one's own. Whoever opens another's would act with that person's role.
+
+        https://docs.aws.amazon.com/sagemaker/latest/dg/studio-updated-spaces-admin-guide.html
+        """
+        (own,) = arns(self, "sagemaker", f"user-profile/{self._domain_id}/{profile}")
+        conditions = {
+            "ArnEquals": {"sagemaker:OwnerUserProfileArn": own},
+            "StringEquals": {"sagemaker:SpaceSharingType": "Private"},
+        }
+        spaces, apps = (arns(self, "sagemaker", f"{what}/{self._domain_id}/*") for what in ("space", "app"))
+        (domain,) = arns(self, "sagemaker", f"domain/{self._domain_id}")
+        return [
+            allow([f"sagemaker:{verb}Space" for verb in ("Create", "Update", "Delete")], spaces, **conditions),
+            allow(["sagemaker:CreateApp", "sagemaker:DeleteApp"], apps, **conditions),
+            allow(["sagemaker:DescribeSpace"], spaces),
+            allow(["sagemaker:DescribeApp"], apps),
+            allow(["sagemaker:DescribeUserProfile"], [own]),
+            allow(["sagemaker:DescribeDomain"], [domain]),
+            allow(["sagemaker:ListApps", "sagemaker:ListSpaces"], ["*"]),
+            allow(
+                ["sagemaker:AddTags"],
+                [*spaces, *apps],
+                StringEquals={"sagemaker:TaggingAction": ["CreateSpace", "CreateApp"]},
+            ),
+        ]

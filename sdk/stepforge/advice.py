@@ -79,7 +79,7 @@ ADVICE: tuple[Row, ...] = (
         r"|repository .*(does not exist|not found)|Invalid image|no such image|unsupported image",
         "image",
         "the image is not there, or the role may not pull it: check its digest in ECR, that ECR's region is the job's, "
-        "and ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and ecr:GetAuthorizationToken of the training role",
+        "and ecr:BatchGetImage, ecr:GetDownloadUrlForLayer and ecr:GetAuthorizationToken of the job's role",
     ),
     Row(
         r"Access denied for repository",
@@ -90,7 +90,7 @@ ADVICE: tuple[Row, ...] = (
     Row(
         r"assume ?(the )?role|PassRole|trust relationship",
         "permission",
-        "SageMaker cannot take the training role: its trust policy must name sagemaker.amazonaws.com, and who submits "
+        "SageMaker cannot take the job's role: its trust policy must name sagemaker.amazonaws.com, and who submits "
         "needs iam:PassRole on it",
     ),
     Row(
@@ -102,7 +102,7 @@ ADVICE: tuple[Row, ...] = (
     Row(
         r"AccessDenied|Access Denied|Forbidden|not authorized|UnauthorizedOperation|\b403\b|lacks? permission",
         "permission",
-        "the training role lacks a permission: it needs s3:GetObject, s3:PutObject and s3:ListBucket on the "
+        "the job's role lacks a permission: it needs s3:GetObject, s3:PutObject and s3:ListBucket on the "
         "environment's bucket; the reason names the action or the object",
     ),
     Row(

@@ -97,9 +97,11 @@ def _keys(job: dict[str, Any], environment_key: str) -> list[dict[str, Any]]:
     data, volume = job["OutputDataConfig"].get("KmsKeyId"), job["ResourceConfig"].get("VolumeKmsKeyId")
     used = sorted({environment_key, data or environment_key})
     grants = sorted({environment_key, data or environment_key, volume or environment_key})
-    grant = _allow("GrantKeyToSageMaker", ["kms:CreateGrant", "kms:DescribeKey"], grants)
+    grant = _allow("GrantKeyToSageMaker", ["kms:CreateGrant"], grants)
     return [
         _allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], used),
+        # Apart: a look at a key makes no grant, and the condition would never hold.
+        _allow("LookAtKey", ["kms:DescribeKey"], grants),
         grant | {"Condition": {"Bool": {"kms:GrantIsForAWSResource": "true"}}},
     ]
 

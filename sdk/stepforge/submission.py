@@ -44,7 +44,7 @@ def training_request(environment: Environment, request: JobRequest, attempt: Att
     bucket = environment.bucket
     return {
         "TrainingJobName": attempt.name,
-        "RoleArn": environment.training_role_arn,
+        "RoleArn": environment.role_of(request.type),
         "AlgorithmSpecification": {
             "TrainingImage": request.image,
             "TrainingInputMode": request.resources.input_mode,

@@ -372,8 +372,10 @@ def definition(machine: str) -> str:
         token = match[1]
         if token == "RunJobArn":
             return f"{STEM}:stateMachine:run-job"
-        if token in ("Bucket", "TrainingRoleArn"):
-            return {"Bucket": BUCKET, "TrainingRoleArn": "arn:training"}[token]
+        if token == "Bucket":
+            return BUCKET
+        if token.endswith("RoleArn"):
+            return f"arn:{token}"
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", token.removesuffix("Arn")).lower()
         return f"arn:aws:lambda:us-east-1:000000000000:function:{name}"
 

@@ -325,7 +325,7 @@ def needs(machine: Machine, levels: list[Level] | None = None) -> list[Need]:
         for name, state in level.states.items():
             where = f"{level.path}.{name}"
             if state.get("Type") == "Task":
-                found += _task_needs(machine, where, state)
+                found += _task_needs(machine, where, state, level)
             if (state.get("ItemProcessor", {}).get("ProcessorConfig") or {}).get("Mode") == "DISTRIBUTED":
                 actions = ("states:StartExecution", "states:DescribeExecution", "states:StopExecution")
                 found += [Need(action, None, where) for action in actions]
@@ -334,7 +334,7 @@ def needs(machine: Machine, levels: list[Level] | None = None) -> list[Need]:
     return found
 
 
-def _task_needs(machine: Machine, where: str, state: Json) -> Iterator[Need]:
+def _task_needs(machine: Machine, where: str, state: Json, level: Level) -> Iterator[Need]:
     resource = state.get("Resource", "")
     parameters = state.get("Parameters", {})
 
@@ -360,13 +360,22 @@ def _task_needs(machine: Machine, where: str, state: Json) -> Iterator[Need]:
         return
     yield Need(f"{service}:{action}", None, where)
     if (service, action) == ("sagemaker", "CreateTrainingJob"):
-        yield Need("iam:PassRole", value(parameters.get("RoleArn", "")), where)
+        path = parameters.get("RoleArn.$")
+        # Which role is chosen on the way: any that a Pass puts where the task reads it.
+        given = [parameters.get("RoleArn", "")] if path is None else _put_at(path, level)
+        yield from (Need("iam:PassRole", value(token), where) for token in given)
         yield from (Need(name, None, where) for name in _SAGEMAKER_VOLUMES)
         if "Tags" in parameters or "Tags.$" in parameters:
             yield Need("sagemaker:AddTags", None, where)
         if mode.startswith(".sync"):
             extra = ("sagemaker:DescribeTrainingJob", "sagemaker:StopTrainingJob", *_MANAGED_RULE)
             yield from (Need(name, None, where) for name in extra)
+
+
+def _put_at(path: str, level: Level) -> list[str]:
+    """What the Pass states of a level put at a path."""
+    passes = [state for state in level.states.values() if state["Type"] == "Pass" and "Result" in state]
+    return [state["Result"] for state in passes if state.get("ResultPath") == path]
 
 
 def listed(value: Json) -> list[Json]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +42,24 @@ def _with_tuning(name: str) -> Any:
 
 @pytest.fixture(scope="session")
 def synth(tmp_path_factory: pytest.TempPathFactory) -> Synth:
+    """By whichever worker of a session comes first, for all of them."""
     pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "synth" / "cdk.out"
+    folder.parent.mkdir(exist_ok=True)
+    done = folder.parent / "done"
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            _synthesise(folder, tmp_path_factory)
+            done.touch()
+    stacks = read_stacks(folder)
+    return Synth(folder, stacks, {name: environment(stacks, name) for name in NAMES})
+
+
+def _synthesise(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from cdk.app import build
 
-    folder = tmp_path_factory.mktemp("cdk.out")
     with pytest.MonkeyPatch.context() as patch:
         # Anywhere but the repository, at nobody's home, and without credentials: synth needs none of them.
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -53,5 +68,3 @@ def synth(tmp_path_factory: pytest.TempPathFactory) -> Synth:
             patch.delenv(name)
         patch.setattr("cdk.app.settings", _with_tuning)
         build(*NAMES, outdir=str(folder)).synth()
-    stacks = read_stacks(folder)
-    return Synth(folder, stacks, {name: environment(stacks, name) for name in NAMES})

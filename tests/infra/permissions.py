@@ -19,12 +19,13 @@ from .principals import Cloud, conditions
 FILE = Path(__file__).resolve().parents[2] / "docs" / "permissions.md"
 HEAD = """# Who may do what
 
-Every role of the environment `dev` and the policies for people (`viewer`, `trainer`, `approver`; trainers and approvers
-have the viewer's beside their own), read off the synthesised template by `python -m tests.infra.permissions`; a test
-fails where this file is stale. Regions and accounts are left out of ARNs, a line that begins with NOT is an explicit
-deny. What a bucket, key or secret adds by its own policy stands at the end. That trainers cannot approve, that only
-approvers answer, and the rest of the matrix is decided by an evaluator of policies in
-`tests/infra/test_permissions.py`.
+Every role of the environment `dev` and the policies for people (`viewer`, `trainer`, `approver`, `housekeeper`; the
+others have the viewer's beside their own), read off the synthesised template by `python -m tests.infra.permissions`;
+a test fails where this file is stale. Regions and accounts are left out of ARNs, a line that begins with NOT is an
+explicit deny. What a bucket, key or secret adds by its own policy stands at the end. That trainers cannot approve,
+that only approvers answer, and the rest of the matrix is decided by an evaluator of policies in
+`tests/infra/test_permissions.py`. Where an environment has Studio, the role of a profile has the same policies, and a
+workbench of its own.
 """
 
 

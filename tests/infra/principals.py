@@ -25,6 +25,7 @@ _KINDS = {
     "AWS::CodeBuild::Project": "arn:aws:codebuild:{region}:{account}:project/{name}",
     "AWS::IAM::ManagedPolicy": "arn:aws:iam::{account}:policy/{name}",
     "AWS::SageMaker::MlflowApp": "arn:aws:sagemaker:{region}:{account}:mlflow-app/{name}",
+    "AWS::Events::Rule": "arn:aws:events:{region}:{account}:rule/{name}",
     "AWS::Logs::LogGroup": "arn:aws:logs:{region}:{account}:log-group:{name}:*",
 }
 _NAMES = tuple(f"{of}Name" for of in ("Function", "StateMachine", "Queue", "Topic", "Bucket", "Table", "LogGroup",
@@ -81,12 +82,18 @@ class Cloud:
             if function == "Ref":
                 return self._ref(argument)
             if function == "Fn::GetAtt":
-                return self._arn(argument[0]) if argument[0] in self.resources else "?"
+                return self._attribute(*argument)
             if function == "Fn::Join":
                 return argument[0].join(str(self.plain(part)) for part in argument[1])
             if function == "Fn::Sub":
                 return re.sub(r"\$\{([^}]+)\}", lambda m: str(self._ref(m[1])), str(listed(argument)[0]))
         return {key: self.plain(item) for key, item in value.items()}
+
+    def _attribute(self, logical: str, name: str) -> str:
+        if logical not in self.resources:
+            return "?"
+        # What policies read of the other kinds are ids that they are given.
+        return self._arn(logical) if self.resources[logical]["Type"] in _KINDS else f"{logical}-{name}".lower()
 
     def _ref(self, logical: str) -> str:
         if logical in _PSEUDO:
@@ -121,9 +128,10 @@ class Cloud:
                 found[name] = Principal(
                     f"arn:aws:iam::{ACCOUNT}:role/{name}", [self.plain(properties["PolicyDocument"])]
                 )
-        # The role has the policies of `approver` and no other: test_environments says so.
-        found.pop("Approver", None)
-        for person in ("trainer", "approver"):
+        # The roles have the policies of these people and no other: test_environments says so.
+        for role in ("Approver", "Housekeeper"):
+            found.pop(role, None)
+        for person in ("trainer", "approver", "housekeeper"):
             # They have the viewer's policy beside their own.
             found[person].policies.extend(found["viewer"].policies)
         return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from stepforge.attempts import find_attempt
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.resources import Resources, Vpc
-from stepforge.contracts.work import WORK_TYPES
+from stepforge.contracts.work import WORK_TYPES, WorkType
 from stepforge.errors import InvalidInput
 from stepforge.job_policy import job_policy
 from stepforge.local.sagemaker.objects import CheckpointSync, Objects
@@ -22,7 +24,8 @@ from stepforge.plans.checks import needed_by_caller, needed_by_job
 from stepforge.submission import training_request
 from tests.fakes import FakeSageMaker
 from tests.infra.machines import LOCAL, resources
-from tests.support.iam import allows
+from tests.infra.principals import ACCOUNT, Cloud
+from tests.support.iam import allows, listed
 
 BUCKET, KEY = "stepforge-local", "arn:aws:kms:us-east-1:000000000000:key/0"
 IMAGE = "000000000000.dkr.ecr.us-east-1.amazonaws.com/stepforge-train@sha256:" + "0" * 64
@@ -108,7 +111,7 @@ def test_it_allows_every_call_that_the_local_aws_makes_for_the_job(
     granted = policy()
     for action, resource, prefix in seen:
         assert allows(granted, action, resource, s3__prefix=prefix), (action, resource, prefix)
-        assert allows(training_role(), action, resource, s3__prefix=prefix), (action, resource, prefix)
+        assert allows(role_of("sft"), action, resource, s3__prefix=prefix), (action, resource, prefix)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,7 @@ def test_in_another_partition_every_arn_is_of_it(region: str, partition: str) ->
     assert {one.split(":")[1] for one in arns} == {partition}
     environment = ENVIRONMENT.model_copy(update={"key_arn": key, "machines": {"train": f"arn:{partition}:states:m"}})
     environment = environment.model_copy(update={"training_role_arn": f"arn:{partition}:iam::0:role/r"})
-    needed = [*needed_by_job(environment)]
+    needed = [*needed_by_job(environment, "sft")]
     needed += [n for machine in (True, False) for n in needed_by_caller(environment, ["sft"], machine=machine)]
     assert {one.resource.split(":")[1] for one in needed if one.resource != "*"} == {partition}
 
@@ -172,44 +175,105 @@ def test_an_image_outside_of_ecr_is_refused() -> None:
         job_policy(request, region="us-east-1", account="000000000000", environment_key=KEY)
 
 
-def training_role() -> dict[str, Any]:
-    """The policy of the role that the environment `local` deploys, with what only a deployment knows filled in."""
-    found = resources(LOCAL, "AWS::IAM::Policy")
-    (document,) = [p["PolicyDocument"] for name, p in found.items() if name.startswith("RolesTraining")]
-    arns = {"DataBucket": f"arn:aws:s3:::{BUCKET}", "KeysData": KEY}
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return [plain(item) for item in value]
-        if isinstance(value, dict):
-            if "Fn::GetAtt" in value:
-                return next(arn for name, arn in arns.items() if value["Fn::GetAtt"][0].startswith(name))
-            if "Fn::Join" in value:
-                return "".join(plain(value["Fn::Join"][1]))
-            return {key: plain(item) for key, item in value.items()}
-        return value
-
-    filled: dict[str, Any] = plain(document)
+def role_of(work: WorkType) -> dict[str, Any]:
+    """The policy of the role that the environment `local` deploys for a type of job, as it would be deployed."""
+    cloud = Cloud(LOCAL)
+    name = cloud.plain(next(
+        p["Value"] for p in resources(LOCAL, "AWS::SSM::Parameter").values() if p["Name"].endswith(f"role-arns/{work}")
+    ))  # fmt: skip
+    (found,) = (principal for principal in cloud.principals.values() if principal.arn == name)
+    text = json.dumps({"Statement": [s for policy in found.policies for s in policy["Statement"]]})
+    for generated, deployed in ((cloud.arn("KeysData"), KEY), (cloud.arn("DataBucket"), f"arn:aws:s3:::{BUCKET}")):
+        text = text.replace(generated, deployed)
+    filled: dict[str, Any] = json.loads(text.replace(ACCOUNT, "000000000000"))
     return filled
 
 
-def test_the_role_of_the_environment_allows_at_least_that_and_stays_in_its_bucket() -> None:
-    role, checked = training_role(), 0
-    for statement in policy()["Statement"]:
-        for action in statement["Action"]:
-            for resource in statement["Resource"]:
-                condition = statement.get("Condition", {})
-                context = {
-                    key.replace(":", "__"): values[0].replace("*", "x") if isinstance(values, list) else values
-                    for keys in condition.values()
-                    for key, values in keys.items()
-                }
-                assert allows(role, action, resource.replace("*", "x"), **context), (action, resource)
-                checked += 1
+UPLOADED = f"s3://{BUCKET}/raw"
+MADE = f"s3://{BUCKET}/jobs"
+CHANNELS: dict[WorkType, dict[str, list[str]]] = {
+    "dataset": {"records": [f"{UPLOADED}/records/0/"]},
+    "gate": {"data": [f"{MADE}/dataset-1-a0/output/model/", f"{UPLOADED}/dataset/0/"]},
+    **{
+        stage: {
+            "data": [f"{MADE}/dataset-1-a0/output/model/", f"{UPLOADED}/dataset/0/"],
+            "gate": [f"{MADE}/gate-1-a0/output/model/"],
+            "model": [f"{UPLOADED}/model/0/", *(f"{MADE}/{one}-1-a0/output/model/" for one in ("sft", "srl", "rlvr"))],
+        }
+        for stage in ("sft", "srl", "rlvr")
+    },
+    "evaluate": {
+        "data": [f"{MADE}/dataset-1-a0/output/model/", f"{UPLOADED}/dataset/0/"],
+        "model": [f"{UPLOADED}/model/0/", *(f"{MADE}/{one}-1-a0/output/model/" for one in ("sft", "srl", "rlvr"))],
+        "champion": [f"{MADE}/rlvr-1-a0/output/model/"],
+    },
+}  # type: ignore[dict-item]
+"""What each channel of a type of job may be given, by contracts.jobs and contracts.pipelines; `plugin` anywhere."""
+
+
+def job_of(work: WorkType, channel: str, uri: str) -> dict[str, Any]:
+    found = job(vpc=None)
+    found["TrainingJobName"] = f"{work}-{'a' * 12}-a0"
+    found["CheckpointConfig"]["S3Uri"] = f"s3://{BUCKET}/checkpoints/{work}-{'a' * 12}/"
+    sources = {"spec": f"s3://{BUCKET}/specs/{SHA}/", channel: uri, "plugin": f"{UPLOADED}/plugin/0/"}
+    found["InputDataConfig"] = [
+        {"ChannelName": name, "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": at}}}
+        for name, at in sources.items()
+    ]
+    return found
+
+
+@pytest.mark.parametrize("work", WORK_TYPES)
+def test_the_role_of_a_type_of_job_allows_all_that_a_job_of_it_needs_whatever_it_is_given(work: WorkType) -> None:
+    role, checked = role_of(work), 0
+    for channel, uris in CHANNELS[work].items():
+        for uri in uris:
+            needed = job_policy(
+                job_of(work, channel, uri), region="us-east-1", account="000000000000", environment_key=KEY
+            )
+            for statement in needed["Statement"]:
+                for action in statement["Action"]:
+                    for resource in statement["Resource"]:
+                        for context in contexts(statement.get("Condition", {})):
+                            assert allows(role, action, resource.replace("*", "x"), **context), (action, resource)
+                            checked += 1
     assert checked > 15
-    for outside in ("elsewhere/jobs/x", f"{BUCKET}/pipelines/x", f"{BUCKET}-copy/jobs/x"):
+
+
+def contexts(condition: dict[str, Any]) -> list[dict[str, str]]:
+    """Requests that a condition lets through: one for each value of its key."""
+    keys = [(key, listed(values)) for tests in condition.values() for key, values in tests.items()]
+    return [
+        dict(zip((key.replace(":", "__") for key, _ in keys), (str(v).replace("*", "x") for v in chosen), strict=True))
+        for chosen in product(*(values for _, values in keys))
+    ]
+
+
+@pytest.mark.parametrize("work", WORK_TYPES)
+def test_the_role_of_a_type_of_job_touches_nothing_that_its_jobs_do_not(work: WorkType) -> None:
+    role = role_of(work)
+    stages = ("sft", "srl", "rlvr")
+    own = stages if work in stages else (work,)
+    for other in WORK_TYPES:
+        for folder in ("jobs", "checkpoints"):
+            written = allows(role, "s3:PutObject", f"arn:aws:s3:::{BUCKET}/{folder}/{other}-1-a0/x")
+            assert written is (other in own), (folder, other)
+        removed = allows(role, "s3:DeleteObject", f"arn:aws:s3:::{BUCKET}/checkpoints/{other}-1/x")
+        assert removed is (other in own), other
+    named = {uri.removeprefix(f"s3://{BUCKET}/").partition("-")[0] for uris in CHANNELS[work].values() for uri in uris}
+    for other in WORK_TYPES:
+        readable = allows(role, "s3:GetObject", f"arn:aws:s3:::{BUCKET}/jobs/{other}-1-a0/x")
+        assert readable is (f"jobs/{other}" in named), other
+    for outside in (
+        "elsewhere/jobs/x",
+        f"{BUCKET}/pipelines/x",
+        f"{BUCKET}/ledger/x",
+        f"{BUCKET}-copy/jobs/{work}-1/x",
+    ):
         for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
             assert not allows(role, action, f"arn:aws:s3:::{outside}"), (action, outside)
+    for forbidden in (f"specs/{SHA}/spec.json", f"raw/records/{SHA}/x", f"jobs/{work}-1-a0/x"):
+        assert not allows(role, "s3:DeleteObject", f"arn:aws:s3:::{BUCKET}/{forbidden}"), forbidden
 
 
 def test_an_explicit_deny_wins_and_a_condition_that_is_not_met_counts_for_nothing() -> None:

@@ -119,7 +119,12 @@ def test_a_finding_of_ours_stops_the_synth(tmp_path: Path) -> None:
     from aws_cdk import aws_sns as sns
     from cdk.rules import StepforgeChecks
 
-    app = cdk.App(tree_metadata=False, analytics_reporting=False, outdir=str(tmp_path))
+    app = cdk.App(
+        tree_metadata=False,
+        analytics_reporting=False,
+        outdir=str(tmp_path),
+        builtin_cloud_formation_validation=False,
+    )
     cdk.Validations.of(app).add_plugins(StepforgeChecks())
     sns.Topic(cdk.Stack(app, "s"), "t", enforce_ssl=True)
     with pytest.raises(Exception, match="AWS::SNS::Topic without KmsMasterKeyId"):

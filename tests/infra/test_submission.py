@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from stepforge.attempts import find_attempt
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.resources import Resources, Vpc
-from stepforge.contracts.work import WORK_TYPES
+from stepforge.contracts.work import WORK_TYPES, WorkType
 from stepforge.submission import training_request
 from tests.fakes import FakeSageMaker
 from tests.infra.machines import state
@@ -22,19 +23,26 @@ ENVIRONMENT = Environment(
     bucket="stepforge-dev",
     key_arn="arn:aws:kms:us-east-1:123456789012:key/0",
     training_role_arn="arn:aws:iam::123456789012:role/training",
+    role_arns={kind: f"arn:aws:iam::123456789012:role/{kind}" for kind in ("dataset", "gate", "evaluate")},
     serving_role_arn="arn:aws:iam::123456789012:role/serving",
     machines={},
     images={"train": "repository/stepforge-train@sha256:" + "0" * 64},
     code=dict.fromkeys(WORK_TYPES, "c" * 64),
 )
-TOKENS = {"Bucket": "bucket", "TrainingRoleArn": "training_role_arn"}
+TOKENS = {
+    "Bucket": ENVIRONMENT.bucket,
+    **{
+        f"{kind.title()}RoleArn": f"arn:aws:iam::123456789012:role/{kind}"
+        for kind in ("dataset", "gate", "training", "evaluate")
+    },
+}
 FORMAT = re.compile(r"States\.Format\('([^']*)', (\$[\w.]+)\)")
 
 
 def resolved(payload: Any, given: dict[str, Any]) -> Any:
     """A payload template with its paths and `States.Format` evaluated, as Step Functions would."""
     if isinstance(payload, str):
-        return re.sub(r"\$\{(\w+)\}", lambda token: getattr(ENVIRONMENT, TOKENS[token[1]]), payload)
+        return re.sub(r"\$\{(\w+)\}", lambda token: TOKENS[token[1]], payload)
     if not isinstance(payload, dict):
         return payload
     plain = {}
@@ -46,6 +54,17 @@ def resolved(payload: Any, given: dict[str, Any]) -> Any:
         else:
             plain[key[:-2]] = at(value, given)
     return plain
+
+
+def role_of(name: str) -> str:
+    """The role with which the machine creates a job of this name: the way through its choices."""
+    kind = state("run-job", "WhatKind")
+    chosen = [
+        c["Next"] for c in kind["Choices"] if fnmatch(name, c["StringMatches"]) and c["Variable"] == "$.attempt.name"
+    ]
+    put = state("run-job", [*chosen, kind["Default"]][0])
+    assert put["ResultPath"] == "$.role_arn"
+    return str(resolved(put["Result"], {}))
 
 
 def at(path: str, given: dict[str, Any]) -> Any:
@@ -85,7 +104,15 @@ def test_a_direct_submission_sends_what_the_machine_run_job_sends(creates: str, 
     found = find_attempt(
         FakeSageMaker(), None, request, bucket=ENVIRONMENT.bucket, key_arn=ENVIRONMENT.key_arn, poll_seconds=1
     )
-    machine = resolved(state("run-job", creates)["Parameters"], found.model_dump(mode="json"))
+    given = {**found.model_dump(mode="json"), "role_arn": role_of(found.attempt.name)}
+    machine = resolved(state("run-job", creates)["Parameters"], given)
 
     assert training_request(ENVIRONMENT, request, found.attempt) == machine
     assert machine["Environment"] == logs.environment()
+
+
+@pytest.mark.parametrize("work", WORK_TYPES)
+def test_the_machine_and_a_direct_submission_give_a_job_the_role_of_its_kind(work: WorkType) -> None:
+    expected = "training" if work in ("sft", "srl", "rlvr") else work
+    assert role_of(f"{work}-{'a' * 12}-a0") == f"arn:aws:iam::123456789012:role/{expected}"
+    assert ENVIRONMENT.role_of(work) == role_of(f"{work}-{'a' * 12}-a0")

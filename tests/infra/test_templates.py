@@ -21,7 +21,6 @@ from .conftest import Synth
 from .machines import LOCAL, resources
 
 ENVIRONMENTS = ("local", "dev")
-PARTS = ("data", "network", "secrets", "images", "studio", "operations")
 WITHOUT_RESOURCE = {
     "xray:PutTraceSegments", "xray:PutTelemetryRecords", "xray:GetSamplingRules", "xray:GetSamplingTargets",
     "ec2:DescribeDhcpOptions", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets",
@@ -56,17 +55,6 @@ def test_the_local_template_holds_no_hash_and_needs_no_bootstrap() -> None:
     assert set(LOCAL["Parameters"]) == {"AssetBucket", "AssetKey"}
 
 
-@pytest.mark.parametrize("part", ["account", "dev", *(f"{name}-{part}" for name in ("dev", "prod") for part in PARTS)])
-def test_cfn_lint_finds_nothing(synth: Synth, part: str) -> None:
-    lint = pytest.importorskip("cfnlint.api", reason="the extra [dev] is not installed")
-    from cfnlint.config import ManualArgs
-
-    # W3005: CDK states dependencies on a role that GetAtt states already. W3010: the settings name the zones.
-    arguments = ManualArgs(ignore_checks=["W3005", "W3010"], regions=["us-east-1"])
-    found = lint.lint(json.dumps(synth.stacks[f"stepforge-{part}"]), config=arguments)
-    assert [f"{match.rule.id} {match.message}" for match in found] == []
-
-
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_a_star_resource_stands_only_where_iam_knows_no_other(synth: Synth, name: str) -> None:
     for statement in statements(synth.templates[name]):
@@ -89,7 +77,7 @@ def literal(resource: Any) -> str:
     return "*"
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("name", [*ENVIRONMENTS, "prod"])
 def test_every_action_is_granted_on_a_kind_of_resource_that_it_has(synth: Synth, name: str) -> None:
     """IAM takes a grant on a resource that the action does not know, and it then allows nothing."""
     pytest.importorskip("cfnlint", reason="the extra [dev] is not installed")
@@ -151,7 +139,8 @@ def test_only_where_jobs_may_run_in_a_vpc_does_their_role_make_network_interface
     given = {a for s in statements(main) for a in listed(s["Action"]) if a.startswith("ec2:")}
     assert {"ec2:CreateNetworkInterface", "ec2:CreateNetworkInterfacePermission", "ec2:DescribeSubnets"} <= given
     policies = resources(main, "AWS::IAM::Policy")
-    assert [name.startswith("RolesTraining") for name, p in policies.items() if "ec2:" in json.dumps(p)] == [True]
+    making = {name.partition("DefaultPolicy")[0] for name, p in policies.items() if "ec2:" in json.dumps(p)}
+    assert making == {"RolesDataset", "RolesGate", "RolesTraining", "RolesEvaluate"}
 
 
 def test_lost_approvals_go_to_the_dead_letters_and_are_swept(synth: Synth) -> None:
@@ -215,7 +204,12 @@ def test_a_wildcard_that_nobody_acknowledged_stops_the_synth(tmp_path: Path) -> 
     import cdk_nag
     from aws_cdk import aws_iam as iam
 
-    app = cdk.App(tree_metadata=False, analytics_reporting=False, outdir=str(tmp_path))
+    app = cdk.App(
+        tree_metadata=False,
+        analytics_reporting=False,
+        outdir=str(tmp_path),
+        builtin_cloud_formation_validation=False,
+    )
     cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks())
     role = iam.Role(cdk.Stack(app, "s"), "r", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
     role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=["*"]))

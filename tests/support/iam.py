@@ -78,15 +78,21 @@ def _holds(operator: str, key: str, wanted: Json, request: Request) -> bool:
     """https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html"""
     values = [_filled(str(item).lower() if isinstance(item, bool) else str(item), request) for item in listed(wanted)]
     found = request.value(key)
+    absent = found is None or found == []
     if operator == "Null":
-        return any((found is None) == (value.lower() == "true") for value in values)
+        return any(absent == (value.lower() == "true") for value in values)
     quantifier, _, rest = operator.rpartition(":")
+    if quantifier not in ("", "ForAllValues", "ForAnyValue") or (quantifier and rest.endswith("IfExists")):
+        raise KeyError(f"{operator} is no operator, or one whose meaning is not documented")
     rest, optional = rest.removesuffix("IfExists"), rest.endswith("IfExists")
     negated = rest in _NEGATED
     test = _OPERATORS[_NEGATED.get(rest, rest)]
-    if found is None or found == []:
-        # What is not there differs from everything, and every one of no values holds.
-        return optional or negated or quantifier == "ForAllValues"
+    if absent:
+        # Every one of no values holds, and none of them does: a set operator comes before what it quantifies.
+        if quantifier:
+            return quantifier == "ForAllValues"
+        # What is not there differs from everything.
+        return optional or negated
 
     def one(value: str) -> bool:
         return any(test(item, value) for item in values) != negated

@@ -87,6 +87,57 @@ def test_a_condition_holds_as_documented(condition: Json, given: Any, holds: boo
     assert (decide(request, identity=[policy(statement(Condition=condition))]) == "allow") is holds
 
 
+# By https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html (a key that
+# is not there) and .../reference_policies_condition-single-vs-multi-valued-context-keys.html (set operators).
+@pytest.mark.parametrize(
+    ("operator", "value", "holds"),
+    [
+        *((operator, "a", False) for operator in ("StringEquals", "StringEqualsIgnoreCase", "StringLike")),
+        *((operator, "a", True) for operator in ("StringNotEquals", "StringNotEqualsIgnoreCase", "StringNotLike")),
+        *((f"{operator}IfExists", "a", True) for operator in ("StringEquals", "StringNotEquals", "StringLike")),
+        *((operator, "1", False) for operator in ("NumericEquals", "NumericLessThan", "NumericGreaterThanEquals")),
+        ("NumericNotEquals", "1", True),
+        ("NumericGreaterThanIfExists", "1", True),
+        ("Bool", "false", False),
+        ("BoolIfExists", "false", True),
+        ("ArnLike", "arn:aws:s3:::b", False),
+        ("ArnNotLike", "arn:aws:s3:::b", True),
+        ("ArnNotEquals", "arn:aws:s3:::b", True),
+        ("IpAddress", "10.0.0.0/8", False),
+        ("NotIpAddress", "10.0.0.0/8", True),
+        *((f"ForAnyValue:String{test}", "a", False) for test in ("Equals", "Like", "NotEquals", "NotLike")),
+        *((f"ForAllValues:String{test}", "a", True) for test in ("Equals", "Like", "NotEquals", "NotLike")),
+        ("Null", "true", True),
+        ("Null", "false", False),
+    ],
+)
+@pytest.mark.parametrize("given", [None, []], ids=["missing", "empty"])
+def test_of_a_key_that_is_not_there_a_condition_holds_as_documented(
+    operator: str, value: str, holds: bool, given: Any
+) -> None:
+    request = Request("s3:GetObject", THING, {} if given is None else {"k": given}, ME)
+    for effect, met in (("Allow", "allow"), ("Deny", "deny")):
+        found = decide(request, identity=[policy(statement(effect, Condition={operator: {"k": value}}))])
+        assert (found == met) is holds, effect
+
+
+@pytest.mark.parametrize(
+    ("operator", "given", "holds"),
+    [
+        ("ForAnyValue:StringNotLike", ["ml.m5.large", "ml.p5.48xlarge"], True),
+        ("ForAnyValue:StringNotLike", ["ml.m5.large", "ml.m5.xlarge"], False),
+        ("ForAllValues:StringNotLike", ["ml.m5.large", "ml.p5.48xlarge"], False),
+        ("ForAllValues:StringNotLike", ["ml.p4d.24xlarge", "ml.p5.48xlarge"], True),
+        ("ForAnyValue:StringLike", ["ml.p5.48xlarge", "ml.m5.large"], True),
+        ("ForAllValues:StringLike", ["ml.m5.xlarge", "ml.m5.large"], True),
+    ],
+)
+def test_of_several_values_a_set_operator_asks_each(operator: str, given: list[str], holds: bool) -> None:
+    request = Request("s3:GetObject", THING, {"k": given}, ME)
+    found = decide(request, identity=[policy(statement(Condition={operator: {"k": "ml.m5.*"}}))])
+    assert (found == "allow") is holds
+
+
 def test_a_misspelt_key_voids_a_deny_for_values_and_lets_a_null_test_deny_everything() -> None:
     """Why the policies' keys are held to a list: a mistyped key is no error to IAM."""
     right = policy(statement(action="*"), statement("Deny", Condition={"StringEquals": {"s3:prefix": "a"}}))
@@ -95,9 +146,10 @@ def test_a_misspelt_key_voids_a_deny_for_values_and_lets_a_null_test_deny_everyt
     assert decide(asked(s3__prefix="a"), identity=[wrong]) == "allow"
 
 
-def test_an_operator_that_is_not_known_is_an_error() -> None:
+@pytest.mark.parametrize("operator", ["StringIs", "ForSome:StringEquals", "ForAnyValue:StringEqualsIfExists"])
+def test_an_operator_that_is_not_known_is_an_error(operator: str) -> None:
     with pytest.raises(KeyError):
-        decide(asked(k="a"), identity=[policy(statement(Condition={"StringIs": {"k": "a"}}))])
+        decide(asked(k="a"), identity=[policy(statement(Condition={operator: {"k": "a"}}))])
 
 
 def test_variables_are_those_of_the_request() -> None:

@@ -119,8 +119,8 @@ def _registered(client: Client, output: Output, *, as_json: bool, name: str | No
 def _followed(tunes: Tunes, execution: Execution) -> Execution:
     pause, told = (0.5 if tunes.connection.name == LOCAL else 15.0), False
     while execution.status in ("RUNNING", "PENDING_REDRIVE"):
-        if not told and (found := tunes.waiting(execution)) is not None:
-            told, entry = True, found[0]
+        if not told and (entry := tunes.waiting(execution)) is not None:
+            told = True
             say(
                 f"it may cost {entry.estimate_usd:,.2f} USD and waits for a person: "
                 f"`stepforge finetune approve {entry.key} --by 'NAME' --env {tunes.connection.name}`, or refuse"

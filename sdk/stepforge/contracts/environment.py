@@ -18,6 +18,8 @@ class Environment(Contract):
     key_arn: str
     training_role_arn: str
     serving_role_arn: str
+    role_arns: dict[WorkType, str] = {}
+    """The role that each type of job runs as; those that are not named run as `training_role_arn`."""
     machines: dict[str, str]
     """Machine name (`train`) to ARN."""
     images: dict[str, str]
@@ -32,3 +34,7 @@ class Environment(Contract):
     network run there; empty is SageMaker's."""
     budget_usd: Annotated[float, Field(gt=0)] | None = None
     """The most that one submission may cost by its estimate."""
+
+    def role_of(self, work: WorkType) -> str:
+        """ARN of the execution role of a type of job."""
+        return self.role_arns.get(work, self.training_role_arn)

@@ -96,9 +96,15 @@ class JobRequest(Contract):
     tags: dict[str, str] = {}
     """More tags of the job: domain, environment, run. They do not decide which job it is."""
 
+    @property
+    def type(self) -> WorkType:
+        """By the job's name, which begins with it."""
+        found: WorkType = self.prefix.partition("-")[0]  # type: ignore[assignment]
+        return found
+
     @model_validator(mode="after")
     def _hosts_have_work(self) -> Self:
-        check_hosts(self.prefix.partition("-")[0], self.resources, own_records="records" in self.channels)
+        check_hosts(self.type, self.resources, own_records="records" in self.channels)
         return self
 
 

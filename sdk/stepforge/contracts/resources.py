@@ -85,9 +85,9 @@ class Resources(Contract):
     input_mode: Annotated[Literal["File", "FastFile"], BeforeValidator(_input_mode)] = "File"
     """`File`: inputs are copied before the job starts. `FastFile`: read from S3 as they are opened."""
     volume_key_arn: KeyArn | None = None
-    """KMS key of the volume. None is the environment's key, which the training role may use."""
+    """KMS key of the volume. None is the environment's key, which the roles of jobs may use."""
     output_key_arn: KeyArn | None = None
-    """KMS key of what the job writes to S3. None is the environment's. Grant another one to the training role and to
+    """KMS key of what the job writes to S3. None is the environment's. Grant another one to the roles of jobs and to
     the functions that read the results."""
     vpc: Vpc | None = None
     """None is SageMaker's own network."""

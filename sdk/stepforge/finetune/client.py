@@ -181,14 +181,12 @@ class Tunes:
             )
         return found
 
-    def waiting(self, execution: Execution) -> tuple[Entry, Waiting] | None:
-        """The launch that an execution wants a person to agree to; None where it waits for nobody."""
+    def waiting(self, execution: Execution) -> Entry | None:
+        """The launch that an execution wants a person to agree to; None where it waits for nobody. Reads no token."""
         sha256_ = (execution.input or {}).get("request_sha256")
         for entry in self.ledger.entries():
-            if entry.stage == Stage.NEEDS_APPROVAL:
-                waiting = self.ledger.waiting(entry.key)
-                if waiting is not None and waiting.request_sha256 == sha256_:
-                    return entry, waiting
+            if entry.stage == Stage.NEEDS_APPROVAL and sha256_ is not None and self.ledger.asked(entry.key) == sha256_:
+                return entry
         return None
 
     def approve(self, key: str, *, by: str) -> Entry:

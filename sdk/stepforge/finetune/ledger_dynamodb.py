@@ -5,7 +5,7 @@ and the sums that budgets are held against. Whoever comes second decides again. 
 
 Items, by `pk` and `sk`: `launch`/KEY a row, `lines#KEY`/number its history, `spent#ENVIRONMENT`/DAY or `ever` the sums
 in millionths of a dollar, `job`/ACCOUNT ID the one launch that a job belongs to, `waiting`/KEY the task token of
-an approval.
+an approval, `asked`/KEY whose execution waits. IAM goes by `pk`: cdk/people.py lets trainers read all but the tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 Item = dict[str, Any]
 TRIES = 60
 _ROW, _LINES, _SPENT, _JOB, _EVER = "launch", "lines#", "spent#", "job", "ever"
-_WAITING = "waiting"
+_WAITING, _ASKED = "waiting", "asked"
 
 
 class Waiting(Contract):
@@ -150,10 +150,17 @@ class TableLedger(Ledger):
         self._dynamodb.put_item(
             TableName=self._table, Item={"pk": {"S": _WAITING}, "sk": {"S": key}, "waiting": {"S": text}}
         )
+        asked = {"pk": {"S": _ASKED}, "sk": {"S": key}, "request_sha256": {"S": waiting.request_sha256}}
+        self._dynamodb.put_item(TableName=self._table, Item=asked)
 
     def waiting(self, key: str) -> Waiting | None:
         item = self._get(_WAITING, key)
         return None if item is None else Waiting.model_validate_json(item["waiting"]["S"])
+
+    def asked(self, key: str) -> str | None:
+        """The digest of the request whose execution waits for a person; None where none has. It holds no token."""
+        item = self._get(_ASKED, key)
+        return None if item is None else item["request_sha256"]["S"]
 
     def _get(self, pk: str, sk: str) -> Item | None:
         key = {"pk": {"S": pk}, "sk": {"S": sk}}

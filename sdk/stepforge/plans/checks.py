@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from botocore.exceptions import BotoCoreError
@@ -140,8 +141,19 @@ def needed_by_caller(
             )
             for kind in sorted(set(types))
         ),
-        Needed(("iam:PassRole",), environment.training_role_arn, (("iam:PassedToService", "sagemaker.amazonaws.com"),)),
+        *(
+            Needed(("iam:PassRole",), role, (("iam:PassedToService", "sagemaker.amazonaws.com"),))
+            for role in roles_of(environment, types)
+        ),
     ]
+
+
+def roles_of(environment: Environment, types: Iterable[WorkType]) -> dict[str, list[WorkType]]:
+    """ARN of each role that jobs of these types run as, to the types that run as it."""
+    found: dict[str, list[WorkType]] = {}
+    for work in sorted(set(types)):
+        found.setdefault(environment.role_of(work), []).append(work)
+    return found
 
 
 def needed_to_look(environment: Environment, *, machine: bool = True, of: Machine = "train") -> list[Needed]:
@@ -175,14 +187,15 @@ def needed_to_look(environment: Environment, *, machine: bool = True, of: Machin
     return found
 
 
-def needed_by_job(environment: Environment) -> list[Needed]:
-    """What a job does with the role that it runs as."""
+def needed_by_job(environment: Environment, work: WorkType) -> list[Needed]:
+    """What a job of this type does with the role that it runs as."""
     account, region = _account(environment)
     bucket = arn("s3", "", "", environment.bucket, of=region)
-    objects = ("specs/0/spec.json", "jobs/0/output/model/manifest.json", "raw/0/0", "checkpoints/0/0")
+    data = "raw/records/0/0" if work == "dataset" else "jobs/dataset-0/output/model/manifest.json"
+    own = (f"jobs/{work}-0/output/model/manifest.json", f"checkpoints/{work}-0/0")
     return [
-        *(Needed(("s3:GetObject",), f"{bucket}/{key}") for key in objects),
-        *(Needed(("s3:PutObject",), f"{bucket}/{key}") for key in (objects[1], objects[3])),
+        *(Needed(("s3:GetObject",), f"{bucket}/{key}") for key in ("specs/0/spec.json", data, own[1])),
+        *(Needed(("s3:PutObject",), f"{bucket}/{key}") for key in own),
         Needed(("kms:Decrypt", "kms:GenerateDataKey"), environment.key_arn),
         Needed(
             ("logs:CreateLogStream", "logs:PutLogEvents"),
@@ -202,17 +215,19 @@ def _account(environment: Environment) -> tuple[str, str]:
 def check_permissions(
     connection: Connection, types: Iterable[WorkType], *, machine: bool, of: Machine = "train"
 ) -> list[Check]:
-    """What the caller and the training role may not do of what they will.
+    """What the caller, and the roles that these jobs run as, may not do of what they will.
 
     By SimulatePrincipalPolicy, which knows identity policies, boundaries and the organisation's; policies of buckets
     and keys it does not ask. https://docs.aws.amazon.com/IAM/latest/APIReference/API_SimulatePrincipalPolicy.html
     """
     environment = connection.environment
+    types = list(types)
     caller = needed_by_caller(environment, types, machine=machine, of=of)
-    return [
-        *_checked(connection, "the caller", lambda: caller_arn(connection), caller),
-        *_checked(connection, "the training role", lambda: environment.training_role_arn, needed_by_job(environment)),
-    ]
+    found = list(_checked(connection, "the caller", lambda: caller_arn(connection), caller))
+    for role, kinds in roles_of(environment, types).items():
+        needed = dict.fromkeys(one for work in kinds for one in needed_by_job(environment, work))
+        found += _checked(connection, f"the role of {', '.join(kinds)} jobs", partial(str, role), list(needed))
+    return found
 
 
 def caller_arn(connection: Connection) -> str:

@@ -51,9 +51,12 @@ class Deployed:
         )
 
     @property
+    def session(self) -> boto3.Session:
+        return boto3.Session(self.aws.access_key_id, self.aws.secret_access_key, region_name=self.aws.region)
+
+    @property
     def connection(self) -> Connection:
-        session = boto3.Session(self.aws.access_key_id, self.aws.secret_access_key, region_name=self.aws.region)
-        return Connection("local", session, endpoint_url=self.aws.endpoint_url)
+        return Connection("local", self.session, endpoint_url=self.aws.endpoint_url)
 
     def train(self, spec: PipelineSpec, *, number: int = 1) -> dict[str, Any]:
         """Run `train` to its end and return DescribeExecution."""

@@ -11,6 +11,7 @@ import pytest
 from stepforge import attempts, housekeeping, submission
 from stepforge.cli import _gc
 from stepforge.comparing import job_facts
+from stepforge.connection import Connection
 from stepforge.contracts.jobs import JobOutcome, JobSpec
 from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import TrainOutput
@@ -22,8 +23,12 @@ from stepforge.errors import EnvironmentUnavailable, InvalidInput
 from stepforge.housekeeping import Housekeeping
 from stepforge.jobs import Jobs
 from tests.functional.local_aws.helpers import ROLE
+from tests.infra.machines import LOCAL
+from tests.infra.principals import Cloud
+from tests.support.iam import decide
+from tests.support.iam_calls import listen, requests
 
-from .conftest import CODE, Deployed
+from .conftest import CODE, IMAGE, Deployed
 from .fake_image import ENDLESS, FOREVER
 
 
@@ -299,3 +304,35 @@ def test_a_candidate_that_just_came_up_stays(deployed: Deployed, registered: Tra
         assert look(deployed, days=0.1)[name].kind == "endpoint"
     finally:
         sagemaker.delete_endpoint(EndpointName=name)
+
+
+def test_a_housekeeper_may_make_every_call_of_a_removal_and_a_viewer_every_call_of_a_look(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, sagemaker = dataset(421), deployed.aws.client("sagemaker")
+    made = done(deployed, spec)
+    digest = "7" * 64
+    others = [f"raw/records/{digest}", f"checkpoints/sft-{digest[:12]}", f"pipelines/{digest}.json"]
+    for group in others:
+        put(deployed, group if group.endswith(".json") else f"{group}/x")
+    name = "stepforge-gc-candidate"
+    image = {"Image": IMAGE}
+    sagemaker.create_model(ModelName=name, PrimaryContainer=image, ExecutionRoleArn=ROLE)
+    variant = {"VariantName": "main", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+    session = deployed.session
+    calls = listen(session)
+    connection = Connection("local", session, endpoint_url=deployed.aws.endpoint_url)
+    later(monkeypatch, days=40)
+    cleaner = Housekeeping(connection)
+    mine = {*others, name, f"jobs/{made.name}", f"specs/{spec.identity}"}
+    found = [item for item in cleaner.removable() if item.name in mine]
+    looked = len(calls)
+    gone = cleaner.remove(found)
+    assert {item.name for item in gone} == mine
+    assert {"DeleteObjects", "DeleteModel", "DeleteEndpointConfig", "PutObject"} <= {call.operation for call in calls}
+    people = Cloud(LOCAL).principals
+    for person, theirs in (("viewer", calls[:looked]), ("housekeeper", calls)):
+        for call in theirs:
+            for request in requests(call, stem="us-east-1:000000000000"):
+                assert decide(request, identity=people[person].policies) == "allow", (person, request)

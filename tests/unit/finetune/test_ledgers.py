@@ -12,9 +12,14 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from stepforge.contracts.names import spend_table
 from stepforge.errors import IdentityConflict, LaunchUncertain
-from stepforge.finetune.ledger_dynamodb import TableLedger
+from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.ledger_file import FileLedger
+from tests.infra.machines import LOCAL
+from tests.infra.principals import ACCOUNT, REGION, Cloud
+from tests.support.iam import decide
+from tests.support.iam_calls import Call, listen, requests
 from tests.unit.finetune.ledger_contract import *  # noqa: F403
 from tests.unit.finetune.ledger_contract import Books, Now, job, reserve
 
@@ -98,3 +103,36 @@ def test_a_row_that_changed_meanwhile_is_decided_about_again(dynamodb: Any) -> N
     assert Overtaken(dynamodb, "spend", clock=now, sleep=lambda _: None).claim("sf-a", "slower", 60) == "busy"
     with pytest.raises(LaunchUncertain):
         Overtaken(dynamodb, "spend", clock=now).sending("sf-a", "slower", 60)
+
+
+def test_a_viewer_lists_tunes_and_what_they_wait_for_and_only_an_approver_reads_a_token() -> None:
+    people = Cloud(LOCAL).principals
+    with mock_aws():
+        session = boto3.Session("a", "b", region_name="us-east-1")
+        calls = listen(session)
+        client = session.client("dynamodb")
+        make_table(client, spend_table("local"))
+        ledger = TableLedger(client, spend_table("local"))
+        entry = reserve(ledger, "0" * 64, "18")
+        waiting = Waiting(token="t", request_uri="s3://bucket/finetune/requests/r.json", request_sha256="1" * 64)
+        ledger.wait_for_person(entry.key, waiting)
+        calls.clear()
+        assert [found.key for found in ledger.entries()] == [entry.key]
+        assert ledger.asked(entry.key) == waiting.request_sha256
+        assert ledger.lines(entry.key)
+        assert ledger.spent("test") == 0
+        looked, tokens = list(calls), len(calls)
+        assert ledger.waiting(entry.key) == waiting
+        secret = calls[tokens:]
+    assert len(looked) >= 4
+    assert len(secret) == 1
+
+    def may(person: str, call: Call) -> set[str]:
+        asked = requests(call, stem=f"{REGION}:{ACCOUNT}")
+        return {decide(request, identity=people[person].policies) for request in asked}
+
+    for person in ("viewer", "trainer", "approver"):
+        assert {answer for call in looked for answer in may(person, call)} == {"allow"}, person
+    assert [may(person, secret[0]) for person in ("viewer", "trainer", "approver")] == [
+        {"implicit deny"}, {"deny"}, {"allow"},
+    ]  # fmt: skip

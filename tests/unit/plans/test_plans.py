@@ -280,7 +280,7 @@ def test_what_a_role_lacks_is_named_with_its_resource(shape: Any) -> None:
     found = check_permissions(connection, ["sft"], machine=True)  # type: ignore[arg-type]
     assert [(c.what, c.result) for c in found] == [
         ("the caller: states:StartExecution", "lacking"),
-        ("the training role: logs:PutLogEvents", "lacking"),
+        ("the role of sft jobs: logs:PutLogEvents", "lacking"),
     ]
     assert ENVIRONMENT.machines["train"] in found[0].detail
 
