@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --co
 export HF_HUB_OFFLINE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check lint types bench verify reproduce deploy-local lock template schemas clean
+.PHONY: setup demo test check lint types bench verify whole-run reproduce deploy-local lock template schemas clean
 
 setup: $(READY)
 
@@ -61,8 +61,8 @@ types: setup
 	$(BIN)/mypy
 
 bench: setup
-	@# srl_step takes 25 minutes: python -m tests.benchmarks.srl_step, output in tests/benchmarks/results.
-	@for script in $(filter-out %/srl_step.py,$(wildcard tests/benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+	@# srl_step takes 25 minutes, sampling some: python -m tests.benchmarks.srl_step, output in tests/benchmarks/results.
+	@for script in $(filter-out %/srl_step.py %/sampling.py,$(wildcard tests/benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
 
 verify: setup
 	# A real pretrained model in 90 MB; its own dependencies are another engine's.
@@ -72,6 +72,12 @@ verify: setup
 	$(BIN)/python -m tests.benchmarks.held_out.table --check
 	$(BIN)/python -m tests.benchmarks.kl_held.table --check
 	$(BIN)/python -m tests.benchmarks.reproduction.table --check
+	$(BIN)/python -m tests.benchmarks.whole_run.table --check
+
+# SRL -> RLVR beside TRL's trainer: 40 minutes of one core. A run that was cut off goes on.
+whole-run: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.whole_run --work out/whole_run --write
+	$(BIN)/python -m tests.benchmarks.whole_run.table
 
 reproduce: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.reproduction.run --work out/reproduction

@@ -46,6 +46,7 @@ class Data(Construct):
                 s3.LifecycleRule(
                     id="checkpoints", prefix="checkpoints/", expiration=cdk.Duration.days(settings.checkpoint_days)
                 ),
+                *_of_inference(settings),
                 *([] if settings.local else _rules()),
             ],
         )
@@ -88,6 +89,14 @@ class Data(Construct):
                 threshold=threshold,
                 periods=2,
             )
+
+
+def _of_inference(settings: Settings) -> list[s3.LifecycleRule]:
+    """Requests hold what people wrote."""
+    if settings.serve_mode != "async":
+        return []
+    days = cdk.Duration.days(settings.asynchronous.days)
+    return [s3.LifecycleRule(id="inference", prefix="inference/", expiration=days)]
 
 
 def _rules() -> list[s3.LifecycleRule]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import aws_cdk as cdk
 from aws_cdk import aws_dynamodb as dynamodb
-from aws_cdk import aws_events as events
-from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
@@ -16,6 +14,7 @@ from constructs import Construct
 from cdk.code import bundled_for_finetune
 from cdk.functions import Functions
 from cdk.machines import Machines
+from cdk.occasions import handler, on_event
 from cdk.policies import allow, groups, read_objects, use_key, use_table, write_objects
 from cdk.settings import Settings
 from stepforge.contracts.names import TUNE_PREFIX, spend_table
@@ -146,23 +145,14 @@ class Finetune(Construct):
         self, settings: Settings, functions: Functions, machines: Machines, *, dead_letters: sqs.IQueue
     ) -> None:
         """Step Functions runs nothing after an execution was stopped, so its event does."""
-        target = targets.LambdaFunction(
-            functions["finetune_stopped"],
-            dead_letter_queue=dead_letters,
-            retry_attempts=100,
-            max_event_age=cdk.Duration.hours(24),
-        )
-        events.Rule(
+        on_event(
             self,
             "Stopped",
-            rule_name=f"stepforge-{settings.name}-finetune-stopped",
-            event_pattern=events.EventPattern(
-                source=["aws.states"],
-                detail_type=["Step Functions Execution Status Change"],
-                detail={
-                    "status": ["ABORTED", "FAILED", "TIMED_OUT"],
-                    "stateMachineArn": [machines["finetune"].state_machine_arn],
-                },
-            ),
-            targets=[target],
+            f"stepforge-{settings.name}-finetune-stopped",
+            ("aws.states", "Step Functions Execution Status Change"),
+            handler(functions["finetune_stopped"], dead_letters, attempts=100, hours=24),
+            detail={
+                "status": ["ABORTED", "FAILED", "TIMED_OUT"],
+                "stateMachineArn": [machines["finetune"].state_machine_arn],
+            },
         )

@@ -18,6 +18,7 @@ from cdk.layers import layer
 from cdk.policies import allow, arns, grant_key_to_aws, groups, pass_roles, read_objects, use_key, write_objects
 from cdk.retention import RETENTION
 from cdk.roles import Roles
+from cdk.serving import ask, deploy_components, fleet, look_at_served, remove_candidates, serves_at
 from cdk.settings import Settings
 from stepforge.contracts.names import TUNE_PREFIX, group_prefix, parameter
 from stepforge.contracts.work import WORK_TYPES
@@ -157,24 +158,26 @@ class Functions(Construct):
         )
 
     def _of_promote(self) -> None:
-        fleet = {**self._serve, "SERVE_INSTANCES": str(self.settings.serve_instances)}
+        serving_with = {"FLEET": fleet(self.settings, self.bucket).model_dump_json(exclude_none=True)}
+        tagged = self.arns("sagemaker", *(f"{kind}/{self._own}" for kind in serves_at(self.settings)))
         rollout = {"ROLLOUT": self.settings.rollout, "BAKE_SECONDS": str(self.settings.bake_seconds)}
         promotions = self.arns("states", f"execution:{self.machine_name('promote')}:*")
         self.add(
             "verify_package",
-            {**fleet, "ENDPOINT_POLL_SECONDS": str(self.settings.endpoint_poll_seconds)},
+            {**serving_with, "ENDPOINT_POLL_SECONDS": str(self.settings.endpoint_poll_seconds)},
             [
                 *self._read_packages,
                 *read_objects(self.bucket, "jobs"),
                 use_key(self.key),
-                allow(["sagemaker:DescribeEndpoint"], self.arns("sagemaker", f"endpoint/{self._own}")),
+                *look_at_served(self.settings, self.arns),
+                allow(["sagemaker:DescribeModel"], self.arns("sagemaker", f"model/{self._own}")),
             ],
             # Every byte of the weights is hashed; this is the longest that Lambda allows.
             timeout=cdk.Duration.minutes(15),
             memory=2048,
         )
         serving = {"KEY_ARN": self.key.key_arn, "SERVING_ROLE_ARN": self.roles.serving.role_arn}
-        self.add("deploy", {**serving, **fleet, **rollout}, [
+        self.add("deploy", {**serving, **rollout}, [
             allow(
                 [f"sagemaker:{verb}{what}" for what in ("Model", "EndpointConfig", "Endpoint")
                  for verb in ("Create", "Describe", "Delete")] + ["sagemaker:UpdateEndpoint"],
@@ -183,7 +186,8 @@ class Functions(Construct):
             pass_roles(self.roles.serving),
             *grant_key_to_aws(self.key),
             # The candidate's tag names the execution that it belongs to.
-            allow(["sagemaker:AddTags", "sagemaker:ListTags"], self.arns("sagemaker", f"endpoint/{self._own}")),
+            allow(["sagemaker:AddTags", "sagemaker:ListTags"], tagged),
+            *deploy_components(self.settings, self.arns),
             allow(["states:DescribeExecution"], promotions),
             allow(["sagemaker:DescribeModelPackage"], self._packages),
             allow(["cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
@@ -192,8 +196,8 @@ class Functions(Construct):
         self.add("smoke", {}, [
             *read_objects(self.bucket, "jobs"),
             use_key(self.key),
-            allow(["sagemaker:InvokeEndpoint"], self.arns("sagemaker", f"endpoint/{self._own}")),
-        ])  # fmt: skip
+            *ask(self.settings, self.arns, self.bucket, self.key),
+        ], timeout=cdk.Duration.minutes(15) if self.settings.serve_mode == "async" else None)  # fmt: skip
         # What stamps a package neither approves nor rejects it.
         stamps = allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"})
         self.add("stamp", {}, [*self._read_packages, stamps])
@@ -206,12 +210,17 @@ class Functions(Construct):
             "GROUP_PREFIX": group_prefix(self.settings.name),
             "KEEP_PREVIOUS_DAYS": str(self.settings.keep_previous_days),
         }
-        self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours}, [
+        self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours, **serving_with}, [
             *self._read_packages,
             allow(["sagemaker:ListModelPackageGroups", "sagemaker:ListEndpoints"], ["*"]),
-            # What a promotion that was stopped left behind, and what served before.
-            allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint", "sagemaker:ListTags"],
+            # What a promotion that was stopped left behind.
+            *remove_candidates(self.settings, self.arns),
+            # What served before.
+            allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"],
                   self.arns("sagemaker", f"endpoint/{self._own}", f"endpoint/{TUNE_PREFIX}*")),
+            # Out of Staging, where a promotion that was stopped left it.
+            allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
+                  StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": ["Development", "Archived"]}),
             allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
             allow(["states:DescribeExecution"], promotions),
         ])  # fmt: skip

@@ -13,17 +13,16 @@ import aws_cdk as cdk
 import jsii
 from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_ecr as ecr
-from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3_assets as assets
-from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk.alerts import alarm
 from cdk.code import ROOT
+from cdk.occasions import dead_letters, on_event
 from cdk.policies import allow, arns
 from cdk.retention import RETENTION
 from cdk.settings import Settings
@@ -138,27 +137,17 @@ class Images(Construct):
 
     def _start_after_deployment(self, settings: Settings) -> None:
         """A stack is updated only where something in it changed, which is where the sources have another digest."""
-        self.dead_letters = sqs.Queue(
-            self,
-            "DeadLetters",
-            queue_name=f"stepforge-{settings.name}-images-dead-letters",
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            retention_period=cdk.Duration.days(14),
-        )
-        events.Rule(
+        self.dead_letters = dead_letters(self, f"stepforge-{settings.name}-images-dead-letters")
+        on_event(
             self,
             "Deployed",
-            rule_name=f"stepforge-{settings.name}-images",
-            event_pattern=events.EventPattern(
-                source=["aws.cloudformation"],
-                detail_type=["CloudFormation Stack Status Change"],
-                detail={
-                    "stack-id": [cdk.Stack.of(self).stack_id],
-                    "status-details": {"status": ["CREATE_COMPLETE", "UPDATE_COMPLETE"]},
-                },
-            ),
-            targets=[targets.CodeBuildProject(self.project, dead_letter_queue=self.dead_letters)],
+            f"stepforge-{settings.name}-images",
+            ("aws.cloudformation", "CloudFormation Stack Status Change"),
+            targets.CodeBuildProject(self.project, dead_letter_queue=self.dead_letters),
+            detail={
+                "stack-id": [cdk.Stack.of(self).stack_id],
+                "status-details": {"status": ["CREATE_COMPLETE", "UPDATE_COMPLETE"]},
+            },
         )
 
 

@@ -40,6 +40,7 @@ class Parameters(Construct):
             **{f"role-arns/{work}": roles.of(work).role_arn for work in WORK_TYPES},
             "instance-types/train": settings.train_instance_type,
             "instance-types/serve": settings.serve_instance_type,
+            "serve-mode": settings.serve_mode,
             **{f"machines/{name}": machines[name].state_machine_arn for name in MACHINES},
         }
         if network is not None and settings.jobs_in_vpc:

@@ -8,6 +8,7 @@ explicit where policies on one person must not add up.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from aws_cdk import aws_dynamodb as dynamodb
@@ -27,6 +28,7 @@ from cdk.policies import (
     use_table,
     write_objects,
 )
+from cdk.serving import ask, list_components, look_at_components
 from stepforge.contracts.names import MACHINES, Machine, parameter
 from stepforge.contracts.work import WORK_TYPES
 
@@ -97,7 +99,9 @@ class People(Construct):
             ),
             allow([f"sagemaker:List{what}" for what in (
                 "Endpoints", "EndpointConfigs", "Models", "ModelPackageGroups", "TrainingJobs")], ["*"]),
-            allow(["sagemaker:InvokeEndpoint"], arns(self, "sagemaker", f"endpoint/{self._own}")),
+            *ask(self._settings, partial(arns, self), self._bucket, self._key),
+            *look_at_components(self._settings, partial(arns, self)),
+            *list_components(self._settings),
             allow(
                 ["logs:GetLogEvents", "logs:FilterLogEvents", "logs:DescribeLogStreams"],
                 arns(self, "logs", "log-group:/aws/sagemaker/*", f"log-group:/stepforge/{self._settings.name}/*"),

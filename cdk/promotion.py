@@ -5,64 +5,39 @@ from __future__ import annotations
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_events as events
-from aws_cdk import aws_events_targets as targets
-from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk.alerts import alarm
 from cdk.functions import Functions
 from cdk.machines import Machines
+from cdk.occasions import dead_letters, handler, on_event
 from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, endpoint_name, package_group
+from stepforge.contracts.serving import dimensions
 
 
 class Promotion(Construct):
     def __init__(self, scope: Construct, settings: Settings, *, functions: Functions, machines: Machines) -> None:
         super().__init__(scope, "Promotion")
-        self.dead_letters = sqs.Queue(
-            self,
-            "DeadLetters",
-            queue_name=f"stepforge-{settings.name}-approval-dead-letters",
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            retention_period=cdk.Duration.days(14),
-        )
-        target, rejected = (
-            targets.LambdaFunction(
-                functions[name],
-                dead_letter_queue=self.dead_letters,
-                retry_attempts=10,
-                max_event_age=cdk.Duration.hours(6),
-            )
-            for name in ("on_approval", "on_rejection")
-        )
-        events.Rule(
-            self,
-            "Approved",
-            rule_name=f"stepforge-{settings.name}-approved",
-            # Which field changed is looked at by the handler: AWS leaves the list out of some events.
-            event_pattern=events.EventPattern(
-                source=["aws.sagemaker"], detail_type=["SageMaker Model Package State Change"]
-            ),
-            targets=[target],
-        )
-        events.Rule(
+        self.dead_letters = dead_letters(self, f"stepforge-{settings.name}-approval-dead-letters")
+        approved, rejected = (handler(functions[name], self.dead_letters) for name in ("on_approval", "on_rejection"))
+        changed = ("aws.sagemaker", "SageMaker Model Package State Change")
+        # Which field changed is looked at by the handler: AWS leaves the list out of some events.
+        on_event(self, "Approved", f"stepforge-{settings.name}-approved", changed, approved)
+        on_event(
             self,
             "Rejected",
-            rule_name=f"stepforge-{settings.name}-rejected",
-            event_pattern=events.EventPattern(
-                source=["aws.sagemaker"],
-                detail_type=["SageMaker Model Package State Change"],
-                detail={"ModelApprovalStatus": ["Rejected"]},
-            ),
-            targets=[rejected],
+            f"stepforge-{settings.name}-rejected",
+            changed,
+            rejected,
+            detail={"ModelApprovalStatus": ["Rejected"]},
         )
         events.Rule(
             self,
             "Sweep",
             rule_name=f"stepforge-{settings.name}-sweep",
             schedule=events.Schedule.rate(cdk.Duration.minutes(settings.sweep_minutes)),
-            targets=[target],
+            targets=[approved],
         )
         self._alarms(settings, machines)
 
@@ -97,7 +72,7 @@ class Promotion(Construct):
                 metric=cloudwatch.Metric(
                     namespace="AWS/SageMaker",
                     metric_name="Invocation5XXErrors",
-                    dimensions_map={"EndpointName": endpoint, "VariantName": "main"},
+                    dimensions_map=dimensions(endpoint, settings.serve_mode),
                     statistic="Sum",
                     period=cdk.Duration.minutes(1),
                 ),

@@ -15,6 +15,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.policies import allow, arns, grant_key_to_aws, read_objects, use_key, write_objects
+from cdk.serving import answer
 from cdk.settings import Settings
 from stepforge.contracts.manifests import ArtifactKind
 from stepforge.contracts.work import TRAINING, WorkType
@@ -56,6 +57,8 @@ class Roles(Construct):
         self.jobs = {kind: self._job_role(kind, reads) for kind, reads in JOBS.items()}
         self.serving = self._role("Serving", log_group="Endpoints")
         for statement in (*read_objects(bucket, *_below("jobs", TRAINING)), use_key(key), *grant_key_to_aws(key)):
+            self.serving.add_to_policy(statement)
+        for statement in answer(settings, bucket, key):
             self.serving.add_to_policy(statement)
 
     def of(self, work: WorkType) -> iam.Role:

@@ -25,12 +25,14 @@ from pydantic import (
 )
 
 from stepforge.contracts.names import package_group
+from stepforge.contracts.serving import ServeMode, Share
 from stepforge.errors import InvalidInput, UnknownName
 
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")]
 InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
 ProfileName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,25}$")]
 StudioPerson = Literal["viewer", "trainer", "approver"]
+TopicArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+$")]
 Provider = Literal["openai", "anthropic", "hugging-face", "vertex"]
 FOLDER = Path(__file__).with_name("environments")
 _SUBNETS = 20
@@ -113,6 +115,18 @@ class Studio(_Frozen):
         return value
 
 
+class Asynchronous(_Frozen):
+    """Of `serve_mode = "async"`."""
+
+    max_concurrent: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Requests that an instance works on at once."""
+    success_topic: TopicArn | None = None
+    """SNS topic that hears of each answer; None: nobody is told, and who asked looks into the bucket."""
+    error_topic: TopicArn | None = None
+    days: Annotated[int, Field(ge=1)] = 7
+    """How long requests, answers and failures are kept."""
+
+
 class Settings(_Frozen):
     name: EnvironmentName
     region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
@@ -132,6 +146,9 @@ class Settings(_Frozen):
     """Domains whose model package group and endpoint alarm exist from the start; others are made on first use."""
     train_instance_type: InstanceType = "ml.g5.xlarge"
     serve_instance_type: InstanceType = "ml.m5.xlarge"
+    serve_mode: ServeMode = "realtime"
+    """`realtime`: an answer within a minute. `async`: requests and answers in the bucket, an answer within an hour.
+    `components`: as `realtime`, but candidate and champion share the instances of one endpoint."""
     serve_instances: int = 1
     """Instances of an endpoint. From two on a new version takes over behind a canary, or rolling."""
     rollout: Literal["canary", "rolling"] = "canary"
@@ -167,6 +184,10 @@ class Settings(_Frozen):
     network: Network | None = None
     """None: no network of its own."""
     limits: Limits = Limits()
+    asynchronous: Asynchronous = Asynchronous()
+    component: Share = Share()
+    """Of `serve_mode = "components"`: what one copy takes of `serve_instance_type`, which must hold three of them while
+    a version is promoted: the champion, the candidate and the champion's new copy."""
     budget: Budget = Budget()
     providers: Providers = Providers()
     studio: Studio = Studio()

@@ -9,13 +9,12 @@ from pydantic import BaseModel, ConfigDict
 from _runtime import Variables, client, handles, variables
 from stepforge import deployment as steps
 from stepforge.contracts.base import Contract
+from stepforge.rollout import Rollout
 
 
 class Environment(Variables):
     serving_role_arn: str
-    serve_instance_type: str
     key_arn: str
-    serve_instances: int = 1
     rollout: Literal["canary", "rolling"] = "canary"
     bake_seconds: int = 60
 
@@ -38,22 +37,15 @@ def handler(request: Request) -> Answer:
     env, sagemaker, deployment = variables(Environment), client("sagemaker"), request.deployment
     match request.action:
         case "candidate":
-            steps.prepare(
-                sagemaker,
-                deployment,
-                role_arn=env.serving_role_arn,
-                instance_type=env.serve_instance_type,
-                key_arn=env.key_arn,
-                instances=env.serve_instances,
-            )
+            steps.prepare(sagemaker, deployment, role_arn=env.serving_role_arn, key_arn=env.key_arn)
             steps.deploy_candidate(sagemaker, client("stepfunctions"), deployment, execution_arn=request.execution_arn)
         case "check_candidate":
-            return Answer(state=steps.endpoint_state(sagemaker, deployment.candidate, deployment.config))
+            return Answer(state=steps.endpoint_state(sagemaker, deployment, deployment.candidate))
         case "live":
-            rollout = steps.Rollout(instances=env.serve_instances, strategy=env.rollout, bake_seconds=env.bake_seconds)
+            rollout = Rollout(instances=deployment.fleet.instances, strategy=env.rollout, bake_seconds=env.bake_seconds)
             steps.deploy_live(sagemaker, client("cloudwatch"), deployment, rollout)
         case "check_live":
-            return Answer(state=steps.endpoint_state(sagemaker, deployment.endpoint, deployment.config))
+            return Answer(state=steps.endpoint_state(sagemaker, deployment, deployment.endpoint))
         case "roll_back":
             steps.roll_back(sagemaker, deployment)
         case "remove_candidate":

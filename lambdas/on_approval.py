@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 from _runtime import Variables, client, handles, variables
 from stepforge.contracts.events import PackageStateChange
+from stepforge.contracts.serving import Fleet
 from stepforge.promotion import KEEP_PREVIOUS_DAYS, on_event, sweep
 
 
 class Environment(Variables):
+    fleet: Json[Fleet]
     promote_arn: str
     group_prefix: str
     """Of this environment: another one in the same account hears of the same events."""
@@ -35,6 +37,7 @@ def handler(event: Event) -> list[dict[str, Any]]:
         decisions = sweep(
             sagemaker,
             states,
+            env.fleet,
             machine_arn=env.promote_arn,
             prefix=env.group_prefix,
             keep_previous_days=env.keep_previous_days,

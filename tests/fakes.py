@@ -25,6 +25,7 @@ class FakeSageMaker:
         self.models: dict[str, dict[str, Any]] = {}
         self.configs: dict[str, dict[str, Any]] = {}
         self.endpoints: dict[str, dict[str, Any]] = {}
+        self.components: dict[str, dict[str, Any]] = {}
         self.calls: list[str] = []
 
     # Jobs
@@ -78,7 +79,11 @@ class FakeSageMaker:
 
     def update_model_package(self, *, ModelPackageArn: str, **change: Any) -> None:
         self.calls.append("update_model_package")
-        self.packages[ModelPackageArn] |= change
+        package = self.packages[ModelPackageArn]
+        removed = change.pop("CustomerMetadataPropertiesToRemove", ())
+        properties = {**package.get("CustomerMetadataProperties", {}), **change.pop("CustomerMetadataProperties", {})}
+        kept = {key: value for key, value in properties.items() if key not in removed}
+        self.packages[ModelPackageArn] = {**package, **change, "CustomerMetadataProperties": kept}
 
     # Serving
 
@@ -126,6 +131,31 @@ class FakeSageMaker:
     def delete_endpoint(self, *, EndpointName: str) -> None:
         self.calls.append(f"delete_endpoint {EndpointName}")
         del self.endpoints[EndpointName]
+
+    def describe_inference_component(self, *, InferenceComponentName: str) -> dict[str, Any]:
+        return self._described(self.components, InferenceComponentName, "inference component")
+
+    def create_inference_component(
+        self, *, InferenceComponentName: str, Tags: Sequence[dict[str, str]] = (), **request: Any
+    ) -> None:
+        if request["EndpointName"] not in self.endpoints:
+            raise refusal("CreateInferenceComponent", f'Could not find endpoint "{request["EndpointName"]}".')
+        arn = f"{REGION_ARN}:inference-component/{InferenceComponentName}"
+        about = {"InferenceComponentName": InferenceComponentName, "InferenceComponentArn": arn}
+        made = {**request, **about, "InferenceComponentStatus": "InService"}
+        self._create(self.components, InferenceComponentName, made)
+        self.tags[arn] = list(Tags)
+
+    def update_inference_component(self, *, InferenceComponentName: str, **request: Any) -> None:
+        self.calls.append(f"update_inference_component {request['Specification']['ModelName']}")
+        self.components[InferenceComponentName] |= request
+
+    def delete_inference_component(self, *, InferenceComponentName: str) -> None:
+        del self.components[InferenceComponentName]
+
+    def list_inference_components(self, *, EndpointNameEquals: str) -> dict[str, Any]:
+        held = [one for one in self.components.values() if one["EndpointName"] == EndpointNameEquals]
+        return {"InferenceComponents": held}
 
     # Lists
 

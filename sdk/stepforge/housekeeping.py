@@ -282,12 +282,19 @@ class Housekeeping:
         for name in self._names("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName"):
             config = self._sagemaker.describe_endpoint_config(EndpointConfigName=name)
             if name in used:
-                used |= {variant["ModelName"] for variant in config["ProductionVariants"]}
+                models = {variant.get("ModelName", "") for variant in config["ProductionVariants"]}
+                # A variant without a model has inference components, which name theirs.
+                used |= models if models != {""} else self._models_of_components()
             elif config["CreationTime"] < self._old:
                 yield Removable("config", name, "no endpoint has it")
         for name in self._names("list_models", "Models", "ModelName"):
             if name not in used and self._sagemaker.describe_model(ModelName=name)["CreationTime"] < self._old:
                 yield Removable("model", name, "no endpoint has it")
+
+    def _models_of_components(self) -> set[str]:
+        names = self._names("list_inference_components", "InferenceComponents", "InferenceComponentName")
+        described = (self._sagemaker.describe_inference_component(InferenceComponentName=name) for name in names)
+        return {component["Specification"].get("ModelName", "") for component in described}
 
     def _is_promoting(self) -> bool:
         states, machine = self._connection.client("stepfunctions"), self._connection.environment.machines["promote"]

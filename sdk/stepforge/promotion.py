@@ -16,7 +16,8 @@ from stepforge.contracts.registry import (
     PackageMetadata,
     Promotion,
 )
-from stepforge.deployment import remove_abandoned
+from stepforge.contracts.serving import Fleet
+from stepforge.deployment import out_of_staging, remove_abandoned
 from stepforge.packages import summaries
 from stepforge.retiring import retire
 
@@ -49,7 +50,7 @@ def ignored(package: dict[str, Any], event_id: str) -> str | None:
         return "the package was not registered by stepforge"
     if package.get("ModelLifeCycle", {}).get("Stage") == "Production":
         return "the package serves already"
-    if properties.get(PROMOTION_EVENT) == event_id:
+    if PROMOTION in properties and properties.get(PROMOTION_EVENT) == event_id:
         return f"this approval was handled: {properties.get(PROMOTION)}"
     return None
 
@@ -62,16 +63,24 @@ def on_event(sagemaker: Any, states: Any, change: PackageStateChange, *, machine
     if change.ModelApprovalStatus not in (None, "Approved"):
         return Decision(package_arn=arn, action="ignored", reason=f"the event says {change.ModelApprovalStatus}")
     package = sagemaker.describe_model_package(ModelPackageName=arn)
-    if not change.UpdatedModelPackageFields and package.get("ApprovalDescription", "").startswith(STAMPED):
+    if not change.UpdatedModelPackageFields and _stamped(package):
         # AWS leaves the fields out of some events: taken for an approval, each stamp would start a promotion that fails
         # and is stamped again, for ever.
         return Decision(package_arn=arn, action="ignored", reason="its last change was the stamp of a promotion")
     return consider(states, package, change.event_id, machine_arn=machine_arn)
 
 
+def _stamped(package: dict[str, Any]) -> bool:
+    """Whether what a package says last was said by a promotion."""
+    cycle = package.get("ModelLifeCycle", {})
+    moved = cycle.get("Stage") == "Staging" or cycle.get("StageStatus") == "CutOff"
+    return moved or package.get("ApprovalDescription", "").startswith(STAMPED)
+
+
 def sweep(
     sagemaker: Any,
     states: Any,
+    fleet: Fleet,
     *,
     machine_arn: str,
     prefix: str = group_prefix("local"),
@@ -81,39 +90,65 @@ def sweep(
 
     Of each group only the newest Approved version counts, and only where no promotion left a stamp on it. While any
     promotion runs the sweep waits for its next turn. The package's own LastModifiedTime gives the id that its event
-    had, so that an event that was only late adopts what the sweep started. A candidate endpoint whose promotion was
-    stopped, and so could not clean up, is deleted: it is billed. So is an endpoint that served before a model of
-    another kind, which has served for `keep_previous_days` by now.
+    had, so that an event that was only late adopts what the sweep started; a promotion that was cut off has left it on
+    the package. A candidate endpoint whose promotion was stopped, and so could not clean up, is deleted: it is billed.
+    A version that is still in Staging goes back to where it was. An endpoint that served before a model of another
+    kind, which has served for `keep_previous_days` by now, is deleted too.
     """
-
-    def idle() -> bool:
-        running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)
-        return not running["executions"]
-
-    if not idle():
+    if _is_promoting(states, machine_arn):
         return []
     decisions: list[Decision] = []
     for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=prefix):
         for group in page["ModelPackageGroupSummaryList"]:
-            if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"]):
+            if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"], fleet):
                 said = f"the candidate endpoint of {group['ModelPackageGroupName']}: its promotion was cut off"
                 decisions.append(Decision(package_arn="", action="removed", reason=said))
-            for name in retire(sagemaker, group["ModelPackageGroupName"], keep_days=keep_previous_days, idle=idle):
+            for name in retire(
+                sagemaker,
+                group["ModelPackageGroupName"],
+                keep_days=keep_previous_days,
+                idle=lambda: not _is_promoting(states, machine_arn),
+            ):
                 said = f"the endpoint {name}: another model has served for {keep_previous_days:g} days"
                 decisions.append(Decision(package_arn="", action="removed", reason=said))
-            newest = next(summaries(sagemaker, group["ModelPackageGroupName"], ModelApprovalStatus="Approved"), None)
-            if newest is None:
-                continue
-            package = sagemaker.describe_model_package(ModelPackageName=newest["ModelPackageArn"])
-            if PROMOTION in package.get("CustomerMetadataProperties", {}):
-                continue
-            change = PackageStateChange(
-                ModelPackageArn=newest["ModelPackageArn"],
-                ModelApprovalStatus="Approved",
-                LastModifiedTime=package.get("LastModifiedTime"),
-            )
-            decisions.append(consider(states, package, change.event_id, machine_arn=machine_arn, unstamped=True))
+            versions = list(summaries(sagemaker, group["ModelPackageGroupName"]))
+            newest = next((one for one in versions if one.get("ModelApprovalStatus") == "Approved"), None)
+            found = None if newest is None else _heal(sagemaker, states, newest, machine_arn=machine_arn)
+            decisions += [] if found is None else [found]
+            tried = found.package_arn if found is not None and found.action == "started" else None
+            for version in versions:
+                arn, stage = version["ModelPackageArn"], version.get("ModelLifeCycle", {}).get("Stage")
+                if stage == "Staging" and arn != tried:
+                    decisions += _unstage(sagemaker, states, arn, machine_arn=machine_arn)
     return decisions
+
+
+def _is_promoting(states: Any, machine_arn: str) -> bool:
+    running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)
+    return bool(running["executions"])
+
+
+def _heal(sagemaker: Any, states: Any, newest: dict[str, Any], *, machine_arn: str) -> Decision | None:
+    package = sagemaker.describe_model_package(ModelPackageName=newest["ModelPackageArn"])
+    properties = package.get("CustomerMetadataProperties", {})
+    if PROMOTION in properties:
+        return None
+    change = PackageStateChange(
+        ModelPackageArn=newest["ModelPackageArn"],
+        ModelApprovalStatus="Approved",
+        LastModifiedTime=package.get("LastModifiedTime"),
+    )
+    tried = properties.get(PROMOTION_EVENT, change.event_id)
+    return consider(states, package, tried, machine_arn=machine_arn, unstamped=True)
+
+
+def _unstage(sagemaker: Any, states: Any, arn: str, *, machine_arn: str) -> list[Decision]:
+    package = sagemaker.describe_model_package(ModelPackageName=arn)
+    if package.get("ModelLifeCycle", {}).get("Stage") != "Staging" or _is_promoting(states, machine_arn):
+        return []
+    reason = "its promotion was cut off"
+    sagemaker.update_model_package(ModelPackageArn=arn, **out_of_staging(package, "CutOff", reason))
+    return [Decision(package_arn=arn, action="recorded", reason=reason)]
 
 
 def on_rejection(sagemaker: Any, change: PackageStateChange) -> Decision:

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -19,17 +18,13 @@ from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import digest, first_problem
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, group_domain, group_prefix, package_group
-from stepforge.contracts.registry import PROMOTION, Approval, ExternalLineage, PackageMetadata
+from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, Approval, ExternalLineage, PackageMetadata
 from stepforge.contracts.reports import EvaluationReport, Scored
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
-from stepforge.errors import EnvironmentUnavailable, InvalidInput, RunFailed, UnknownName
+from stepforge.errors import InvalidInput, RunFailed, UnknownName
 from stepforge.executions import Execution
-from stepforge.logs import trace_header
+from stepforge.invoking import Target, invoke
 from stepforge.packages import EVALUATION, ROWS, TOKEN_LENGTH, summaries
-
-if TYPE_CHECKING:
-    from botocore.exceptions import ClientError
-_LONGEST_REASON = 400
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,7 @@ class Package:
     version: int
     approval: Approval
     stage: str
+    """`Development`, `Staging` while a promotion tries it, `Production`, `Archived`; empty where nobody set one."""
     created: datetime
     modified: datetime
     description: str = ""
@@ -48,6 +44,7 @@ class Package:
     """Why it is approved, rejected or was not promoted, as the registry holds it."""
     stage_reason: str = ""
     """Why it is in its stage, such as `by version 4`."""
+    stage_status: str = ""
     comparison: str = ""
     """What the champion gate found when it was registered."""
     metadata: dict[str, str] = field(default_factory=dict)
@@ -66,13 +63,15 @@ class Package:
 
     @property
     def state(self) -> str:
-        """Production, superseded, rejected, PendingManualApproval, or Approved with what became of its promotion."""
+        """Production, superseded, rejected, PendingManualApproval, or Approved with what becomes of its promotion."""
         if self.serving:
             return "Production" if self.approval == "Approved" else f"Production, though {self.approval} by now"
         if self.approval != "Approved":
             return "rejected" if self.approval == "Rejected" else self.approval
         if self.metadata.get(PROMOTION) in ("refused", "failed"):
             return f"Approved, promotion {self.metadata[PROMOTION]}"
+        if self.stage == "Staging":
+            return "Approved, in Staging"
         return "superseded" if self.stage == "Archived" else "Approved"
 
     @property
@@ -123,7 +122,8 @@ class Registry:
                 "to approve and promote it all the same, add --yes"
             )
         if package.approval == "Approved":
-            settled = package.metadata.get(PROMOTION) is None and package.stage != "Archived"
+            open_ = package.stage != "Archived" and package.stage_status != "CutOff"
+            settled = package.metadata.get(PROMOTION) is None and open_
             if package.serving or settled:
                 return package
             # Only a change starts a promotion: the approval is taken back first.
@@ -159,9 +159,10 @@ class Registry:
     def promotion(self, package: Package) -> Execution | None:
         """The execution of `promote` for a package's approval; None where it has not started one yet.
 
-        One that started before the package was last changed belongs to an earlier approval, unless the package serves:
-        a promotion's stamp is a change too.
+        One that started before the package was last changed belongs to an earlier approval, unless the package serves
+        or names the approval as the one that is tried: a promotion's stamps are changes too.
         """
+        tried = package.metadata.get(PROMOTION_EVENT) if PROMOTION not in package.metadata else None
         states = self._connection.client("stepfunctions")
         machine = self._connection.environment.machines["promote"]
         summaries_ = states.list_executions(stateMachineArn=machine, maxResults=100)["executions"]
@@ -169,7 +170,8 @@ class Registry:
             found = executions.describe(states, summary["executionArn"])
             if found is None or not found.input or found.input.get("package_arn") != package.arn:
                 continue
-            current = package.serving or found.started >= package.modified
+            named = tried is not None and found.input.get("event_id") == tried
+            current = package.serving or named or found.started >= package.modified
             return found if current else None
         return None
 
@@ -217,14 +219,17 @@ class Registry:
         max_new_tokens: int = 64,
         seed: int = 0,
         export: str | None = None,
+        timeout_seconds: float = 900.0,
     ) -> InvokeResponse:
         """Ask what serves the domain: its endpoint, or the provider of a tuned model that was promoted.
+
+        `timeout_seconds`: of the wait where the endpoint is asynchronous; another answers within a minute or fails.
 
         `facial/3` asks that version, where it is a provider's: it answers before it is promoted too. `export` names
         a format of the domain, such as `arkit-json`.
 
         Raises UnknownName for a domain without models, InvalidInput where none was promoted yet, for what no endpoint
-        answers and where the model refuses, EnvironmentUnavailable where the endpoint failed.
+        answers and where the model refuses, EnvironmentUnavailable where the endpoint failed or took too long.
         """
         try:
             request = InvokeRequest(
@@ -246,20 +251,21 @@ class Registry:
             return serving.answer(s3, external, request, secrets)
         domain = re.sub(r"/\d+$", "", domain)
         runtime = self._connection.client("sagemaker-runtime")
-        name = endpoint_name(package_group(domain, self._connection.name))
+        name, mode = (
+            endpoint_name(package_group(domain, self._connection.name)),
+            self._connection.environment.serve_mode,
+        )
+        target = Target(
+            name,
+            component=name if mode == "components" else None,
+            bucket=self._connection.environment.bucket if mode == "async" else None,
+        )
         try:
-            answer = runtime.invoke_endpoint(
-                EndpointName=name,
-                ContentType="application/json",
-                Accept="application/json",
-                CustomAttributes=trace_header(),
-                Body=request.model_dump_json(),
+            # Made only where it is needed: a client costs time.
+            s3 = None if target.bucket is None else self._connection.client("s3")
+            return InvokeResponse.model_validate_json(
+                invoke(runtime, s3, target, request, timeout_seconds=timeout_seconds)
             )
-        except runtime.exceptions.ModelError as error:
-            reason, answered = said_by_container(error), error.response.get("OriginalStatusCode", 500)
-            if answered < 500:
-                raise InvalidInput(reason) from error
-            raise EnvironmentUnavailable(f"the endpoint {name!r} failed to answer: {reason}") from error
         except runtime.exceptions.ClientError as error:
             if error.response["Error"]["Code"] in ("ValidationError", "ValidationException"):
                 if package_group(domain, self._connection.name) not in (groups := self._groups()):
@@ -269,7 +275,6 @@ class Registry:
                     f"(`stepforge registry approve {domain}`) and wait for its promotion"
                 ) from error
             raise
-        return InvokeResponse.model_validate_json(answer["Body"].read())
 
     def _external(self, reference: str) -> dict[str, str] | None:
         """Metadata of the provider's model that is meant; None where one of ours is."""
@@ -335,22 +340,9 @@ class Registry:
             description=answer.get("ModelPackageDescription", ""),
             reason=answer.get("ApprovalDescription", ""),
             stage_reason=answer.get("ModelLifeCycle", {}).get("StageDescription", ""),
+            stage_status=answer.get("ModelLifeCycle", {}).get("StageStatus", ""),
             comparison=str(content_of(answer.get("ModelCard", {})).get("evaluation_observation", "")),
             scored=scores_of(answer.get("ModelCard", {})),
             metadata=metadata,
             artifact=ArtifactRef(uri=source["S3Uri"], sha256=sha256) if source and sha256 else None,
         )
-
-
-def said_by_container(error: ClientError) -> str:
-    """What a container said, out of the ModelError that InvokeEndpoint makes of it; ours says `{"error": reason}`."""
-    text = str(error.response.get("OriginalMessage") or error)
-    try:
-        plain = json.loads(text)
-    except ValueError:
-        plain = None
-    said = " ".join((str(plain["error"]) if isinstance(plain, dict) and "error" in plain else text).split())
-    # What a container refuses it may quote whole.
-    return (
-        said if len(said) <= _LONGEST_REASON else f"{said[: _LONGEST_REASON // 2]} ... {said[-_LONGEST_REASON // 2 :]}"
-    )

@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from stepforge.contracts.base import Contract
-
-VARIANT = "main"
+from stepforge.contracts.serving import ServeMode, dimensions
 
 
 class Rollout(Contract):
-    """How many instances serve, and how a new version takes their place."""
+    """How many instances serve, and how a new version takes their place. Components are replaced one copy at a time."""
 
     instances: Annotated[int, Field(ge=1)] = 1
     strategy: Literal["canary", "rolling"] = "canary"
@@ -47,7 +46,20 @@ def guardrails(alarm: str, rollout: Rollout) -> dict[str, Any]:
     return {"BlueGreenUpdatePolicy": policy, **rollback}
 
 
-def ensure_alarm(cloudwatch: Any, endpoint: str) -> str:
+def component_guardrails(alarm: str, rollout: Rollout) -> dict[str, Any]:
+    """DeploymentConfig of an update of an inference component: a new copy answers before an old one goes. Pure.
+
+    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_InferenceComponentDeploymentConfig.html
+    """
+    policy = {
+        "MaximumBatchSize": {"Type": "COPY_COUNT", "Value": 1},
+        "WaitIntervalInSeconds": rollout.bake_seconds,
+        "MaximumExecutionTimeoutInSeconds": 3600,
+    }
+    return {"RollingUpdatePolicy": policy, "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": alarm}]}}
+
+
+def ensure_alarm(cloudwatch: Any, endpoint: str, mode: ServeMode = "realtime") -> str:
     """The alarm on the endpoint's 5xx answers, made where there is none: a user's own domain has no alarm of a stack's.
 
     One that exists is left as it is: whoever made it may have given it actions and another threshold.
@@ -59,7 +71,7 @@ def ensure_alarm(cloudwatch: Any, endpoint: str) -> str:
             AlarmDescription=f"{endpoint} answers with errors: a deployment that is under way is rolled back",
             Namespace="AWS/SageMaker",
             MetricName="Invocation5XXErrors",
-            Dimensions=[{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": VARIANT}],
+            Dimensions=[{"Name": name, "Value": value} for name, value in dimensions(endpoint, mode).items()],
             Statistic="Sum",
             Period=60,
             EvaluationPeriods=1,

@@ -7,13 +7,15 @@ its ideal: the ratio of the tokens that the network reads. Then a whole step wit
 the largest relative difference of a gradient over 100 ragged batches.
 
 Every figure is the best of its repeats, taken in turn; each runs in a process of its own, whose memory it is.
-`--sizes 1M --quick` runs a part. One thread unless OMP_NUM_THREADS says otherwise.
+A piece at a time: `--sizes 10M --parts nested --keep out/srl_step.json`; the last one prints the figures of all.
+One thread unless OMP_NUM_THREADS says otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import multiprocessing
 import os
 import random
@@ -38,6 +40,7 @@ SIZES = {"1M": {"hidden": 128, "layers": 4, "heads": 4}, "10M": {"hidden": 256, 
 FLAT = [(64, 32), (64, 300), (512, 32), (512, 300)]
 NESTED = {"small": (64, 32, 32), "": (256, 100, 100)}
 """Tokens of the problem, of each step and of each completion; the second is the named one."""
+PARTS = ("flat", "nested", "gradient", "whole")
 CPU = torch.device("cpu")
 Rows = tuple[list[list[int]], list[list[int]]]
 
@@ -259,39 +262,58 @@ def whole_step(repeats: int) -> None:
     print(f"BENCH srl_whole_speedup {made['trl'][0] / made['shared'][0]:.2f} times", flush=True)
 
 
+def loaded() -> str:
+    return f"load {os.getloadavg()[0]:.1f}"
+
+
+def cases(size: str, parts: list[str], *, quick: bool) -> dict[str, tuple[Rows, int]]:
+    """Name to rows and repeats."""
+    repeats = 1 if quick else {"1M": 2, "10M": 1}[size]
+    found: dict[str, tuple[Rows, int]] = {}
+    if "flat" in parts:
+        for prompt, completion in FLAT:
+            found[f"srl_step_speedup_{size}_{prompt}_{completion}"] = flat(prompt, completion), repeats
+    if "nested" in parts:
+        for label, shape in list(NESTED.items())[: 1 if quick else None]:
+            found[f"srl_nested_speedup_{size}{f'_{label}' if label else ''}"] = nested(*shape), repeats
+    return found
+
+
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    arguments.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    arguments.add_argument(
+        "--keep", type=Path, help="a JSON file of gains that pieces add to; what is there is left out"
+    )
     arguments.add_argument("--quick", action="store_true", help="one repeat, the small nested case alone")
     given = arguments.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     print(
-        f"srl_step on {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores at load {os.getloadavg()[0]:.1f}, "
+        f"srl_step on {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores at {loaded()}, "
         f"torch {torch.__version__}"
     )
-    shares: list[float] = []
-    named: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
+    if given.keep is not None and given.keep.is_file():
+        found = json.loads(given.keep.read_text())
     for size in given.sizes:
-        repeats = 1 if given.quick else {"1M": 2, "10M": 1}[size]
-        for prompt, completion in FLAT:
-            found = compare(
-                f"srl_step_speedup_{size}_{prompt}_{completion}",
-                size,
-                flat(prompt, completion),
-                repeats=repeats,
-                ways=list(WAYS),
-            )
-            shares.append(found["trl"])
-        for label, shape in list(NESTED.items())[: 1 if given.quick else None]:
-            name = f"srl_nested_speedup_{size}{f'_{label}' if label else ''}"
-            named = compare(name, size, nested(*shape), repeats=repeats, ways=list(WAYS))
-            shares.append(named["trl"])
-    print(f"BENCH srl_grad_rel_diff {apart(partial(largest_difference, 10 if given.quick else 100)):.1e}")
-    apart(partial(whole_step, 2 if given.quick else 4))
-    print(f"BENCH srl_nested_speedup_trimmed {named['gain_trimmed']:.2f} times")
-    print(f"BENCH srl_nested_speedup {named['gain']:.2f} times")
-    print(f"BENCH srl_bound_share {statistics.median(shares):.2f} of the ideal, median")
-    print(f"ended at load {os.getloadavg()[0]:.1f}")
+        for name, (rows, repeats) in cases(size, given.parts, quick=given.quick).items():
+            if name not in found:
+                found[name] = compare(name, size, rows, repeats=repeats, ways=list(WAYS))
+                print(f"{name} ended at {loaded()}", flush=True)
+                if given.keep is not None:
+                    given.keep.write_text(json.dumps(found))
+    if "gradient" in given.parts:
+        print(f"BENCH srl_grad_rel_diff {apart(partial(largest_difference, 10 if given.quick else 100)):.1e}")
+    if "whole" in given.parts:
+        apart(partial(whole_step, 2 if given.quick else 4))
+    if found:
+        named = found.get("srl_nested_speedup_10M", list(found.values())[-1])
+        print(f"BENCH srl_nested_speedup_trimmed {named['gain_trimmed']:.2f} times")
+        print(f"BENCH srl_nested_speedup {named['gain']:.2f} times")
+        shares = [gains["trl"] for gains in found.values()]
+        print(f"BENCH srl_bound_share {statistics.median(shares):.2f} of the ideal, median of {len(shares)}")
+    print(f"ended at {loaded()}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.registry import PROMOTION, PackageMetadata
 from stepforge.contracts.requests import ApprovalRequest, AssemblySpec, EvaluationSpec
 from stepforge.contracts.resources import Resources, Vpc
+from stepforge.contracts.serving import Fleet
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.deployment import serving_name
 from stepforge.planning import job_request
@@ -27,6 +28,7 @@ from .world import BUCKET, IMAGE, Attempt, World, evaluation_files
 
 Json = Any
 GROUP = "stepforge-facial"
+FLEET = Fleet(instance_type="ml.m5.large")
 CODE = dict.fromkeys(WORK_TYPES, "c" * 64)
 Prepared = tuple[str, Json]
 """Identity of the execution, and its input."""
@@ -205,7 +207,7 @@ def promote(world: World) -> Prepared:
     metadata = PackageMetadata.of(found["CustomerMetadataProperties"])
     assert metadata is not None
     promotion = promotion_of(world, new)
-    name = serving_name(promotion.model_copy(update={"version": 1}), metadata.model_sha256, IMAGE, "ml.m5.large")
+    name = serving_name(promotion.model_copy(update={"version": 1}), metadata.model_sha256, IMAGE, FLEET)
     container = {"Image": IMAGE, "ModelDataSource": found["InferenceSpecification"]["Containers"][0]["ModelDataSource"]}
     sagemaker.create_model(ModelName=name, PrimaryContainer=container)
     sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[{"ModelName": name}])
@@ -226,6 +228,11 @@ def promotion_of(world: World, arn: str) -> Any:
 
 def promote_that_fails_live(world: World) -> Prepared:
     world.faults["promote", "SmokeLive"] = fails("SmokeFailed")
+    return promote(world)
+
+
+def promote_that_is_cut_off(world: World) -> Prepared:
+    world.faults["promote", "CheckCandidate"] = fails("CapacityError")
     return promote(world)
 
 
@@ -252,14 +259,15 @@ SCENARIOS = (
     Scenario("approve", reject, ("RejectPackage",), "ApprovalRefused"),
     Scenario("approve", approve_that_fails, ("Explain",), "SageMaker.ValidationException"),
     Scenario("promote", promote, (
-        "Verify", "DeployCandidate", "CheckCandidate", "SmokeCandidate", "DeployLive", "CheckLive", "SmokeLive",
-        "Stamp", "RemoveCandidate")),
+        "Verify", "StampTrying", "DeployCandidate", "CheckCandidate", "SmokeCandidate", "DeployLive", "CheckLive",
+        "SmokeLive", "Stamp", "RemoveCandidate")),
     Scenario("promote", promote_that_fails_live, ("RollBack", "RemoveFailedCandidate", "Explain", "StampFailed"),
              "SmokeFailed"),
     Scenario("finetune", tune, ("Decide", "Launch", "Look", "Retrieve", "Evaluate", "Register")),
     Scenario("finetune", tune_that_is_asked_for, ("AskPerson",)),
     Scenario("finetune", tune_that_is_refused, ("GiveUp", "Explain"), "NotApproved"),
     Scenario("promote", promote_that_is_refused, ("StampRefused",), "ArtifactRefused"),
+    Scenario("promote", promote_that_is_cut_off, ("StampCutOff",), "CapacityError"),
 )  # fmt: skip
 
 
@@ -294,6 +302,11 @@ def _serving(world: World) -> list[str]:
     ]
     if len(production) != 1:
         return [f"{len(production)} versions have the stage Production"]
+    stages = {
+        p["ModelPackageVersion"]: p.get("ModelLifeCycle", {}).get("Stage") for p in world.sagemaker.packages.values()
+    }
+    if "Staging" in stages.values():
+        return [f"a version is in Staging, and nothing tries it: {stages}"]
     (package,) = production
     serves = world.sagemaker.endpoints.get(GROUP, {}).get("EndpointConfigName", "nothing")
     if f"-v{package['ModelPackageVersion']}-" not in serves:

@@ -46,6 +46,7 @@ STEM = "arn:aws:states:us-east-1:000000000000"
 SETTINGS = {
     "BUCKET": BUCKET, "KEY_ARN": KEY_ARN, "ENVIRONMENT": "chaos", "POLL_SECONDS": "1", "ENDPOINT_POLL_SECONDS": "1",
     "SERVE_INSTANCE_TYPE": "ml.m5.large", "SERVING_ROLE_ARN": "arn:serving", "TOPIC_ARN": "arn:topic",
+    "FLEET": '{"instance_type": "ml.m5.large"}',
     "PROMOTE_ARN": f"{STEM}:stateMachine:promote", "GROUP_PREFIX": "stepforge-", "SPEND_TABLE": TABLE,
     "FINETUNE_FIRST_SECONDS": "1", "FINETUNE_MOST_SECONDS": "1",
 }  # fmt: skip

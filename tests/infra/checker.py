@@ -205,6 +205,8 @@ def _guards(where: str, state: Json) -> Iterator[Finding]:
     task = state["Type"] == "Task"
     if task and not (state.get("TimeoutSeconds", 0) > 0 or "TimeoutSecondsPath" in state):
         yield Finding("timeout", where, "has no TimeoutSeconds: a lost answer would hang it for a year")
+    if task:
+        yield from _heartbeat(where, state)
     catchers = state.get("Catch", [])
     if not catchers or catchers[-1]["ErrorEquals"] != ["States.ALL"]:
         yield Finding("catch", where, "its last Catch must be States.ALL, so that every failure is explained")
@@ -221,6 +223,20 @@ def _guards(where: str, state: Json) -> Iterator[Finding]:
     resource = state.get("Resource", "")
     if resource.endswith(".waitForTaskToken") and "$$.Task.Token" not in json.dumps(state.get("Parameters", {})):
         yield Finding("token", where, "waits for a task token that it gives to nobody")
+
+
+def _heartbeat(where: str, state: Json) -> Iterator[Finding]:
+    """Step Functions hears heartbeats of activities and of who holds a task token; elsewhere the field does nothing.
+
+    https://docs.aws.amazon.com/step-functions/latest/dg/connect-to-resource.html#connect-wait-token
+    """
+    resource, beat = state.get("Resource", ""), state.get("HeartbeatSeconds", 0)
+    if "HeartbeatSeconds" not in state and "HeartbeatSecondsPath" not in state:
+        return
+    if not resource.endswith(".waitForTaskToken") and ":activity:" not in resource:
+        yield Finding("heartbeat", where, "has a heartbeat that nobody can send: only TimeoutSeconds ends this task")
+    if "TimeoutSeconds" in state and beat >= state["TimeoutSeconds"]:
+        yield Finding("heartbeat", where, "its HeartbeatSeconds must be less than its TimeoutSeconds")
 
 
 # ── Parameters, against botocore's shapes ────────────────────────────────────────────────────────

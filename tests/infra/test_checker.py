@@ -75,6 +75,10 @@ DEFECTS: dict[str, tuple[str, Callable[[Json], None], str, str]] = {
     "a misspelt field": ("train", set_at("States", "Compare", "TimeoutSecond", to=3), "field", "'TimeoutSecond'"),
     "a misspelt type": ("train", set_at("States", "StageLeft", "Type", to="Chioce"), "field", "'Chioce'"),
     "a task without a time-out": ("train", drop("States", "Compare", "TimeoutSeconds"), "timeout", "TimeoutSeconds"),
+    "a heartbeat that nobody can send": (
+        "train", set_at("States", "Compare", "HeartbeatSeconds", to=30), "heartbeat", "that nobody can send"),
+    "a heartbeat after the time-out": (
+        "finetune", set_at("States", "AskPerson", "HeartbeatSeconds", to=10**6), "heartbeat", "less than"),
     "a machine without a time-out": ("promote", drop("TimeoutSeconds"), "timeout", "the machine"),
     "a task without a catch": ("train", drop("States", "Compare", "Catch"), "catch", "States.ALL"),
     "a catch of some errors": (

@@ -61,7 +61,7 @@ KINDS = {
 """Where a kind of resource has a policy."""
 
 ACKNOWLEDGED: dict[tuple[str, str, str], str] = {
-    (r"(Train|Evaluate|Dataset)Role|Deploy|OnApproval|FinetuneStopped|PeopleViewer", "RESOURCE_MISMATCH", r"states:\w+Execution"): (
+    (r"(Train|Evaluate|Dataset)Role|Deploy|OnApproval|Stopped|PeopleViewer", "RESOURCE_MISMATCH", r"states:\w+Exec"): (
         "it wants an ARN of every kind that the action knows; express executions and map runs are not ours"
     ),
     (r"Key", "RESOURCE_MISMATCH", r"kms:\w+Alias"): "an alias is granted on the key, in its policy, and on the alias",
@@ -70,7 +70,7 @@ ACKNOWLEDGED: dict[tuple[str, str, str], str] = {
     (r"KeysLogs", "UNKNOWN_CONDITION_FOR_ACTION", r"kms:DescribeKey"): "the same document",
     (r"Bucket|AccessLogs|Trail", "MISMATCHED_TYPE", r"s3:TlsVersion"): "it takes whole numbers alone for numbers",
     (r"Bucket|AccessLogs|Trail", "UNKNOWN_CONDITION_FOR_ACTION", r"s3:TlsVersion"): "CDK's deny is of all of S3",
-    (r"Register|OnRejection|FinetuneRole", "UNKNOWN_CONDITION_FOR_ACTION", r"sagemaker:ModelLifeCycle:stage"): (
+    (r"Register|OnApproval|OnRejection|FinetuneRole", "UNKNOWN_CONDITION_FOR_ACTION", r"ModelLifeCycle:stage"): (
         "SageMaker has the key since model life cycles; its list is older"
     ),
     (r"Studio", "UNKNOWN_ACTION", r"Mlflow"): "SageMaker has it since serverless MLflow; its list is older",

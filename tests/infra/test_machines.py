@@ -52,7 +52,8 @@ def test_every_error_that_a_machine_names_is_one_that_stepforge_raises() -> None
 
 def test_whatever_fails_after_a_candidate_exists_removes_it() -> None:
     """Follow every Catch from the states between DeployCandidate and the end: each passes RemoveFailedCandidate."""
-    before = {"Verify", "Explain", "StampRefused", "StampFailed", "RemoveCandidate", "RemoveFailedCandidate"}
+    stamps = {"StampTrying", "StampRefused", "StampFailed", "StampCutOff"}
+    before = {"Verify", "Explain", "RemoveCandidate", "RemoveFailedCandidate", *stamps}
     for machine, name in TASKS:
         if machine == "promote" and name not in before:
             assert state(machine, name)["Catch"][-1]["Next"] in ("RemoveFailedCandidate", "RollBack"), name
@@ -60,6 +61,16 @@ def test_whatever_fails_after_a_candidate_exists_removes_it() -> None:
     for unread in ("RollBackUnread", "CandidateUnread"):
         assert state("promote", unread)["Next"] == "RemoveFailedCandidate"
     assert state("promote", "Stamp")["Next"] == "RemoveCandidate"
+
+
+def test_what_waits_for_a_token_waits_for_a_person_and_so_has_a_time_out_and_no_heartbeat() -> None:
+    """A person sends none; a program that held a token would have to, and a heartbeat belonged to its task."""
+    waiting = {(machine, name) for machine, name in TASKS if "waitForTaskToken" in state(machine, name)["Resource"]}
+    assert waiting == {("approve", "Ask"), ("finetune", "AskPerson")}
+    for machine, name in TASKS:
+        found = state(machine, name)
+        assert found.get("TimeoutSeconds", 0) > 0 or "TimeoutSecondsPath" in found
+        assert not {"HeartbeatSeconds", "HeartbeatSecondsPath"} & set(found)
 
 
 def test_an_execution_that_only_polls_stays_within_the_history_of_step_functions() -> None:

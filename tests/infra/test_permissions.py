@@ -188,11 +188,18 @@ def test_only_an_approver_and_the_machine_that_asks_one_may_approve(cloud: Cloud
 
 def test_a_stamp_changes_a_package_and_never_its_approval(cloud: Cloud) -> None:
     assert cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE) == {
-        "approver", "MachinesApprove", "FunctionsStamp", "FunctionsOnRejection",
+        "approver", "MachinesApprove", "FunctionsStamp", "FunctionsOnRejection", "FunctionsOnApproval",
     }  # fmt: skip
     production = {"sagemaker__ModelLifeCycle__stage": "Production"}
     assert "FunctionsStamp" in cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, **production)
     assert "FunctionsOnRejection" not in cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, **production)
+    # The sweep brings what was cut off out of Staging, and puts nothing into service.
+    may = {
+        stage: "FunctionsOnApproval"
+        in cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, sagemaker__ModelLifeCycle__stage=stage)
+        for stage in ("Development", "Staging", "Production", "Archived")
+    }
+    assert may == {"Development": True, "Staging": False, "Production": False, "Archived": True}
 
 
 def test_a_package_is_made_by_what_registers_alone_and_waits_for_a_person(cloud: Cloud) -> None:

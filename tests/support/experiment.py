@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,17 @@ class Runner:
         self.code = code_digests(roots, ROOT / "containers" / "train" / "requirements.lock")
 
     def run(
-        self, work: Any, inputs: dict[str, Path], model: ScratchModel | LocalModel | None = None
+        self,
+        work: Any,
+        inputs: dict[str, Path],
+        model: ScratchModel | LocalModel | None = None,
+        *,
+        by: Callable[[Path], None] | None = None,
     ) -> tuple[JobSpec, Path]:
-        """The spec of a job and the folder of its artifact; runs it unless that is there already."""
+        """The spec of a job and the folder of its artifact; runs it unless that is there already.
+
+        `by` runs it in place of the shipped job: it finds the job's folder and ends its process.
+        """
         if self.plugin_code is not None:
             inputs = {**inputs, "plugin": self.plugin_code}
         refs = {
@@ -66,7 +75,7 @@ class Runner:
                 shutil.copytree(folder, target)
             (base / "input" / "data" / "spec").mkdir(parents=True, exist_ok=True)
             (base / "input" / "data" / "spec" / "spec.json").write_bytes(canonical_json(spec))
-            process = multiprocessing.get_context("fork").Process(target=_run_job, args=(base,))
+            process = multiprocessing.get_context("fork").Process(target=by or _run_job, args=(base,))
             process.start()
             process.join()
             if process.exitcode != 0:

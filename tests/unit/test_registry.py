@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from botocore.exceptions import ClientError
 from stepforge.cards import metrics_of, scores_of
 from stepforge.connection import Connection
 from stepforge.contracts.records import TEST_SPLITS
-from stepforge.contracts.registry import PROMOTION
+from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT
 from stepforge.contracts.reports import Interval, Score
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError, UnknownName
 from stepforge.registry import Package, Registry
@@ -67,7 +68,13 @@ class Runtime:
 
 
 def registry_of(**clients: Any) -> Registry:
-    return Registry(SimpleNamespace(name="local", client=lambda service: clients[service.replace("-", "_")]))  # type: ignore[arg-type]
+    return Registry(
+        SimpleNamespace(
+            name="local",
+            environment=SimpleNamespace(serve_mode="realtime"),
+            client=lambda service: clients[service.replace("-", "_")],
+        )
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -117,11 +124,40 @@ def package(approval: str, stage: str = "Development", promotion: str | None = N
         (package("Approved", "Archived", "failed"), "Approved, promotion failed", "said by a person"),
         (package("Approved", "Development", "refused"), "Approved, promotion refused", "said by a person"),
         (package("Rejected", "Archived", "deployed"), "rejected", "said by a person"),
+        (package("Approved", "Staging"), "Approved, in Staging", "said by a person"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_state_has_a_name_and_its_reason(given: Package, state: str, why: str) -> None:
     assert (given.state, given.why) == (state, why)
+
+
+class OneExecution:
+    """A promotion of the approval `e` that started before its package was last changed."""
+
+    def list_executions(self, **_: Any) -> dict[str, Any]:
+        return {"executions": [{"executionArn": "arn:x:r1", "startDate": NOW - timedelta(seconds=9)}]}
+
+    def describe_execution(self, **_: Any) -> dict[str, Any]:
+        asked = json.dumps({"package_arn": "arn", "event_id": "e"})
+        return {**self.list_executions()["executions"][0], "name": "r1", "status": "RUNNING", "input": asked}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "found"),
+    [
+        ({PROMOTION_EVENT: "e"}, True),
+        ({PROMOTION_EVENT: "another"}, False),
+        ({PROMOTION_EVENT: "e", PROMOTION: "failed"}, False),
+        ({}, False),
+    ],
+    ids=["tried now", "another is tried", "it has ended", "none is tried"],
+)
+def test_a_promotion_is_found_though_its_own_stamp_changed_the_package(metadata: dict[str, str], found: bool) -> None:
+    environment = SimpleNamespace(machines={"promote": "arn:m"})
+    connection = SimpleNamespace(environment=environment, client=lambda service: OneExecution())
+    given = replace(package("Approved", "Staging"), metadata=metadata)
+    assert (Registry(connection).promotion(given) is not None) == found  # type: ignore[arg-type]
 
 
 class OneVersion:

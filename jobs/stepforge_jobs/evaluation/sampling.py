@@ -1,6 +1,7 @@
-"""Batched sampling with a key-value cache: what prompts share is prefilled once, finished rows leave the batch.
+"""Batched sampling with a key-value cache: what prompts share is prefilled once, rollouts of a prompt that have drawn
+the same tokens so far are computed as one, finished rows leave the batch.
 
-Legend: P prompts, N completions of each, B rows still running, V vocabulary.
+Legend: P prompts, B rows, R rows still running, N nodes at which they stand, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stepforge.errors import Diverged, InvalidInput
+from stepforge_jobs.prefixes.decode import branch, branches
 from stepforge_jobs.prefixes.prefill import prefill
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
@@ -21,8 +23,6 @@ ROWS = 512
 """Most rows that are sampled at once."""
 COLDEST = torch.finfo(torch.float32).tiny
 """Below this a temperature is 0 in the numbers that are divided by it."""
-COMPACT_BELOW = 0.75
-"""Finished rows are dropped from the cache when fewer than this share still run: dropping copies the cache."""
 
 
 def sample(
@@ -41,9 +41,9 @@ def sample(
 
     `temperature` 0 is greedy. A completion without a stop at its end ran out of tokens. Deterministic for equal
     arguments, on any number of ranks: every token of every completion has a random number of its own, which does not
-    depend on what is sampled beside it. Beginnings that prompts share are computed once, where that is exact and pays;
-    `share_prefixes` switches it off. Tokens are the same either way, but for draws that fall on rounding. Raises
-    InvalidInput for a prompt that leaves no room.
+    depend on what is sampled beside it. Beginnings that prompts or completions share are computed once, where that is
+    exact and pays; `share_prefixes` switches it off. Tokens are the same either way, but for draws that fall on
+    rounding. Raises InvalidInput for a prompt that leaves no room.
     """
     completions: list[list[int]] = []
     was_training = policy.network.training
@@ -96,38 +96,26 @@ def _sample_batch(
     if longest >= policy.context:
         raise InvalidInput(f"a prompt of {longest} tokens leaves no room in the model's context of {policy.context}")
     network = policy.network
-    logits_PV, cache, mask_PT, places = prefill(network, prompts, pad=policy.codec.pad, share=share)
-    prompt_B = torch.tensor(places, device=policy.device).repeat_interleave(count)
-    cache.batch_select_indices(prompt_B)
-    logits_BV, mask_BT = logits_PV[prompt_B], mask_PT[prompt_B]
-    position_B = mask_BT.sum(1)
-    row_B = torch.arange(len(prompts) * count, device=policy.device)
+    logits_NV, cache, mask_NL, places = prefill(network, prompts, pad=policy.codec.pad, share=share)
+    node_R = torch.tensor(places, device=policy.device).repeat_interleave(count)
+    position_N = mask_NL.sum(1)
+    nodes = branches(network, cache, mask_NL, rows=len(node_R), share=share)
+    row_R = torch.arange(len(node_R), device=policy.device)
     stops_S = torch.tensor(stops, device=policy.device)
-    tokens = torch.full((len(row_B), max_new_tokens), -1, dtype=torch.long, device=policy.device)
-    running_B = torch.ones_like(row_B, dtype=torch.bool)
+    tokens = torch.full((len(row_R), max_new_tokens), -1, dtype=torch.long, device=policy.device)
     for index in range(max_new_tokens):
-        next_B = choose(logits_BV, temperature, draws_BT[row_B, index])
-        tokens[row_B[running_B], index] = next_B[running_B]
-        running_B = running_B & ~torch.isin(next_B, stops_S) & (position_B + 1 < policy.context)
-        alive = int(running_B.sum())
-        if alive == 0 or index == max_new_tokens - 1:
+        next_R = choose(logits_NV[node_R], temperature, draws_BT[row_R, index])
+        tokens[row_R, index] = next_R
+        running_R = ~torch.isin(next_R, stops_S) & (position_N[node_R] + 1 < policy.context)
+        row_R, node_R, next_R = (x[running_R] for x in (row_R, node_R, next_R))
+        if len(row_R) == 0 or index == max_new_tokens - 1:
             break
-        if alive < COMPACT_BELOW * len(row_B):
-            stay = running_B.nonzero()[:, 0]
-            cache.batch_select_indices(stay)
-            row_B, next_B, mask_BT, position_B, running_B = (
-                x[stay] for x in (row_B, next_B, mask_BT, position_B, running_B)
-            )
-        mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], 1)
-        out = network(
-            input_ids=next_B[:, None],
-            attention_mask=mask_BT,
-            position_ids=position_B[:, None].clamp(max=policy.context - 1),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits_BV = out.logits[:, -1]
-        position_B = position_B + 1
+        parents_N, next_N, node_R = branch(node_R, next_R, count=len(position_N), share=share)
+        if parents_N is not None:
+            nodes.select(parents_N)
+            position_N = position_N[parents_N]
+        logits_NV = nodes.step(network, next_N, position_N.clamp(max=policy.context - 1))
+        position_N = position_N + 1
     return [[token for token in row if token >= 0] for row in tokens.tolist()]
 
 

@@ -13,7 +13,7 @@ Legend: T nodes, H heads, D units of a head; N runs of at most C nodes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +44,12 @@ class Plan:
     block_mask: Any = None
     """FlexAttention's, in place of the other two."""
     used: int = field(default=0, compare=False)
+
+
+class Attends(Protocol):
+    """A plan that computes by itself, of one new token of each row: BH1D to B1HD."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor: ...
 
 
 def plan_of(pack: Pack) -> Plan:
@@ -88,7 +94,7 @@ def attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    prefix_plan: Plan | None = None,
+    prefix_plan: Plan | Attends | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: tensors 1HTD, the result 1THD."""
@@ -99,6 +105,9 @@ def attention(
         return found, None
     if more.get("dropout") or any(more.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
         raise ValueError("attention over shared prefixes knows neither dropout nor caps, sinks or biases of scores")
+    if not isinstance(prefix_plan, Plan):
+        scale = more.get("scaling") or query.shape[-1] ** -0.5
+        return prefix_plan.attend(module.layer_idx, query, key, value, scale), None
     prefix_plan.used += 1
     if prefix_plan.block_mask is not None:
         from stepforge_jobs.prefixes.flex import flex

@@ -5,6 +5,7 @@ Legend: B rows of a pack, T tokens of its longest completion, S nodes that somet
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -47,18 +48,15 @@ def log_probabilities(
     """Log-probability and entropy of each completion's tokens. Raises RuntimeError where attention was not ours."""
     base = base_of(network)
     device = next(base.parameters()).device
-    plan, given = inputs_of(pack, device)
+    sources, _ = sources_of(pack)
+    place = {node: number for number, node in enumerate(sources)}
+    follows = [place[node] for nodes in pack.sources for node in nodes]
+    targets = [token for row in pack.targets for token in row]
+    hidden_SH = read(network, pack, sources, precision)
     with precision(device):
-        hidden_1TH = base.get_decoder()(**given, use_cache=False).last_hidden_state
-        if not plan.used:
-            raise RuntimeError(f"the layers of {type(base).__name__} have not passed the plan on to their attention")
-        sources = sorted({node for nodes in pack.sources for node in nodes})
-        place = {node: number for number, node in enumerate(sources)}
-        follows = [place[node] for nodes in pack.sources for node in nodes]
-        targets = [token for row in pack.targets for token in row]
         logps, entropy = head(
             base.get_output_embeddings(),
-            hidden_1TH[0, torch.tensor(sources, device=device)],
+            hidden_SH,
             torch.tensor(follows, device=device),
             torch.tensor(targets, device=device),
             temperature=temperature,
@@ -70,6 +68,37 @@ def log_probabilities(
     for values in (logps, entropy):
         laid.append(values.new_zeros(mask_BT.shape).masked_scatter(mask_BT, values))
     return Found(rows=pack.rows, logps_BT=laid[0], entropy_BT=laid[1], mask_BT=mask_BT)
+
+
+def sources_of(pack: Pack) -> tuple[list[int], list[int]]:
+    """Nodes that some completion's token follows, in their order, and how many completions go through each."""
+    uses = Counter(node for nodes in pack.sources for node in nodes)
+    sources = sorted(uses)
+    return sources, [uses[node] for node in sources]
+
+
+def read(
+    network: Any, pack: Pack, sources: Sequence[int], precision: Callable[[torch.device], AbstractContextManager[Any]]
+) -> Tensor:
+    """Hidden states of these nodes, SH. Raises RuntimeError where attention was not ours."""
+    base = base_of(network)
+    device = next(base.parameters()).device
+    plan, given = inputs_of(pack, device)
+    with precision(device):
+        hidden_1TH = base.get_decoder()(**given, use_cache=False).last_hidden_state
+    if not plan.used:
+        raise RuntimeError(f"the layers of {type(base).__name__} have not passed the plan on to their attention")
+    hidden_SH: Tensor = hidden_1TH[0, torch.tensor(sources, device=device)]
+    return hidden_SH
+
+
+def in_chunks(some: Callable[..., Tensor], hidden_SH: Tensor, *others: Tensor, vocabulary: int) -> list[Tensor]:
+    """`some` of so many of S at a time as LOGITS allows; where they are several, each is made again in backward."""
+    size = max(1, LOGITS.get(hidden_SH.device.type, LOGITS["cuda"]) // vocabulary)
+    given = [[x[start : start + size] for x in (hidden_SH, *others)] for start in range(0, len(hidden_SH), size)]
+    if len(given) == 1:
+        return [some(*given[0])]
+    return [checkpoint(some, *one, use_reentrant=False) for one in given]
 
 
 def inputs_of(pack: Pack, device: torch.device) -> tuple[Plan, dict[str, Any]]:

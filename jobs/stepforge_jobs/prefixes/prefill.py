@@ -56,6 +56,19 @@ def _roomy_layer() -> Any:
             self.keys, self.values = (room[:, :, : length + new] for room in self.rooms)
             return self.keys, self.values
 
+        def batch_select_indices(self, indices: Tensor) -> None:
+            if not self.is_initialized:
+                return
+            assert self.keys is not None
+            assert self.values is not None
+            length = self.keys.shape[2]
+            if self.rooms is None or self.rooms[0].data_ptr() != self.keys.data_ptr():
+                self.keys, self.values = self.keys[indices], self.values[indices]
+                return
+            # With the room: rows that branch at every token would else be copied twice.
+            self.rooms = self.rooms[0].index_select(0, indices), self.rooms[1].index_select(0, indices)
+            self.keys, self.values = (room[:, :, :length] for room in self.rooms)
+
     return RoomyLayer
 
 

@@ -24,7 +24,8 @@ from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.rollouts import RolloutStage
-from stepforge_jobs.training.scoring import micro_batches, pick, score
+from stepforge_jobs.training.scoring import pick
+from stepforge_jobs.training.sharing import Sharing
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Batch:
 
 class DpoStage(RolloutStage[Problem]):
     splits = True
+    shared = (*RolloutStage.shared, "the gradient")
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -54,7 +56,8 @@ class DpoStage(RolloutStage[Problem]):
             self._batch, metrics = self._prepare(step)
         batch = self._batch
         assert batch is not None
-        metrics |= add_gradient(self.policy, batch, beta=self.work.beta, temperature=self.work.temperature)
+        given = {"beta": self.work.beta, "temperature": self.work.temperature}
+        metrics |= add_gradient(self.policy, batch, **given, sharing=self.sharing)
         if self.held is not None and batch.prompts:
             with clock().phase(Metric.REFERENCE_SECONDS):
                 self.held.add_gradient()
@@ -85,20 +88,13 @@ class DpoStage(RolloutStage[Problem]):
         }
 
 
-def add_gradient(policy: Policy, batch: Batch, *, beta: float, temperature: float) -> Values:
-    """Add the gradient of the mean loss of the pairs, micro-batch by micro-batch."""
+def add_gradient(policy: Policy, batch: Batch, *, beta: float, temperature: float, sharing: Sharing) -> Values:
+    """Add the gradient of the mean loss of the pairs, part by part."""
     count = len(batch.prompts)
     loss_sum = 0.0
     margins: list[float] = []
-    # Both sides of a pair stand in one micro-batch.
-    lengths = [
-        2 * (len(p) + max(len(c), len(r))) for p, c, r in zip(batch.prompts, batch.chosen, batch.refused, strict=True)
-    ]
-    for rows in micro_batches(lengths, policy.network.config.vocab_size, device=policy.device):
-        prompts, both = pick(batch.prompts, rows), pick(batch.chosen, rows) + pick(batch.refused, rows)
-        with clock().phase(Metric.FORWARD_SECONDS):
-            sums_2N = score(policy.network, prompts * 2, both, device=policy.device).logps(temperature).sum(1)
-        chosen_N, refused_N = sums_2N.chunk(2)
+    given = policy.network, batch.prompts, (batch.chosen, batch.refused)
+    for rows, chosen_N, refused_N in sharing.pairs(*given, temperature=temperature, device=policy.device):
         margins_N = dpo.margins(
             chosen_N,
             refused_N,

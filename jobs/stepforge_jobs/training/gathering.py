@@ -27,7 +27,7 @@ from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
-from stepforge_jobs.training.stage import draw
+from stepforge_jobs.training.stage import draw, shuffled
 
 ROLLOUTS = 1
 """Tells the seeds of rollouts from other seeds of the same step."""
@@ -53,16 +53,19 @@ class Pool(Generic[Problem]):
     items: Sequence[tuple[list[int], Problem]]
     count: int
     seed: int
+    runs: Sequence[Sequence[int]] | None = None
+    """Places that are drawn side by side, all of them once; where None each item is by itself."""
 
     def batch(self, step: int) -> list[int]:
         """Places of a step's items: an endless sequence of shuffled passes over all."""
-        return draw(range(len(self.items)), step, self.count, seed=self.seed)
+        return draw(range(len(self.items)), step, self.count, seed=self.seed, runs=self.runs)
 
     def fresh(self, step: int) -> Iterator[int]:
         """Places of all items that are not in the step's batch, in an order of this step's own."""
-        left = sorted(set(range(len(self.items))) - set(self.batch(step)))
-        random.Random(f"{self.seed}:fresh:{step}").shuffle(left)
-        yield from left
+        drawn = set(self.batch(step))
+        runs = self.runs or [[place] for place in range(len(self.items))]
+        left = [kept for run in runs if (kept := [place for place in run if place not in drawn])]
+        yield from shuffled(left, random.Random(f"{self.seed}:fresh:{step}"))
 
 
 @dataclass(frozen=True)

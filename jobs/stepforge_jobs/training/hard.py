@@ -14,10 +14,10 @@ from typing import Any, Generic
 
 from stepforge.contracts.metrics import Metric
 from stepforge_jobs.evaluation.sampling import sample
+from stepforge_jobs.training.distance import as_reference, kl_of
 from stepforge_jobs.training.gathering import Problem
 from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
-from stepforge_jobs.training.stage import as_reference, kl_of
 
 HARD_PROMPTS = 64
 BASE_COMPLETIONS = 16

@@ -15,8 +15,9 @@ from stepforge.contracts.work import KlControl
 from stepforge_jobs.evaluation.sampling import seed_of
 from stepforge_jobs.rl import kl_control
 from stepforge_jobs.rl.kl_control import Control, Guarded
+from stepforge_jobs.training.distance import kl_of
 from stepforge_jobs.training.loop import Values
-from stepforge_jobs.training.stage import Probe, Start, kl_of
+from stepforge_jobs.training.stage import Probe, Start
 
 SMALL = 2
 """Tells the seeds of these completions from other seeds of the same step."""

@@ -24,7 +24,7 @@ from stepforge_jobs.training.grpo import GrpoStage
 from stepforge_jobs.training.loop import Values, train
 from stepforge_jobs.training.ppo import PpoStage
 from stepforge_jobs.training.rollouts import RolloutStage
-from stepforge_jobs.training.stage import begin, finish
+from stepforge_jobs.training.stage import Start, begin, finish
 from stepforge_jobs.training.watch import Watch
 
 FORMAT = (UNFINISHED.reason, UNTHOUGHT.reason)
@@ -47,25 +47,18 @@ def _run(job: Job, judge: Judge) -> None:
     start.policy.asking = work.asking or start.policy.asking
     asker, stops = start.policy.asker, {start.policy.codec.eos}
     target, demonstrated = problems(start.records)
-    retained = [record for record in start.records if record.stratum == "retained"]
-    prompts = dict(zip((r.id for r in start.records), asker.solutions(start.records), strict=True))
-    rehearsed = round(work.rehearsal_share * work.batch_prompts) if retained else 0
-
-    def pool(records: Sequence[Record], count: int, seed: int) -> Pool[Record]:
-        return Pool(items=[(prompts[record.id], record) for record in records], count=count, seed=seed)
+    pools = pools_of(start, work)
 
     def verdicts(records: Sequence[Record], completions: Sequence[Sequence[int]]) -> list[Verdict]:
         return verdicts_of(judge, asker, records, completions)
 
-    pools = [pool(target, work.batch_prompts - rehearsed, work.seed)]
-    pools += [pool(retained, rehearsed, work.seed + 1)] if rehearsed else []
     stage: RolloutStage[Record] = ALGORITHMS[work.algorithm](
         start,
         work,
         pools=pools,
         judge=lambda records, completions: judged(work, verdicts(records, completions)),
         stops=stops,
-        hard=[(prompts[record.id], record) for record in target],
+        hard=pools[0].items,
     )
     if start.reference is not None:
         watch = Watch(
@@ -86,10 +79,24 @@ def _run(job: Job, judge: Judge) -> None:
         **CHOICES,
         **sampling_choices(work),
         "asking": start.policy.asking,
-        "rehearsed_prompts": rehearsed,
+        "rehearsed_prompts": sum(pool.count for pool in pools[1:]),
         "held_out": f"{len(start.held_out or demonstrated)} problems that this stage is never trained on",
     }
     finish(job, work, "rlvr", start.policy, state, choices)
+
+
+def pools_of(start: Start, work: RlvrWork) -> list[Pool[Record]]:
+    """Problems to be learnt, and beside them retained ones to be rehearsed, where there are any and work wants them."""
+    asker = start.policy.asker
+    target, _ = problems(start.records)
+    retained = [record for record in start.records if record.stratum == "retained"]
+    rehearsed = round(work.rehearsal_share * work.batch_prompts) if retained else 0
+
+    def pool(records: Sequence[Record], count: int, seed: int) -> Pool[Record]:
+        return Pool(list(zip(asker.solutions(records), records, strict=True)), count=count, seed=seed)
+
+    pools = [pool(target, work.batch_prompts - rehearsed, work.seed)]
+    return [*pools, pool(retained, rehearsed, work.seed + 1)] if rehearsed else pools
 
 
 def problems(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:

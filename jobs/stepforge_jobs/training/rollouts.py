@@ -16,6 +16,7 @@ from stepforge.contracts.work import PolicyGradient
 from stepforge.errors import InvalidInput
 from stepforge_jobs.rl.welford import Moments
 from stepforge_jobs.training.clock import clock
+from stepforge_jobs.training.distance import as_reference
 from stepforge_jobs.training.gathering import Gathered, JudgeFunction, Pool, Problem, gather
 from stepforge_jobs.training.hard import Hard
 from stepforge_jobs.training.held import Held
@@ -23,7 +24,7 @@ from stepforge_jobs.training.loop import Stage, Values
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.sharing import Sharing
-from stepforge_jobs.training.stage import Probe, Start, as_reference
+from stepforge_jobs.training.stage import Probe, Start
 
 
 class RolloutStage(Stage, Generic[Problem]):

@@ -8,7 +8,7 @@ Legend: B rows of a part, T tokens of its longest completion (row by row: positi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stepforge.contracts.metrics import Metric
 from stepforge_jobs.prefixes.network import log_probabilities
-from stepforge_jobs.prefixes.packing import own_rows, packs
+from stepforge_jobs.prefixes.packing import Pack, in_tree_order, own_rows, packs
 from stepforge_jobs.prefixes.reasons import dropout_of, reason_of
 from stepforge_jobs.training.clock import clock
 from stepforge_jobs.training.ranks import ranks
@@ -29,6 +29,7 @@ ACTIVATIONS = 1 << 30
 """Bytes that the activations of one pack may take by the estimate in `most_tokens`, between these bounds."""
 SWITCHED_OFF = "share_prefixes is false"
 EMPTY = "no completion has a token"
+TORN = "the sides of a pair do not fit in one pack"
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,53 @@ class Sharing:
     ) -> Iterator[Part]:
         """This rank's rows, each in one part; sums over rows are to be summed over ranks."""
         if self._shares(network, completions):
-            yield from _over_packs(network, prompts, completions, temperature, device)
+            group = ranks()
+            rows = own_rows(prompts, completions, rank=group.rank, world=group.world)
+            made = packs(prompts, completions, rows, most=most_tokens(network, device))
+            yield from _over_packs(network, made, prompts, completions, temperature, device)
         else:
             yield from _row_by_row(network, prompts, completions, temperature, device)
+
+    def pairs(
+        self,
+        network: Any,
+        prompts: Sequence[Sequence[int]],
+        sides: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]],
+        *,
+        temperature: float,
+        device: torch.device,
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Numbers of this rank's pairs, each in one part, and the log-probabilities of both sides' completions.
+
+        A pair whose sides do not fit in one pack makes all go row by row.
+        """
+        count, both = len(prompts), [*sides[0], *sides[1]]
+        group = ranks()
+        made: list[Pack] = []
+        if self._shares(network, both):
+            # By prompt and both sides: the ranks take whole pairs.
+            together = [[*one, *other] for one, other in zip(*sides, strict=True)]
+            own = set(own_rows(prompts, together, rank=group.rank, world=group.world))
+            twice = [*prompts, *prompts]
+            rows = [row for row in in_tree_order(twice, both) if row % count in own and both[row]]
+            made = list(packs(twice, both, rows, most=most_tokens(network, device)))
+            if not all(_whole_pairs(pack.rows, both) for pack in made):
+                self._tell(TORN)
+            else:
+                for part in _over_packs(network, made, twice, both, temperature, device):
+                    sums = dict(zip(part.rows, (part.logps_BT * part.mask_BT).sum(1), strict=True))
+                    numbers = sorted({row % count for row in part.rows})
+                    none = part.logps_BT.new_zeros(())
+                    chosen, refused = ([sums.get(n + side, none) for n in numbers] for side in (0, count))
+                    yield numbers, torch.stack(chosen), torch.stack(refused)
+                return
+        lengths = [2 * (len(p) + max(len(c), len(r))) for p, c, r in zip(prompts, *sides, strict=True)]
+        for numbers in micro_batches(lengths, network.config.vocab_size, device=device):
+            given = pick(prompts, numbers) * 2, pick(sides[0], numbers) + pick(sides[1], numbers)
+            with clock().phase(Metric.FORWARD_SECONDS):
+                sums_2N = score(network, *given, device=device).logps(temperature).sum(1)
+            chosen_N, refused_N = sums_2N.chunk(2)
+            yield numbers, chosen_N, refused_N
 
     @torch.no_grad()
     def logps(
@@ -94,10 +139,20 @@ class Sharing:
     def _shares(self, network: Any, completions: Sequence[Sequence[int]]) -> bool:
         reason = SWITCHED_OFF if not self._wanted else None if any(completions) else EMPTY
         reason = reason or reason_of(network) or dropout_of(network)
-        if reason is not None and reason not in self.reasons:
+        if reason is not None:
+            self._tell(reason)
+        return reason is None
+
+    def _tell(self, reason: str) -> None:
+        if reason not in self.reasons:
             self.reasons.append(reason)
             self._say(f"prefixes are not shared: {reason}")
-        return reason is None
+
+
+def _whole_pairs(rows: Sequence[int], both: Sequence[Sequence[int]]) -> bool:
+    """Whether no row's other side is elsewhere; one without a token is nowhere."""
+    count, inside = len(both) // 2, set(rows)
+    return all((row + count) % len(both) in inside or not both[(row + count) % len(both)] for row in rows)
 
 
 def most_tokens(network: Any, device: torch.device) -> int:
@@ -111,14 +166,13 @@ def most_tokens(network: Any, device: torch.device) -> int:
 
 def _over_packs(
     network: Any,
+    made: Iterable[Pack],
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     temperature: float,
     device: torch.device,
 ) -> Iterator[Part]:
-    group = ranks()
-    rows = own_rows(prompts, completions, rank=group.rank, world=group.world)
-    for pack in packs(prompts, completions, rows, most=most_tokens(network, device)):
+    for pack in made:
         with clock().phase(Metric.FORWARD_SECONDS):
             found = log_probabilities(network, pack, temperature=temperature, precision=precision)
         if torch.is_grad_enabled():

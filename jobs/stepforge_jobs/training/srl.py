@@ -9,6 +9,7 @@ As a control (the paper's "holistic" reward) the whole solution can be asked for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from stepforge.contracts.metrics import Metric
@@ -48,19 +49,41 @@ def run(job: Job) -> None:
     start = begin(job, work, "train", "rl")
     start.policy.asking = work.asking
     asker = start.policy.asker
-    records = [record for record in start.records if record.split == "train"]
-    whole = work.instances == "whole"
-    prompts, experts = whole_solutions(start, records) if whole else single_steps(start, work, records)
+    records = demonstrations(start)
+    pool = pool_of(start, work)
     stage = GrpoStage[str](
         start,
         work,
-        pools=[Pool(items=list(zip(prompts, experts, strict=True)), count=work.batch_prompts, seed=work.seed)],
+        pools=[pool],
         judge=lambda steps, completions: judge(asker, work, steps, completions),
-        stops={start.policy.codec.eos} if whole else asker.step_stops,
+        stops=stops_of(asker, work),
     )
     state = train(job, work, start.policy.network, stage)
-    told = {**choices(work, records, len(experts)), "parsing": start.data.metadata.get("parsing")}
+    told = {**choices(work, records, len(pool.items)), "parsing": start.data.metadata.get("parsing")}
     finish(job, work, "srl", start.policy, state, {**stage.choices, **CHOICES, **told})
+
+
+def demonstrations(start: Start) -> list[Record]:
+    return [record for record in start.records if record.split == "train"]
+
+
+def stops_of(asker: Asker, work: SrlWork) -> frozenset[int]:
+    """Tokens that end a completion."""
+    return frozenset({asker.codec.eos}) if work.instances == "whole" else asker.step_stops
+
+
+def pool_of(start: Start, work: SrlWork) -> Pool[str]:
+    """What the policy is asked and the expert's action, and in which order."""
+    records = demonstrations(start)
+    whole = work.instances == "whole"
+    prompts, experts = whole_solutions(start, records) if whole else single_steps(start, work, records)
+    runs = trajectories(instances(records, work)) if work.order == "trajectories" and not whole else None
+    return Pool(list(zip(prompts, experts, strict=True)), count=work.batch_prompts, seed=work.seed, runs=runs)
+
+
+def trajectories(chosen: Sequence[Instance]) -> list[list[int]]:
+    """Places of the instances of each record, which come one after another."""
+    return [[place for place, _ in run] for _, run in groupby(enumerate(chosen), key=lambda item: id(item[1][0]))]
 
 
 def single_steps(start: Start, work: SrlWork, records: Sequence[Record]) -> tuple[list[list[int]], list[str]]:
@@ -121,6 +144,7 @@ def choices(work: SrlWork, records: Sequence[Record], count: int) -> dict[str, A
         "system_prompt": [asking.THINK] * (work.asking == "think")
         + [asking.STEP, asking.TITLED_STEP] * (work.asking != "plain"),
         "similarity_unit": work.similarity,
+        **({"order": "whole trajectories, step by step"} if work.order == "trajectories" else {}),
     }
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import copy
 import platform
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeVar
-
-import torch
 
 import stepforge
 from stepforge.contracts.base import canonical_json
@@ -25,12 +22,11 @@ from stepforge_jobs.datasets.open_gate import require_open_gate
 from stepforge_jobs.datasets.shards import read_records, write_durably
 from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.job import Job
-from stepforge_jobs.rl.kl import exact_kl
 from stepforge_jobs.training import models
+from stepforge_jobs.training.distance import kl_of
 from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
-from stepforge_jobs.training.scoring import micro_batches, pick, score
 from stepforge_jobs.training.state import METRICS, TrainingState, metrics_lines, settle
 from stepforge_jobs.training.validation import Validation, held_out
 
@@ -88,17 +84,6 @@ def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
 
 def frozen(policy: Policy) -> Policy:
     return replace(policy, network=copy.deepcopy(policy.network).eval().requires_grad_(False))
-
-
-@contextmanager
-def as_reference(policy: Policy) -> Iterator[None]:
-    """The network as the stage found it: with adapters it is the same one without them. No dropout falls on it."""
-    network = policy.network
-    was_training = network.training
-    network.eval()
-    with network.disable_adapter() if hasattr(network, "disable_adapter") else nullcontext():
-        yield
-    network.train(was_training)
 
 
 class Probe:
@@ -159,67 +144,29 @@ class Probe:
         return [prompt for prompt in self._prompts for _ in range(count)], completions
 
 
-@dataclass(frozen=True)
-class MeasuredKl:
-    """Exact KL(policy || reference) at the tokens of completions, in nats."""
+def draw(
+    items: Sequence[Item], step: int, count: int, *, seed: int, runs: Sequence[Sequence[int]] | None = None
+) -> list[Item]:
+    """Items `step * count` and on of an endless sequence of shuffled passes over all items; a pure function.
 
-    total: float
-    tokens: int
-    completions: int
-
-    @property
-    def per_token(self) -> float:
-        return self.total / max(1, self.tokens)
-
-    @property
-    def per_completion(self) -> float:
-        """With completions of the policy itself, an unbiased estimate of the KL between whole completions."""
-        return self.total / max(1, self.completions)
-
-
-def kl_of(
-    policy: Policy,
-    reference: Policy,
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    *,
-    weight: float | None = None,
-) -> MeasuredKl:
-    """Exact KL(policy || reference) over all tokens of the completions.
-
-    With a weight, the gradient of weight x the KL a token is added to the parameters; the completions count as given.
+    `runs` are places that stay side by side, of which all items must be part; where None each item is by itself.
     """
-    total, tokens = 0.0, max(1, sum(map(len, completions)))
-    was_training = policy.network.training
-    policy.network.train(was_training and weight is not None)
-    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-    for rows in micro_batches(lengths, policy.network.config.vocab_size, device=policy.device):
-        given = pick(prompts, rows), pick(completions, rows)
-        with torch.no_grad(), as_reference(reference):
-            other = score(reference.network, *given, device=policy.device)
-        with torch.set_grad_enabled(weight is not None):
-            own = score(policy.network, *given, device=policy.device)
-            found = exact_kl(own.logits_BTV, other.logits_BTV)[own.mask_BT].sum()
-        if weight is not None:
-            (weight * found / tokens).backward()
-        total += float(found.detach())
-    policy.network.train(was_training)
-    (total,) = ranks().sum(total)
-    return MeasuredKl(total, tokens, len(completions))
-
-
-def draw(items: Sequence[Item], step: int, count: int, *, seed: int) -> list[Item]:
-    """Items `step * count` and on of an endless sequence of shuffled passes over all items; a pure function."""
     chosen: list[Item] = []
     position = step * count
     while len(chosen) < count:
         epoch, offset = divmod(position, len(items))
-        order = list(range(len(items)))
-        random.Random(f"{seed}:{epoch}").shuffle(order)
+        order = shuffled(runs or [[place] for place in range(len(items))], random.Random(f"{seed}:{epoch}"))
         taken = order[offset : offset + count - len(chosen)]
         chosen += [items[index] for index in taken]
         position += len(taken)
     return chosen
+
+
+def shuffled(runs: Sequence[Sequence[int]], source: random.Random) -> list[int]:
+    """The places of all runs; those of a run stay side by side."""
+    mixed = list(runs)
+    source.shuffle(mixed)
+    return [place for run in mixed for place in run]
 
 
 def fitting(policy: Policy, record: Record, prompt: Sequence[int], completion: Sequence[int]) -> None:

@@ -14,10 +14,10 @@ from stepforge.contracts.metrics import Metric
 from stepforge.contracts.records import Record
 from stepforge.contracts.rewards import Verdict
 from stepforge_jobs.evaluation.sampling import sample, seed_of
+from stepforge_jobs.training.distance import as_reference
 from stepforge_jobs.training.loop import Values
 from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
-from stepforge_jobs.training.stage import as_reference
 
 PROBLEMS = 16
 COMPLETIONS = 4

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from stepforge.contracts.base import Contract, Sha256
+from stepforge.contracts.serving import ServeMode
 from stepforge.contracts.work import WorkType
 
 
@@ -29,6 +30,7 @@ class Environment(Contract):
     """Digest of the code and lock that run each type of job."""
     instance_types: dict[str, str] = {}
     """`train` and `serve`."""
+    serve_mode: ServeMode = "realtime"
     network: dict[str, str] = {}
     """`subnets` and `security-groups` of the environment's own network, with commas between them. Jobs that name no
     network run there; empty is SageMaker's."""

@@ -149,6 +149,11 @@ class Keys:
         return f"finetune/{kind}/{name}"
 
     @staticmethod
+    def inference(kind: Literal["requests", "answers", "failures"], name: str = "") -> str:
+        """What an asynchronous endpoint reads and writes. Without a name: the prefix."""
+        return f"inference/{kind}/{name}" if name else f"inference/{kind}"
+
+    @staticmethod
     def prices() -> str:
         return "prices/sagemaker.json"
 

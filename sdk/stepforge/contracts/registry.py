@@ -12,7 +12,11 @@ from stepforge.contracts.reports import Interval
 
 Approval = Literal["Approved", "Rejected", "PendingManualApproval"]
 Stage = Literal["Development", "Staging", "Production", "Archived"]
-"""`Production` serves now; `Archived` served once."""
+"""`Staging` is tried by a promotion; `Production` serves now; `Archived` served once."""
+StageStatus = Literal[
+    "PendingApproval", "Rejected", "Trying", "TryingAgain", "Serving", "Superseded", "Refused", "Failed", "CutOff"
+]
+"""Why a version is in its stage. `TryingAgain` served before, and goes back to `Archived` where it fails."""
 
 PROMOTION = "promotion"
 PROMOTION_EVENT = "promotion_event"
@@ -22,6 +26,8 @@ SERVES_SINCE = "serves_since"
 REJECTION = "rejection"
 """Key in CustomerMetadataProperties: why a version was last rejected."""
 PromotionResult = Literal["deployed", "refused", "failed"]
+PromotionStep = Literal["trying", "deployed", "refused", "failed", "cut off"]
+"""What a promotion says of its package. `cut off` is no verdict: the sweep starts another."""
 STAMPED = ("promotion refused: ", "promotion failed: ")
 """How ApprovalDescription begins while the stamp of a promotion is the last that was said about an approval."""
 

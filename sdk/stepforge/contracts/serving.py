@@ -1,13 +1,65 @@
-"""What InvokeEndpoint takes and answers, as JSON."""
+"""What serves, and what it takes and answers, as JSON."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stepforge.contracts.base import Contract, Sha256
 from stepforge.contracts.rewards import Verdict
+
+ServeMode = Literal["realtime", "async", "components"]
+"""`realtime`: an answer within a minute. `async`: requests and answers lie in the bucket, and an answer may take an
+hour. `components`: as `realtime`, but candidate and champion share the instances of one endpoint."""
+
+
+VARIANT = "main"
+"""The one production variant of every endpoint."""
+
+
+def dimensions(endpoint: str, mode: ServeMode) -> dict[str, str]:
+    """Of CloudWatch's metrics of what answers behind the name `endpoint`."""
+    if mode == "components":
+        return {"InferenceComponentName": endpoint}
+    return {"EndpointName": endpoint, "VariantName": VARIANT}
+
+
+class Answers(Contract):
+    """Where an asynchronous endpoint writes, how much it does at once, and whom it tells."""
+
+    bucket: str
+    max_concurrent: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Requests that an instance works on."""
+    success_topic: str | None = None
+    error_topic: str | None = None
+
+
+class Share(Contract):
+    """What one copy of a model takes of an instance, as an inference component."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    accelerators: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs, or parts of one."""
+    memory_mb: Annotated[int, Field(ge=128)] = 2048
+
+
+class Fleet(Contract):
+    """What the models of an environment are served by."""
+
+    instance_type: str
+    instances: Annotated[int, Field(ge=1)] = 1
+    mode: ServeMode = "realtime"
+    answers: Answers | None = None
+    """Of `async` alone."""
+    share: Share | None = None
+    """Of `components` alone."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.answers is None) == (self.mode == "async") or (self.share is None) == (self.mode == "components"):
+            raise ValueError(f"mode {self.mode!r} does not go with these: async has answers, components a share")
+        return self
 
 
 class Prompt(Contract):

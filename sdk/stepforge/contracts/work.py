@@ -307,9 +307,13 @@ class SrlWork(PolicyGradient):
     window: PositiveInt | None = None
     """Only the last so many steps stand in the context (2 in the paper's variant for software); all where None."""
     dynamic_sampling: bool = True
+    order: Annotated[Literal["steps", "trajectories"], Field(exclude_if=lambda order: order == "steps")] = "steps"
+    """What a pass over the instances shuffles: single `steps`, or whole `trajectories`, whose nested prompts then stand
+    side by side and share more. Batches of trajectories are correlated: take many prompts in each. Written where it is
+    not the default alone, so that what was made before there was this choice keeps its identity."""
 
     def unread(self) -> dict[str, str]:
-        whole = ("next_title", "window") if self.instances == "whole" else ()
+        whole = ("next_title", "window", "order") if self.instances == "whole" else ()
         return super().unread() | dict.fromkeys(whole, "where instances is 'whole', which asks for no single step")
 
 

@@ -164,8 +164,9 @@ def test_the_gradient_of_a_network_in_micro_batches_equals_that_of_trl_in_one(
         assert relative(parameter.grad, gradients[name].grad) <= 1e-5, name
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["row by row", "shared"])
 def test_the_gradient_of_dpo_in_micro_batches_equals_that_of_trl_in_one(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
     from accelerate import Accelerator
     from trl import DPOTrainer
@@ -202,7 +203,9 @@ def test_the_gradient_of_dpo_in_micro_batches_equals_that_of_trl_in_one(
     wanted.backward()
     policy.network.zero_grad()
     batch = dpo.Batch(prompts, chosen, refused, reference_chosen_N=reference[0], reference_refused_N=reference[1])
-    found = dpo.add_gradient(policy, batch, beta=0.3, temperature=1.0)
+    sharing = Sharing(wanted=shared)
+    found = dpo.add_gradient(policy, batch, beta=0.3, temperature=1.0, sharing=sharing)
+    assert sharing.reasons == ([] if shared else [SWITCHED_OFF])
     assert found[Metric.LOSS] == pytest.approx(wanted.item(), rel=1e-5)
     gradients = dict(network.named_parameters())
     for name, parameter in policy.network.named_parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from contextlib import suppress
 from typing import Any
 
 import botocore.session
@@ -88,6 +89,103 @@ def test_an_endpoint_answers_and_an_update_that_does_not_ping_leaves_the_old_one
     sagemaker.delete_endpoint(EndpointName="face")
     with pytest.raises(ClientError, match="not found"):
         ask(local_aws, "face")
+
+
+COMPONENT: Json = {
+    "ComputeResourceRequirements": {"MinMemoryRequiredInMb": 128, "NumberOfCpuCoresRequired": 1},
+}
+
+
+def test_components_share_an_endpoint_and_each_is_asked_by_its_name(local_aws: LocalAws, image: str) -> None:
+    sagemaker, runtime = local_aws.client("sagemaker"), local_aws.client("sagemaker-runtime")
+    for name in ("one", "two", "broken"):
+        with suppress(ClientError):
+            model(local_aws, name, image, name)
+    fleet = {"VariantName": "all", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    sagemaker.create_endpoint_config(EndpointConfigName="fleet", ProductionVariants=[fleet], ExecutionRoleArn=ROLE)
+    sagemaker.create_endpoint(EndpointName="fleet", EndpointConfigName="fleet")
+    assert in_service(local_aws, "fleet")["EndpointStatus"] == "InService"
+
+    def component(name: str) -> Json:
+        return wait(
+            lambda: sagemaker.describe_inference_component(InferenceComponentName=name),
+            lambda d: d["InferenceComponentStatus"] in ("InService", "Failed"),
+        )
+
+    def said(name: str) -> bytes:
+        return runtime.invoke_endpoint(EndpointName="fleet", InferenceComponentName=name, Body=b"?")["Body"].read()
+
+    for name, weights in (("live", "one"), ("candidate", "two")):
+        sagemaker.create_inference_component(
+            InferenceComponentName=name, EndpointName="fleet", VariantName="all", RuntimeConfig={"CopyCount": 1},
+            Specification={"ModelName": weights, **COMPONENT},
+        )  # fmt: skip
+        assert component(name)["InferenceComponentStatus"] == "InService"
+    assert (said("live"), said("candidate")) == (b"one:?", b"two:?")
+    with pytest.raises(ClientError, match="needs an InferenceComponentName"):
+        ask(local_aws, "fleet")
+
+    sagemaker.update_inference_component(
+        InferenceComponentName="live", Specification={"ModelName": "broken", **COMPONENT}
+    )
+    assert "these weights are broken" in component("live")["FailureReason"]
+    assert said("live") == b"one:?"
+    sagemaker.update_inference_component(InferenceComponentName="live", Specification={"ModelName": "two", **COMPONENT})
+    assert component("live")["Specification"]["ModelName"] == "two"
+    assert said("live") == b"two:?"
+
+    with pytest.raises(ClientError, match="delete them first"):
+        sagemaker.delete_endpoint(EndpointName="fleet")
+    for name in ("live", "candidate"):
+        sagemaker.delete_inference_component(InferenceComponentName=name)
+    with pytest.raises(ClientError, match="not found"):
+        said("live")
+    sagemaker.delete_endpoint(EndpointName="fleet")
+
+
+def test_an_asynchronous_endpoint_answers_into_s3_with_the_key_and_tells_a_topic(
+    local_aws: LocalAws, image: str
+) -> None:
+    sagemaker, runtime, s3 = (local_aws.client(name) for name in ("sagemaker", "sagemaker-runtime", "s3"))
+    sns, sqs = local_aws.client("sns"), local_aws.client("sqs")
+    key = local_aws.client("kms").create_key()["KeyMetadata"]["Arn"]
+    topic, queue = sns.create_topic(Name="answers")["TopicArn"], sqs.create_queue(QueueName="answers")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn, Attributes={"RawMessageDelivery": "true"})
+    with suppress(ClientError):
+        model(local_aws, "one", image, "one")
+    variant = {"VariantName": "all", "ModelName": "one", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    output = {
+        "S3OutputPath": "s3://models/answers", "S3FailurePath": "s3://models/failures", "KmsKeyId": key,
+        "NotificationConfig": {"SuccessTopic": topic, "ErrorTopic": topic},
+    }  # fmt: skip
+    sagemaker.create_endpoint_config(
+        EndpointConfigName="later", ProductionVariants=[variant],
+        AsyncInferenceConfig={"OutputConfig": output, "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 2}},
+    )  # fmt: skip
+    sagemaker.create_endpoint(EndpointName="later", EndpointConfigName="later")
+    described = in_service(local_aws, "later")
+    assert described["AsyncInferenceConfig"]["OutputConfig"]["KmsKeyId"] == key
+
+    def answered(body: bytes, where: str) -> Json:
+        s3.put_object(Bucket="models", Key="asked", Body=body)
+        given = runtime.invoke_endpoint_async(EndpointName="later", InputLocation="s3://models/asked")
+        found = given[where].removeprefix("s3://models/")
+        keys = wait(lambda: s3.list_objects_v2(Bucket="models", Prefix=found).get("Contents", []), bool)
+        return s3.get_object(Bucket="models", Key=keys[0]["Key"])
+
+    answer = answered(b"?", "OutputLocation")
+    assert (answer["Body"].read(), answer["ServerSideEncryption"], answer["SSEKMSKeyId"]) == (b"one:?", "aws:kms", key)
+    assert b"Received server error (500)" in answered(b"fail", "FailureLocation")["Body"].read()
+
+    def heard() -> list[str]:
+        got = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=0).get("Messages", [])
+        return [json.loads(message["Body"])["invocationStatus"] for message in got]
+
+    assert sorted(wait(heard, lambda found: len(found) == 2)) == ["Completed", "Failed"]
+    with pytest.raises(ClientError, match="is asked with InvokeEndpointAsync"):
+        ask(local_aws, "later")
+    sagemaker.delete_endpoint(EndpointName="later")
 
 
 def test_a_model_may_not_say_which_code_its_process_loads(local_aws: LocalAws, image: str) -> None:
@@ -205,6 +303,15 @@ def test_every_answer_has_the_shape_that_botocore_has(local_aws: LocalAws, image
     """Each operation once, in an order in which each can succeed."""
     container = {"Image": image, "ModelDataUrl": "s3://models/one.tar.gz"}
     variant = {"VariantName": "all", "ModelName": "shape", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    fleet = {
+        "ProductionVariants": [{key: variant[key] for key in variant if key != "ModelName"}],
+        "ExecutionRoleArn": ROLE,
+    }
+    part = {
+        "InferenceComponentName": "shape",
+        "Specification": {"ModelName": "shape", **COMPONENT},
+        "RuntimeConfig": {"CopyCount": 1},
+    }
     job = job_request("shape-a1", image, bucket="models", Tags=[{"Key": "a", "Value": "b"}])
     group_arn = "arn:aws:sagemaker:us-east-1:000000000000:model-package-group/shape"
     package = {"ModelPackageName": "arn:aws:sagemaker:us-east-1:000000000000:model-package/shape/1"}
@@ -242,15 +349,32 @@ def test_every_answer_has_the_shape_that_botocore_has(local_aws: LocalAws, image
         ("wait", {}),
         ("DescribeEndpoint", {"EndpointName": "shape"}),
         ("DeleteEndpoint", {"EndpointName": "shape"}),
+        ("CreateEndpointConfig", {**fleet, "EndpointConfigName": "fleet-shape"}),
+        ("CreateEndpoint", {"EndpointName": "shape", "EndpointConfigName": "fleet-shape"}),
+        ("wait", {}),
+        ("CreateInferenceComponent", {**part, "EndpointName": "shape", "VariantName": "all"}),
+        ("DescribeInferenceComponent", {"InferenceComponentName": "shape"}),
+        ("ListInferenceComponents", {"EndpointNameEquals": "shape"}),
+        ("wait for component", {}),
+        ("UpdateInferenceComponent", {"InferenceComponentName": "shape", "RuntimeConfig": {"CopyCount": 2}}),
+        ("DeleteInferenceComponent", {"InferenceComponentName": "shape"}),
+        ("DeleteEndpoint", {"EndpointName": "shape"}),
         ("DeleteEndpointConfig", {"EndpointConfigName": "shape"}),
         ("DeleteModel", {"ModelName": "shape"}),
         ("DescribeTrainingJob", {"TrainingJobName": "shape-a1"}),
     ]
+    sagemaker = local_aws.client("sagemaker")
     service = botocore.session.get_session().get_service_model("sagemaker")
     problems: list[str] = []
     for operation, request in calls:
         if operation == "wait":
             in_service(local_aws, "shape")
+            continue
+        if operation == "wait for component":
+            wait(
+                lambda: sagemaker.describe_inference_component(InferenceComponentName="shape"),
+                lambda d: d["InferenceComponentStatus"] != "Creating",
+            )
             continue
         answer = _raw(local_aws, operation, request)
         shape = service.operation_model(operation).output_shape
@@ -261,5 +385,5 @@ def test_every_answer_has_the_shape_that_botocore_has(local_aws: LocalAws, image
     assert problems == []
     from stepforge.local.sagemaker.service import OPERATIONS
 
-    assert {operation for operation, _ in calls} - {"wait"} == set(OPERATIONS)
+    assert {operation for operation, _ in calls} - {"wait", "wait for component"} == set(OPERATIONS)
     assert ended(local_aws, "shape-a1")["TrainingJobStatus"] in ("Stopped", "Completed")

@@ -3,7 +3,8 @@
 Seeds steer it. A dataset of seed 13 fails its gate, one of seed 7 crashes, one of 8 ends without a manifest
 and with status 0, one of 100 is endless until it is started
 again from its checkpoint, one of 101 is endless then too, as is a gate that samples 101 records. A stage with
-learning rate 0.5 makes a model that answers otherwise when it is served than in its evaluation.
+learning rate 0.5 makes a model that answers otherwise when it is served than in its evaluation. A model whose config
+says `seconds` takes that long for an answer.
 """
 
 from __future__ import annotations
@@ -132,9 +133,10 @@ def answer(prompt: str, sha256: str) -> str:
 
 
 def serve() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     folder = BASE / "model"
     sha256 = read_manifest(folder).sha256
-    liar = json.loads((folder / "config.json").read_text())["liar"]
+    config = json.loads((folder / "config.json").read_text())
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def reply(self, body: bytes) -> None:
@@ -148,10 +150,11 @@ def serve() -> None:
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["records"]
-            said = ["nonsense" if liar else answer(record["prompt"], sha256) for record in asked]
+            time.sleep(config.get("seconds", 0))
+            said = ["nonsense" if config["liar"] else answer(record["prompt"], sha256) for record in asked]
             self.reply(json.dumps({"completions": said, "model_sha256": sha256}).encode())
 
-    http.server.HTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
+    http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef
+from stepforge.contracts.manifests import PICKLES
 from stepforge.contracts.names import split_uri
 from stepforge.contracts.registry import PackageMetadata, Promotion
 from stepforge.contracts.reports import EvaluationReport
-from stepforge.contracts.serving import InvokeResponse
+from stepforge.contracts.serving import Fleet, InvokeResponse
 from stepforge.deployment import (
     OWNER_TAG,
-    PICKLES,
     Deployment,
     Golden,
     check_weights,
@@ -42,6 +42,7 @@ from tests.fakes import FakeAlarms, FakeSageMaker
 from .conftest import BUCKET, IMAGE, KEY_ARN, put_artifact
 
 GROUP = "stepforge-facial"
+FLEET = Fleet(instance_type="ml.m5.large")
 FILES = {"model.safetensors": b"weights", "config.json": b"{}"}
 ROWS = [
     {"decoding": decoding, "prompt": f"p{n}", "completion": f"c{n}", "tokens": n + 1}
@@ -82,7 +83,7 @@ def promotion(sagemaker: FakeSageMaker, s3: Any, weights: ArtifactRef) -> Promot
 
 
 def verified(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> Deployment:
-    return verify(sagemaker, s3, promotion, instance_type="ml.m5.large", poll_seconds=1)
+    return verify(sagemaker, s3, promotion, FLEET, poll_seconds=1)
 
 
 @pytest.fixture
@@ -203,10 +204,10 @@ def test_an_image_by_tag_is_refused(sagemaker: FakeSageMaker, s3: Any, promotion
 @given(st.from_regex(r"\Astepforge-[a-z0-9](-?[a-z0-9]){0,42}\Z"), st.integers(1, 99_999))
 def test_a_serving_name_is_one_that_sagemaker_takes(group: str, version: int) -> None:
     promotion = Promotion(package_arn="arn", group=group, version=version, event_id="e" * 64)
-    name = serving_name(promotion, "1" * 64, IMAGE, "ml.m5.large")
+    name = serving_name(promotion, "1" * 64, IMAGE, FLEET)
     assert len(name) <= 63
     assert "--" not in name
-    assert name != serving_name(promotion, "2" * 64, IMAGE, "ml.m5.large")
+    assert name != serving_name(promotion, "2" * 64, IMAGE, FLEET)
 
 
 # Endpoints
@@ -214,10 +215,10 @@ def test_a_serving_name_is_one_that_sagemaker_takes(group: str, version: int) ->
 
 def test_each_step_twice_is_each_step_once(sagemaker: FakeSageMaker, states: Any, deployment: Deployment) -> None:
     for _ in range(2):
-        prepare(sagemaker, deployment, role_arn="arn:r", instance_type="ml.m5.large", key_arn=KEY_ARN)
+        prepare(sagemaker, deployment, role_arn="arn:r", key_arn=KEY_ARN)
         deploy_candidate(sagemaker, states, deployment, execution_arn="arn:me")
         deploy_live(sagemaker, FakeAlarms(), deployment)
-        assert endpoint_state(sagemaker, deployment.endpoint, deployment.config) == "ready"
+        assert endpoint_state(sagemaker, deployment, deployment.endpoint) == "ready"
     for _ in range(2):
         remove_candidate(sagemaker, deployment, execution_arn="arn:me", failed=False)
     assert set(sagemaker.endpoints) == {GROUP}
@@ -235,7 +236,7 @@ def test_a_candidate_belongs_to_one_promotion_even_where_two_promote_the_same_ve
     sagemaker: FakeSageMaker, states: Any, deployment: Deployment, executions: tuple[str, str]
 ) -> None:
     first, second = executions
-    prepare(sagemaker, deployment, role_arn="arn:r", instance_type="ml.m5.large", key_arn=KEY_ARN)
+    prepare(sagemaker, deployment, role_arn="arn:r", key_arn=KEY_ARN)
     deploy_candidate(sagemaker, states, deployment, execution_arn=first)
     with pytest.raises(PromotionBusy, match="InService for one: wait"):
         deploy_candidate(sagemaker, states, deployment, execution_arn=second)
@@ -287,18 +288,23 @@ def test_an_approval_that_was_taken_back_meanwhile_leaves_the_live_endpoint(
 
 @pytest.mark.parametrize("status", ["Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"])
 def test_an_endpoint_in_motion_is_waited_for(sagemaker: FakeSageMaker, deployment: Deployment, status: str) -> None:
-    sagemaker.endpoints[GROUP] = {"EndpointConfigName": "old", "EndpointStatus": status}
+    sagemaker.endpoints[GROUP] = {"EndpointArn": "arn:e", "EndpointConfigName": "old", "EndpointStatus": status}
     with pytest.raises(PromotionBusy, match=status):
         deploy_live(sagemaker, FakeAlarms(), deployment)
 
 
 def test_an_endpoint_that_rolled_itself_back_has_failed(sagemaker: FakeSageMaker, deployment: Deployment) -> None:
-    sagemaker.endpoints[GROUP] = {"EndpointConfigName": "old", "EndpointStatus": "InService", "FailureReason": "alarm"}
+    sagemaker.endpoints[GROUP] = {
+        "EndpointArn": "arn:e",
+        "EndpointConfigName": "old",
+        "EndpointStatus": "InService",
+        "FailureReason": "alarm",
+    }
     with pytest.raises(EndpointFailed, match="alarm"):
-        endpoint_state(sagemaker, GROUP, deployment.config)
+        endpoint_state(sagemaker, deployment, GROUP)
     del sagemaker.endpoints[GROUP]
     with pytest.raises(EndpointFailed, match="was deleted"):
-        endpoint_state(sagemaker, GROUP, deployment.config)
+        endpoint_state(sagemaker, deployment, GROUP)
 
 
 def holds_to_the_api(operation: str, request: dict[str, Any], service: str = "sagemaker") -> None:
@@ -326,7 +332,7 @@ def test_every_deployment_is_turned_back_by_the_endpoints_alarm_which_is_made_on
     policy: str,
     kind: str,
 ) -> None:
-    sagemaker.endpoints[GROUP] = {"EndpointConfigName": "old", "EndpointStatus": "InService"}
+    sagemaker.endpoints[GROUP] = {"EndpointArn": "arn:e", "EndpointConfigName": "old", "EndpointStatus": "InService"}
     seen: dict[str, Any] = {}
     monkeypatch.setattr(sagemaker, "update_endpoint", lambda **request: seen.update(request))
     alarms = FakeAlarms()
@@ -351,16 +357,16 @@ def test_another_number_of_instances_is_another_configuration(
     sagemaker: FakeSageMaker, s3: Any, promotion: Promotion
 ) -> None:
     one = verified(sagemaker, s3, promotion)
-    three = verify(sagemaker, s3, promotion, instance_type="ml.m5.large", poll_seconds=1, instances=3)
+    three = verify(sagemaker, s3, promotion, FLEET.model_copy(update={"instances": 3}), poll_seconds=1)
     assert one.config != three.config
-    prepare(sagemaker, three, role_arn="r", instance_type="ml.m5.large", key_arn=KEY_ARN, instances=3)
+    prepare(sagemaker, three, role_arn="r", key_arn=KEY_ARN)
     assert sagemaker.configs[three.config]["ProductionVariants"][0]["InitialInstanceCount"] == 3
 
 
 def test_rolling_back_restores_what_served_before(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> None:
-    sagemaker.endpoints[GROUP] = {"EndpointConfigName": "old", "EndpointStatus": "InService"}
+    sagemaker.endpoints[GROUP] = {"EndpointArn": "arn:e", "EndpointConfigName": "old", "EndpointStatus": "InService"}
     deployment = verified(sagemaker, s3, promotion)
-    prepare(sagemaker, deployment, role_arn="arn:r", instance_type="ml.m5.large", key_arn=KEY_ARN)
+    prepare(sagemaker, deployment, role_arn="arn:r", key_arn=KEY_ARN)
     deploy_live(sagemaker, FakeAlarms(), deployment)
     roll_back(sagemaker, deployment)
     remove_candidate(sagemaker, deployment, execution_arn="arn:me", failed=True)
@@ -461,7 +467,9 @@ def test_a_refused_version_says_why_and_keeps_its_metadata(sagemaker: FakeSageMa
     properties = package["CustomerMetadataProperties"]
     assert PackageMetadata.of(properties) is not None
     assert (properties["promotion"], properties["promotion_event"]) == ("refused", "e" * 64)
-    assert "ModelLifeCycle" not in package
+    life = package["ModelLifeCycle"]
+    assert (life["Stage"], life["StageStatus"]) == ("Development", "Refused")
+    assert life["StageDescription"].startswith("model.bin can hold a pickle")
 
 
 def test_the_bucket_of_an_artifact_is_the_one_its_address_names(weights: ArtifactRef) -> None:

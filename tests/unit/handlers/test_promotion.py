@@ -13,12 +13,14 @@ import pytest
 
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.registry import SERVES_SINCE, ExternalLineage, PackageMetadata, Promotion
+from stepforge.contracts.serving import Fleet
 from stepforge.deployment import stamp
 from stepforge.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
 from stepforge.retiring import retire
 from tests.fakes import FakeSageMaker
 
 GROUP = "stepforge-facial"
+FLEET = Fleet(instance_type="ml.m5.large")
 METADATA = PackageMetadata(
     pipeline_sha256="1" * 64,
     model_sha256="2" * 64,
@@ -113,7 +115,7 @@ def test_a_verdict_is_final_for_its_approval_and_a_new_approval_is_a_new_chance(
         "promotion_event": event.event_id,
     }
     assert on_event(sagemaker, states, event, machine_arn=machine_arn).action == "ignored"
-    assert sweep(sagemaker, states, machine_arn=machine_arn) == []
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
     assert on_event(sagemaker, states, change(package, at=9), machine_arn=machine_arn).action == "started"
 
 
@@ -134,9 +136,9 @@ def test_the_stamp_of_a_failure_is_no_approval_though_its_event_names_no_field(
 def test_the_sweep_heals_a_lost_event_once(
     sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
 ) -> None:
-    (decision,) = sweep(sagemaker, states, machine_arn=machine_arn)
+    (decision,) = sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
     assert (decision.action, decision.package_arn) == ("started", package)
-    assert sweep(sagemaker, states, machine_arn=machine_arn) == []
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
     assert len(executions(states, machine_arn)) == 1
 
 
@@ -144,7 +146,7 @@ def test_an_event_that_was_only_late_adopts_what_the_sweep_started(
     sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
 ) -> None:
     sagemaker.packages[package]["LastModifiedTime"] = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
-    (decision,) = sweep(sagemaker, states, machine_arn=machine_arn)
+    (decision,) = sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
     late = change(package, at=1_767_323_045_678)
     assert on_event(sagemaker, states, late, machine_arn=machine_arn).execution == decision.execution
     assert len(executions(states, machine_arn)) == 1
@@ -154,7 +156,7 @@ def test_the_sweep_starts_nothing_beside_a_promotion_that_runs(
     sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
 ) -> None:
     on_event(sagemaker, states, change(package), machine_arn=machine_arn)
-    assert sweep(sagemaker, states, machine_arn=machine_arn) == []
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
     assert len(executions(states, machine_arn)) == 1
 
 
@@ -162,7 +164,7 @@ def test_the_sweep_does_not_bring_back_an_older_version(
     sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
 ) -> None:
     add(sagemaker, ModelLifeCycle={"Stage": "Production", "StageStatus": "Serving"})
-    assert [d.action for d in sweep(sagemaker, states, machine_arn=machine_arn)] == ["ignored"]
+    assert [d.action for d in sweep(sagemaker, states, FLEET, machine_arn=machine_arn)] == ["ignored"]
     assert executions(states, machine_arn) == []
 
 
@@ -176,6 +178,7 @@ def test_the_handler_takes_the_envelopes_of_event_and_schedule(
 ) -> None:
     monkeypatch.setenv("PROMOTE_ARN", machine_arn)
     monkeypatch.setenv("GROUP_PREFIX", "stepforge-")
+    monkeypatch.setenv("FLEET", FLEET.model_dump_json())
     module = load("on_approval")
     monkeypatch.setattr(module, "client", {"sagemaker": sagemaker, "stepfunctions": states}.__getitem__)
     envelope = {"version": "0", "source": "aws.sagemaker", "detail-type": "SageMaker Model Package State Change"}
@@ -231,10 +234,10 @@ def test_the_sweep_deletes_the_candidate_of_a_promotion_that_was_stopped(
     sagemaker.create_endpoint(
         EndpointName=f"{GROUP}-candidate", EndpointConfigName="c", Tags=[{"Key": "stepforge:execution", "Value": arn}]
     )
-    assert sweep(sagemaker, states, machine_arn=machine_arn) == []
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
     assert f"{GROUP}-candidate" in sagemaker.endpoints
     states.stop_execution(executionArn=arn)
-    swept = sweep(sagemaker, states, machine_arn=machine_arn)
+    swept = sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
     assert [d.action for d in swept] == ["removed", "started"]
     assert f"{GROUP}-candidate" not in sagemaker.endpoints
 
@@ -290,6 +293,6 @@ def test_the_sweep_removes_what_served_before(
     promoted(sagemaker, package)
     sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName="c")
     promoted(sagemaker, add(sagemaker, CustomerMetadataProperties={**METADATA, **TUNE}))
-    assert sweep(sagemaker, states, machine_arn=machine_arn) == []
-    (removed,) = sweep(sagemaker, states, machine_arn=machine_arn, keep_previous_days=0)
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
+    (removed,) = sweep(sagemaker, states, FLEET, machine_arn=machine_arn, keep_previous_days=0)
     assert (removed.action, GROUP in removed.reason, sagemaker.endpoints) == ("removed", True, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import torch
 from tests.support.job_folders import TINY
 
 from stepforge.contracts.metrics import Metric
-from stepforge.contracts.work import RlvrWork
+from stepforge.contracts.records import Provenance, Record, Step
+from stepforge.contracts.work import RlvrWork, SrlWork
 from stepforge_jobs.rl.dynamic_sampling import informative
 from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training.gathering import Judged, Pool, gather
 from stepforge_jobs.training.models import Policy, from_scratch
+from stepforge_jobs.training.srl import instances, trajectories
 
 G = 2
 
@@ -122,3 +125,56 @@ def test_without_dynamic_sampling_every_drawn_group_stays(policy: Policy) -> Non
     assert found.rewards_PG.shape == (4, G)
     assert len(judge.asked) == 1
     assert Metric.KEPT_GROUPS not in found.metrics
+
+
+def trajectory_pool(lengths: Sequence[int], count: int) -> Pool[int]:
+    places = iter(range(sum(lengths)))
+    runs = [[next(places) for _ in range(length)] for length in lengths]
+    items = [([place], place) for run in runs for place in run]
+    return Pool(items, count=count, seed=3, runs=runs)
+
+
+@pytest.mark.parametrize("count", [3, 5, 12], ids=lambda count: f"{count} prompts")
+def test_a_pass_over_trajectories_takes_each_step_once_and_those_of_one_side_by_side(count: int) -> None:
+    lengths = (3, 1, 4, 2, 5)
+    pool = trajectory_pool(lengths, count)
+    assert pool.runs is not None
+    drawn = [place for step in range(15 * 4) for place in pool.batch(step)]
+    orders = []
+    for start in range(0, len(drawn) - 14, 15):
+        epoch = drawn[start : start + 15]
+        assert sorted(epoch) == list(range(15)), "each step once in a pass"
+        starts = {epoch[0], *(b for a, b in pairwise(epoch) if b != a + 1)}
+        assert starts <= {run[0] for run in pool.runs}, "a trajectory is begun at its first step and gone through"
+        orders.append(tuple(epoch))
+    assert len(set(orders)) > 5, "passes differ in order"
+    single = Pool(pool.items, count=count, seed=3)
+    assert [single.batch(step) for step in range(5)] != [pool.batch(step) for step in range(5)]
+    for step in range(5):
+        fresh = list(pool.fresh(step))
+        assert sorted([*fresh, *set(pool.batch(step))]) == list(range(15)), "and what is not drawn is fresh once"
+
+
+def test_a_batch_of_trajectories_has_fewer_of_them_than_one_of_steps() -> None:
+    pool = trajectory_pool([6] * 30, 18)
+    single = Pool(pool.items, count=18, seed=3)
+    of = {
+        way: [len({place // 6 for place in p.batch(step)}) for step in range(40)]
+        for way, p in (("runs", pool), ("steps", single))
+    }
+    assert max(of["runs"]) == 3, "18 steps are three whole trajectories of six"
+    assert min(of["steps"]) > 6
+
+
+def test_the_instances_of_a_record_are_a_trajectory_and_the_default_leaves_identities_alone() -> None:
+    steps = tuple(Step(action=f"s{n}") for n in range(4))
+    kinds = {"a": 4, "b": 1, "c": 3}
+    base = {"source": "template", "verifier": "d@1", "provenance": Provenance(generator="d@1"), "domain": "d"}
+    records = [
+        Record.model_validate({**base, "id": n, "group": n, "split": "train", "prompt": "p", "steps": steps[:count]})
+        for n, count in kinds.items()
+    ]
+    work = SrlWork(order="trajectories")
+    assert trajectories(instances(records, work)) == [[0, 1, 2], [3, 4]], "one step alone is no instance of the paper's"
+    assert "order" not in SrlWork().model_dump(mode="json")
+    assert work.model_dump(mode="json")["order"] == "trajectories"

@@ -17,9 +17,9 @@ from stepforge.models import check_model_folder
 from stepforge.recipes import load_recipe
 from stepforge_jobs.directories import check_directory
 from stepforge_jobs.training import models
+from stepforge_jobs.training.distance import as_reference
 from stepforge_jobs.training.import_gguf import find_gguf, import_gguf, main
 from stepforge_jobs.training.models import above_float32, from_directory, save, with_lora
-from stepforge_jobs.training.stage import as_reference
 
 IDS = torch.tensor([[5, 9, 30, 77, 12]])
 

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -421,12 +422,77 @@ def test_flex_attention_gives_what_the_plan_gives() -> None:
     ).all()
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_flex_attention_gives_what_the_eager_one_gives() -> None:
+    from stepforge_jobs.prefixes.flex import _compiled
+
+    _, ends = padded_ends(long_rows(1))
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, len(ends), 16) for heads in (4, 2, 2))
+    mask = block_mask(torch.tensor(ends))
+    found = _compiled()(query, key, value, block_mask=mask, enable_gqa=True).transpose(1, 2)
+    assert torch.allclose(found, flex(query, key, value, mask, scale=None), atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has a backward on a GPU alone")
+def test_on_a_gpu_gradients_over_packs_are_those_of_rows_by_themselves() -> None:
+    network, rows = model().cuda(), long_rows(1)
+    found = {}
+    for share in (True, False):
+        network.zero_grad(set_to_none=True)
+        sharing = Sharing(wanted=share)
+        for part in sharing.parts(network, *rows, temperature=0.7, device=torch.device("cuda")):
+            (part.logps_BT * part.mask_BT).sum().backward()
+        assert sharing.reasons == ([] if share else [SWITCHED_OFF])
+        found[share] = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    # bfloat16 under autocast, as jobs have it.
+    assert relative(found[True], found[False]) < 0.05
+
+
 def test_buckets_hold_what_they_are_for_with_little_to_spare() -> None:
     for length in range(1, 20_000, 37):
         found = bucket(length)
         assert found % BLOCK == 0
         assert length <= found <= max(length + BLOCK, length * 1.25)
     assert len({bucket(length) for length in range(1, 16_385)}) < 60
+
+
+@pytest.mark.parametrize("adapters", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("at_once", [1 << 22, 23 * 5], ids=["at once", "in chunks"])
+def test_the_exact_kl_and_its_gradient_are_those_of_rows_by_themselves(
+    monkeypatch: pytest.MonkeyPatch, adapters: bool, at_once: int
+) -> None:
+    from stepforge_jobs.training import distance
+
+    monkeypatch.setitem(packed.LOGITS, "cpu", at_once)
+    words: Any = Words()
+    start = Policy(model().double(), words, 256)
+    policy = with_lora(start, Lora(r=2, dropout=0.0) if adapters else None, seed=0)
+    reference = policy if adapters else replace(start, network=copy.deepcopy(start.network))
+    with torch.no_grad():
+        for parameter in policy.network.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+    found = {}
+    for way in ("_over_packs", "_row_by_row"):
+        taken: list[int] = []
+        original = getattr(distance, way)
+        if way == "_row_by_row":
+            monkeypatch.setattr(distance, "reason_of", lambda network: "so")
+        monkeypatch.setattr(distance, way, lambda *g, o=original, t=taken: t.append(1) or o(*g))
+        policy.network.zero_grad(set_to_none=True)
+        measured = [distance.kl_of(policy, reference, *ragged(seed), weight=0.3) for seed in range(4)]
+        assert len(taken) == 4
+        assert measured[0].total == pytest.approx(distance.kl_of(policy, reference, *ragged(0)).total)
+        grads = {n: p.grad.clone() for n, p in policy.network.named_parameters() if p.grad is not None}
+        found[way] = [m.total for m in measured], grads
+    (ours, gradients_), (theirs, wanted) = found.values()
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert min(theirs) > 0.01
+    assert gradients_.keys() == wanted.keys() != set()
+    largest = max(float(gradient.norm()) for gradient in wanted.values())
+    assert max(relative(gradients_[n], w) for n, w in wanted.items() if float(w.norm()) > 1e-6 * largest) < 1e-5
 
 
 # ── Sampling ─────────────────────────────────────────────────────────────────────────────────────
@@ -487,3 +553,83 @@ def test_tokens_after_a_shared_prefill_have_the_models_probabilities() -> None:
         found = torch.bincount(mine, minlength=len(wanted)) / 4_000
         # Six standard deviations of a share.
         assert ((found - wanted).abs() <= 6 * (wanted * (1 - wanted) / 4_000).sqrt() + 1e-9).all()
+
+
+def test_prompts_stand_once_while_their_rows_are_sampled_and_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stepforge_jobs.prefixes import decode
+
+    for kind in ("llama", "qwen3", "neox"):
+        network = model(kind).double()
+        sizes: list[tuple[int, int]] = []
+        attend = decode.OneCopy.attend
+
+        def seen(self: Any, *given: Any, sizes: list[Any] = sizes, attend: Any = attend) -> Tensor:
+            sizes.append((len(self._prompts[0][0]), len(given[1])))
+            return attend(self, *given)
+
+        monkeypatch.setattr(decode.OneCopy, "attend", seen)
+        alone = sampled(network, nested_prompts(), count=5, stops={1, 2, 3, 4}, share_prefixes=False)
+        assert not sizes
+        assert sampled(network, nested_prompts(), count=5, stops={1, 2, 3, 4}) == alone
+        assert sizes[0][0] == 4, "of six prompts four are distinct"
+        assert sizes[-1][0] < 4, "a prompt whose rows have finished is dropped"
+        assert len({rows for _, rows in sizes}) > 3, "and rows are, as they finish"
+        monkeypatch.setattr(decode.OneCopy, "attend", attend)
+
+
+def test_sides_of_a_pair_that_do_not_fit_in_one_pack_go_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, (prompts, completions) = model(), ragged(2)
+    count = len(prompts) // 2
+    sides = completions[:count], completions[count : 2 * count]
+    found = {}
+    for most in (4_096, 2):
+        monkeypatch.setattr(sharing_module, "most_tokens", lambda *_, most=most: most)
+        sharing = Sharing(wanted=True)
+        parts = list(sharing.pairs(network, prompts[:count], sides, temperature=1.0, device=CPU))
+        assert sorted(number for numbers, _, _ in parts for number in numbers) == list(range(count))
+        found[most] = {n: (a, b) for numbers, *both in parts for n, a, b in zip(numbers, *both, strict=True)}
+        assert sharing.reasons == ([] if most > 2 else [sharing_module.TORN])
+    for number, sums in found[2].items():
+        assert torch.allclose(torch.stack(sums), torch.stack(found[4_096][number]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("start", [1, 1_000], ids=["one copy", "copies"])
+def test_rollouts_are_computed_as_one_until_they_draw_another_token(
+    monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    from stepforge_jobs.prefixes import decode
+
+    monkeypatch.setattr(decode, "FROM", start)
+    network = model().double()
+    steps: list[int] = []
+    for kind in (decode.OneCopy, decode.Copies):
+        step = kind.step
+        monkeypatch.setattr(kind, "step", lambda *given, step=step: steps.append(len(given[2])) or step(*given))
+    prompts = nested_prompts()[:3]
+    for temperature, seed in ((0.2, 0), (0.2, 1), (0.6, 2), (3.0, 3)):
+        given = {"count": 20, "temperature": temperature, "seed": seed, "max_new_tokens": 40}
+        alone = sampled(network, prompts, **given, share_prefixes=False)
+        assert steps[0] == sum(row[0] != 1 for row in alone), "each row by itself"
+        steps.clear()
+        assert sampled(network, prompts, **given) == alone
+        if temperature < 0.5:
+            beginnings = {(tuple(prompts[row // 20]), alone[row][0]) for row in range(60) if alone[row][0] != 1}
+            assert steps[0] == len(beginnings) < 20, "of equal beginnings one is computed"
+            assert sum(steps) < 0.7 * sum(map(len, alone))
+        assert max(steps) <= 60
+        steps.clear()
+
+
+def test_branches_keep_every_row_with_its_own_token_and_parent() -> None:
+    from stepforge_jobs.prefixes.decode import branch
+
+    source = torch.Generator().manual_seed(0)
+    for count, rows, words in ((5, 40, 3), (40, 40, 3), (7, 30, 1), (30, 28, 200_000), (3, 1, 9)):
+        node_R = torch.randint(count, (rows,), generator=source) if rows != 28 else torch.arange(28)
+        next_R = torch.randint(words, (rows,), generator=source)
+        for share in (True, False):
+            parents_N, next_N, new_R = branch(node_R, next_R, count=count, share=share)
+            assert torch.equal(next_N[new_R], next_R)
+            parents_N = torch.arange(count) if parents_N is None else parents_N
+            assert torch.equal(parents_N[new_R], node_R)
+            assert len(parents_N) <= max(rows, count)

@@ -66,8 +66,16 @@ class Context:
         return boto3.session.Session(key.id, key.secret, region_name=REGION)
 
     @cached_property
+    def s3(self) -> Any:
+        return self._session.client("s3", endpoint_url=self.endpoint_url)
+
+    @cached_property
+    def sns(self) -> Any:
+        return self._session.client("sns", endpoint_url=self.endpoint_url)
+
+    @cached_property
     def objects(self) -> Objects:
-        return Objects(self._session.client("s3", endpoint_url=self.endpoint_url))
+        return Objects(self.s3)
 
     @cached_property
     def cloudwatch_logs(self) -> Any:

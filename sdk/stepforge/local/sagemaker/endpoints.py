@@ -1,7 +1,8 @@
 """Models, endpoint configurations and endpoints: the API. The processes that answer are in `serving.py`.
 
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpoint.html and its neighbours. One container
-and one production variant; no data capture, asynchronous or shadow variants.
+and one production variant; no data capture and no shadow variants. A variant without a model waits for inference
+components (`components.py`), and AsyncInferenceConfig makes an endpoint asynchronous (`inference.py`).
 """
 
 from __future__ import annotations
@@ -88,9 +89,12 @@ def create_config(context: Context, request: Json) -> Json:
     if len(request["ProductionVariants"]) != 1:
         raise validation("ProductionVariants must have one variant: one process answers here")
     variant = request["ProductionVariants"][0]
-    if "ModelName" not in variant:
-        raise validation("ProductionVariants[0].ModelName is missing: inference components are not covered here")
-    model(context, variant["ModelName"])
+    if "ModelName" in variant:
+        model(context, variant["ModelName"])
+    elif "ExecutionRoleArn" not in request:
+        raise validation("ExecutionRoleArn is missing: a variant without a model is for inference components")
+    elif "AsyncInferenceConfig" in request:
+        raise validation("AsyncInferenceConfig does not go with inference components")
     with context.store.transaction():
         if context.store.get("config", name) is not None:
             raise validation(f'Cannot create already existing endpoint configuration "{arn}".')
@@ -164,6 +168,9 @@ def describe(context: Context, request: Json) -> Json:
                 "DesiredInstanceCount": 1,
             }
         ]
+    served = context.store.get("config", known["EndpointConfigName"]) or {}
+    if "AsyncInferenceConfig" in served:
+        known["AsyncInferenceConfig"] = served["AsyncInferenceConfig"]
     return known
 
 
@@ -195,6 +202,11 @@ def delete(context: Context, request: Json) -> Json:
     known = endpoint(context, request["EndpointName"])
     if known["EndpointStatus"] in ("Updating", "RollingBack", "Creating"):
         raise validation(f'Cannot update in-progress endpoint "{known["EndpointArn"]}".')
+    held = [
+        c["InferenceComponentName"] for c in context.store.all("component") if c["EndpointArn"] == known["EndpointArn"]
+    ]
+    if held:
+        raise validation(f"Endpoint {known['EndpointName']} has the inference components {held}: delete them first")
     with context.store.transaction():
         context.store.delete("endpoint", known["EndpointName"])
         context.store.untag(known["EndpointArn"])

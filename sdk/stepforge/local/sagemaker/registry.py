@@ -179,6 +179,7 @@ def taggable(context: Context, arn: str) -> str:
     kinds = {
         "training-job": ("job", name), "model-package-group": ("group", name), "model-package": ("package", arn),
         "model": ("model", name), "endpoint-config": ("config", name), "endpoint": ("endpoint", name),
+        "inference-component": ("component", name),
     }  # fmt: skip
     if kind not in kinds or context.store.get(*kinds[kind]) is None:  # type: ignore[arg-type]
         raise not_found(f"the resource {arn!r}")

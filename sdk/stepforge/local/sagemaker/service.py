@@ -12,10 +12,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from stepforge.contracts.names import INTERRUPT_TAG
-from stepforge.local.sagemaker import endpoints, jobs, registry, shapes
+from stepforge.local.sagemaker import components, endpoints, jobs, registry, shapes
 from stepforge.local.sagemaker.context import Context
 from stepforge.local.sagemaker.errors import ServiceError
-from stepforge.local.sagemaker.serving import Deployments, check_component
+from stepforge.local.sagemaker.inference import Invocations
+from stepforge.local.sagemaker.serving import Deployments
 from stepforge.local.sagemaker.store import Store
 from stepforge.local.sagemaker.training import Scheduler
 from stepforge.local.signatures import Request
@@ -73,6 +74,11 @@ OPERATIONS: dict[str, Callable[[Context, Json], Json]] = {
     "ListEndpoints": endpoints.list_,
     "UpdateEndpoint": endpoints.update,
     "DeleteEndpoint": endpoints.delete,
+    "CreateInferenceComponent": components.create,
+    "DescribeInferenceComponent": components.describe,
+    "ListInferenceComponents": components.list_,
+    "UpdateInferenceComponent": components.update,
+    "DeleteInferenceComponent": components.delete,
 }
 
 
@@ -90,6 +96,7 @@ class SageMakerService:
         self._publish = publish
         self._scheduler = Scheduler(self.context)
         self._deployments = Deployments(self.context)
+        self._invocations = Invocations(self.context, self._deployments)
         self._ending = threading.Event()
         self._postman = threading.Thread(target=self._deliver, name="outbox", daemon=True)
 
@@ -98,6 +105,7 @@ class SageMakerService:
         self._postman.start()
         self._scheduler.start()
         self._deployments.start()
+        self._invocations.start()
 
     def stop(self) -> None:
         self._ending.set()
@@ -117,10 +125,7 @@ class SageMakerService:
         if run is None:
             raise ServiceError("UnknownOperationException", f"{name} is not covered by the local AWS")
         answer = shapes.shaped(name, run(self.context, request))
-        if name in ("CreateEndpoint", "UpdateEndpoint"):
-            self._deployments.deploy(request["EndpointName"])
-        elif name == "DeleteEndpoint":
-            self._deployments.remove(request["EndpointName"])
+        self._deployments.after(name, request)
         return answer
 
     def answer(self, request: Request) -> Answer:
@@ -128,6 +133,9 @@ class SageMakerService:
         try:
             if found := re.fullmatch(r"/endpoints/([^/]+)/invocations", request.raw_path):
                 status, headers, body = self._invoke(unquote(found.group(1)), request)
+            elif found := re.fullmatch(r"/endpoints/([^/]+)/async-invocations", request.raw_path):
+                headers, result = self._invocations.put(unquote(found.group(1)), request.headers)
+                status, body = 202, json.dumps(result).encode()
             else:
                 name = request.headers.get("x-amz-target", "").rpartition(".")[2]
                 result = self.call(name, _parsed(request.body))
@@ -140,16 +148,16 @@ class SageMakerService:
         return status, {**headers, "x-amzn-requestid": identifier}, body
 
     def _invoke(self, name: str, request: Request) -> Answer:
-        check_component(request.headers)
         passed = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-inference-id")
         headers = {key: request.headers[key] for key in passed if key in request.headers}
-        replica, answered, body = self._deployments.invoke(name, request.body, headers)
+        unit = self._deployments.unit(name, request.headers.get("x-amzn-sagemaker-inference-component"))
+        variant, answered, body = self._deployments.invoke(unit, request.body, headers)
         kept: dict[str, str] = {
             key: answered[key] for key in ("content-type", "x-amzn-sagemaker-custom-attributes") if key in answered
         }
         return (
             200,
-            {"content-type": "application/octet-stream", **kept, "x-amzn-invoked-production-variant": replica.variant},
+            {"content-type": "application/octet-stream", **kept, "x-amzn-invoked-production-variant": variant},
             body,
         )
 

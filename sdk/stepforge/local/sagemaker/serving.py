@@ -1,297 +1,278 @@
-"""The processes behind endpoints, under the contract of
-https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html (GET /ping, POST /invocations).
-"""
+"""Which process answers for which endpoint or inference component; the processes are in `replicas.py`."""
 
 from __future__ import annotations
 
-import http.client
 import logging
-import os
 import shutil
-import socket
-import tarfile
 import threading
 import time
-import uuid
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
-from stepforge.local.sagemaker import endpoints
+from stepforge.local.sagemaker import components, endpoints
 from stepforge.local.sagemaker.context import Context
-from stepforge.local.sagemaker.errors import ServiceError, validation
-from stepforge.local.sagemaker.logs import LogStream
-from stepforge.local.sagemaker.objects import DownloadFailed
-from stepforge.local.sagemaker.processes import Process, base_environment
+from stepforge.local.sagemaker.errors import ServiceError
+from stepforge.local.sagemaker.replicas import DeploymentFailed, Replica
 
 logger = logging.getLogger(__name__)
 Json = Any
-LOG_GROUP = "/aws/sagemaker/Endpoints"
-_INVOKE_SECONDS = 60
+INVOKE_SECONDS = 60.0
+"""How long a real-time answer may take: https://docs.aws.amazon.com/sagemaker/latest/APIReference/
+API_runtime_InvokeEndpoint.html"""
+_LONGEST_ANSWER = 3600.0
+"""Of an asynchronous one."""
 
 
-def ping_seconds() -> float:
-    """How long a container may take until it answers /ping."""
-    return float(os.environ.get("STEPFORGE_LOCAL_PING_SECONDS", "120"))
+class Unit(NamedTuple):
+    """What one replica stands behind: an endpoint with a model, or an inference component."""
 
-
-class DeploymentFailed(Exception):
-    pass
-
-
-class Replica:
-    """One serving process with its model."""
-
-    def __init__(self, context: Context, endpoint: str, config_name: str) -> None:
-        """Raises DeploymentFailed where it does not answer /ping."""
-        config = endpoints.config(context, config_name)
-        self.variant: str = config["ProductionVariants"][0]["VariantName"]
-        model = endpoints.model(context, config["ProductionVariants"][0]["ModelName"])
-        definition = endpoints.container(context, model.get("PrimaryContainer") or model["Containers"][0])
-        self._base = context.layout.endpoints / f"{endpoint}-{uuid.uuid4().hex[:8]}"
-        try:
-            for folder in ("model", "tmp"):
-                (self._base / folder).mkdir(parents=True)
-            _fetch_model(context, definition, self._base / "model")
-            self.port = _free_port()
-            environment = {
-                **base_environment(self._base / "tmp", credentials=not model.get("EnableNetworkIsolation", False)),
-                **context.variables(definition["Image"]),
-                "SAGEMAKER_BASE_DIR": str(self._base),
-                "SAGEMAKER_BIND_TO_PORT": str(self.port),
-                **definition.get("Environment", {}),
-            }
-            # Docker appends SageMaker's argument to an image's ENTRYPOINT.
-            command = [*context.command(definition["Image"], "serve"), "serve"]
-            stream = f"{self.variant}/i-{uuid.uuid4().hex[:17]}"
-            self._log = LogStream(context.cloudwatch_logs, f"{LOG_GROUP}/{endpoint}", stream)
-            self._process = Process(command, folder=self._base, environment=environment, on_line=self._log.write)
-        except (DownloadFailed, ServiceError, OSError, tarfile.TarError) as error:
-            shutil.rmtree(self._base, ignore_errors=True)
-            raise DeploymentFailed(f"ClientError: {error}") from error
-        try:
-            self._await_ping()
-        except DeploymentFailed:
-            self.close()
-            raise
+    kind: Literal["endpoint", "component"]
+    name: str
 
     @property
-    def running(self) -> bool:
-        return self._process.running
+    def status(self) -> str:
+        return {"endpoint": "EndpointStatus", "component": "InferenceComponentStatus"}[self.kind]
 
-    def ends_within(self, seconds: float) -> bool:
-        return self._process.wait(seconds) is not None
-
-    def _await_ping(self) -> None:
-        deadline = time.monotonic() + ping_seconds()
-        while time.monotonic() < deadline:
-            if not self.running:
-                code = self._process.wait(1)
-                raise DeploymentFailed(self._unhealthy(f"its process ended with exit code {code}"))
-            try:
-                status, _, _ = self.request("GET", "/ping", b"", {}, seconds=2)
-            except OSError:
-                status = 0
-            if status == 200:
-                return
-            time.sleep(0.05)
-        raise DeploymentFailed(self._unhealthy(f"no 200 within {ping_seconds():g} s"))
-
-    def _unhealthy(self, detail: str) -> str:
-        tail = " | ".join(self._log.tail[-5:])
-        text = (
-            f"The primary container for production variant {self.variant} did not pass the ping health check: {detail}"
-        )
-        return f"{text}. Last lines: {tail}"[:1024]
-
-    def request(
-        self, method: str, path: str, body: bytes, headers: dict[str, str], *, seconds: float
-    ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-        except http.client.HTTPException as error:
-            raise OSError(str(error)) from error
-        finally:
-            connection.close()
-
-    def close(self) -> None:
-        self._process.terminate()
-        if self._process.wait(5) is None:
-            self._process.kill()
-            self._process.wait(5)
-        self._log.close()
-        shutil.rmtree(self._base, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _fetch_model(context: Context, definition: Json, folder: Path) -> None:
-    source = (definition.get("ModelDataSource") or {}).get("S3DataSource")
-    uri = definition.get("ModelDataUrl") if source is None else source["S3Uri"]
-    if uri is None:
-        return
-    if source is not None and source["CompressionType"] == "None":
-        context.objects.download(uri, folder, required=True)
-        return
-    packed = folder.with_name("packed")
-    context.objects.download(uri, packed, required=True)
-    for archive in packed.iterdir():
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    shutil.rmtree(packed)
+    @property
+    def serves(self) -> str:
+        """The field that says what it serves; `Next` holds what it is being updated to."""
+        return {"endpoint": "EndpointConfigName", "component": "Specification"}[self.kind]
 
 
 class Deployments:
-    """Which replica answers for which endpoint. A replica is replaced only by one that answers."""
+    """A replica is replaced only by one that answers, and ends only when it has answered all that it was asked."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._replicas: dict[str, Replica] = {}
-        self._locks: dict[str, threading.Lock] = {}
+        self._replicas: dict[Unit, Replica] = {}
+        self._locks: dict[Unit, threading.Lock] = {}
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
 
     def start(self) -> None:
-        """Take up what the last server left half done. Endpoints in service get a replica with their first call."""
+        """Take up what the last server left half done. What is in service gets a replica with its first call."""
         shutil.rmtree(self._context.layout.endpoints, ignore_errors=True)
         self._context.layout.endpoints.mkdir(mode=0o700)
-        for known in self._context.store.all("endpoint"):
-            if known["EndpointStatus"] in ("Creating", "Updating", "RollingBack"):
-                self.deploy(known["EndpointName"])
+        for unit in self._units():
+            known = self._context.store.get(unit.kind, unit.name)
+            if known is not None and known[unit.status] in ("Creating", "Updating", "RollingBack"):
+                self.deploy(unit)
+
+    def _units(self) -> list[Unit]:
+        found = [Unit("endpoint", known["EndpointName"]) for known in self._context.store.all("endpoint")]
+        return found + [
+            Unit("component", known["InferenceComponentName"]) for known in self._context.store.all("component")
+        ]
 
     def stop(self) -> None:
         with self._lock:
             replicas, self._replicas = list(self._replicas.values()), {}
         for replica in replicas:
-            replica._process.kill()
+            replica.kill()
 
-    def _own_lock(self, name: str) -> threading.Lock:
+    def _own_lock(self, unit: Unit) -> threading.Lock:
         with self._lock:
-            return self._locks.setdefault(name, threading.Lock())
+            return self._locks.setdefault(unit, threading.Lock())
 
-    def deploy(self, name: str) -> None:
-        threading.Thread(target=self._deploy, args=(name,), name=f"deploy-{name}", daemon=True).start()
+    def deploy(self, unit: Unit) -> None:
+        threading.Thread(target=self._deploy, args=(unit,), name=f"deploy-{unit.name}", daemon=True).start()
 
-    def _deploy(self, name: str) -> None:
-        with self._own_lock(name):
-            known = endpoints.endpoint(self._context, name)
-            wanted = known.get("Next", known["EndpointConfigName"])
+    def _deploy(self, unit: Unit) -> None:
+        with self._own_lock(unit):
+            known = self._context.store.get(unit.kind, unit.name)
+            if known is None:
+                return
+            wanted = known.get("Next", known[unit.serves])
             try:
-                replica = Replica(self._context, name, wanted)
+                replica = self._make(unit, known, wanted)
             except (DeploymentFailed, ServiceError) as error:
-                self._failed(name, known, str(error))
+                self._failed(unit, known, str(error))
                 return
             except Exception as error:
-                logger.exception("deployment of %s", name)
-                self._failed(name, known, f"InternalServerError: {error!r}")
+                logger.exception("deployment of %s", unit.name)
+                self._failed(unit, known, f"InternalServerError: {error!r}")
                 return
             with self._lock:
-                old = self._replicas.pop(name, None)
-                self._replicas[name] = replica
-            self._write(
-                name,
-                EndpointStatus="InService",
-                EndpointConfigName=wanted,
-                Variant={"VariantName": replica.variant},
-                Next=None,
-            )
+                old = self._replicas.pop(unit, None)
+                if replica is not None:
+                    self._replicas[unit] = replica
+            variant, _ = self._definition(unit, known, wanted)
+            changes: Json = {unit.status: "InService", unit.serves: wanted, "Variant": {"VariantName": variant}}
+            self._write(unit, **changes, Next=None)
         if old is not None:
-            old.close()
+            self._retire(old)
 
-    def _failed(self, name: str, known: Json, reason: str) -> None:
-        """An update that fails leaves the old configuration in service; a creation that fails has none."""
-        logger.warning("deployment failed: endpoint=%s reason=%s", name, reason)
+    def _definition(self, unit: Unit, known: Json, serves: Json) -> tuple[str, str | None]:
+        """The variant and the model; no model for an endpoint that waits for inference components."""
+        if unit.kind == "component":
+            return known["VariantName"], serves["ModelName"]
+        variant = endpoints.config(self._context, serves)["ProductionVariants"][0]
+        return variant["VariantName"], variant.get("ModelName")
+
+    def _make(self, unit: Unit, known: Json, serves: Json) -> Replica | None:
+        variant, model = self._definition(unit, known, serves)
+        return None if model is None else Replica(self._context, unit.name, variant=variant, model_name=model)
+
+    def _failed(self, unit: Unit, known: Json, reason: str) -> None:
+        """An update that fails leaves in service what was; a creation that fails has nothing."""
+        logger.warning("deployment failed: %s=%s reason=%s", unit.kind, unit.name, reason)
+        failed: Json = {unit.status: "Failed", "FailureReason": reason}
         if "Next" in known and "Variant" in known:
-            self._write(name, EndpointStatus="RollingBack", FailureReason=reason)
-            self._write(name, EndpointStatus="InService", Next=None)
-        elif "Next" in known:
-            self._write(name, EndpointStatus="Failed", FailureReason=reason, Next=None)
+            if unit.kind == "endpoint":
+                self._write(unit, EndpointStatus="RollingBack", FailureReason=reason)
+            self._write(unit, **{**failed, unit.status: "InService"}, Next=None)
         else:
-            self._write(name, EndpointStatus="Failed", FailureReason=reason)
+            self._write(unit, **failed, Next=None)
 
-    def _write(self, name: str, **changes: Json) -> None:
+    def _write(self, unit: Unit, **changes: Json) -> None:
         with self._context.store.transaction():
-            known = endpoints.endpoint(self._context, name) | changes | {"LastModifiedTime": time.time()}
+            known = self._context.store.get(unit.kind, unit.name)
+            if known is None:
+                return
+            known = known | changes | {"LastModifiedTime": time.time()}
             known = {key: value for key, value in known.items() if value is not None}
-            self._context.store.put("endpoint", name, known)
-            arn, kind = known["EndpointArn"], "SageMaker Endpoint State Change"
-            self._context.post_event(kind, arn, known, "DescribeEndpoint")
+            self._context.store.put(unit.kind, unit.name, known)
+            if unit.kind == "endpoint":
+                event = "SageMaker Endpoint State Change"
+                self._context.post_event(event, known["EndpointArn"], known, "DescribeEndpoint")
 
-    def remove(self, name: str) -> None:
+    def remove(self, unit: Unit) -> None:
         with self._lock:
-            replica = self._replicas.pop(name, None)
+            replica = self._replicas.pop(unit, None)
         if replica is not None:
-            threading.Thread(target=replica.close, daemon=True).start()
+            self._retire(replica)
 
-    def invoke(self, name: str, body: bytes, headers: dict[str, str]) -> tuple[Replica, dict[str, str], bytes]:
-        """Raises ValidationError or ModelError as
+    def _retire(self, replica: Replica) -> None:
+        """Nobody asks it any more; what it was asked it answers before it ends."""
+
+        def drain() -> None:
+            with self._idle:
+                self._idle.wait_for(lambda: not replica.users or not replica.running, _LONGEST_ANSWER)
+            replica.close()
+
+        threading.Thread(target=drain, name="drain", daemon=True).start()
+
+    def invoke(
+        self, unit: Unit, body: bytes, headers: dict[str, str], *, seconds: float = INVOKE_SECONDS
+    ) -> tuple[str, dict[str, str], bytes]:
+        """Variant, headers and body. Raises ValidationError or ModelError as
         https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html has them."""
-        replica = self._replica(name)
-        try:
-            status, answered, content = self._ask(name, replica, body, headers)
-        except OSError as error:
-            if not isinstance(error, TimeoutError):
-                # A process that is about to end must not meet the next call.
-                replica.ends_within(1)
-            raise _model_error(replica, 500, f"the container did not answer: {error}") from error
+        with self._borrowed(unit) as replica:
+            try:
+                status, answered, content = replica.request("POST", "/invocations", body, headers, seconds=seconds)
+            except ConnectionRefusedError as error:
+                # Nobody listens, so nothing was delivered: ask again when the process that has just died is replaced.
+                if not replica.ends_within(2):
+                    raise _no_answer(error) from error
+                with self._borrowed(unit) as other:
+                    status, answered, content = self._ask(other, body, headers, seconds)
+            except OSError as error:
+                if not isinstance(error, TimeoutError):
+                    # A process that is about to end must not meet the next call.
+                    replica.ends_within(1)
+                raise _no_answer(error) from error
         if status >= 400:
-            raise _model_error(replica, status, content.decode(errors="replace"))
-        return replica, answered, content
+            raise _model_error(status, content.decode(errors="replace"))
+        return replica.variant, answered, content
 
+    @staticmethod
     def _ask(
-        self, name: str, replica: Replica, body: bytes, headers: dict[str, str]
+        replica: Replica, body: bytes, headers: dict[str, str], seconds: float
     ) -> tuple[int, dict[str, str], bytes]:
-        """Where nobody listens nothing was delivered: ask again when the process that has just died is replaced."""
         try:
-            return replica.request("POST", "/invocations", body, headers, seconds=_INVOKE_SECONDS)
-        except ConnectionRefusedError:
-            if not replica.ends_within(2):
-                raise
-            return self._replica(name).request("POST", "/invocations", body, headers, seconds=_INVOKE_SECONDS)
+            return replica.request("POST", "/invocations", body, headers, seconds=seconds)
+        except OSError as error:
+            raise _no_answer(error) from error
 
-    def _replica(self, name: str) -> Replica:
-        known = self._context.store.get("endpoint", name)
-        if known is None:
-            raise ServiceError(
-                "ValidationError",
-                f"Endpoint {name} of account {self._context.arn('endpoint', name).split(':')[4]} not found.",
-            )
-        if "Variant" not in known:
-            raise ServiceError(
-                "ValidationError",
-                f"Endpoint {name} is {known['EndpointStatus']}: {known.get('FailureReason', 'not in service yet')}",
-            )
-        with self._lock:
-            replica = self._replicas.get(name)
-        if replica is not None and replica.running:
+    @contextmanager
+    def _borrowed(self, unit: Unit) -> Iterator[Replica]:
+        """The replica, which does not end before it is given back."""
+        replica = self._replica(unit)
+        try:
+            yield replica
+        finally:
+            with self._idle:
+                replica.users -= 1
+                self._idle.notify_all()
+
+    def _replica(self, unit: Unit) -> Replica:
+        """The replica with one user more."""
+        known = self._document(unit)
+        if (replica := self._taken(unit)) is not None:
             return replica
-        with self._own_lock(name):
+        with self._own_lock(unit):
+            if (replica := self._taken(unit)) is not None:
+                return replica
+            known = self._document(unit)
+            try:
+                made = self._make(unit, known, known[unit.serves])
+            except DeploymentFailed as error:
+                raise ServiceError("ServiceUnavailable", str(error), status=503) from error
+            assert made is not None
             with self._lock:
-                replica = self._replicas.get(name)
+                self._replicas[unit] = made
+                made.users += 1
+        return made
+
+    def _taken(self, unit: Unit) -> Replica | None:
+        with self._lock:
+            replica = self._replicas.get(unit)
             if replica is None or not replica.running:
-                try:
-                    replica = Replica(self._context, name, known["EndpointConfigName"])
-                except DeploymentFailed as error:
-                    raise ServiceError("ServiceUnavailable", str(error), status=503) from error
-                with self._lock:
-                    self._replicas[name] = replica
-        return replica
+                return None
+            replica.users += 1
+            return replica
+
+    def _document(self, unit: Unit) -> Json:
+        known = self._context.store.get(unit.kind, unit.name)
+        if known is None:
+            account = self._context.arn("endpoint", unit.name).split(":")[4]
+            what = "Endpoint" if unit.kind == "endpoint" else "Inference Component"
+            raise ServiceError("ValidationError", f"{what} {unit.name} of account {account} not found.")
+        if "Variant" not in known:
+            reason = known.get("FailureReason", "not in service yet")
+            raise ServiceError("ValidationError", f"{unit.name} is {known[unit.status]}: {reason}")
+        return known
+
+    def unit(self, endpoint: str, component: str | None, *, asynchronous: bool = False) -> Unit:
+        """What is to answer. Raises ValidationError where this endpoint is not asked in this way."""
+        known = self._document(Unit("endpoint", endpoint))
+        config = endpoints.config(self._context, known["EndpointConfigName"])
+        if asynchronous != ("AsyncInferenceConfig" in config):
+            way = "InvokeEndpoint" if asynchronous else "InvokeEndpointAsync"
+            raise ServiceError("ValidationError", f"Endpoint {endpoint} is asked with {way}")
+        has_model = "ModelName" in config["ProductionVariants"][0]
+        if has_model and component is None:
+            return Unit("endpoint", endpoint)
+        if has_model or component is None:
+            needs = "takes no InferenceComponentName" if has_model else "needs an InferenceComponentName"
+            raise ServiceError("ValidationError", f"Endpoint {endpoint} {needs}")
+        found = self._context.store.get("component", component)
+        if found is None or found["EndpointName"] != endpoint:
+            raise ServiceError("ValidationError", f"Inference Component {component} of endpoint {endpoint} not found.")
+        return Unit("component", component)
+
+    def after(self, operation: str, request: Json) -> None:
+        """What an operation of the API sets going."""
+        if operation in ("CreateEndpoint", "UpdateEndpoint"):
+            self.deploy(Unit("endpoint", request["EndpointName"]))
+        elif operation == "DeleteEndpoint":
+            self.remove(Unit("endpoint", request["EndpointName"]))
+        elif operation == "CreateInferenceComponent" or (
+            operation == "UpdateInferenceComponent" and components.changes_replica(request)
+        ):
+            self.deploy(Unit("component", request["InferenceComponentName"]))
+        elif operation == "DeleteInferenceComponent":
+            self.remove(Unit("component", request["InferenceComponentName"]))
 
 
-def _model_error(replica: Replica, status: int, text: str) -> ServiceError:
+def _no_answer(error: OSError) -> ServiceError:
+    return _model_error(500, f"the container did not answer: {error}")
+
+
+def _model_error(status: int, text: str) -> ServiceError:
     who = "client" if status < 500 else "server"
     message = f'Received {who} error ({status}) from primary with message "{text[:2000]}"'
     return ServiceError(
         "ModelError", message, status=424, OriginalStatusCode=status, OriginalMessage=text[:2000], LogStreamArn=""
     )
-
-
-def check_component(headers: Mapping[str, str]) -> None:
-    if headers.get("x-amzn-sagemaker-inference-component"):
-        raise validation("InferenceComponentName is not covered here")

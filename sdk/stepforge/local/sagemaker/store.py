@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Json = Any
-Kind = Literal["job", "group", "package", "model", "config", "endpoint"]
+Kind = Literal["job", "group", "package", "model", "config", "endpoint", "component", "invocation"]
 
 _SCHEMA = """
 create table if not exists documents(kind text, name text, document text not null, primary key(kind, name));
