@@ -12,7 +12,7 @@ from cdk.policies import groups
 from cdk.roles import NETWORK
 from cdk.settings import Settings
 from stepforge.contracts.manifests import ArtifactKind
-from stepforge.contracts.names import MACHINES, parameter
+from stepforge.contracts.names import MACHINES, TUNE_PREFIX, parameter
 from stepforge.contracts.work import WORK_TYPES
 
 _OWN_NAMES = "names made by stepforge: one for each job, model or endpoint, none known before it exists"
@@ -65,6 +65,7 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         **{arn("sagemaker", f"{what}/{own_groups}"): _OWN_NAMES for what in _SERVING},
         arn("sagemaker", f"model-package/{own_groups}/*"): _OWN_NAMES,
         arn("sagemaker", f"endpoint/{own_groups}-candidate"): _OWN_NAMES,
+        arn("sagemaker", f"endpoint/{TUNE_PREFIX}*"): "endpoints of paid tunes, named by their launch",
         f"{bucket}/finetune/*": "requests, data and evaluations are named by their digest",
         arn("secretsmanager", f"secret:stepforge/{settings.name}/finetune/*"): "keys of providers, named in a plan",
         arn("states", f"execution:stepforge-{settings.name}-run-job:*"): _OWN_NAMES,
@@ -89,6 +90,21 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         },
         arn("ssm", f"parameter/stepforge-keys/{settings.name}/*"): "one parameter for each provider, written only",
     }
+    if settings.tuning_role_arn is not None:
+        own |= {
+            **{arn("bedrock", f"{what}/*"): "Bedrock names what it makes" for what in _AT_BEDROCK},
+            f"arn:aws:bedrock:{settings.region}::foundation-model/*": "a plan names its base model",
+            f"arn:aws:sagemaker:{settings.region}:aws:hub-content/SageMakerPublicHub/Model/*": "the same",
+            arn("sagemaker", "model-package/*"): "read only: the group of tuned models is the plan's",
+            **{
+                arn("sagemaker", f"{what}/{TUNE_PREFIX}*"): "named by a launch's key"
+                for what in ("training-job", "model", "endpoint-config", "endpoint")
+            },
+        }
+        for found in _child(stack, "Finetune", "TuningRole"):
+            for grade in _child(stack, "Functions", "FinetuneGrade"):
+                name = stack.get_logical_id(grade.node.default_child)  # type: ignore[arg-type]
+                _acknowledge(found, f"IAM5[Resource::<{name}.Arn>:*]", "CDK grants a function with its versions")
     for domain in _child(stack, "Studio", "Domain"):
         assert isinstance(domain, cdk.CfnElement)
         identifier = stack.get_logical_id(domain)
@@ -133,13 +149,14 @@ def _acknowledge(scope: IConstruct, rule: str, reason: str) -> None:
 _PREFIXES = ("specs", "jobs", "raw", "checkpoints", "pipelines", "curated", "model-ready", "evaluations")
 _OF_JOBS = ("jobs", "checkpoints")
 _SERVING = ("model", "endpoint-config", "endpoint", "model-package-group")
+_AT_BEDROCK = ("model-customization-job", "custom-model", "custom-model-deployment")
 _ANY = "IAM5[Resource::*]"
 _BELOW: dict[str, dict[str, str]] = {
     "Roles": {
         _ANY: "ecr:GetAuthorizationToken and ec2:Describe take no resource, and PutMetricData only a namespace, "
         "which is given"
     },
-    "Functions": {_ANY: "X-Ray's actions take no resource; neither does ListModelPackageGroups"},
+    "Functions": {_ANY: "X-Ray's actions take no resource; neither do ListModelPackageGroups and ListEndpoints"},
     "Machines": {_ANY: "X-Ray's actions and the delivery of logs take no resource; denies are of every job"},
     "People": {
         _ANY: "lists and answers to task tokens take no resource; denies are of everything",

@@ -17,10 +17,13 @@ from cdk.machines import Machines
 from cdk.occasions import handler, on_event
 from cdk.policies import allow, groups, read_objects, use_key, use_table, write_objects
 from cdk.settings import Settings
-from stepforge.contracts.names import spend_table
+from stepforge.contracts.names import TUNE_PREFIX, spend_table
 
 LEDGER_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "Query", "ConditionCheckItem")
 """A transaction is granted by what it is made of. Nothing may delete."""
+
+
+_SERVING = {"Model": "model", "EndpointConfig": "endpoint-config", "Endpoint": "endpoint"}
 
 
 class Finetune(Construct):
@@ -114,8 +117,23 @@ class Finetune(Construct):
             ),
             allow(
                 [f"sagemaker:{verb}TrainingJob" for verb in ("Create", "Describe", "Stop")],
-                functions.arns("sagemaker", "training-job/sf-*"),
+                functions.arns("sagemaker", f"training-job/{TUNE_PREFIX}*"),
             ),
+            # What SageMaker customized answers on an endpoint alone: for its evaluation, and once it is promoted.
+            allow(
+                [
+                    *(f"sagemaker:{verb}{what}" for what in _SERVING for verb in ("Create", "Describe", "Delete")),
+                    "sagemaker:InvokeEndpoint",
+                    "sagemaker:AddTags",
+                ],
+                functions.arns("sagemaker", *(f"{what}/{TUNE_PREFIX}*" for what in _SERVING.values())),
+            ),
+            allow(["sagemaker:AddTags"], functions.arns("sagemaker", f"training-job/{TUNE_PREFIX}*")),
+            allow(
+                ["sagemaker:DescribeHubContent"],
+                [f"arn:aws:sagemaker:{settings.region}:aws:hub-content/SageMakerPublicHub/Model/*"],
+            ),
+            allow(["sagemaker:DescribeModelPackage"], functions.arns("sagemaker", "model-package/*")),
             allow(
                 ["iam:PassRole"],
                 [settings.tuning_role_arn],

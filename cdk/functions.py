@@ -20,7 +20,7 @@ from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.serving import ask, deploy_components, fleet, look_at_served, remove_candidates, serves_at
 from cdk.settings import Settings
-from stepforge.contracts.names import group_prefix, parameter
+from stepforge.contracts.names import TUNE_PREFIX, group_prefix, parameter
 from stepforge.contracts.work import WORK_TYPES
 
 
@@ -206,12 +206,18 @@ class Functions(Construct):
             allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": "Development"}),
         ])  # fmt: skip
-        ours = {"GROUP_PREFIX": group_prefix(self.settings.name)}
+        ours = {
+            "GROUP_PREFIX": group_prefix(self.settings.name),
+            "KEEP_PREVIOUS_DAYS": str(self.settings.keep_previous_days),
+        }
         self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours, **serving_with}, [
             *self._read_packages,
-            allow(["sagemaker:ListModelPackageGroups"], ["*"]),
+            allow(["sagemaker:ListModelPackageGroups", "sagemaker:ListEndpoints"], ["*"]),
             # What a promotion that was stopped left behind.
             *remove_candidates(self.settings, self.arns),
+            # What served before.
+            allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"],
+                  self.arns("sagemaker", f"endpoint/{self._own}", f"endpoint/{TUNE_PREFIX}*")),
             # Out of Staging, where a promotion that was stopped left it.
             allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": ["Development", "Archived"]}),

@@ -2,6 +2,8 @@
 
 `python -m cdk.layers` fetches the wheels that lambdas/requirements.lock names; after that a synth needs no network.
 `python -m cdk.layers --lock` writes the lock anew, at the versions that are installed here.
+`python -m cdk.layers --providers FILE.zip` makes the layer with the clients of OpenAI, Vertex and Anthropic that paid
+tunes need: it is published by hand, and named in `finetune_layer_arns`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ WHEELS = ROOT / ".wheels"
 PACKAGES = ("annotated-types", "cffi", "cryptography", "pycparser", "pydantic", "pydantic-core", "typing-extensions",
             "typing-inspection")  # fmt: skip
 """pydantic for every handler; cryptography signs for Vertex when a service account's key is rotated."""
+PROVIDERS = ("anthropic", "gepa", "google-cloud-storage", "google-genai", "openai")
+"""Without google-cloud-aiplatform, 149 MiB with what it needs: only labels in Vertex's own registry need it."""
+MOST_PROVIDERS_BYTES = 200 * 2**20
+"""Of the 250 MiB that a function and its layers may unpack to, the rest is for handlers, pydantic and cryptography."""
 # Lambda's Python 3.11 runs on glibc 2.26: manylinux_2_28 would not load there.
 _TARGET = ("--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--platform=manylinux2014_x86_64",
            "--platform=manylinux_2_17_x86_64")  # fmt: skip
@@ -131,7 +137,36 @@ def relock(lock: Path = LOCK) -> str:
     return "\n".join([_HEAD, *sorted(lines)]) + "\n"
 
 
+def providers(target: Path) -> int:
+    """Write the layer with providers' clients as a zip; its unpacked bytes.
+
+    Raises EnvironmentUnavailable where the wheels cannot be had, InvalidInput where Lambda would not take it.
+    """
+    requirements = [f"{name}=={version(name)}" for name in PROVIDERS]
+    with tempfile.TemporaryDirectory() as folder:
+        into = Path(folder) / "python"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(into)]
+        done = subprocess.run([*command, *_TARGET, *requirements], capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = done.stderr.strip()[-300:]
+            raise EnvironmentUnavailable(f"{requirements} cannot be had ({said}): look at the network")
+        files = sorted(path for path in into.rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in files)
+        if size > MOST_PROVIDERS_BYTES:
+            raise InvalidInput(
+                f"the clients unpack to {size / 2**20:.0f} MiB, and {MOST_PROVIDERS_BYTES / 2**20:.0f} are left beside "
+                "the handlers of what Lambda takes: leave one out"
+            )
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in files:
+                archive.write(path, path.relative_to(folder))
+    return size
+
+
 def main(arguments: list[str]) -> None:
+    if len(arguments) == 2 and arguments[0] == "--providers":
+        print(f"{arguments[1]}: {providers(Path(arguments[1])) / 2**20:.0f} MiB unpacked")
+        return
     if arguments == ["--lock"]:
         LOCK.write_text(relock(), encoding="utf-8")
     for path in wheels():

@@ -166,6 +166,9 @@ class Settings(_Frozen):
     tuning_role_arn: str | None = None
     """Role that Bedrock and SageMaker tune with. None: the state machine tunes at neither."""
     sweep_minutes: int = 15
+    keep_previous_days: Annotated[int, Field(ge=1)] = 7
+    """How long an endpoint that served before runs on for a roll-back, after a model of another kind was promoted: a
+    provider's in the place of ours, or ours in the place of one that SageMaker customized."""
     log_retention_days: Literal[7, 30, 90, 365] = 90
     checkpoint_days: Annotated[int, Field(ge=1)] = 30
     """Checkpoints of jobs that nobody went on with."""

@@ -27,7 +27,9 @@ class Environment(Variables):
 class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    action: Literal["decide", "ask_person", "launch", "look", "retrieve", "evaluate", "register", "give_up", "try"]
+    action: Literal[
+        "decide", "ask_person", "launch", "look", "retrieve", "evaluate", "release", "register", "give_up", "try"
+    ]
     start: steps.Start | None = None
     flow: steps.Flow | None = None
     task_token: str = ""
@@ -60,6 +62,8 @@ def handler(request: Request) -> steps.Flow | steps.Output | Tried:
             return steps.retrieve(tools, flow)
         case "evaluate":
             return steps.evaluate(tools, flow, verify, seconds=SECONDS)
+        case "release":
+            return steps.release(tools, flow)
         case "register":
             return steps.register(tools, flow)
     return steps.give_up(tools, flow)

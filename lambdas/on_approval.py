@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json
 from _runtime import Variables, client, handles, variables
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.serving import Fleet
-from stepforge.promotion import on_event, sweep
+from stepforge.promotion import KEEP_PREVIOUS_DAYS, on_event, sweep
 
 
 class Environment(Variables):
@@ -17,6 +17,7 @@ class Environment(Variables):
     promote_arn: str
     group_prefix: str
     """Of this environment: another one in the same account hears of the same events."""
+    keep_previous_days: float = KEEP_PREVIOUS_DAYS
 
 
 class Event(BaseModel):
@@ -33,7 +34,14 @@ def handler(event: Event) -> list[dict[str, Any]]:
     env = variables(Environment)
     sagemaker, states = client("sagemaker"), client("stepfunctions")
     if event.detail_type == "Scheduled Event":
-        decisions = sweep(sagemaker, states, env.fleet, machine_arn=env.promote_arn, prefix=env.group_prefix)
+        decisions = sweep(
+            sagemaker,
+            states,
+            env.fleet,
+            machine_arn=env.promote_arn,
+            prefix=env.group_prefix,
+            keep_previous_days=env.keep_previous_days,
+        )
     else:
         change = PackageStateChange.model_validate(event.detail)
         ours = change.ModelPackageArn.partition("model-package/")[2].startswith(env.group_prefix)

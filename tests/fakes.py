@@ -173,6 +173,10 @@ class FakeSageMaker:
                 for name in sorted(self.owner.groups):
                     yield {"ModelPackageGroupSummaryList": [{"ModelPackageGroupName": name}]}
                 return
+            if self.operation == "list_endpoints":
+                for name in sorted(name for name in self.owner.endpoints if request["NameContains"] in name):
+                    yield {"Endpoints": [{"EndpointName": name}]}
+                return
             group, wanted = request["ModelPackageGroupName"], request.get("ModelApprovalStatus")
             if group not in self.owner.groups:
                 raise refusal("ListModelPackages", f"Model Package Group {group} does not exist.")

@@ -70,7 +70,7 @@ def compare(
             "the two were evaluated on different test data: the intervals cover that, a paired test would not"
         )
     level = 1 - (1 - LEVEL) / max(1, len(pairs))
-    paired = {key: paired_interval(values, level=level) for key, values in pairs.items()}
+    paired = {key: mean_interval(values, level=level) for key, values in pairs.items()}
     worse = better = False
     for key in shared:
         a, b = ours[key], theirs[key]
@@ -93,17 +93,23 @@ def compare(
     )
 
 
-def paired_interval(
-    differences: Sequence[float], *, level: float = LEVEL, resamples: int | None = None, seed: int = 0
+def mean_interval(
+    values: Sequence[float], *, level: float = LEVEL, resamples: int | None = None, seed: int = 0
 ) -> Interval:
-    """Mean of the differences of each record, with its percentile bootstrap interval over records. Seeded."""
-    count = len(differences)
+    """Mean of one number for each record, such as a difference, with its percentile bootstrap interval over records.
+
+    Seeded, and without numpy, which handlers do not have.
+
+    >>> mean_interval([1.0] * 10).low
+    1.0
+    """
+    count = len(values)
     resamples = resamples or max(1_000, min(RESAMPLES, MOST_DRAWS // count))
     draw = random.Random(seed).choices
-    means = sorted(sum(draw(differences, k=count)) / count for _ in range(resamples))
+    means = sorted(sum(draw(values, k=count)) / count for _ in range(resamples))
     tail = (1 - level) / 2
     return Interval(
-        mean=sum(differences) / count,
+        mean=sum(values) / count,
         low=means[int(tail * (resamples - 1))],
         high=means[-1 - int(tail * (resamples - 1))],
         count=count,

@@ -19,10 +19,12 @@ from stepforge.contracts.registry import (
 from stepforge.contracts.serving import Fleet
 from stepforge.deployment import out_of_staging, remove_abandoned
 from stepforge.packages import summaries
+from stepforge.retiring import retire
 
 MAX_EXECUTIONS = 3
 """Executions for one approval: those that ended without a stamp were cut off, not refused."""
 
+KEEP_PREVIOUS_DAYS = 7.0
 _PROPERTY = 256
 """Characters of a customer metadata property."""
 
@@ -76,7 +78,13 @@ def _stamped(package: dict[str, Any]) -> bool:
 
 
 def sweep(
-    sagemaker: Any, states: Any, fleet: Fleet, *, machine_arn: str, prefix: str = group_prefix("local")
+    sagemaker: Any,
+    states: Any,
+    fleet: Fleet,
+    *,
+    machine_arn: str,
+    prefix: str = group_prefix("local"),
+    keep_previous_days: float = KEEP_PREVIOUS_DAYS,
 ) -> list[Decision]:
     """Promote what is approved but was never handled, because its event was lost. `prefix`: of the groups looked at.
 
@@ -84,7 +92,8 @@ def sweep(
     promotion runs the sweep waits for its next turn. The package's own LastModifiedTime gives the id that its event
     had, so that an event that was only late adopts what the sweep started; a promotion that was cut off has left it on
     the package. A candidate endpoint whose promotion was stopped, and so could not clean up, is deleted: it is billed.
-    A version that is still in Staging goes back to where it was.
+    A version that is still in Staging goes back to where it was. An endpoint that served before a model of another
+    kind, which has served for `keep_previous_days` by now, is deleted too.
     """
     if _is_promoting(states, machine_arn):
         return []
@@ -93,6 +102,14 @@ def sweep(
         for group in page["ModelPackageGroupSummaryList"]:
             if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"], fleet):
                 said = f"the candidate endpoint of {group['ModelPackageGroupName']}: its promotion was cut off"
+                decisions.append(Decision(package_arn="", action="removed", reason=said))
+            for name in retire(
+                sagemaker,
+                group["ModelPackageGroupName"],
+                keep_days=keep_previous_days,
+                idle=lambda: not _is_promoting(states, machine_arn),
+            ):
+                said = f"the endpoint {name}: another model has served for {keep_previous_days:g} days"
                 decisions.append(Decision(package_arn="", action="removed", reason=said))
             versions = list(summaries(sagemaker, group["ModelPackageGroupName"]))
             newest = next((one for one in versions if one.get("ModelApprovalStatus") == "Approved"), None)

@@ -29,6 +29,17 @@ class Synth:
 NAMES = ("local", "dev", "staging", "prod")
 
 
+TUNING_ROLE = "arn:aws:iam::111122223333:role/tuning"
+
+
+def _with_tuning(name: str) -> Any:
+    """`staging` tunes at Bedrock and SageMaker, so that those grants stand before the rules too."""
+    from cdk.settings import settings
+
+    found = settings(name)
+    return found.model_copy(update={"tuning_role_arn": TUNING_ROLE}) if name == "staging" else found
+
+
 @pytest.fixture(scope="session")
 def synth(tmp_path_factory: pytest.TempPathFactory) -> Synth:
     """By whichever worker of a session comes first, for all of them."""
@@ -55,4 +66,5 @@ def _synthesise(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
+        patch.setattr("cdk.app.settings", _with_tuning)
         build(*NAMES, outdir=str(folder)).synth()

@@ -111,7 +111,9 @@ class Cloud:
         for resource in self.resources.values():
             if resource["Type"] in ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"):
                 for role in resource["Properties"].get("Roles", []):
-                    by_role.setdefault(role.get("Ref", ""), []).append(resource["Properties"]["PolicyDocument"])
+                    # By name alone where it is somebody else's role that CDK adds a policy to.
+                    name = role if isinstance(role, str) else role.get("Ref", "")
+                    by_role.setdefault(name, []).append(resource["Properties"]["PolicyDocument"])
         for logical, resource in self.resources.items():
             properties = resource.get("Properties", {})
             if resource["Type"] == "AWS::IAM::Role":

@@ -97,4 +97,4 @@ def test_the_machine_finetune_calls_each_step_by_its_name() -> None:
     parameters = [state("finetune", name)["Parameters"] for machine, name in TASKS if machine == "finetune"]
     actions = {p.get("Payload", p).get("action") for p in parameters} - {None, "ask_person", "launch"}
     assert all(callable(getattr(flow, action)) for action in actions)
-    assert actions == {"decide", "look", "retrieve", "evaluate", "register", "give_up"}
+    assert actions == {"decide", "look", "retrieve", "evaluate", "release", "register", "give_up"}

@@ -10,7 +10,7 @@ import pytest
 
 from stepforge.contracts.names import MACHINES
 
-from .conftest import Synth
+from .conftest import TUNING_ROLE, Synth
 from .permissions import FILE, text
 from .principals import ACCOUNT, REGION, Cloud
 
@@ -278,7 +278,41 @@ def test_a_machine_is_started_by_these_alone(cloud: Cloud, machine: str) -> None
 
 @pytest.mark.parametrize("action", ["CreateEndpoint", "UpdateEndpoint", "DeleteEndpoint"])
 def test_only_the_promotions_handler_touches_an_endpoint(cloud: Cloud, action: str) -> None:
-    assert ours(cloud.who_may(f"sagemaker:{action}", ENDPOINT)) == {"FunctionsDeploy"}
+    # The sweep removes what served before.
+    sweeps = {"FunctionsOnApproval"} if action == "DeleteEndpoint" else set()
+    assert ours(cloud.who_may(f"sagemaker:{action}", ENDPOINT)) == {"FunctionsDeploy", *sweeps}
+
+
+TUNE = "sf-0123456789abcdef"
+TUNED = {
+    "sagemaker:CreateEndpoint": f"arn:aws:sagemaker:{STEM}:endpoint/{TUNE}-trial",
+    "sagemaker:InvokeEndpoint": f"arn:aws:sagemaker:{STEM}:endpoint/{TUNE}-trial",
+    "sagemaker:CreateModel": f"arn:aws:sagemaker:{STEM}:model/{TUNE}",
+    "sagemaker:StopTrainingJob": f"arn:aws:sagemaker:{STEM}:training-job/{TUNE}",
+    "bedrock:CreateModelCustomizationJob": f"arn:aws:bedrock:{REGION}::foundation-model/amazon.nova-micro-v1:0",
+    "bedrock:InvokeModel": f"arn:aws:bedrock:{STEM}:custom-model-deployment/d",
+}
+
+
+@pytest.mark.parametrize("action", TUNED)
+def test_tuning_is_for_the_tunes_handlers_and_where_a_role_is_named(cloud: Cloud, synth: Synth, action: str) -> None:
+    staging = Cloud(synth.templates["staging"])
+    handlers = {"FunctionsFinetune", "FunctionsFinetuneStopped"}
+    assert ours(staging.who_may(action, TUNED[action])) - set(PEOPLE) == handlers
+    assert ours(cloud.who_may(action, TUNED[action])) & handlers == set()
+
+
+def test_the_tuning_role_is_passed_to_who_tunes_with_it_alone(synth: Synth) -> None:
+    staging = Cloud(synth.templates["staging"])
+    for service, handlers in (
+        ("bedrock", {"FunctionsFinetune", "FunctionsFinetuneStopped"}),
+        ("sagemaker", {"FunctionsFinetune", "FunctionsFinetuneStopped"}),
+        ("lambda", set()),
+    ):
+        passed = {"iam__PassedToService": f"{service}.amazonaws.com"}
+        assert ours(staging.who_may("iam:PassRole", TUNING_ROLE, **passed)) == handlers
+    endpoint = ENDPOINT.replace("-dev-", "-staging-")
+    assert "FunctionsFinetune" not in staging.who_may("sagemaker:DeleteEndpoint", endpoint)
 
 
 def test_an_endpoint_is_asked_by_the_smoke_test_and_by_people(cloud: Cloud) -> None:

@@ -1,8 +1,8 @@
 """A domain's `verify` as the grader of a provider's reinforcement tune: from a row of its data and a completion.
 
 The row has `record_id`, `verifier`, `reference_answer` and `messages`, as our data for OpenAI's protocol and Bedrock.
-A domain whose prompt says the whole problem gets its scenario from there. Not covered: users' own verifiers, and
-domains that need more of a record than its prompt and its answer.
+A domain whose prompt says the whole problem gets its scenario from there. A row for a user's own verifier has the
+whole record.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ from typing import Any
 from stepforge.contracts.records import Provenance, Record
 from stepforge.contracts.rewards import Verdict
 from stepforge_jobs.domains import load_domain
-from stepforge_jobs.domains.base import Askable
+from stepforge_jobs.domains.base import Askable, Domain
 
 
-def verdict_of(item: dict[str, Any], completion: str) -> Verdict:
-    """Raises UnknownName for a domain that does not ship, KeyError for a row that is not ours."""
+def verdict_of(item: dict[str, Any], completion: str, *, domain: Domain | None = None) -> Verdict:
+    """By `domain`, or by the one that the row names.
+
+    Raises UnknownName for one that does not ship, KeyError for a row that is not ours.
+    """
+    if "record" in item:
+        record = Record.model_validate_json(item["record"])
+        return (domain or load_domain(record.domain)).verify(record, completion)
     verifier, reference = str(item["verifier"]), item.get("reference_answer")
-    domain = load_domain(verifier.partition("@")[0])
+    domain = domain or load_domain(verifier.partition("@")[0])
     prompt = next(text_of(said["content"]) for said in reversed(item["messages"]) if said["role"] == "user")
     record = Record(
         id=str(item["record_id"]),

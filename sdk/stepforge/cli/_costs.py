@@ -6,12 +6,18 @@ from dataclasses import asdict
 from datetime import date
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from stepforge.cli._output import columns, emit, say
 from stepforge.client import Client
 from stepforge.connection import LOCAL
 from stepforge.economics import prices
 from stepforge.economics.costs import By, Costs, Found, Row
+from stepforge.economics.tunes import TuneCosts, tune_costs
 from stepforge.errors import InvalidInput
+from stepforge.finetune.client import Tunes
+from stepforge.finetune.ledger_file import FileLedger
+from stepforge.home import home
 
 
 def print_costs(client: Client, *, by: By, since: str | None, as_json: bool) -> None:
@@ -27,9 +33,52 @@ def print_costs(client: Client, *, by: By, since: str | None, as_json: bool) -> 
         "booked_now": found.healed,
         "skipped": list(found.skipped),
     }
+    tunes = _tunes(client, day)
+    plain["tunes"] = None if tunes is None else _plain(tunes)
     for why in found.skipped:
         say(f"warning: passed over: {why}")
-    emit(plain, as_json=as_json, text="\n".join(_lines(found, rows, by)))
+    emit(plain, as_json=as_json, text="\n".join([*_lines(found, rows, by), *(_tune_lines(tunes) if tunes else [])]))
+
+
+def _tunes(client: Client, since: date | None) -> TuneCosts | None:
+    """None, with a warning, where the environment's ledger cannot be read: no sum is better than half of one."""
+    connection = client.connection
+    own = home() / "finetune" / "spend.sqlite"
+    here = FileLedger(own).entries(connection.name) if own.is_file() else ()
+    try:
+        shared = Tunes(connection).ledger.entries()
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code not in ("AccessDeniedException", "ResourceNotFoundException"):
+            raise
+        say(f"warning: paid tunes are not in this: the spend ledger of {connection.name!r} cannot be read ({code})")
+        return None
+    return tune_costs(shared, here, environment=connection.name, since=since)
+
+
+def _plain(tunes: TuneCosts) -> dict[str, Any]:
+    rows = [{**entry.model_dump(mode="json"), "local_fake": entry.local_fake} for entry in tunes.entries]
+    return {"rows": rows, "billed_usd": str(tunes.billed_usd), "unbilled_usd": str(tunes.unbilled_usd)}
+
+
+def _tune_lines(tunes: TuneCosts) -> list[str]:
+    if not tunes.entries:
+        return []
+    cells = [
+        (
+            entry.key[:15],
+            entry.provider,
+            entry.base_model[-40:],
+            entry.stage.value,
+            f"{entry.estimate_usd:,.2f}",
+            "not known" if entry.actual_usd is None else f"{entry.actual_usd:,.2f}",
+            "local fake: free" if entry.local_fake else "",
+        )
+        for entry in tunes.entries
+    ]
+    head = columns(["PAID TUNE", "PROVIDER", "BASE", "STAGE", "ESTIMATE USD", "BILLED USD", ""], cells)
+    most = f", and at most {tunes.unbilled_usd:,.2f} USD that no bill is known of" if tunes.unbilled_usd else ""
+    return ["", *head, f"paid tunes: {tunes.billed_usd:,.2f} USD billed{most}; not in the sums above"]
 
 
 def print_prices(client: Client, *, instance: str | None, region: str | None, as_json: bool) -> None:

@@ -110,6 +110,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "finetune watch": ("stepforge finetune watch plan.toml sf-0123456789abcdef",),
     "finetune cancel": ("stepforge finetune cancel plan.toml sf-0123456789abcdef",),
+    "finetune register": (
+        "stepforge finetune register plan.toml sf-0123456789abcdef --data records.jsonl",
+        "stepforge finetune register plan.toml sf-0123456789abcdef --data records.jsonl --verifier my_rules:check",
+    ),
+    "finetune grader": ("stepforge finetune grader my_rules:check --out grader.zip",),
     "finetune list": ("stepforge finetune list", "stepforge finetune list --env dev --json"),
     "finetune start": (
         "stepforge finetune start plan.toml --data records.jsonl --env dev",

@@ -36,6 +36,7 @@ def _emit(entry: Any, *, as_json: bool) -> None:
 def launch_plan(
     plan: PlanFile,
     data: Annotated[Path, typer.Option(help="Your records, one JSON object a line.")],
+    domain: Annotated[str, typer.Option(help="Whose records these are, and whose verifier grades them.")] = "records",
     approve: Annotated[str | None, typer.Option(help="Your name: you agree to a cost above the threshold.")] = None,
     own: Own = None,
     json: Json = False,
@@ -43,10 +44,8 @@ def launch_plan(
     """Launch a paid fine-tune, or adopt the one that was launched with the same plan and data."""
     from datetime import UTC, datetime
 
-    from stepforge.contracts.manifests import sha256_of
-    from stepforge.contracts.user_records import RecordsFile, read_user_files
+    from stepforge.cli._finetune_cloud import read_records
     from stepforge.economics.catalogue import Catalogue
-    from stepforge.errors import InvalidInput
     from stepforge.finetune.entries import Stage
     from stepforge.finetune.launching import launch
     from stepforge.finetune.plan import load_plan
@@ -54,10 +53,7 @@ def launch_plan(
 
     asked = load_plan(plan)
     folder = home() / "finetune" / "data"
-    if not data.is_file():
-        raise InvalidInput(f"--data {data} is no file: give one with a JSON object a line")
-    file = RecordsFile(data, data.name, sha256_of(data))
-    records = read_user_files([file], domain="records", verifier=None)
+    records = read_records(data, domain)
     # What the tuned model will be judged by stays at home.
     spec = asked.spec([r for r in records if not r.split.startswith("test_")], folder)
     ledger, provider = _ledger(), asked.provider.provider()
@@ -131,6 +127,51 @@ def list_launches(
         for e in entries
     ]
     table(["LAUNCH", "STAGE", "ENV", "BASE", "USD", "JOB"], rows)
+
+
+@app.command("register")
+def register_launch(
+    plan: PlanFile,
+    key: Key,
+    data: Annotated[Path, typer.Option(help="The records that it was launched with; test splits judge it.")],
+    domain: Annotated[str, typer.Option(help="Whose verifier judges, and whose models it joins.")] = "records",
+    verifier: Annotated[str | None, typer.Option(help="Your own in its place, as package.module:function.")] = None,
+    own: Own = None,
+    json: Json = False,
+) -> None:
+    """Evaluate what was launched from this machine, and register it in the plan's environment beside its models."""
+    from stepforge.cli import _finetune_cloud as cloud
+    from stepforge.client import Client
+    from stepforge.finetune.plan import load_plan
+
+    asked = load_plan(plan)
+    cloud.register(
+        Client(asked.environment),
+        asked,
+        key,
+        data=data,
+        domain=domain,
+        verifier=verifier,
+        own=own or [],
+        ledger=_ledger(),
+        as_json=json,
+    )
+
+
+@app.command("grader")
+def write_grader(
+    verifier: Annotated[str, typer.Argument(help="Yours, as package.module:function, or a domain.")],
+    out: Annotated[Path, typer.Option(help="Zip of the function's code.")] = Path("grader.zip"),
+    json: Json = False,
+) -> None:
+    """Write the code of a Lambda function that grades with a verifier: what Bedrock's reinforcement calls."""
+    from stepforge.finetune.graders import FUNCTION_MODULE, function_zip
+
+    code = function_zip(verifier)
+    out.write_bytes(code)
+    plain = {"file": str(out), "bytes": len(code), "handler": f"{FUNCTION_MODULE}.handler", "runtime": "python3.11"}
+    text = f"{out}: {len(code):,} bytes, handler {FUNCTION_MODULE}.handler, Python 3.11; it needs pydantic 2 by a layer"
+    emit(plain, as_json=json, text=text)
 
 
 # ── In an environment, through the state machine ─────────────────────────────────────────────────

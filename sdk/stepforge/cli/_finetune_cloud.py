@@ -27,8 +27,10 @@ from stepforge.executions import Execution, run_failure
 from stepforge.finetune.client import Tunes
 from stepforge.finetune.entries import Entry
 from stepforge.finetune.flow import Output
+from stepforge.finetune.judging import Judge
+from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.measuring import paired, scores_of
-from stepforge.finetune.plan import load_plan
+from stepforge.finetune.plan import Plan, load_plan
 from stepforge.home import home
 from stepforge.registry import Package
 
@@ -74,14 +76,44 @@ def start(
     ended = _followed(tunes, execution)
     if ended.status != "SUCCEEDED":
         raise run_failure(ended.name, ended)
-    output = Output.model_validate(ended.output)
+    _registered(client, Output.model_validate(ended.output), as_json=as_json, name=ended.name)
+
+
+def register(
+    client: Client,
+    plan: Plan,
+    key: str,
+    *,
+    data: Path,
+    domain: str,
+    verifier: str | None,
+    own: list[Path],
+    ledger: Ledger,
+    as_json: bool,
+) -> None:
+    with Judge(domain, verifier) as judge:
+        output = Tunes(client.connection).register(
+            plan,
+            read_records(data, domain),
+            home() / "finetune" / "data",
+            key=key,
+            ledger=ledger,
+            verify=judge,
+            domain=domain,
+            catalogue=load(own),
+        )
+    _registered(client, output, as_json=as_json)
+
+
+def _registered(client: Client, output: Output, *, as_json: bool, name: str | None = None) -> None:
     package = client.registry.get(output.registered.package_arn)
     text = [
         f"registered as {package.reference} for {output.cost_usd} USD{FAKE * output.local_fake}",
         f"champion gate: {'; '.join(output.comparison.reasons)}",
         f"ask it: stepforge predict --domain {package.reference} 'PROMPT'",
     ]
-    emit({"name": ended.name, **output.model_dump(mode="json")}, as_json=as_json, text="\n".join(text))
+    plain = {**({} if name is None else {"name": name}), **output.model_dump(mode="json")}
+    emit(plain, as_json=as_json, text="\n".join(text))
 
 
 def _followed(tunes: Tunes, execution: Execution) -> Execution:

@@ -21,6 +21,9 @@ MODEL_TAG = "stepforge:model"
 INTERRUPT_TAG = "stepforge:local-interrupt"
 """A spot job in the local AWS that gets it loses its instances once. On AWS it is a tag like any other."""
 
+TUNE_PREFIX = "sf-"
+"""What a paid launch's key begins with, and with it what is made of it in the account: a job, an endpoint."""
+
 LONGEST_GROUP = 53
 """An endpoint has 63 characters at most, and `-candidate` must fit."""
 _CANDIDATE = "-candidate"

@@ -21,6 +21,8 @@ StageStatus = Literal[
 PROMOTION = "promotion"
 PROMOTION_EVENT = "promotion_event"
 """Keys in CustomerMetadataProperties: how the last promotion ended (`PromotionResult`), and the approval it was for."""
+SERVES_SINCE = "serves_since"
+"""Key in CustomerMetadataProperties: when a version was last promoted (ISO, UTC)."""
 REJECTION = "rejection"
 """Key in CustomerMetadataProperties: why a version was last rejected."""
 PromotionResult = Literal["deployed", "refused", "failed"]

@@ -5,9 +5,18 @@ A stamp depends on what the package says now, so that it may come twice, or late
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
-from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, Promotion, PromotionStep, Stage, StageStatus
+from stepforge.contracts.registry import (
+    PROMOTION,
+    PROMOTION_EVENT,
+    SERVES_SINCE,
+    Promotion,
+    PromotionStep,
+    Stage,
+    StageStatus,
+)
 from stepforge.packages import summaries
 
 _DESCRIPTION = 1024
@@ -21,6 +30,7 @@ def stamp(sagemaker: Any, promotion: Promotion, step: PromotionStep, reason: str
         change = _trying(package, promotion)
     elif step == "deployed":
         change = {**_result(package, promotion, step), **life("Production", "Serving", reason)}
+        change["CustomerMetadataProperties"][SERVES_SINCE] = datetime.now(UTC).isoformat(timespec="seconds")
     else:
         change = _ended(package, promotion, step, reason)
     if change:

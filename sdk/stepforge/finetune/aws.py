@@ -44,12 +44,15 @@ class AwsCustomization:
     ) -> None:
         from botocore.config import Config
 
-        config = Config(retries={"mode": "standard", "max_attempts": 2}, user_agent_extra="stepforge")
+        # Repeats are the launcher's and the state machine's: they look for what was done before they send it again.
+        config = Config(retries={"mode": "standard", "total_max_attempts": 1}, user_agent_extra="stepforge")
         self._clients = {
             service: session.client(service, endpoint_url=endpoint_url, config=config) for service in services
         }
         self._role, self._folder_uri, self._kms_key = role_arn, folder_uri, kms_key
         self.local = is_loopback(endpoint_url)
+        self._pause = 0.1 if self.local else 15.0
+        """Seconds between two looks at what is being deployed."""
         self.target = f"{self.name}:{role_arn.split(':')[4]}:{session.region_name}" + (
             f":{endpoint_url}" if endpoint_url else ""
         )

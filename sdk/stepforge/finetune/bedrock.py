@@ -151,8 +151,8 @@ class BedrockProvider(AwsCustomization):
                 raise ProviderRefused(f"deployment {arn} is {status!r}: see why in Bedrock's console")
             if waited >= self._deploy_seconds:
                 raise NotReady(f"deployment {arn} is {status!r} after {waited:.0f} s: ask for it again later")
-            self._sleep(15)
-            waited += 15
+            self._sleep(self._pause)
+            waited += self._pause
         return Tuned(provider=self.name, job_id=job_id, model=model, handle=arn)
 
     def _deployment(self, arn: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +17,25 @@ from stepforge.economics.catalogue import Catalogue
 from stepforge.errors import InvalidInput
 from stepforge.executions import Execution
 from stepforge.finetune.entries import Entry, Stage
-from stepforge.finetune.flow import Request, Start, Tools, submit
+from stepforge.finetune.evaluation import Verify
+from stepforge.finetune.flow import (
+    Flow,
+    Output,
+    Request,
+    Start,
+    Tools,
+    evaluate,
+    register,
+    release,
+    retrieve,
+    submit,
+)
+from stepforge.finetune.graders import is_own
+from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.plan import Plan
+from stepforge.finetune.provider import Deployed
+from stepforge.finetune.spec import launch_key
 
 MACHINE: Machine = "finetune"
 
@@ -51,6 +67,86 @@ class Tunes:
         Records of test splits stay out of the data: by them the tuned model is judged.
         Raises InvalidInput, UnknownPrice, ModelGone before anything is uploaded.
         """
+        if plan.verifier is not None and is_own(plan.verifier):
+            raise InvalidInput(
+                f"the machine judges by verifiers that ship, not by {plan.verifier!r}: use `stepforge finetune "
+                "launch`, `watch`, and `register --verifier`, which judge on this machine"
+            )
+        request, rows, warnings = self._request(
+            plan, records, folder, domain=domain, catalogue=catalogue, today=today, question=question, arm=arm
+        )
+        start = submit(self._tools(), request, folder, rows)
+        found = executions.start_or_adopt(
+            self._states, self._machine, MACHINE, start.request_sha256, start.model_dump(mode="json")
+        )
+        return found, warnings
+
+    def register(
+        self,
+        plan: Plan,
+        records: list[Record],
+        folder: Path,
+        *,
+        key: str,
+        ledger: Ledger,
+        verify: Verify,
+        domain: str,
+        catalogue: Catalogue,
+    ) -> Output:
+        """Evaluate and register what was launched from this machine, as the state machine would.
+
+        `ledger` is the one that it was launched with, `verify` judges answers. Keys are found as a person's are. The
+        same plan and data give the same package, whoever registers it. Raises InvalidInput where plan and data are not
+        those of the launch, or it has not succeeded.
+        """
+        entry = ledger.entry(key)
+        # The day of the launch: on a later one the catalogue may know that the base model has gone.
+        day = entry.reserved_at.date()
+        request, rows, _ = self._request(plan, records, folder, domain=domain, catalogue=catalogue, today=day)
+        tools = replace(self._tools(), ledger=ledger, secrets=None)
+        provider = tools.provider(request)
+        if (found := launch_key(request.spec, provider.target)) != key:
+            raise InvalidInput(
+                f"this plan and data are launch {found}, not {key}: give those that it was launched with"
+            )
+        if entry.stage != Stage.SUCCEEDED:
+            raise InvalidInput(
+                f"launch {key} is {entry.stage.value!r}, and only what succeeded is registered: `stepforge finetune "
+                "watch` follows it to its end"
+            )
+        releases = isinstance(provider, Deployed)
+        if isinstance(provider, Deployed):
+            provider.check_serving(request.spec)
+        flow = Flow(
+            start=submit(tools, request, folder, rows),
+            key=key,
+            stage=entry.stage,
+            estimate_usd=str(entry.estimate_usd),
+            wait_seconds=0,
+            releases=releases,
+        )
+        try:
+            flow = retrieve(tools, flow)
+            while flow.evaluation is None:
+                flow = evaluate(tools, flow, verify, seconds=float("inf"))
+        finally:
+            if releases:
+                flow = release(tools, flow)
+        return register(tools, flow)
+
+    def _request(
+        self,
+        plan: Plan,
+        records: list[Record],
+        folder: Path,
+        *,
+        domain: str,
+        catalogue: Catalogue,
+        today: date,
+        question: Question | None = None,
+        arm: str | None = None,
+    ) -> tuple[Request, bytes, tuple[str, ...]]:
+        """The request, its held-out records, and warnings about the price. Writes the data below `folder`."""
         if plan.environment != self.connection.name:
             raise InvalidInput(
                 f"the plan is for environment {plan.environment!r}, but this is {self.connection.name!r}: make them one"
@@ -74,11 +170,7 @@ class Tunes:
             question=question,
             arm=arm,
         )
-        start = submit(self._tools(), request, folder, rows)
-        found = executions.start_or_adopt(
-            self._states, self._machine, MACHINE, start.request_sha256, start.model_dump(mode="json")
-        )
-        return found, terms.warnings
+        return request, rows, terms.warnings
 
     def get(self, name: str) -> Execution:
         """The execution of this name. Raises InvalidInput where there is none."""

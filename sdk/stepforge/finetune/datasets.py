@@ -20,7 +20,7 @@ from stepforge.errors import InvalidInput
 from stepforge.finetune.spec import DatasetFile, Format, Method, ProviderName, TokenRange
 from stepforge.logs import keys_in
 
-Kind = Literal["sft", "dpo", "rft"]
+Kind = Literal["sft", "dpo", "rft", "prompt"]
 MB, GB = 10**6, 10**9
 RESERVED = ("User:", "Bot:", "Assistant:", "System:", "<image>", "<video>", "[EOS]")
 """In a prompt these make a Nova job fail (Amazon Nova, preparing data for understanding models)."""
@@ -58,6 +58,7 @@ FORMATS: dict[tuple[ProviderName, Kind], Format] = {
     ("sagemaker", "sft"): "sagemaker",
     ("sagemaker", "dpo"): "sagemaker",
     ("sagemaker", "rft"): "sagemaker",
+    ("anthropic", "prompt"): "prompt",
 }
 LIMITS: dict[tuple[ProviderName, Kind], Limits] = {
     ("openai", "sft"): Limits(10, 1_000_000, 512 * MB, 65_536, "secondary"),
@@ -71,6 +72,7 @@ LIMITS: dict[tuple[ProviderName, Kind], Limits] = {
     ("sagemaker", "sft"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
     ("sagemaker", "dpo"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
     ("sagemaker", "rft"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
+    ("anthropic", "prompt"): Limits(3, 10_000, 100 * MB, 100_000),  # ours: nothing is uploaded
 }
 _RATIOS: dict[ProviderName, tuple[float, float]] = {
     "openai": (1.0, 1.05),
@@ -93,8 +95,11 @@ def write(
     system: str | None = None,
     limits: Limits | None = None,
     counter: Counter | None = None,
+    whole: bool = False,
 ) -> DatasetFile:
     """Write `{sha256}.jsonl` below `folder`: records for `sft` and `rft`, pairs for `dpo`.
+
+    With `whole` each row of `rft` holds its record, which a user's own verifier may read anything of.
 
     `counter` gives the fewest and most tokens of a text (default: o200k times the provider's range where the extra
     `tokens` is installed, else from the bytes). Raises InvalidInput naming the first record that cannot be used; then
@@ -108,7 +113,7 @@ def write(
     lines: list[bytes] = []
     low = high = size = 0
     for item in items:
-        row, texts = row_of(item, provider=provider, method=method, system=system)
+        row, texts = row_of(item, provider=provider, method=method, system=system, whole=whole)
         # ASCII alone: some readers break lines at U+2028, which JSON leaves as it is.
         line = json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         least, highest = _tokens(texts, count)
@@ -153,7 +158,7 @@ def write(
 
 
 def row_of(
-    item: Record | Pair, *, provider: ProviderName, method: Kind, system: str | None = None
+    item: Record | Pair, *, provider: ProviderName, method: Kind, system: str | None = None, whole: bool = False
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """One row in the provider's format, and its texts. Raises InvalidInput naming the record."""
     record = item.record if isinstance(item, Pair) else item
@@ -168,6 +173,9 @@ def row_of(
         answers: tuple[str, ...] = (item.preferred, item.rejected)
         if item.preferred == item.rejected:
             raise InvalidInput(f"record {record.id!r}: both completions are the same, so neither is better")
+    elif whole and method == "rft":
+        # There need be no reference: what is right is the verifier's to say.
+        answers = (record.answer or record.solution or record.model_dump_json(include={"scenario"}),)
     else:
         answers = (_answer(record, method),)
     texts = tuple(text for text in (system, record.prompt, *answers) if text is not None)
@@ -176,6 +184,12 @@ def row_of(
     if provider == "bedrock":
         _check_reserved(record, [text for text in (system, record.prompt) if text is not None])
     row = _WRITERS[FORMATS[provider, method]](method, record, system, answers)
+    if whole and method == "rft":
+        if provider == "sagemaker":
+            raise InvalidInput("SageMaker's rows have no room for a whole record: tune at another provider")
+        text = record.model_dump_json()
+        _check(record, text)
+        (row["references"] if provider == "vertex" else row)["record"] = text
     return row, texts
 
 
@@ -275,11 +289,18 @@ def _sagemaker(method: Kind, record: Record, system: str | None, answers: tuple[
     return {"prompt": prompt, "completion": answers[0]}
 
 
+def _prompt(method: Kind, record: Record, system: str | None, answers: tuple[str, ...]) -> Row:
+    """For our own search: nothing but the prompts of calls leaves."""
+    _check(record, record.model_dump_json())
+    return {"system": system, "record": record.model_dump(mode="json")}
+
+
 _WRITERS: dict[Format, Callable[[Kind, Record, str | None, tuple[str, ...]], Row]] = {
     "openai": _openai,
     "vertex": _vertex,
     "bedrock": _bedrock,
     "sagemaker": _sagemaker,
+    "prompt": _prompt,
 }
 
 

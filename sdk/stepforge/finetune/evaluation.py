@@ -8,16 +8,15 @@ interval over records. Not covered: pass@k (one sample of each record), users' v
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+from stepforge.champion import mean_interval
 from stepforge.contracts.base import Contract, canonical_json, digest
 from stepforge.contracts.manifests import Manifest, write_manifest
 from stepforge.contracts.records import Record
-from stepforge.contracts.reports import Decoding, EvaluationReport, Interval, RuleFailure, Score
+from stepforge.contracts.reports import Decoding, EvaluationReport, RuleFailure, Score
 from stepforge.contracts.rewards import Verdict
 from stepforge.errors import InvalidInput
 from stepforge.finetune.job import Message, Tuned
@@ -129,7 +128,7 @@ def _scores(judged: Iterable[_Judged]) -> Iterator[Score]:
     for (split, decoding), verdicts in cells.items():
         for metric in ("accepted", "reward", "partial"):
             values = [float(getattr(verdict, metric)) for verdict in verdicts]
-            yield Score(split=split, decoding=decoding, metric=metric, value=interval(values))
+            yield Score(split=split, decoding=decoding, metric=metric, value=mean_interval(values, resamples=RESAMPLES))
 
 
 def _failures(judged: Iterable[_Judged]) -> Iterator[RuleFailure]:
@@ -141,15 +140,3 @@ def _failures(judged: Iterable[_Judged]) -> Iterator[RuleFailure]:
                 counts.setdefault((record.split, rule.rule), []).append(rule.score < 1)
     for (split, name), failed in counts.items():
         yield RuleFailure(split=split, rule=name, failed=sum(failed), count=len(failed))
-
-
-def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
-    """Mean with a 95 % percentile interval; `values` holds one number for each record.
-
-    >>> interval([1.0] * 10).low
-    1.0
-    """
-    dice = random.Random(seed)
-    means = sorted(fmean(dice.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    low, high = means[round(0.025 * (RESAMPLES - 1))], means[round(0.975 * (RESAMPLES - 1))]
-    return Interval(mean=fmean(values), low=low, high=high, count=len(values))

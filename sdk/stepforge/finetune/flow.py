@@ -7,9 +7,10 @@ to state. A job is looked at once a step, so that days of training hold no funct
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -30,8 +31,8 @@ from stepforge.errors import (
     ApprovalRefused,
     DoesNotPay,
     IntegrityError,
-    InvalidInput,
     JobFailed,
+    MissingExtra,
     ProviderUnavailable,
     Stopped,
     Throttled,
@@ -41,12 +42,13 @@ from stepforge.finetune.evaluation import DECODINGS, Answer, Verify, ask, identi
 from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger import Ledger
-from stepforge.finetune.plan import Plan, Secrets
-from stepforge.finetune.provider import Labels, Provider
+from stepforge.finetune.plan import AnthropicSettings, Plan, Secrets, connect
+from stepforge.finetune.provider import Deployed, Labels, Provider
 from stepforge.finetune.registering import register_external
 from stepforge.finetune.spec import TuneSpec, launch_key
 from stepforge.finetune.watching import billed, cancel
 
+logger = logging.getLogger(__name__)
 GROWTH = 1.5
 
 
@@ -89,6 +91,8 @@ class Flow(Contract):
     asked: int = 0
     """Answers that the evaluation has so far."""
     evaluation: ArtifactRef | None = None
+    releases: bool = False
+    """Whether the model is evaluated on an endpoint that is removed afterwards, whatever came of it."""
 
 
 class Output(Contract):
@@ -108,7 +112,8 @@ class Tools:
     ledger: Ledger
     s3: Any
     sagemaker: Any
-    secrets: Secrets
+    secrets: Secrets | None
+    """None: keys are found as a person's are."""
     bucket: str
     environment: str
     first_seconds: int = 30
@@ -123,7 +128,7 @@ class Tools:
         return Request.model_validate_json(data)
 
     def provider(self, request: Request) -> Provider:
-        return request.plan.provider.provider(self.secrets)
+        return connect(request.plan.provider, self.secrets, self.s3)
 
     def get(self, kind: Literal["data", "heldout"], sha256: str) -> bytes:
         uri = f"s3://{self.bucket}/{Keys.finetune(kind, f'{sha256}.jsonl')}"
@@ -149,11 +154,10 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
         if (verdict.action, verdict.arm) != ("launch", request.arm):
             raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
     provider, spec = tools.provider(request), request.spec
-    if spec.provider == "sagemaker":
-        raise InvalidInput(
-            "a model that SageMaker customizes is a package that answers only once it is deployed, so the "
-            "machine cannot evaluate it: use `stepforge finetune launch`, or customize on Bedrock"
-        )
+    if isinstance(request.plan.provider, AnthropicSettings):
+        request.plan.provider.check_machine()
+    if isinstance(provider, Deployed):
+        provider.check_serving(spec)
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)
     expected = provider.estimate(spec, request.price, hours=request.plan.hours)
     key = launch_key(spec, provider.target)
@@ -164,6 +168,7 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
         stage=entry.stage,
         estimate_usd=str(expected.high_usd),
         wait_seconds=tools.first_seconds,
+        releases=isinstance(provider, Deployed),
     )
 
 
@@ -231,7 +236,11 @@ def retrieve(tools: Tools, flow: Flow) -> Flow:
     """The model, ready to be called. Raises NotReady while it is being deployed."""
     entry = tools.ledger.entry(flow.key)
     assert entry.job_id is not None
-    tuned = tools.provider(tools.request(flow.start)).retrieve(entry.job_id)
+    provider = tools.provider(tools.request(flow.start))
+    if isinstance(provider, Deployed):
+        tuned = provider.deploy(entry.job_id, trial=True)
+    else:
+        tuned = provider.retrieve(entry.job_id)
     return flow.model_copy(update={"tuned": tuned})
 
 
@@ -286,6 +295,18 @@ def evaluate(
     return flow.model_copy(update={"evaluation": ref})
 
 
+def release(tools: Tools, flow: Flow) -> Flow:
+    """Remove the endpoint of the evaluation. What is registered is where the model answers once it is promoted."""
+    entry, provider = tools.ledger.entry(flow.key), tools.provider(tools.request(flow.start))
+    if entry.job_id is None or not isinstance(provider, Deployed):
+        return flow
+    provider.undeploy(entry.job_id, trial=True)
+    if flow.tuned is None:
+        return flow
+    handle = provider.retrieve(entry.job_id).handle
+    return flow.model_copy(update={"tuned": flow.tuned.model_copy(update={"handle": handle})})
+
+
 def _answers(tools: Tools, prefix: str, count: int) -> list[Answer]:
     """In the order of asking: a step that was repeated has overwritten its part, or left a longer one before it."""
     pages = tools.s3.get_paginator("list_objects_v2").paginate(Bucket=tools.bucket, Prefix=prefix)
@@ -307,9 +328,8 @@ def register(tools: Tools, flow: Flow) -> Output:
         tools.sagemaker, tools.s3, group=group, metadata=metadata, lineage=lineage
     )
     provider = tools.provider(request)
-    if isinstance(provider, Labels):
-        about = {"stepforge-group": group, "stepforge-version": str(registered.version)}
-        provider.label(tuned, {**about, "stepforge-key": flow.key})
+    about = {"stepforge-group": group, "stepforge-version": str(registered.version)}
+    label(provider, tuned, {**about, "stepforge-key": flow.key})
     return Output(
         key=flow.key,
         registered=registered,
@@ -317,6 +337,20 @@ def register(tools: Tools, flow: Flow) -> Output:
         cost_usd=str(entry.cost_usd),
         local_fake=tuned.local_fake,
     )
+
+
+def label(provider: Provider, tuned: Tuned, labels: Mapping[str, str]) -> None:
+    """Label the model in the provider's own registry, where there is one and its client is here.
+
+    The client of Vertex's registry is too large to be in every function. What is missed is for people who look there:
+    our registry has it all.
+    """
+    if not isinstance(provider, Labels):
+        return
+    try:
+        provider.label(tuned, labels)
+    except MissingExtra as error:
+        logger.warning("the model is not labelled at its provider: model=%s error=%s", tuned.model, error)
 
 
 def lineage_of(
@@ -355,7 +389,10 @@ def stop(tools: Tools, start: Start) -> Entry:
     """Stop a launch wherever it stands, and with it its charge. For executions that were stopped or timed out."""
     request = tools.request(start)
     provider = tools.provider(request)
-    return cancel(provider, tools.ledger, launch_key(request.spec, provider.target))
+    entry = cancel(provider, tools.ledger, launch_key(request.spec, provider.target))
+    if entry.job_id is not None and isinstance(provider, Deployed):
+        provider.undeploy(entry.job_id, trial=True)
+    return entry
 
 
 def request_bytes(request: Request) -> tuple[bytes, str]:

@@ -61,6 +61,8 @@ class Job(Contract):
     """The tuned model, once there is one."""
     created_at: datetime | None = None
     billable_tokens: Annotated[int, Field(ge=0)] | None = None
+    cost_usd: Annotated[Decimal, Field(ge=0)] | None = None
+    """Of an ended job, where it is known without a price."""
     error: str | None = None
 
     @property

@@ -23,9 +23,11 @@ from stepforge.economics.quotes import training_price
 from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
 from stepforge.finetune.datasets import Kind, write
 from stepforge.finetune.entries import Budgets
+from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
+from stepforge.home import home
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 Secrets = Callable[[str], str]
@@ -43,14 +45,7 @@ class OpenAISettings(Contract):
     def provider(self, secrets: Secrets | None = None) -> Provider:
         from stepforge.finetune.openai import OpenAIProvider
 
-        return OpenAIProvider(self._key(secrets), base_url=self.base_url, project=self.project)
-
-    def _key(self, secrets: Secrets | None) -> SecretStr:
-        if secrets is None:
-            return _key(self.api_key_env)
-        if self.api_key_secret is None:
-            raise InvalidInput("the state machine has no environment variable with your key: name api_key_secret")
-        return SecretStr(secrets(self.api_key_secret))
+        return OpenAIProvider(_given_key(self, secrets), base_url=self.base_url, project=self.project)
 
 
 class VertexSettings(Contract):
@@ -115,6 +110,10 @@ class SageMakerSettings(Contract):
     folder_uri: str
     group_arn: str
     accept_eula: bool = False
+    instance_type: str | None = None
+    """What an endpoint of the tuned model runs on, for its evaluation and once it is promoted: charged by the hour."""
+    image: str | None = None
+    """The container that serves; None: the one that SageMaker's hub names for the base model."""
     kms_key: str | None = None
     region: str | None = None
     endpoint_url: str | None = None
@@ -125,10 +124,87 @@ class SageMakerSettings(Contract):
         from stepforge.finetune.sagemaker import SageMakerProvider
 
         given = self.model_dump(exclude={"type", "region"})
-        return SageMakerProvider(boto3.Session(region_name=self.region), **given)
+        return SageMakerProvider(
+            boto3.Session(region_name=self.region), **given, deploy_seconds=1_800 if secrets is None else 300
+        )
 
 
-Settings = Annotated[OpenAISettings | VertexSettings | BedrockSettings | SageMakerSettings, Field(discriminator="type")]
+class AnthropicSettings(Contract):
+    """A better prompt for a Claude: the search stops before a call that could cost more than `budget_usd`."""
+
+    type: Literal["anthropic"]
+    budget_usd: Annotated[Decimal, Field(gt=0)]
+    input_usd: Annotated[Decimal, Field(gt=0)]
+    """For a million tokens, as `output_usd`: look them up."""
+    output_usd: Annotated[Decimal, Field(gt=0)]
+    as_of: date
+    source: str
+    """Where the rates are from."""
+    folder_uri: str | None = None
+    """Where jobs lie, `s3://bucket/prefix`; None: on this machine, where the state machine cannot see them."""
+    base_url: str | None = None
+    api_key_env: str = "ANTHROPIC_API_KEY"
+    api_key_secret: str | None = None
+    max_metric_calls: Annotated[int, Field(ge=1)] = 200
+    max_tokens: Annotated[int, Field(ge=1)] = 512
+    """Of one answer."""
+    verifier: str | None = None
+    """Your own, as `package.module:function`, in the place of the domain's; not in the state machine."""
+    endpoint_url: str | None = None
+    """Of S3."""
+
+    def price(self) -> ModelPrice:
+        return ModelPrice(
+            kind="training_job", usd=self.budget_usd, unit="job", as_of=self.as_of, source=f"budget_usd; {self.source}"
+        )
+
+    def check_machine(self) -> None:
+        """Raises InvalidInput where the state machine could not run the search."""
+        if self.folder_uri is None:
+            raise InvalidInput(
+                'the state machine keeps jobs in its bucket: give folder_uri = "s3://BUCKET/finetune/prompts"'
+            )
+        if self.verifier is not None:
+            raise InvalidInput("the state machine runs no verifiers of users: use `finetune launch`, or leave it out")
+
+    def provider(self, secrets: Secrets | None = None, s3: Any = None) -> Provider:
+        """`s3` is the client of the environment, where there is one."""
+        from stepforge.finetune.anthropic import AnthropicProvider
+        from stepforge.finetune.prompts import TokenPrices
+
+        return AnthropicProvider(
+            _given_key(self, secrets),
+            self._folder(s3),
+            prices=TokenPrices(input_usd=self.input_usd, output_usd=self.output_usd),
+            budget_usd=self.budget_usd,
+            base_url=self.base_url,
+            max_metric_calls=self.max_metric_calls,
+            max_tokens=self.max_tokens,
+            verifier=self.verifier,
+            look_seconds=600 if secrets is None else 120,
+        )
+
+    def _folder(self, s3: Any) -> Folder:
+        if self.folder_uri is None:
+            return DiskFolder(home() / "finetune" / "prompts")
+        if s3 is None:
+            import boto3
+
+            s3 = boto3.client("s3", endpoint_url=self.endpoint_url)
+        return S3Folder(s3, self.folder_uri)
+
+
+Settings = Annotated[
+    OpenAISettings | VertexSettings | BedrockSettings | SageMakerSettings | AnthropicSettings,
+    Field(discriminator="type"),
+]
+
+
+def connect(settings: Settings, secrets: Secrets | None, s3: Any) -> Provider:
+    """The provider, with the environment's own client of S3 where jobs of it lie there."""
+    if isinstance(settings, AnthropicSettings):
+        return settings.provider(secrets, s3)
+    return settings.provider(secrets)
 
 
 class Terms(Contract):
@@ -156,7 +232,10 @@ class Plan(Contract):
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
     verifier: str | None = None
-    """For rft in the place of a grader: a domain that ships, whose `verify` becomes a python grader."""
+    """For rft in the place of a grader: what becomes a python grader. A domain, shipped or installed, or your own
+    `package.module:function`."""
+    whole_records: bool = False
+    """Put each record as a whole into its row: for a function made from your own verifier (Bedrock)."""
     suffix: str = "stepforge"
     attempt: int = 1
     shutdown: date | None = None
@@ -168,6 +247,8 @@ class Plan(Contract):
 
         Raises UnknownPrice where neither has a price, ModelGone where the catalogue knows that it cannot be launched.
         """
+        if isinstance(self.provider, AnthropicSettings):
+            return Terms(price=self.provider.price(), shutdown=self.shutdown)
         model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
         row = catalogue.rows.get(model)
         if row is None:
@@ -185,6 +266,8 @@ class Plan(Contract):
 
     def booked_at(self, catalogue: Catalogue) -> ModelPrice | None:
         """The price for the books of a job that was launched, though nothing may be any more; None: not known."""
+        if isinstance(self.provider, AnthropicSettings):
+            return self.provider.price()
         model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
         if self.price is not None or model not in catalogue.rows:
             return self.price
@@ -194,10 +277,12 @@ class Plan(Contract):
         """Write the data below `folder`, and say what is to be launched. Raises InvalidInput."""
         if self.method == "dpo":
             raise InvalidInput("method 'dpo' takes pairs of completions: write them from Python with datasets.write")
-        grader = self.grader
+        grader, whole = self.grader, self.whole_records
         if self.verifier is not None:
-            grader = self._from_verifier(self.verifier)
-        file = write(records, folder, provider=self.provider.type, method=self.method, system=self.system)
+            from stepforge.finetune.graders import is_own
+
+            grader, whole = self._from_verifier(self.verifier), is_own(self.verifier)
+        file = write(records, folder, provider=self.provider.type, method=self.method, system=self.system, whole=whole)
         try:
             return TuneSpec(
                 provider=self.provider.type,
@@ -216,13 +301,21 @@ class Plan(Contract):
     def _from_verifier(self, domain: str) -> Grader:
         if self.grader is not None:
             raise InvalidInput("a plan has a grader or a verifier, not both: leave one out")
-        if self.provider.type not in ("openai", "vertex"):
-            raise InvalidInput(
-                f"{self.provider.type} calls a function as its grader: give the ARN of stepforge-ENV-finetune-grade, "
-                "which has the verifiers of all domains that ship, as a grader of type 'lambda'"
-            )
-        from stepforge.finetune.graders import python_grader
+        if self.method != "rft":
+            raise InvalidInput(f"method {self.method!r} has no grader: leave verifier out, or use method 'rft'")
+        from stepforge.finetune.graders import is_own, python_grader
 
+        if self.provider.type not in ("openai", "vertex"):
+            if is_own(domain):
+                remedy = (
+                    f"write the code of one with `stepforge finetune grader {domain}`, make a function of it, and give "
+                    "its ARN"
+                )
+            else:
+                remedy = "give the ARN of stepforge-ENV-finetune-grade, which has the verifiers of all that ship,"
+            raise InvalidInput(
+                f"{self.provider.type} calls a function as its grader: {remedy} as a grader of type 'lambda'"
+            )
         return python_grader(domain)
 
 
@@ -236,6 +329,14 @@ def load_plan(path: Path) -> Plan:
         return Plan.model_validate(given)
     except ValidationError as error:
         raise InvalidInput(f"{path}: {first_problem(error, fields=Plan.model_fields)}") from error
+
+
+def _given_key(settings: OpenAISettings | AnthropicSettings, secrets: Secrets | None) -> SecretStr:
+    if secrets is None:
+        return _key(settings.api_key_env)
+    if settings.api_key_secret is None:
+        raise InvalidInput("the state machine has no environment variable with your key: name api_key_secret")
+    return SecretStr(secrets(settings.api_key_secret))
 
 
 def _key(name: str) -> SecretStr:

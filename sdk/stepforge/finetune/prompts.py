@@ -78,6 +78,11 @@ class AnthropicModel:
         self.model, self.meter, self.local = model, meter, is_loopback(base_url)
         self.target = f"anthropic:{model}"
 
+    @staticmethod
+    def most_input(messages: Sequence[Message]) -> int:
+        """Tokens that these can be at most: a token is at least a byte."""
+        return sum(len(m.content.encode()) for m in messages) + SLACK_TOKENS * len(messages)
+
     def ask(self, messages: Sequence[Message], *, max_tokens: int) -> Completion:
         """One call. Raises OverBudget before it, where it might exceed the budget.
 
@@ -85,8 +90,7 @@ class AnthropicModel:
         """
         system = "\n".join(m.content for m in messages if m.role == "system")
         turns = [{"role": m.role, "content": m.content} for m in messages if m.role != "system"]
-        # A token is at least a byte.
-        most = sum(len(m.content.encode()) for m in messages) + SLACK_TOKENS * len(messages)
+        most = self.most_input(messages)
         self.meter.room(most, max_tokens)
         with self._calling(most, max_tokens):
             answer = self._client.messages.create(

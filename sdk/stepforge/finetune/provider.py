@@ -22,6 +22,26 @@ class Labels(Protocol):
 
 
 @runtime_checkable
+class Deployed(Protocol):
+    """A provider whose models answer only on an endpoint, which is charged by the hour for as long as it is there."""
+
+    def check_serving(self, spec: TuneSpec) -> None:
+        """Raises InvalidInput where a model of this spec could not be deployed. Sends nothing."""
+        ...
+
+    def deploy(self, job_id: str, *, trial: bool) -> Tuned:
+        """The model on an endpoint, which is made where there is none. Raises NotReady while it comes up.
+
+        With `trial` the endpoint is one of its own, for an evaluation.
+        """
+        ...
+
+    def undeploy(self, job_id: str, *, trial: bool) -> None:
+        """Remove the endpoint, and with it its charge. Twice is no error."""
+        ...
+
+
+@runtime_checkable
 class Provider(Protocol):
     """Every method raises ProviderRefused where the provider said no and did nothing, Throttled where it asks to come
     back later (and did nothing), and ProviderUnavailable where it is not known what was done."""

@@ -1,17 +1,21 @@
 """SageMaker's serverless customization: CreateTrainingJob with a ServerlessJobConfig.
 
-The job's name is the only lock that SageMaker has, so the launch's key is the name. Not covered: evaluation jobs,
-RLAIF, serving (register the model package, and promote it like any other).
+The job's name is the only lock that SageMaker has, so the launch's key is the name. A tuned model is a model package,
+which answers once it is on an endpoint (`sagemaker_serving`). Not covered: SageMaker's evaluation jobs, RLAIF.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from stepforge.errors import InvalidInput, ProviderRefused
+from stepforge.errors import InvalidInput, NotReady, ProviderRefused
 from stepforge.finetune.aws import AwsCustomization, is_taken
-from stepforge.finetune.job import Completion, Job, Message, Prepared, State, Tuned, model_of, normalise
+from stepforge.finetune.job import FAKE_MARK, Completion, Job, Message, Prepared, State, Tuned, model_of, normalise
+from stepforge.finetune.keys import unreadable
+from stepforge.finetune.sagemaker_serving import TRIAL, Endpoint
 from stepforge.finetune.spec import LambdaGrader, ProviderName, TuneSpec
 
 _STATES = {
@@ -22,6 +26,8 @@ _STATES = {
     "Stopped": State.CANCELLED,
     "Deleting": State.CANCELLED,
 }
+_FAKE = f"{FAKE_MARK}-"
+"""Before the name in the ARNs of jobs of a local server."""
 _TECHNIQUES = {"sft": "SFT", "dpo": "DPO", "rft": "RLVR"}
 
 
@@ -41,11 +47,19 @@ class SageMakerProvider(AwsCustomization):
         accept_eula: bool = False,
         kms_key: str | None = None,
         endpoint_url: str | None = None,
+        instance_type: str | None = None,
+        image: str | None = None,
+        deploy_seconds: float = 1_800,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`accept_eula` says that somebody has read the base model's licence and takes it."""
+        """`accept_eula` says that somebody has read the base model's licence and takes it.
+
+        `instance_type` is what an endpoint runs on, with `image` in the place of the hub's container; `deploy_seconds`
+        is how long `deploy` waits for it.
+        """
         super().__init__(
             session,
-            ("sagemaker", "s3"),
+            ("sagemaker", "sagemaker-runtime", "s3"),
             role_arn=role_arn,
             folder_uri=folder_uri,
             kms_key=kms_key,
@@ -53,6 +67,8 @@ class SageMakerProvider(AwsCustomization):
         )
         self._sagemaker = self._clients["sagemaker"]
         self._group, self._accept_eula = group_arn, accept_eula
+        self._instance_type, self._image = instance_type, image
+        self._deploy_seconds, self._sleep = deploy_seconds, sleep
 
     def validate(self, spec: TuneSpec) -> None:
         if spec.method not in _TECHNIQUES:
@@ -124,18 +140,94 @@ class SageMakerProvider(AwsCustomization):
             self._sagemaker.stop_training_job(TrainingJobName=_name(job_id))
 
     def retrieve(self, job_id: str) -> Tuned:
-        model = model_of(self.status(job_id))
-        return Tuned(provider=self.name, job_id=job_id, model=model, handle=model)
+        """The package, and the name of the endpoint that it answers on once it is deployed. Deploys nothing."""
+        job = self.status(job_id)
+        return Tuned(provider=self.name, job_id=job_id, model=model_of(job), handle=_name(job.key or job_id))
+
+    def check_serving(self, spec: TuneSpec) -> None:
+        if self._instance_type is None:
+            raise InvalidInput(
+                "a model that SageMaker customizes answers only on an endpoint, and it is not said what that may run "
+                'on: give instance_type = "ml.g5.2xlarge", say, in [provider]. It is charged by the hour while the '
+                "tuned model is evaluated, and for as long as it serves"
+            )
+        if "nova" in spec.base_model.lower():
+            raise InvalidInput(
+                f"{spec.base_model!r} is a Nova model, whose weights AWS keeps: customize it at provider 'bedrock', "
+                "which serves it too"
+            )
+
+    def deploy(self, job_id: str, *, trial: bool) -> Tuned:
+        tuned = self.retrieve(job_id)
+        if self._instance_type is None:
+            raise InvalidInput('it is not said what to deploy on: give instance_type = "ml.g5.2xlarge", say')
+        endpoint = self._endpoint(tuned.handle, trial=trial)
+        waited = 0.0
+        while True:
+            status, why = endpoint.status()
+            if status == "":
+                endpoint.create(
+                    tuned.model,
+                    role_arn=self._role,
+                    instance_type=self._instance_type,
+                    image=self._image,
+                    hub=self._hub(job_id),
+                    kms_key=self._kms_key,
+                )
+            elif status == "InService":
+                return tuned.model_copy(update={"handle": endpoint.name})
+            elif status == "Failed":
+                endpoint.remove()
+                raise ProviderRefused(f"endpoint {endpoint.name} failed and was removed: {why or 'no reason is given'}")
+            elif waited >= self._deploy_seconds:
+                raise NotReady(f"endpoint {endpoint.name} is {status!r} after {waited:.0f} s: ask for it again later")
+            else:
+                self._sleep(self._pause)
+                waited += self._pause
+
+    def undeploy(self, job_id: str, *, trial: bool) -> None:
+        self._endpoint(_name(job_id), trial=trial).remove()
+
+    def _endpoint(self, name: str, *, trial: bool) -> Endpoint:
+        return Endpoint(self._sagemaker, self._calling, f"{name.removeprefix(_FAKE)}{TRIAL * trial}")
+
+    def _hub(self, job_id: str) -> str:
+        """Of `arn:aws:sagemaker:REGION:aws:hub-content/HUB/Model/NAME/VERSION`."""
+        return self.status(job_id).base_model.partition(":hub-content/")[2].partition("/")[0]
 
     def invoke(
         self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
     ) -> Completion:
-        raise InvalidInput(
-            f"{tuned.handle} is a model package, which answers nothing by itself: approve it, so that it is deployed, "
-            "and ask its endpoint with `stepforge predict`"
-        )
+        """In the form of OpenAI's chat completions, which the containers of customized models speak."""
+        asked: dict[str, Any] = {"messages": [m.model_dump() for m in messages], "max_tokens": max_tokens}
+        if temperature is not None:
+            asked["temperature"] = temperature
+        try:
+            with self._calling("InvokeEndpoint", about_content=True):
+                answer = self._clients["sagemaker-runtime"].invoke_endpoint(
+                    EndpointName=tuned.handle, ContentType="application/json", Body=json.dumps(asked).encode()
+                )
+                found = json.loads(answer["Body"].read())
+                choice, usage = found["choices"][0], found["usage"]
+                return Completion(
+                    text=choice["message"]["content"] or "",
+                    model=tuned.handle,
+                    input_tokens=usage["prompt_tokens"],
+                    output_tokens=usage["completion_tokens"],
+                )
+        except (ValueError, LookupError) as error:
+            raise unreadable(self.target, "InvokeEndpoint", type(error)) from None
+        except ProviderRefused as refusal:
+            if self._endpoint(tuned.handle, trial=False).status()[0] == "":
+                raise ProviderRefused(
+                    f"{tuned.handle} is not deployed, so nothing answers: `stepforge registry approve` deploys the "
+                    "registered model"
+                ) from refusal
+            raise
 
     def delete(self, tuned: Tuned) -> None:
+        for trial in (True, False):
+            self.undeploy(tuned.job_id, trial=trial)
         try:
             with self._calling("DeleteModelPackage"):
                 self._sagemaker.delete_model_package(ModelPackageName=tuned.model)

@@ -18,7 +18,8 @@ from stepforge.errors import IntegrityError, InvalidInput, ProviderRefused, Smok
 from stepforge.finetune.evaluation import identity
 from stepforge.finetune.flow import Request
 from stepforge.finetune.job import Message, Tuned
-from stepforge.finetune.plan import Plan, Secrets
+from stepforge.finetune.plan import Plan, Secrets, connect
+from stepforge.finetune.provider import Deployed
 
 PROBE = "1 + 1 ="
 
@@ -40,7 +41,7 @@ def answer(s3: Any, properties: dict[str, str], asked: InvokeRequest, secrets: S
     if asked.export is not None:
         raise InvalidInput(f"export {asked.export!r}: a provider's model answers with text alone. Leave --export out")
     request, tuned = _reached(s3, properties)
-    provider = request.plan.provider.provider(secrets)
+    provider = connect(request.plan.provider, secrets, s3)
     system = [Message(role="system", content=request.plan.system)] if request.plan.system else []
     completions = [
         provider.invoke(
@@ -55,12 +56,17 @@ def answer(s3: Any, properties: dict[str, str], asked: InvokeRequest, secrets: S
 
 
 def try_it(s3: Any, properties: dict[str, str], secrets: Secrets | None) -> Tried:
-    """One question, so that nothing is promoted that does not answer. Raises SmokeFailed."""
+    """One question, so that nothing is promoted that does not answer.
+
+    A model that answers only on an endpoint is deployed for it, and stays so. Raises SmokeFailed, and NotReady while an
+    endpoint comes up.
+    """
     request, tuned = _reached(s3, properties)
+    provider = connect(request.plan.provider, secrets, s3)
     try:
-        found = request.plan.provider.provider(secrets).invoke(
-            tuned, [Message(role="user", content=PROBE)], max_tokens=16
-        )
+        if isinstance(provider, Deployed):
+            tuned = provider.deploy(tuned.job_id, trial=False)
+        found = provider.invoke(tuned, [Message(role="user", content=PROBE)], max_tokens=16)
     except ProviderRefused as error:
         raise SmokeFailed(f"{tuned.handle} does not answer: {error}") from error
     return Tried(endpoint=tuned.handle, asked=1, answered=int(bool(found.text)))

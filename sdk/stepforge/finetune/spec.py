@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stepforge.contracts.base import Contract, Sha256, digest
+from stepforge.contracts.names import TUNE_PREFIX
 
 ProviderName = Literal["openai", "vertex", "bedrock", "sagemaker", "anthropic"]
 PROVIDERS: tuple[ProviderName, ...] = ("openai", "vertex", "bedrock", "sagemaker", "anthropic")
 Method = Literal["sft", "dpo", "rft", "prompt"]
 """Supervised, preference pairs, reinforcement with a grader, and a better prompt in the place of new weights."""
-Format = Literal["openai", "vertex", "bedrock", "sagemaker"]
+Format = Literal["openai", "vertex", "bedrock", "sagemaker", "prompt"]
 
 
 class TokenRange(Contract):
@@ -146,7 +147,7 @@ class TuneSpec(Contract):
         if (self.method == "rft") != (self.grader is not None):
             raise ValueError("method 'rft' needs a grader, and no other method has one")
         for name, file in (("training", self.training), ("validation", self.validation)):
-            if file is not None and file.method != self.method and self.method != "prompt":
+            if file is not None and file.method != self.method:
                 raise ValueError(f"{name} was written for method {file.method!r}, but the method is {self.method!r}")
         if self.validation is not None and self.validation.sha256 == self.training.sha256:
             raise ValueError("validation is the training file: it would measure nothing. Leave it out, or split it off")
@@ -158,4 +159,4 @@ def launch_key(spec: TuneSpec, target: str) -> str:
 
     `target` is the account that pays. It fits a label, a tag, a job's name and an idempotency token of every provider.
     """
-    return "sf-" + digest({"spec": spec.model_dump(mode="json"), "target": target})[:40]
+    return TUNE_PREFIX + digest({"spec": spec.model_dump(mode="json"), "target": target})[:40]

@@ -93,6 +93,8 @@ def billed(job: Job, price: ModelPrice | None) -> Decimal | None:
     >>> billed(job, ModelPrice(kind="training_tokens", **given))
     Decimal('1.00')
     """
+    if job.state.terminal and job.cost_usd is not None:
+        return cents(job.cost_usd)
     if price is None or not job.state.terminal or job.billable_tokens is None or price.kind != "training_tokens":
         return None
     return cents(price.usd_each * job.billable_tokens)

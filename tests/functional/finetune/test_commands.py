@@ -11,6 +11,7 @@ import pytest
 
 from stepforge.cli import main
 from stepforge.finetune.entries import Stage
+from stepforge.testing.providers import LocalAnthropic
 
 from .conftest import SECRET, Bench, until
 
@@ -45,8 +46,10 @@ def call(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
     def run(*words: str, code: int = 0) -> Any:
         capsys.readouterr()
-        assert main([*words, "--json"]) == code, capsys.readouterr().err
-        return json.loads(capsys.readouterr().out)
+        ended = main([*words, "--json"])
+        said = capsys.readouterr()
+        assert ended == code, said.err + said.out
+        return json.loads(said.out)
 
     return run
 
@@ -128,3 +131,99 @@ def test_what_a_person_refuses_or_stops_costs_nothing(bench: Bench, call: Call, 
     assert call("finetune", "stop", again["name"])["status"] == "ABORTED"
     until(lambda: bench.ledger.entry(key).stage == Stage.REFUSED)
     assert bench.server.calls("POST", "/v1/fine_tuning/jobs") == 0
+
+
+def test_what_was_launched_here_is_registered_as_the_machine_does(
+    bench: Bench, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a ledger of its own the command finds the machine's job by its key, and the machine's package by its
+    digests: nothing in what it registers differs."""
+    plan, data = write(tmp_path, bench, mark="from-here")
+    by_machine = call("finetune", "start", plan, "--data", data)["registered"]
+    monkeypatch.setenv("STEPFORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    launched = call("finetune", "launch", plan, "--data", data)
+    other = write(tmp_path, bench, mark="not-yet")
+    running = call("finetune", "launch", other[0], "--data", other[1])
+    refused = call("finetune", "register", other[0], running["key"], "--data", other[1], code=2)
+    assert "watch" in refused["message"]
+    assert call("finetune", "watch", plan, launched["key"])["stage"] == "succeeded"
+    by_hand = call("finetune", "register", plan, launched["key"], "--data", data)["registered"]
+    assert by_hand == {**by_machine, "adopted": True}
+    # Two ledgers have it, and it costs once; what still trains has no bill yet.
+    costs = {row["key"]: row for row in call("costs")["tunes"]["rows"]}
+    assert (costs[launched["key"]]["estimate_usd"], costs[launched["key"]]["actual_usd"]) == ("3.00", None)
+    assert costs[running["key"]]["local_fake"]
+    # A verifier of the user's judges on this machine; another plan's launch is no launch of this one.
+    (tmp_path / "my_rules.py").write_text(
+        "def check(record, completion):\n    return completion.endswith(record.answer)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    judged = call("finetune", "register", plan, launched["key"], "--data", data, "--verifier", "my_rules:check")
+    assert judged["registered"]["adopted"]
+    rows = (Path(data).read_text() + "\n" + json.dumps({"prompt": "one more", "answer": "1", "split": "rl"})).encode()
+    Path(data).write_bytes(rows)
+    refused = call("finetune", "register", plan, launched["key"], "--data", data, code=2)
+    assert launched["key"] in refused["message"]
+
+
+CLAUDE = """
+environment = "local"
+base_model = "claude-test"
+method = "prompt"
+system = "Be kind."
+[provider]
+type = "anthropic"
+base_url = "{url}"
+api_key_secret = "{secret}"
+budget_usd = 2
+input_usd = 1
+output_usd = 5
+as_of = 2026-11-01
+source = "given in a test"
+max_metric_calls = 20
+{folder}
+[budgets]
+job_usd = 50
+day_usd = 10_000
+environment_usd = 10_000
+approval_usd = 50
+"""
+
+
+def claude(system: str, messages: list[dict[str, Any]]) -> str:
+    """Adds only where its prompt says so, and proposes such a prompt when asked for one."""
+    text = str(messages[-1]["content"])
+    if "plus one" in text and len(text) < 25:
+        return f"\n{int(text.split()[0]) + 1}" if "ADD" in system else "no idea"
+    return "```\nADD the numbers.\n```"
+
+
+def test_a_prompt_for_claude_goes_from_the_decision_to_an_answer_from_here_and_through_the_machine(
+    bench: Bench, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "sums.jsonl"
+    rows = [{"prompt": f"{n} plus one", "answer": f"{n + 1}", "split": "rl"} for n in range(6)]
+    rows += [{"prompt": f"{n} plus one", "answer": f"{n + 1}", "split": "test_new"} for n in (20, 30)]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    with LocalAnthropic(answer=claude, delay_seconds=0.02) as server:
+        for name, folder in (("cloud", f'folder_uri = "s3://{bench.deployed.bucket}/finetune/prompts"'), ("here", "")):
+            text = CLAUDE.format(url=server.url, secret=SECRET, folder=folder)
+            (tmp_path / f"{name}.toml").write_text(text)
+        tuned = call("finetune", "start", str(tmp_path / "cloud.toml"), "--data", str(data))
+        assert (tuned["local_fake"], float(tuned["cost_usd"]) <= 2) == (True, True)
+        version = tuned["registered"]["version"]
+        asked = call("predict", "41 plus one", "--domain", f"records/{version}")
+        assert asked["answers"][0]["completion"].endswith("\n42")
+        scores = call("registry", "show", f"records/{version}")
+        assert '"external_provider": "anthropic"' in json.dumps(scores)
+
+        monkeypatch.setenv("STEPFORGE_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
+        plan = str(tmp_path / "here.toml")
+        launched = call("finetune", "launch", plan, "--data", str(data))
+        assert call("finetune", "watch", plan, launched["key"])["stage"] == "succeeded"
+        registered = call("finetune", "register", plan, launched["key"], "--data", str(data))["registered"]
+        assert (registered["adopted"], registered["version"]) == (False, version + 1)
+        asked = call("predict", "7 plus one", "--domain", f"records/{version + 1}")
+        assert asked["answers"][0]["completion"].endswith("\n8")

@@ -11,6 +11,7 @@ from stepforge.contracts.decisions import Question
 from stepforge.contracts.registry import ExternalLineage
 from stepforge.finetune.entries import Stage
 from stepforge.finetune.flow import Output
+from stepforge.finetune.plan import Plan
 from stepforge.testing.providers import LocalBedrock, LocalProvider, LocalVertex
 
 from .conftest import Bench, until
@@ -137,3 +138,51 @@ def test_the_same_machine_tunes_at_other_clouds(kind: type[LocalProvider], bench
             assert model["labels"]["stepforge-version"] == str(output.registered.version)
         # The champion gate compared it with a model of another cloud, or found none yet.
         assert output.comparison.reasons
+
+
+GROUP = "arn:aws:sagemaker:us-east-1:000000000000:model-package-group/demo"
+HUB = "arn:aws:sagemaker:us-east-1:aws:hub-content/SageMakerPublicHub/Model/small-model/1.0.0"
+
+
+def at_sagemaker(bench: Bench, server: LocalBedrock, **given: Any) -> Plan:
+    settings = {**settings_of(server), "type": "sagemaker", "group_arn": GROUP, "instance_type": "ml.g5.2xlarge"}
+    return bench.plan(provider={**settings, **given}, base_model=HUB)
+
+
+def test_a_model_that_sagemaker_customized_is_evaluated_on_an_endpoint_that_is_gone_afterwards(bench: Bench) -> None:
+    with LocalBedrock(delay_seconds=0.02) as server:
+        assert isinstance(server, LocalBedrock)
+        ended = bench.run(bench.submit(at_sagemaker(bench, server)))
+        assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+        output = Output.model_validate_json(ended["output"])
+        trial = f"{output.key}-trial"
+        kinds = ("Model", "EndpointConfig", "Endpoint")
+        deleted = [f"Delete{kind} {trial}" for kind in reversed(kinds)]
+        assert server.endpoints.log == [*(f"Create{kind} {trial}" for kind in kinds), *deleted]
+        assert server.calls("POST", f"/endpoints/{trial}/invocations") == 8
+        lineage = ExternalLineage.of(
+            bench.deployed.package(output.registered.package_arn)["CustomerMetadataProperties"]
+        )
+        assert lineage is not None
+        assert (lineage.external_provider, lineage.external_handle) == ("sagemaker", output.key)
+        # Approved, it is deployed, and stays so.
+        promoted = bench.deployed.approve(output.registered.package_arn)
+        assert promoted["status"] == "SUCCEEDED", (promoted.get("error"), promoted.get("cause"))
+        assert list(server.endpoints.made["Endpoint"]) == [output.key]
+
+
+def test_an_evaluation_that_fails_leaves_no_endpoint_behind(bench: Bench) -> None:
+    with LocalBedrock(delay_seconds=0.02) as server:
+        assert isinstance(server, LocalBedrock)
+        server.fail("echo", path="/endpoints/.*")
+        ended = bench.run(bench.submit(at_sagemaker(bench, server)))
+        assert ended["error"] == "ProviderRefused"
+        assert [list(found) for found in server.endpoints.made.values()] == [[], [], []]
+
+
+def test_what_has_no_instance_to_be_deployed_on_is_not_paid_for(bench: Bench) -> None:
+    with LocalBedrock(delay_seconds=0.02) as server:
+        assert isinstance(server, LocalBedrock)
+        ended = bench.run(bench.submit(at_sagemaker(bench, server, instance_type=None)))
+        assert (ended["error"], "instance_type" in ended["cause"]) == ("InvalidInput", True)
+        assert server.jobs == {}

@@ -126,6 +126,9 @@ def second_reader(provider: str, method: str, row: dict[str, Any]) -> list[str]:
         assert not report.has_errors(), report.generate_report()
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
         return [part["text"] for message in row["messages"] for part in message["content"]]
+    if format_ == "prompt":
+        assert set(row) == {"system", "record"}
+        return [Record.model_validate(row["record"]).prompt]
     schema = {"type": "object", "additionalProperties": False, **SAGEMAKER[method]}
     jsonschema.validate(row, schema)
     return [row["prompt"]] if isinstance(row["prompt"], str) else [message["content"] for message in row["prompt"]]

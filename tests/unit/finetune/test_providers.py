@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stepforge.finetune import DatasetFile, Message, Provider, State, TokenRange
 from stepforge.finetune.entries import Stage
 from stepforge.finetune.launching import launch
 from stepforge.finetune.ledger_file import FileLedger
+from stepforge.finetune.provider import Deployed
 from stepforge.finetune.spec import (
     Grader,
     HttpGrader,
@@ -90,7 +92,13 @@ def sagemaker_case(server: LocalBedrock, folder: Path) -> Case:
     from stepforge.finetune.sagemaker import SageMakerProvider
 
     provider = SageMakerProvider(
-        aws_session(), role_arn=ROLE, folder_uri="s3://bucket/tunes", group_arn=GROUP, endpoint_url=server.url
+        aws_session(),
+        role_arn=ROLE,
+        folder_uri="s3://bucket/tunes",
+        group_arn=GROUP,
+        instance_type="ml.g5.2xlarge",
+        endpoint_url=server.url,
+        sleep=lambda _: None,
     )
     return Case(provider, server, make_spec(folder, "sagemaker", "sagemaker", HUB), folder, ("POST", "/"))
 
@@ -150,20 +158,63 @@ def test_every_provider_goes_from_launch_to_deletion(case: Case, clock: Clock) -
     assert (job.state, job.key) == (State.SUCCEEDED, launch_key(case.spec, case.provider.target))
     tuned = case.provider.retrieve(job.id)
     assert "localfake" in tuned.model
-    if case.provider.name == "sagemaker":
-        with pytest.raises(InvalidInput, match="stepforge predict"):
+    if isinstance(case.provider, Deployed):
+        with pytest.raises(ProviderRefused, match="registry approve"):
             case.provider.invoke(tuned, [Message(role="user", content="hi")], max_tokens=9)
-    else:
-        asked = [Message(role="system", content="Be short."), Message(role="user", content="1 + 1 =")]
-        answer = case.provider.invoke(tuned, asked, max_tokens=9)
-        assert answer.text.startswith("[local fake")
-        assert answer.input_tokens > 0
-        assert answer.output_tokens > 0
+        tuned = case.provider.deploy(job.id, trial=False)
+    asked = [Message(role="system", content="Be short."), Message(role="user", content="1 + 1 =")]
+    answer = case.provider.invoke(tuned, asked, max_tokens=9)
+    assert answer.text.startswith("[local fake")
+    assert answer.input_tokens > 0
+    assert answer.output_tokens > 0
     case.provider.delete(tuned)
     case.provider.delete(tuned)
-    if case.provider.name != "sagemaker":
-        with pytest.raises(ProviderRefused):
-            case.provider.invoke(tuned, [Message(role="user", content="hi")], max_tokens=9)
+    with pytest.raises(ProviderRefused):
+        case.provider.invoke(tuned, [Message(role="user", content="hi")], max_tokens=9)
+
+
+def test_a_customized_model_is_served_as_the_hub_says_and_a_trial_never_touches_what_serves(
+    tmp_path: Path, clock: Clock
+) -> None:
+    with LocalBedrock(delay_seconds=0.02) as server:
+        assert isinstance(server, LocalBedrock)
+        case = sagemaker_case(server, tmp_path)
+        assert isinstance(case.provider, Deployed)
+        job = start(case, clock).job
+        for _ in range(6):
+            case.provider.status(job.id)
+        live, trial = (case.provider.deploy(job.id, trial=trial) for trial in (False, True))
+        assert trial.handle == f"{live.handle}-trial"
+        # The same again changes nothing; neither does a second removal.
+        assert case.provider.deploy(job.id, trial=True) == trial
+        for _ in range(2):
+            case.provider.undeploy(job.id, trial=True)
+        made = server.endpoints.made
+        assert [list(made[kind]) for kind in made] == [[live.handle]] * 3
+        container = made["Model"][live.handle]["PrimaryContainer"]
+        assert container["Image"].endswith("localfake-lmi:1")
+        assert container["Environment"] == {"OPTION_ROLLING_BATCH": "vllm"}
+        source = container["ModelDataSource"]["S3DataSource"]
+        assert source["S3Uri"] == "s3://bucket/tunes/output/checkpoints/hf_merged/"
+        (variant,) = made["EndpointConfig"][live.handle]["ProductionVariants"]
+        assert (variant["InstanceType"], variant["InitialInstanceCount"]) == ("ml.g5.2xlarge", 1)
+        # One that fails is removed, since it is charged for, and its reason is told.
+        server.endpoints.phases[live.handle]._ended = "Failed"
+        with pytest.raises(ProviderRefused, match="failed and was removed"):
+            case.provider.deploy(job.id, trial=False)
+        assert [list(made[kind]) for kind in made] == [[]] * 3
+
+
+def test_what_could_not_be_deployed_is_refused_before_it_is_paid_for(tmp_path: Path) -> None:
+    from stepforge.finetune.sagemaker import SageMakerProvider
+
+    given = {"role_arn": ROLE, "folder_uri": "s3://bucket/tunes", "group_arn": GROUP}
+    spec = make_spec(tmp_path, "sagemaker", "sagemaker", HUB)
+    with pytest.raises(InvalidInput, match="instance_type"):
+        SageMakerProvider(aws_session(), **given).check_serving(spec)
+    nova = spec.model_copy(update={"base_model": HUB.replace("small-model", "nova-micro")})
+    with pytest.raises(InvalidInput, match="bedrock"):
+        SageMakerProvider(aws_session(), **given, instance_type="ml.g5.2xlarge").check_serving(nova)
 
 
 @pytest.mark.parametrize("fault", ["lost", "late", "error_after", "error", "dropped", "wrong_schema", "throttled"])
@@ -209,6 +260,30 @@ def test_failures_have_one_language(case: Case, fault: Fault, kind: type[Excepti
     case.server.plan = lambda _: fault
     with pytest.raises(kind):
         case.provider.status("sf-none" if case.provider.name in ("bedrock", "sagemaker") else "projects/p/tuningJobs/1")
+    # Who repeats is the launcher or the machine, and nobody below them.
+    assert len(case.server.seen) == 1
+
+
+def test_no_client_uploads_or_launches_twice_by_itself(case: Case) -> None:
+    def fails(call: Callable[[], object]) -> None:
+        case.server.seen.clear()
+        case.server.plan = lambda _: "error"
+        with pytest.raises(ProviderUnavailable):
+            call()
+        case.server.plan = None
+        assert len(set(case.server.seen)) == len(case.server.seen)
+
+    fails(lambda: case.provider.prepare(case.spec, case.folder))
+    prepared = case.provider.prepare(case.spec, case.folder)
+    fails(lambda: case.provider.launch(case.spec, prepared, key="sf-none"))
+
+
+def test_a_client_that_asks_before_it_sends_is_told_to_go_on() -> None:
+    with LocalBedrock() as server, socket.create_connection(server._server.server_address, timeout=5) as connection:  # type: ignore[arg-type]
+        connection.sendall(b"PUT /bucket/key HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(b"hi")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 # ── What is sent ─────────────────────────────────────────────────────────────────────────────────

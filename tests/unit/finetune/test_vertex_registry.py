@@ -59,3 +59,21 @@ def test_faults_are_told_as_everywhere(tuned: tuple[LocalVertex, VertexProvider,
     server.plan = lambda _: "error"
     with pytest.raises(ProviderUnavailable, match="500"):
         provider.registry.model(model.model)
+
+
+def test_a_function_without_the_large_client_registers_without_labels(caplog: pytest.LogCaptureFixture) -> None:
+    from stepforge.errors import MissingExtra
+    from stepforge.finetune import Tuned
+    from stepforge.finetune.flow import label
+
+    class Without:
+        asked = 0
+
+        def label(self, tuned: Tuned, labels: dict[str, str]) -> None:
+            self.asked += 1
+            raise MissingExtra("google-cloud-aiplatform", extra="vertex")
+
+    provider = Without()
+    label(provider, Tuned(provider="vertex", job_id="j", model="m", handle="e"), {"a": "b"})  # type: ignore[arg-type]
+    assert provider.asked == 1
+    assert "not labelled" in caplog.text

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepforge.champion import FEWEST_PAIRS, cells_of, compare, paired_interval
+from stepforge.champion import FEWEST_PAIRS, cells_of, compare, mean_interval
 from stepforge.contracts.previews import CompletionRow
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import Comparison
@@ -147,11 +147,11 @@ def test_completions_of_one_record_are_averaged_and_other_splits_left_out() -> N
 def test_the_interval_is_that_of_the_evaluations_bootstrap() -> None:
     bootstrap = pytest.importorskip("stepforge_jobs.evaluation.bootstrap", reason="numpy is not installed")
     values = [(-1.0, 0.0, 0.25, 1.0)[n % 4] for n in range(200)]
-    found, reference = paired_interval(values), bootstrap.interval(values, resamples=20_000)
+    found, reference = mean_interval(values), bootstrap.interval(values, resamples=20_000)
     assert (found.mean, found.count) == (reference.mean, reference.count)
     assert abs(found.low - reference.low) < 0.01
     assert abs(found.high - reference.high) < 0.01
-    assert paired_interval(values) == found
+    assert mean_interval(values) == found
 
 
 def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
@@ -161,6 +161,6 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
     population, draw = [1.0] * 25 + [-1.0] * 15 + [0.0] * 60, random.Random(1)
     covered = 0
     for seed in range(200):
-        found = paired_interval(draw.choices(population, k=100), resamples=400, seed=seed)
+        found = mean_interval(draw.choices(population, k=100), resamples=400, seed=seed)
         covered += found.low <= 0.1 <= found.high
     assert 0.90 < covered / 200 < 0.985

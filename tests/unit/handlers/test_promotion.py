@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from stepforge.contracts.events import PackageStateChange
-from stepforge.contracts.registry import PackageMetadata, Promotion
+from stepforge.contracts.registry import SERVES_SINCE, ExternalLineage, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
 from stepforge.deployment import stamp
 from stepforge.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
+from stepforge.retiring import retire
 from tests.fakes import FakeSageMaker
 
 GROUP = "stepforge-facial"
@@ -239,3 +240,59 @@ def test_the_sweep_deletes_the_candidate_of_a_promotion_that_was_stopped(
     swept = sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
     assert [d.action for d in swept] == ["removed", "started"]
     assert f"{GROUP}-candidate" not in sagemaker.endpoints
+
+
+# ── What served before ───────────────────────────────────────────────────────────────────────────
+
+TUNE = ExternalLineage(
+    external_provider="sagemaker",
+    external_job="j",
+    external_model="m",
+    external_handle="sf-1",
+    external_base="b",
+    external_key="sf-1",
+    external_request_uri="s3://bucket/finetune/requests/1.json",
+    external_cost_usd="3",
+).properties()
+
+
+def promoted(sagemaker: FakeSageMaker, arn: str) -> datetime:
+    package = sagemaker.packages[arn]
+    version = package["ModelPackageVersion"]
+    event = {"package_arn": arn, "group": GROUP, "version": version, "event_id": "5" * 64}
+    stamp(sagemaker, Promotion.model_validate(event), "deployed", "a test")
+    return datetime.fromisoformat(sagemaker.packages[arn]["CustomerMetadataProperties"][SERVES_SINCE])
+
+
+def test_our_endpoint_is_kept_for_a_week_after_a_provider_s_model_took_its_place(
+    sagemaker: FakeSageMaker, package: str
+) -> None:
+    promoted(sagemaker, package)
+    sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName="c")
+    tune = add(sagemaker, CustomerMetadataProperties={**METADATA, **TUNE})
+    since = promoted(sagemaker, tune)
+    sagemaker.create_endpoint(EndpointName="sf-1", EndpointConfigName="c")
+
+    def after(days: float, *, idle: bool = True) -> list[str]:
+        return retire(sagemaker, GROUP, keep_days=7, idle=lambda: idle, now=since + timedelta(days=days))
+
+    assert after(6.9) == []
+    assert after(7.1, idle=False) == []
+    assert (after(7.1), after(7.2)) == ([GROUP], [])
+    # What serves stays: the tune's own endpoint, and it is the one that goes once another was promoted.
+    assert list(sagemaker.endpoints) == ["sf-1"]
+    since = promoted(sagemaker, package)
+    sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName="c")
+    assert (after(6.9), after(7.1)) == ([], ["sf-1"])
+    assert list(sagemaker.endpoints) == [GROUP]
+
+
+def test_the_sweep_removes_what_served_before(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    promoted(sagemaker, package)
+    sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName="c")
+    promoted(sagemaker, add(sagemaker, CustomerMetadataProperties={**METADATA, **TUNE}))
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
+    (removed,) = sweep(sagemaker, states, FLEET, machine_arn=machine_arn, keep_previous_days=0)
+    assert (removed.action, GROUP in removed.reason, sagemaker.endpoints) == ("removed", True, {})

@@ -1,7 +1,7 @@
 """Bedrock's model customization, SageMaker's serverless customization, and the S3 objects that they read.
 
-Follows the service models of botocore (`bedrock`, `bedrock-runtime`, `sagemaker`) and, for S3, PUT, HEAD and GET of
-objects with the bucket in the path. Signatures are not looked at.
+Follows the service models of botocore (`bedrock`, `bedrock-runtime`, `sagemaker`, `sagemaker-runtime`) and, for S3,
+PUT, HEAD and GET of objects with the bucket in the path. Signatures are not looked at.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import time
 from typing import Any
 
+from stepforge.testing.providers._endpoints import Endpoints
 from stepforge.testing.providers._server import (
     DISCLAIMER,
     FAKE,
@@ -39,6 +40,8 @@ class LocalBedrock(LocalProvider):
         """clientRequestToken to the job's name and what was asked."""
         self.models: dict[str, str] = {}
         self.deployments: dict[str, str] = {}
+        self.endpoints = Endpoints()
+        """SageMaker's."""
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -50,6 +53,7 @@ class LocalBedrock(LocalProvider):
             ("GET", r"/model-customization/custom-model-deployments/(.+)", self._deployment),
             ("DELETE", r"/model-customization/custom-model-deployments/(.+)", self._undeploy),
             ("POST", r"/model/(.+)/converse", self._converse),
+            ("POST", r"/endpoints/([^/]+)/invocations", self.endpoints.invoke),
             ("POST", r"/", self._sagemaker),
             ("PUT", r"/([a-z0-9][a-z0-9.-]+)/(.+)", self._put),
             ("HEAD", r"/([a-z0-9][a-z0-9.-]+)/(.+)", self._head),
@@ -186,6 +190,8 @@ class LocalBedrock(LocalProvider):
             if self.models.pop(asked["ModelPackageName"], None) is None:
                 raise _refusal("ValidationException", "no such model package")
             return Reply(200, {})
+        if (reply := self.endpoints.answer(action, asked, self.models)) is not None:
+            return reply
         raise _refusal("UnknownOperationException", f"the local fake has no {action!r}")
 
     def _create_training_job(self, asked: dict[str, Any]) -> Reply:

@@ -269,6 +269,12 @@ def _make_handler(provider: LocalProvider) -> type[BaseHTTPRequestHandler]:
             if self.command != "HEAD":
                 self.wfile.write(raw)
 
+        def handle_expect_100(self) -> bool:
+            """Botocore waits for a second for this before it sends an object; in the buffer it would not reach it."""
+            super().handle_expect_100()
+            self.wfile.flush()
+            return True
+
         def _body(self) -> Iterator[bytes]:
             if self.headers.get("transfer-encoding", "").lower() == "chunked":
                 while size := int(self.rfile.readline().split(b";")[0], 16):

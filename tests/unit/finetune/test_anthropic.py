@@ -1,0 +1,203 @@
+"""Claude as a provider: a search for a prompt that goes on where it stopped, and pays for no answer twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+from pydantic import SecretStr
+
+from stepforge.contracts.records import Provenance, Record
+from stepforge.economics.catalogue import Catalogue
+from stepforge.errors import InvalidInput, ProviderRefused
+from stepforge.finetune import Message, State
+from stepforge.finetune.anthropic import AnthropicProvider
+from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
+from stepforge.finetune.launching import launch
+from stepforge.finetune.ledger_file import FileLedger
+from stepforge.finetune.plan import AnthropicSettings, Plan
+from stepforge.finetune.prompts import TokenPrices
+from stepforge.finetune.watching import follow
+from stepforge.testing.providers import LocalAnthropic
+from tests.unit.finetune.conftest import Clock
+
+PRICES = TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5))
+
+
+def answer(system: str, messages: list[dict[str, Any]]) -> str:
+    """A model that adds only where its prompt says so, and that proposes such a prompt when asked for one."""
+    text = str(messages[-1]["content"])
+    if "plus one" in text and len(text) < 20:
+        return f"\n{int(text.split()[0]) + 1}" if "ADD" in system else "no idea"
+    return "```\nADD the numbers.\n```"
+
+
+def records(count: int = 6) -> list[Record]:
+    about = {"domain": "records", "source": "user", "split": "rl", "verifier": "records@1"}
+    made = {"provenance": Provenance(generator="user@1"), **about}
+    return [Record(id=f"r{n}", group=f"g{n}", prompt=f"{n} plus one", answer=f"{n + 1}", **made) for n in range(count)]
+
+
+def plan(**given: Any) -> Plan:
+    about = {"budget_usd": 2, "input_usd": 1, "output_usd": 5, "as_of": "2026-11-01", "source": "given in a test"}
+    budgets = {"job_usd": 5, "day_usd": 50, "environment_usd": 50, "approval_usd": 5}
+    settings = {"type": "anthropic", **about, **given}
+    rest = {"base_model": "claude-test", "method": "prompt", "budgets": budgets, "system": "Be kind."}
+    return Plan.model_validate({"environment": "local", "provider": settings, **rest})
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+    if request.param == "disk":
+        yield DiskFolder(tmp_path / "jobs")
+        return
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    with mock_aws():
+        s3 = boto3.client("s3", region_name="us-east-1")
+        s3.create_bucket(Bucket="bucket")
+        yield S3Folder(s3, "s3://bucket/finetune/prompts")
+
+
+def provider(server: LocalAnthropic, place: Folder, **given: Any) -> AnthropicProvider:
+    options = {"prices": PRICES, "budget_usd": Decimal(2), "max_metric_calls": 30, **given}
+    return AnthropicProvider(SecretStr("sk-test"), place, base_url=server.url, **options)
+
+
+@pytest.fixture
+def server() -> Iterator[LocalAnthropic]:
+    with LocalAnthropic(answer=answer, delay_seconds=0.02) as running:
+        assert isinstance(running, LocalAnthropic)
+        yield running
+
+
+def start(make: Callable[[], AnthropicProvider], folder: Path, clock: Clock) -> tuple[Any, FileLedger]:
+    asked = plan()
+    terms = asked.terms(Catalogue.load(), date(2026, 11, 22))
+    ledger = FileLedger(folder / "spend.sqlite", clock=clock)
+    options = {"ledger": ledger, "budgets": asked.budgets, "price": terms.price, "sleep": clock.sleep}
+    return launch(make(), asked.spec(records(), folder), folder, **options), ledger
+
+
+def test_a_prompt_is_searched_once_booked_asked_and_deleted(
+    server: LocalAnthropic, place: Folder, tmp_path: Path, clock: Clock
+) -> None:
+    done, ledger = start(lambda: provider(server, place), tmp_path, clock)
+    assert (done.job.state, done.job.local_fake, server.seen) == (State.RUNNING, True, [])
+    with pytest.raises(ProviderRefused, match="until it has succeeded"):
+        provider(server, place).retrieve(done.job.id)
+    entry = list(follow(provider(server, place), ledger, done.key))[-1]
+    used = server.usage
+    paid = (used["input_tokens"] + 5 * used["output_tokens"]) / Decimal(1_000_000)
+    assert abs((entry.actual_usd or 0) - paid) <= Decimal("0.01")
+    tuned = provider(server, place).retrieve(done.job.id)
+    asked = [Message(role="system", content="Be kind."), Message(role="user", content="41 plus one")]
+    found = provider(server, place).invoke(tuned, asked, max_tokens=9, temperature=0.0)
+    assert found.text.endswith("\n42")
+    again, _ = start(lambda: provider(server, place), tmp_path, clock)
+    assert again.entry.job_id == done.entry.job_id
+    provider(server, place).delete(tuned)
+    with pytest.raises(ProviderRefused, match="deleted"):
+        provider(server, place).invoke(tuned, asked, max_tokens=9)
+
+
+def test_a_search_in_many_looks_and_through_lost_answers_is_the_search_in_one(
+    server: LocalAnthropic, tmp_path: Path, clock: Clock
+) -> None:
+    whole, ledger = start(lambda: provider(server, DiskFolder(tmp_path / "whole")), tmp_path, clock)
+    one = list(follow(provider(server, DiskFolder(tmp_path / "whole")), ledger, whole.key))[-1]
+    calls = len(server.seen)
+    server.seen.clear()
+
+    class Ticking(Clock):
+        """Each look at the time takes a second."""
+
+        def __call__(self) -> float:
+            self.now += 1
+            return self.now
+
+    place, ticking = DiskFolder(tmp_path / "many"), Ticking()
+
+    def hurried() -> AnthropicProvider:
+        return provider(server, place, clock=ticking, look_seconds=40)
+
+    many, books = start(hurried, tmp_path / "books", clock)
+    server.fail("lost", path="/v1/messages", times=2)
+    looks = 0
+    while not (job := _patient(hurried, many.job.id)).state.terminal:
+        looks += 1
+        assert looks < 100
+    assert looks > 2
+    assert len(server.seen) == calls + 2
+    assert job.cost_usd is not None
+    # The two that were lost are booked at the most that they can have cost.
+    extra = job.cost_usd - (one.actual_usd or Decimal(0))
+    assert Decimal("0.004") < extra < Decimal("0.02")
+    folders = [
+        DiskFolder(tmp_path / name).read(f"{key}/result.json")
+        for name, key in (("whole", whole.key), ("many", many.key))
+    ]
+    prompts = [raw.split(b'"prompt":')[1].split(b",")[0] for raw in folders if raw is not None]
+    assert prompts[0] == prompts[1]
+    assert books.entry(many.key).job_id == job.id
+
+
+def _patient(make: Callable[[], AnthropicProvider], job_id: str) -> Any:
+    from stepforge.errors import ProviderUnavailable
+
+    try:
+        return make().status(job_id)
+    except ProviderUnavailable:
+        return make().find(job_id.removeprefix("localfake-"), None)  # type: ignore[arg-type]
+
+
+def test_two_who_look_at_once_ask_no_question_twice(server: LocalAnthropic, tmp_path: Path, clock: Clock) -> None:
+    import threading
+
+    place = DiskFolder(tmp_path / "jobs")
+    done, _ = start(lambda: provider(server, place), tmp_path, clock)
+    threads = [threading.Thread(target=lambda: provider(server, place).status(done.job.id)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    while not (job := provider(server, place).status(done.job.id)).state.terminal:
+        pass
+    used = server.usage
+    assert job.cost_usd == (used["input_tokens"] + 5 * used["output_tokens"]) / Decimal(1_000_000)
+
+
+def test_a_search_is_cancelled_and_its_budget_is_the_most_that_it_costs(
+    server: LocalAnthropic, tmp_path: Path, clock: Clock
+) -> None:
+    place = DiskFolder(tmp_path / "jobs")
+    done, ledger = start(lambda: provider(server, place), tmp_path, clock)
+    assert provider(server, place).cancel(done.job.id).state == State.CANCELLED
+    assert provider(server, place).status(done.job.id).state == State.CANCELLED
+    assert server.seen == []
+    poor = provider(server, DiskFolder(tmp_path / "poor"), budget_usd=Decimal("0.0001"))
+    spec = plan().spec(records(), tmp_path)
+    made = poor.launch(spec, poor.prepare(spec, tmp_path), key="sf-poor")
+    failed = poor.status(made.id)
+    assert (failed.state, server.seen) == (State.FAILED, [])
+    assert "not one prompt" in (failed.error or "")
+    with pytest.raises(InvalidInput, match="'prompt'"):
+        poor.validate(spec.model_copy(update={"method": "sft"}))
+    assert ledger.spent("local") == 2
+
+
+def test_the_machine_s_plan_needs_a_bucket_and_runs_no_verifier_of_users() -> None:
+    for given, words in (
+        ({}, "folder_uri"),
+        ({"folder_uri": "s3://bucket/finetune/prompts", "verifier": "my_rules:check"}, "verifiers of users"),
+    ):
+        settings = plan(**given).provider
+        assert isinstance(settings, AnthropicSettings)
+        with pytest.raises(InvalidInput, match=words):
+            settings.check_machine()
