@@ -73,6 +73,8 @@ ACKNOWLEDGED: dict[tuple[str, str, str], str] = {
     (r"Register|OnApproval|OnRejection|FinetuneRole", "UNKNOWN_CONDITION_FOR_ACTION", r"ModelLifeCycle:stage"): (
         "SageMaker has the key since model life cycles; its list is older"
     ),
+    (r"^staging .*Finetune", "INVALID_ARN", r"Account expected"): "SageMaker's public hub is AWS's, in no account",
+    (r"^staging .*Finetune", "UNKNOWN_ACTION", r"CustomModelDeployment"): "Bedrock has it; its list is older",
     (r"Studio", "UNKNOWN_ACTION", r"Mlflow"): "SageMaker has it since serverless MLflow; its list is older",
     (r"Secrets", "RESOURCE_STAR", r"ec2:\w+NetworkInterface"): "Lambda makes a function's interfaces",
 }  # fmt: skip
