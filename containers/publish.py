@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from stepforge.code_digest import code_digests
 from stepforge.contracts.names import parameter
+from stepforge.installation.code_digest import code_digests
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "public.ecr.aws/docker/library/python:3.11-slim-bookworm"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from _runtime import Variables, client, handles, variables
-from stepforge.asking import ask, notify
 from stepforge.contracts.requests import ApprovalRequest, PendingApproval
+from stepforge.machines.asking import ask, notify
 
 
 class Environment(Variables):

@@ -5,9 +5,9 @@ Its cost goes into the ledger."""
 from __future__ import annotations
 
 from _runtime import Variables, client, handles, variables
-from stepforge.attempts import Ended, outcome
 from stepforge.contracts.jobs import JobOutcome
 from stepforge.economics import ledger
+from stepforge.machines.attempts import Ended, outcome
 
 
 class Environment(Variables):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from _runtime import client, handles
-from stepforge.packages import Compared, CompareRequest, compare_with_champion
-from stepforge.planning import PlanRequest, finish
+from stepforge.machines.packages import Compared, CompareRequest, compare_with_champion
+from stepforge.machines.planning import PlanRequest, finish
 
 
 @handles

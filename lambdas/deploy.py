@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from _runtime import Variables, client, handles, variables
-from stepforge import deployment as steps
 from stepforge.contracts.base import Contract
-from stepforge.rollout import Rollout
+from stepforge.machines import deployment as steps
+from stepforge.machines.rollout import Rollout
 
 
 class Environment(Variables):

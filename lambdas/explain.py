@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from _runtime import handles
-from stepforge.attempts import CaughtError
-from stepforge.failures import Failure
-from stepforge.failures import explain as explain_error
+from stepforge.machines.attempts import CaughtError
+from stepforge.machines.failures import Failure
+from stepforge.machines.failures import explain as explain_error
 
 
 @handles

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from _runtime import Variables, client, handles, variables
-from stepforge.attempts import Found
-from stepforge.attempts import find_attempt as find
 from stepforge.contracts.jobs import JobRequest
+from stepforge.machines.attempts import Found
+from stepforge.machines.attempts import find_attempt as find
 
 
 class Environment(Variables):

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from _runtime import client, handles, variables
 from finetune import Environment, tools_of
 from stepforge.errors import LaunchUncertain, UnknownName
-from stepforge.executions import after
 from stepforge.finetune import flow as steps
+from stepforge.machines.executions import after
 
 DECIDING_SECONDS = 100
 """A function goes on after its execution was stopped. Lambda tries an event again after one minute and after two."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from _runtime import Variables, client, handles, variables
-from stepforge.assembly import Joined, JoinRequest
-from stepforge.assembly import join_parts as join_parts_of
+from stepforge.machines.assembly import Joined, JoinRequest
+from stepforge.machines.assembly import join_parts as join_parts_of
 
 
 class Environment(Variables):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json
 from _runtime import Variables, client, handles, variables
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.serving import Fleet
-from stepforge.promotion import KEEP_PREVIOUS_DAYS, on_event, sweep
+from stepforge.machines.promotion import KEEP_PREVIOUS_DAYS, on_event, sweep
 
 
 class Environment(Variables):

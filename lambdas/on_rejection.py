@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from _runtime import client, handles
 from stepforge.contracts.events import PackageStateChange
-from stepforge.promotion import Decision, on_rejection
+from stepforge.machines.promotion import Decision, on_rejection
 
 
 class Event(BaseModel):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from _runtime import Variables, client, handles, variables
-from stepforge.packages import ChampionPlan, plan_champion
-from stepforge.planning import PlanRequest, finish, pipeline_job_request, put_spec
+from stepforge.machines.packages import ChampionPlan, plan_champion
+from stepforge.machines.planning import PlanRequest, finish, pipeline_job_request, put_spec
 
 
 class Environment(Variables):

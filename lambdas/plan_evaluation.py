@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from _runtime import Variables, client, handles, variables
-from stepforge.assembly import PlanRequest
-from stepforge.assembly import plan_evaluation as plan_evaluation_of
 from stepforge.contracts.jobs import JobRequest
+from stepforge.machines.assembly import PlanRequest
+from stepforge.machines.assembly import plan_evaluation as plan_evaluation_of
 
 
 class Environment(Variables):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from _runtime import Variables, client, handles, variables
-from stepforge.planning import Planned, PlanRequest, plan
+from stepforge.machines.planning import Planned, PlanRequest, plan
 
 
 class Environment(Variables):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from _runtime import Variables, client, handles, variables
-from stepforge.assembly import PlannedParts, PlanRequest
-from stepforge.assembly import plan_parts as plan_parts_of
+from stepforge.machines.assembly import PlannedParts, PlanRequest
+from stepforge.machines.assembly import plan_parts as plan_parts_of
 
 
 class Environment(Variables):

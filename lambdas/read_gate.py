@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _runtime import client, handles
 from stepforge.contracts.reports import GateReport
-from stepforge.gate import GateCheck, read_gate
+from stepforge.machines.gate import GateCheck, read_gate
 
 
 @handles

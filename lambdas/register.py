@@ -5,9 +5,9 @@ from __future__ import annotations
 from _runtime import Variables, client, handles, variables
 from stepforge.contracts.names import parameter
 from stepforge.contracts.registry import Registered
-from stepforge.packages import Compared
-from stepforge.packages import register as register_once
-from stepforge.planning import read_pipeline
+from stepforge.machines.packages import Compared
+from stepforge.machines.packages import register as register_once
+from stepforge.machines.planning import read_pipeline
 
 
 class Environment(Variables):

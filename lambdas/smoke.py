@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from _runtime import client, handles
-from stepforge.deployment import SmokeRequest, SmokeResult
-from stepforge.deployment import smoke as ask
+from stepforge.machines.deployment import SmokeRequest, SmokeResult
+from stepforge.machines.deployment import smoke as ask
 
 
 @handles

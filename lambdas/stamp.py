@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from _runtime import client, handles
-from stepforge.deployment import Stamp
-from stepforge.deployment import stamp as write
+from stepforge.machines.deployment import Stamp
+from stepforge.machines.deployment import stamp as write
 
 
 @handles

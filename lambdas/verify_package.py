@@ -7,7 +7,7 @@ from pydantic import Json
 from _runtime import Variables, client, handles, variables
 from stepforge.contracts.registry import Promotion
 from stepforge.contracts.serving import Fleet
-from stepforge.deployment import Deployment, verify
+from stepforge.machines.deployment import Deployment, verify
 
 
 class Environment(Variables):

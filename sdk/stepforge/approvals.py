@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from stepforge import executions
 from stepforge.artifacts import read_bytes
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Keys
 from stepforge.contracts.requests import ASKED_SECONDS, Answer, ApprovalRequest, PendingApproval
 from stepforge.errors import InvalidInput, UnknownName
-from stepforge.executions import Execution
-from stepforge.job_runs import Started
+from stepforge.following.job_runs import Started
+from stepforge.machines import executions
+from stepforge.machines.executions import Execution
 from stepforge.registry import Package
 
 _GONE = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")

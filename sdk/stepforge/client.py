@@ -6,14 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepforge import transfers
 from stepforge.connection import LOCAL, Connection, connect
 from stepforge.contracts.pipelines import PipelineSpec
-from stepforge.inputs import Inputs, check_here, prepare
 from stepforge.jobs import Jobs
 from stepforge.pipelines import Pipelines
 from stepforge.recipes import Recipe
 from stepforge.registry import Registry
+from stepforge.submitting import transfers
+from stepforge.submitting.inputs import Inputs, check_here, prepare
 
 if TYPE_CHECKING:
     import boto3

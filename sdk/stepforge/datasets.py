@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stepforge import started, transfers, user_code
 from stepforge.connection import Connection
 from stepforge.contracts.base import first_problem
 from stepforge.contracts.jobs import ArtifactRef, Plugin
@@ -18,8 +17,10 @@ from stepforge.contracts.manifests import Manifest, describe_folder
 from stepforge.contracts.requests import MOST_PARTS, AssemblyOutput, AssemblySpec
 from stepforge.contracts.user_records import plugin_version
 from stepforge.errors import InvalidInput
-from stepforge.job_runs import JobRun
+from stepforge.following.job_runs import JobRun
+from stepforge.installation import user_code
 from stepforge.recipes import Recipe, bound_resources, job_image
+from stepforge.submitting import started, transfers
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stepforge import attempts, started, transfers
 from stepforge.artifacts import folder, read_bytes, read_manifest, read_report
 from stepforge.connection import Connection
 from stepforge.contracts.base import Contract
@@ -28,13 +27,15 @@ from stepforge.contracts.requests import EvaluateOutput, EvaluationSpec
 from stepforge.contracts.resources import Resources
 from stepforge.contracts.work import TRAINING, EvaluateWork, WorkType
 from stepforge.errors import IdentityConflict, InvalidInput
-from stepforge.job_runs import JobRun
+from stepforge.following.job_runs import JobRun
 from stepforge.jobs import Jobs
-from stepforge.models import check_model_folder, check_stages
-from stepforge.packages import EVALUATION, compare_evaluations, find_champion
+from stepforge.machines import attempts
+from stepforge.machines.packages import EVALUATION, compare_evaluations, find_champion
 from stepforge.pipelines import Pipelines, Run
 from stepforge.recipes import bound_resources, changed_resources, job_image, validated
 from stepforge.registry import Package, Registry
+from stepforge.submitting import started, transfers
+from stepforge.submitting.models import check_model_folder, check_stages
 
 _JOB = re.compile(r"[a-z]+-[0-9a-f]{12}-a\d+")
 _RUN = re.compile(r"train-[0-9a-f]{12}-r\d+")

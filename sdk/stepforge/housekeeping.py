@@ -22,13 +22,13 @@ from typing import Any, Literal
 from botocore.exceptions import ClientError as AwsError
 from pydantic import ValidationError
 
-from stepforge import attempts
 from stepforge.connection import Connection
 from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.names import endpoint_name, group_prefix, job_name
-from stepforge.deployment import OWNER_TAG
 from stepforge.economics import ledger, prices
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError
+from stepforge.machines import attempts
+from stepforge.machines.deployment import OWNER_TAG
 from stepforge.needs import UNDER_WAY, Needed, Needs, read_spec
 
 Kind = Literal["checkpoints", "attempt", "artifact", "spec", "pipeline", "upload", "endpoint", "config", "model"]

@@ -6,19 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepforge import attempts, stopping
-from stepforge.advice import Diagnosis, diagnose, diagnose_job
-from stepforge.attempts import Ending
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.jobs import JobOutcome, JobRequest
 from stepforge.contracts.names import job_name
 from stepforge.errors import JobFailed, UnknownName
-from stepforge.following import JobEnd, Out, RunEvent, Survivor, wait_for
-from stepforge.jobs_log import Estimator, LogLine, LogTail
-from stepforge.links import job_links
-from stepforge.pace import Pace, PacedJobs, paced_jobs
-from stepforge.stopping import Stopped
-from stepforge.views import JobView, job_view
+from stepforge.following import stopping
+from stepforge.following.advice import Diagnosis, diagnose, diagnose_job
+from stepforge.following.follow import JobEnd, Out, RunEvent, Survivor, wait_for
+from stepforge.following.jobs_log import Estimator, LogLine, LogTail
+from stepforge.following.links import job_links
+from stepforge.following.pace import Pace, PacedJobs, paced_jobs
+from stepforge.following.stopping import Stopped
+from stepforge.following.views import JobView, job_view
+from stepforge.machines import attempts
+from stepforge.machines.attempts import Ending
 
 PENDING = "Pending"
 """Secondary status of a job that waits for a machine: locally for another job to end."""

@@ -15,7 +15,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stepforge import executions
 from stepforge.artifacts import read_bytes
 from stepforge.connection import Connection
 from stepforge.contracts.base import first_problem
@@ -25,7 +24,8 @@ from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.registry import PackageMetadata
 from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import StepforgeError
-from stepforge.packages import summaries
+from stepforge.machines import executions
+from stepforge.machines.packages import summaries
 
 UNDER_WAY = ("InProgress", "Stopping")
 _AT_ONCE = 8

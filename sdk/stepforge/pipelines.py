@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from stepforge import executions, stopping
 from stepforge.artifacts import read_report
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
@@ -15,17 +14,19 @@ from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.errors import UnknownName
-from stepforge.executions import Execution, run_failure
-from stepforge.following import RunEvent, Survivor
+from stepforge.following import stopping
+from stepforge.following.follow import RunEvent, Survivor
+from stepforge.following.links import execution as execution_link
+from stepforge.following.overview import RunSummary, summarise
+from stepforge.following.pace import Pace, paced_jobs
+from stepforge.following.steps import PlannedJob, RunSteps
+from stepforge.following.stopping import Stopped
+from stepforge.following.views import run_html
 from stepforge.jobs import JobState, attempts_of
-from stepforge.links import execution as execution_link
-from stepforge.overview import RunSummary, summarise
-from stepforge.pace import Pace, paced_jobs
-from stepforge.packages import EVALUATION
-from stepforge.planning import advance, pipeline_job_request, read_pipeline
-from stepforge.steps import PlannedJob, RunSteps
-from stepforge.stopping import Stopped
-from stepforge.views import run_html
+from stepforge.machines import executions
+from stepforge.machines.executions import Execution, run_failure
+from stepforge.machines.packages import EVALUATION
+from stepforge.machines.planning import advance, pipeline_job_request, read_pipeline
 
 __all__ = ["Pipelines", "PlannedJob", "Run", "RunEvent", "Walk"]
 _LISTED = 50

@@ -11,9 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stepforge import executions, transfers
 from stepforge.artifacts import read_file, read_report
-from stepforge.cards import content_of, scores_of
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.base import digest, first_problem
 from stepforge.contracts.jobs import ArtifactRef
@@ -22,9 +20,12 @@ from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, Approval, E
 from stepforge.contracts.reports import EvaluationReport, Scored
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import InvalidInput, RunFailed, UnknownName
-from stepforge.executions import Execution
-from stepforge.invoking import Target, invoke
-from stepforge.packages import EVALUATION, ROWS, TOKEN_LENGTH, summaries
+from stepforge.machines import executions
+from stepforge.machines.cards import content_of, scores_of
+from stepforge.machines.executions import Execution
+from stepforge.machines.invoking import Target, invoke
+from stepforge.machines.packages import EVALUATION, ROWS, TOKEN_LENGTH, summaries
+from stepforge.submitting import transfers
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ LOOK = """
 import time
 import stepforge.cli._app
 started, used = time.perf_counter(), time.process_time()
-from stepforge.health import parts
-from stepforge.versions import differences
+from stepforge.installation.health import parts
+from stepforge.installation.versions import differences
 parts(), differences()
 print((time.perf_counter() - started) * 1e3, (time.process_time() - used) * 1e3)
 """

@@ -26,7 +26,7 @@ import json, time
 from stepforge.client import Client
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.work import DatasetWork
-from stepforge.submission import submit
+from stepforge.submitting.submission import submit
 
 started = time.perf_counter()
 connection = Client("local").connection

@@ -20,8 +20,8 @@ from stepforge.contracts.requests import ApprovalRequest, AssemblySpec, Evaluati
 from stepforge.contracts.resources import Resources, Vpc
 from stepforge.contracts.serving import Fleet
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
-from stepforge.deployment import serving_name
-from stepforge.planning import job_request
+from stepforge.machines.deployment import serving_name
+from stepforge.machines.planning import job_request
 
 from .tunes import tune, tune_leftovers, tune_that_is_asked_for, tune_that_is_refused
 from .world import BUCKET, IMAGE, Attempt, World, evaluation_files

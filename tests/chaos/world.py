@@ -23,7 +23,6 @@ import ministack.services.stepfunctions as sfn
 import pytest
 
 from stepforge.artifacts import folder as folder_of
-from stepforge.assets import folder
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
@@ -32,6 +31,7 @@ from stepforge.contracts.records import SPLITS, TEST_SPLITS
 from stepforge.contracts.reports import EvaluationReport, GateReport, Interval, Score
 from stepforge.finetune.flow import Tools
 from stepforge.finetune.ledger_dynamodb import TableLedger
+from stepforge.installation.assets import folder
 from stepforge.local.backend import executions as local_executions
 from stepforge.local.backend import paths, tasks, waiting
 from tests.fakes import FakeAlarms, FakeSageMaker

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from stepforge.connection import connect
 from stepforge.contracts.manifests import describe_folder
-from stepforge.transfers import upload
+from stepforge.submitting.transfers import upload
 
 upload(connect("local"), Path(sys.argv[1]), describe_folder(Path(sys.argv[1]), "model"))
 """

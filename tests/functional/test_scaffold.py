@@ -58,7 +58,7 @@ def test_once_installed_its_recipe_and_its_code_are_found(package: Path, tmp_pat
     script = """
 import json, pathlib
 from stepforge.recipes import load_recipe, recipe_names
-from stepforge.user_code import plugin_for
+from stepforge.installation.user_code import plugin_for
 from stepforge_jobs.domains import load_domain
 name = "digit_rows"
 staged = plugin_for(name, None, into=pathlib.Path("staged"))

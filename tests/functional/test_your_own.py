@@ -16,8 +16,8 @@ from stepforge.contracts.base import canonical_json
 from stepforge.contracts.manifests import read_manifest, write_manifest
 from stepforge.contracts.records import Record
 from stepforge.contracts.work import DatasetWork, GateWork
-from stepforge.inputs import prepare
 from stepforge.recipes import RECORDS_RECIPE, load_recipe
+from stepforge.submitting.inputs import prepare
 from stepforge_jobs.domains.user import RecordsDomain, load_function
 from tests.support.job_folders import copy_artifact, job_folder, run_job
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from stepforge.assets import folder
 from stepforge.contracts.names import MACHINES
+from stepforge.installation.assets import folder
 from stepforge.local.deploy import TEMPLATE
 
 from .checker import Machine, levels_of, listed, targets

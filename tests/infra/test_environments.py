@@ -262,7 +262,7 @@ def test_the_build_starts_when_its_stack_is_deployed(synth: Synth) -> None:
 def test_the_build_gets_the_sources_that_docker_would_and_no_more(synth: Synth) -> None:
     (folder,) = {path.parent.parent for path in synth.folder.glob("asset.*/containers/publish.py")}
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {".dockerignore", "containers/train/Dockerfile", "sdk/stepforge/code_digest.py"} <= names
+    assert {".dockerignore", "containers/train/Dockerfile", "sdk/stepforge/installation/code_digest.py"} <= names
     assert {"jobs/stepforge_jobs/main.py", "containers/data/requirements.lock"} <= names
     assert not [name for name in names if name.startswith(("sdk/stepforge/local/", "sdk/stepforge/cli/", "tests/"))]
 

@@ -12,16 +12,16 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from stepforge.attempts import find_attempt
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.resources import Resources, Vpc
 from stepforge.contracts.work import WORK_TYPES, WorkType
 from stepforge.errors import InvalidInput
-from stepforge.job_policy import job_policy
 from stepforge.local.sagemaker.objects import CheckpointSync, Objects
+from stepforge.machines.attempts import find_attempt
 from stepforge.plans.checks import needed_by_caller, needed_by_job
-from stepforge.submission import training_request
+from stepforge.submitting.job_policy import job_policy
+from stepforge.submitting.submission import training_request
 from tests.fakes import FakeSageMaker
 from tests.infra.machines import LOCAL, resources
 from tests.infra.principals import ACCOUNT, Cloud

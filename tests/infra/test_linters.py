@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from stepforge.assets import folder
 from stepforge.contracts.names import MACHINES
+from stepforge.installation.assets import folder
 from tests.support.iam import listed
 
 from .conftest import NAMES, Synth

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from stepforge.code_digest import code_digests
 from stepforge.contracts.work import WORK_TYPES
+from stepforge.installation.code_digest import code_digests
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = "111122223333.dkr.ecr.us-east-1.amazonaws.com"

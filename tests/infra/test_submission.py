@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from stepforge import logs
-from stepforge.attempts import find_attempt
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.resources import Resources, Vpc
 from stepforge.contracts.work import WORK_TYPES, WorkType
-from stepforge.submission import training_request
+from stepforge.machines.attempts import find_attempt
+from stepforge.submitting.submission import training_request
 from tests.fakes import FakeSageMaker
 from tests.infra.machines import state
 

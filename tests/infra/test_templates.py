@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from stepforge.assets import folder
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.names import parameter
+from stepforge.installation.assets import folder
 from stepforge.local.deploy import TEMPLATE
 
 from .conftest import Synth

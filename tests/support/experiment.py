@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from stepforge.code_digest import code_digests
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef, JobSpec, Plugin
 from stepforge.contracts.manifests import MANIFEST, read_manifest
 from stepforge.contracts.work import LocalModel, ScratchModel
+from stepforge.installation.code_digest import code_digests
 
 ROOT = Path(__file__).resolve().parents[2]
 RESAMPLES = 4_000

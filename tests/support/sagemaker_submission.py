@@ -13,7 +13,7 @@ import boto3
 
 from stepforge.connection import Connection
 from stepforge.contracts.jobs import JobSpec
-from stepforge.sagemaker_trainer import model_trainer
+from stepforge.submitting.sagemaker_trainer import model_trainer
 
 
 def main(given: dict[str, str]) -> dict[str, object]:

@@ -18,7 +18,7 @@ from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.patience import Patience
 from stepforge.pipelines import Pipelines
-from stepforge.submission import submit
+from stepforge.submitting.submission import submit
 
 _AT_ONCE = 25
 

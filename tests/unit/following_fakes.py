@@ -9,8 +9,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from stepforge.following import JobEnd, wait_for
-from stepforge.pace import Pace, PacedJobs
+from stepforge.following.follow import JobEnd, wait_for
+from stepforge.following.pace import Pace, PacedJobs
 from tests.fakes import refusal
 
 JOB = "sft-0123456789ab-a0"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stepforge.advice import ADVICE, CATEGORIES, diagnose, diagnose_job
+from stepforge.following.advice import ADVICE, CATEGORIES, diagnose, diagnose_job
 
 REASONS = [
     ("capacity", "CapacityError: Unable to provision requested ML compute capacity. Please retry using a different ML instance type."),

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import stepforge
-from stepforge.assets import folder
 from stepforge.errors import EnvironmentUnavailable
+from stepforge.installation.assets import folder
 from stepforge.local import deploy
 
 

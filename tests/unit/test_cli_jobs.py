@@ -15,10 +15,10 @@ import typer
 
 from stepforge.cli import _follow, _plan, main
 from stepforge.errors import InvalidInput, UnknownName
-from stepforge.following import RunEvent
+from stepforge.following.follow import RunEvent
 from stepforge.local.capacity import missing_types, set_capacity
 from stepforge.local.state import Layout
-from stepforge.submission import Submission
+from stepforge.submitting.submission import Submission
 from tests.unit.plans.cloud import ENVIRONMENT
 
 CLIENT: Any = SimpleNamespace(connection=SimpleNamespace(environment=ENVIRONMENT))

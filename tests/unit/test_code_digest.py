@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stepforge.code_digest import code_digests
 from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import InvalidInput
+from stepforge.installation.code_digest import code_digests
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stepforge import executions
+from stepforge.machines import executions
 from stepforge.testing import FakeStepFunctions
 
 MACHINE = "arn:aws:states:us-east-1:000000000000:stateMachine:stepforge-train"

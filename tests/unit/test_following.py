@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from stepforge.errors import UnknownName
-from stepforge.pace import NotYet, PacedJobs
+from stepforge.following.pace import NotYet, PacedJobs
 
 from .following_fakes import JOB, Clock, SageMaker, pace, throttled, waited
 

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from stepforge.attempts import ending, job_failure
-from stepforge.following import JobEnd, Out, Survivor
+from stepforge.following.follow import JobEnd, Out, Survivor
+from stepforge.following.jobs_log import Estimator, LogTail
+from stepforge.following.pace import PacedJobs
+from stepforge.following.views import JobView, run_html
 from stepforge.jobs import JobState, JobSteps, Narrator
-from stepforge.jobs_log import Estimator, LogTail
-from stepforge.pace import PacedJobs
-from stepforge.views import JobView, run_html
+from stepforge.machines.attempts import ending, job_failure
 
 from .following_fakes import JOB, Clock, Connection, SageMaker, job, pace, throttled, waited
 

@@ -12,8 +12,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from stepforge.errors import EnvironmentUnavailable
-from stepforge.following import Out, RunEvent, Survivor
-from stepforge.pace import PacedJobs, paced_jobs
+from stepforge.following.follow import Out, RunEvent, Survivor
+from stepforge.following.pace import PacedJobs, paced_jobs
 from stepforge.patience import SlowAnswer
 from tests.fakes import refusal
 

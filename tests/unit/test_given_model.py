@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from stepforge import health
 from stepforge.client import Client
 from stepforge.contracts.work import EvaluateWork, Lora, RlvrWork, SftWork, SrlWork
 from stepforge.errors import InvalidInput
-from stepforge.health import Part
-from stepforge.inputs import Inputs, prepare
-from stepforge.models import check_stages
+from stepforge.installation import health
+from stepforge.installation.health import Part
 from stepforge.recipes import load_recipe
+from stepforge.submitting.inputs import Inputs, prepare
+from stepforge.submitting.models import check_stages
 from tests.unit.test_recipes import ENVIRONMENT
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from stepforge import health, installed
 from stepforge.cli import main
-from stepforge.health import EXTRAS, Part, parts, requirements
+from stepforge.installation import health, installed
+from stepforge.installation.health import EXTRAS, Part, parts, requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 AWS = [name for name in os.environ if name.startswith("AWS_")]
@@ -235,7 +235,7 @@ def test_what_is_not_ok_has_what_is_lost_and_the_command_is_printed(
 
 def test_doctor_imports_nothing_that_it_looks_at() -> None:
     script = (
-        "import sys; from stepforge.health import parts; parts(); "
+        "import sys; from stepforge.installation.health import parts; parts(); "
         "print(sorted({m.partition('.')[0] for m in sys.modules} & set(sys.argv[1:])))"
     )
     looked = ["torch", "mlflow", "redis", "boto3", "botocore", "ministack", "aws_cdk", "sqlalchemy", "pydantic"]

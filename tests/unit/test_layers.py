@@ -15,6 +15,9 @@ SDK, JOBS = ROOT / "sdk", ROOT / "jobs"
 STDLIB = set(sys.stdlib_module_names)
 HEAVY = ("torch", "transformers", "trl", "boto3", "botocore", "aws_cdk", "ministack", "typer", "rich", "mlflow")
 CLOUD_SIDE = (
+    "machines",
+    "submitting",
+    "following",
     "client",
     "jobs",
     "pipelines",
@@ -85,7 +88,7 @@ def test_handlers_import_stepforge_but_not_its_local_part() -> None:
 
 def test_the_cloud_definition_imports_contracts_alone() -> None:
     found = [line for line in offenders(ROOT / "cdk", ("stepforge",)) if " imports stepforge.contracts" not in line]
-    allowed = (" imports stepforge.errors", " imports stepforge.assets")
+    allowed = (" imports stepforge.errors", " imports stepforge.installation.assets")
     assert [line for line in found if not any(f"{name}." in f"{line}." for name in allowed)] == []
 
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from stepforge import links
+from stepforge.following import links
 
 JOB = "sft-0123456789ab-a0"
 

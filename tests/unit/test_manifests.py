@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from stepforge.contracts.manifests import FileEntry, Manifest, check_files, write_manifest
 from stepforge.errors import IntegrityError, InvalidInput
-from stepforge.models import check_model_folder
+from stepforge.submitting.models import check_model_folder
 
 SHA = "0" * 64
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stepforge import executions
-from stepforge.overview import summarise
+from stepforge.following.overview import summarise
+from stepforge.machines import executions
 from stepforge.testing import FakeStepFunctions
 
 MACHINE = "arn:aws:states:us-east-1:000000000000:stateMachine:stepforge-train"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from stepforge.executions import Execution
+from stepforge.following.steps import RunSteps
 from stepforge.jobs import JobState
+from stepforge.machines.executions import Execution
 from stepforge.pipelines import Run
-from stepforge.steps import RunSteps
 
 STARTED = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

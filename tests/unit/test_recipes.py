@@ -13,8 +13,8 @@ from stepforge.contracts.environment import Environment
 from stepforge.contracts.names import MACHINES
 from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import InvalidInput, UnknownName
+from stepforge.installation.user_code import plugin_for
 from stepforge.recipes import RECORDS_RECIPE, domain_package, load_recipe, recipe_names, records_domain
-from stepforge.user_code import plugin_for
 
 RECIPE = '[[stages]]\ntype = "sft"\nsteps = {steps}\n'
 

@@ -13,12 +13,12 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from stepforge.cards import metrics_of, scores_of
 from stepforge.connection import Connection
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT
 from stepforge.contracts.reports import Interval, Score
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError, UnknownName
+from stepforge.machines.cards import metrics_of, scores_of
 from stepforge.registry import Package, Registry
 from tests.fakes import FakeSageMaker, refusal
 

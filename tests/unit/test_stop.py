@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from stepforge.cli import _stop
-from stepforge.executions import Execution
-from stepforge.stopping import Stopped
+from stepforge.following.stopping import Stopped
+from stepforge.machines.executions import Execution
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

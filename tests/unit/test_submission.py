@@ -17,7 +17,7 @@ from stepforge.contracts.resources import Resources
 from stepforge.contracts.work import DatasetWork
 from stepforge.errors import EnvironmentUnavailable, InvalidJob, ResourceLimitExceeded
 from stepforge.patience import Patience
-from stepforge.submission import Submission, submit
+from stepforge.submitting.submission import Submission, submit
 from tests.fakes import FakeSageMaker, refusal
 from tests.unit.plans.cloud import ENVIRONMENT, FakeObjects
 

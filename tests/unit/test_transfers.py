@@ -10,7 +10,6 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from stepforge import transfers
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.environment import Environment
@@ -18,6 +17,7 @@ from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.manifests import MANIFEST, Manifest, describe_folder
 from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import IntegrityError
+from stepforge.submitting import transfers
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stepforge import user_code
 from stepforge.contracts.manifests import describe_folder
 from stepforge.errors import InvalidInput, UnknownName
+from stepforge.installation import user_code
 
 CHECK = "def check(record, completion):\n    return True\n"
 

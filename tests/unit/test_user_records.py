@@ -11,8 +11,8 @@ import pytest
 from stepforge.contracts.records import Record
 from stepforge.contracts.user_records import RecordsFile, read_user_files
 from stepforge.errors import InvalidInput
+from stepforge.installation.user_code import stage_records
 from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe
-from stepforge.user_code import stage_records
 
 
 def read(path: Path, *, verifier: str | None = None) -> list[Record]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stepforge import versions
 from stepforge.cli import _doctor, main
-from stepforge.versions import Difference, differences, lock_file, locked
+from stepforge.installation import versions
+from stepforge.installation.versions import Difference, differences, lock_file, locked
 
 
 @pytest.fixture

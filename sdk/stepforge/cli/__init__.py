@@ -109,7 +109,7 @@ def _misused(arguments: list[str], error: Any) -> int:
 
 def _full_disk() -> Path | None:
     """Where the local AWS keeps its state, if no space is left there: its own errors do not say so."""
-    from stepforge.home import home
+    from stepforge.installation.home import home
     from stepforge.local.state import Layout
 
     root = Layout.of(home()).root

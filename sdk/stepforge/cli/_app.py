@@ -84,7 +84,7 @@ def watch(
     """
     from stepforge.cli import _follow, _job_runs, _runs
     from stepforge.client import Client
-    from stepforge.started import is_job_run
+    from stepforge.submitting.started import is_job_run
 
     client = Client(env)
     if _follow.is_job(name):
@@ -177,7 +177,7 @@ def policy(
     from json import dumps
 
     from stepforge.client import Client
-    from stepforge.job_policy import job_policy
+    from stepforge.submitting.job_policy import job_policy
 
     client = Client(env)
     described = client.jobs.get(job)

@@ -17,7 +17,7 @@ from stepforge.economics.tunes import TuneCosts, tune_costs
 from stepforge.errors import InvalidInput
 from stepforge.finetune.client import Tunes
 from stepforge.finetune.ledger_file import FileLedger
-from stepforge.home import home
+from stepforge.installation.home import home
 
 
 def print_costs(client: Client, *, by: By, since: str | None, as_json: bool) -> None:

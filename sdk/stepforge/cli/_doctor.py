@@ -7,8 +7,8 @@ import dataclasses
 import typer
 
 from stepforge.cli._output import emit, say
-from stepforge.health import Part, parts
-from stepforge.versions import differences, lock_file, locked
+from stepforge.installation.health import Part, parts
+from stepforge.installation.versions import differences, lock_file, locked
 
 _DIFFERENT = 3
 

@@ -17,7 +17,7 @@ Key = Annotated[str, typer.Argument(help="Launch, as `stepforge finetune list` n
 
 def _ledger() -> Any:
     from stepforge.finetune.ledger_file import FileLedger
-    from stepforge.home import home
+    from stepforge.installation.home import home
 
     return FileLedger(home() / "finetune" / "spend.sqlite")
 
@@ -49,7 +49,7 @@ def launch_plan(
     from stepforge.finetune.entries import Stage
     from stepforge.finetune.launching import launch
     from stepforge.finetune.plan import load_plan
-    from stepforge.home import home
+    from stepforge.installation.home import home
 
     asked = load_plan(plan)
     folder = home() / "finetune" / "data"

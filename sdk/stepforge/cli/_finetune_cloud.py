@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stepforge.champion import compare as champion_compare
 from stepforge.cli._decide import load
 from stepforge.cli._output import columns, emit, say
 from stepforge.client import Client
@@ -23,7 +22,6 @@ from stepforge.economics.files import read_question
 from stepforge.economics.outcome import measured
 from stepforge.economics.quotes import quoted
 from stepforge.errors import InvalidInput
-from stepforge.executions import Execution, run_failure
 from stepforge.finetune.client import Tunes
 from stepforge.finetune.entries import Entry
 from stepforge.finetune.flow import Output
@@ -31,7 +29,9 @@ from stepforge.finetune.judging import Judge
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.measuring import paired, scores_of
 from stepforge.finetune.plan import Plan, load_plan
-from stepforge.home import home
+from stepforge.installation.home import home
+from stepforge.machines.champion import compare as champion_compare
+from stepforge.machines.executions import Execution, run_failure
 from stepforge.registry import Package
 
 FAKE = "  [local fake: nothing is trained or charged]"

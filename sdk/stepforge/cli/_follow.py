@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from stepforge.attempts import ending, job_failure
 from stepforge.cli._output import emit, say
 from stepforge.cli._progress import show
 from stepforge.client import Client
 from stepforge.errors import Detached, StepforgeError
-from stepforge.following import RunEvent
+from stepforge.following.follow import RunEvent
+from stepforge.machines.attempts import ending, job_failure
 
 if TYPE_CHECKING:
-    from stepforge.submission import Submission
+    from stepforge.submitting.submission import Submission
 
 _JOB = re.compile(r"[a-z]+-[0-9a-f]{12}-a\d+")
 

@@ -17,10 +17,10 @@ from stepforge.contracts.requests import AssemblyOutput, EvaluateOutput
 from stepforge.datasets import prepare_parts
 from stepforge.errors import InvalidInput, RunFailed
 from stepforge.evaluations import Against
-from stepforge.job_runs import JobRun
+from stepforge.following.job_runs import JobRun
 from stepforge.plans import Planner
 from stepforge.recipes import RECORDS_RECIPE, load_recipe, pairs_of, records_domain
-from stepforge.started import find
+from stepforge.submitting.started import find
 
 _SHOWN = 12
 """Jobs of a plan; the others are counted."""

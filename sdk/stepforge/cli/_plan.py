@@ -20,10 +20,10 @@ from stepforge.contracts.jobs import JobSpec, Resources
 from stepforge.economics.estimate import Estimate, Range
 from stepforge.economics.prices import STALE_DAYS
 from stepforge.errors import InvalidInput, StepforgeError
-from stepforge.inputs import Inputs, prepare
 from stepforge.plans import Budget, JobPlan, Plan, Planner, budget_of, dollars
-from stepforge.submission import Submission, submit_after
-from stepforge.submission import submit as submit_job
+from stepforge.submitting.inputs import Inputs, prepare
+from stepforge.submitting.submission import Submission, submit_after
+from stepforge.submitting.submission import submit as submit_job
 
 _SOURCES = {
     "same work": "{n} earlier of the same work",

@@ -17,12 +17,12 @@ from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.work import TrainingWork
 from stepforge.errors import InvalidInput, RunFailed
-from stepforge.executions import status_word
-from stepforge.following import RunEvent
-from stepforge.inputs import prepare
-from stepforge.overview import RunSummary
+from stepforge.following.follow import RunEvent
+from stepforge.following.overview import RunSummary
+from stepforge.machines.executions import status_word
 from stepforge.pipelines import Run
 from stepforge.recipes import RECORDS_RECIPE, Recipe, load_recipe, pairs_of, records_domain
+from stepforge.submitting.inputs import prepare
 
 
 def train(

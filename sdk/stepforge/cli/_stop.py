@@ -9,10 +9,10 @@ from stepforge.cli._output import emit
 from stepforge.client import Client
 from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import UnknownName
-from stepforge.job_runs import JobRun
+from stepforge.following.job_runs import JobRun
+from stepforge.following.stopping import Stopped
 from stepforge.pipelines import Run
-from stepforge.started import find, is_job_run
-from stepforge.stopping import Stopped
+from stepforge.submitting.started import find, is_job_run
 
 _RECENT = 5
 

@@ -22,7 +22,6 @@ from botocore.exceptions import BotoCoreError
 from botocore.exceptions import ClientError as AwsError
 from pydantic import ValidationError
 
-from stepforge import attempts
 from stepforge.artifacts import read_bytes
 from stepforge.contracts.base import canonical_json, first_problem
 from stepforge.contracts.economics import LedgerEntry
@@ -34,6 +33,7 @@ from stepforge.economics.estimate import model_of, units, work_digest
 from stepforge.economics.prices import Prices
 from stepforge.errors import StepforgeError
 from stepforge.logs.metrics import emf
+from stepforge.machines import attempts
 
 logger = logging.getLogger(__name__)
 ENDED = ("Completed", "Failed", "Stopped")

@@ -8,14 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from stepforge import executions
 from stepforge.connection import Connection
 from stepforge.contracts.decisions import Question
 from stepforge.contracts.names import Machine, spend_table
 from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.economics.catalogue import Catalogue
 from stepforge.errors import InvalidInput
-from stepforge.executions import Execution
 from stepforge.finetune.entries import Entry, Stage
 from stepforge.finetune.evaluation import Verify
 from stepforge.finetune.flow import (
@@ -36,6 +34,8 @@ from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.plan import Plan
 from stepforge.finetune.provider import Deployed
 from stepforge.finetune.spec import launch_key
+from stepforge.machines import executions
+from stepforge.machines.executions import Execution
 
 MACHINE: Machine = "finetune"
 

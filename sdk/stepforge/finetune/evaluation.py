@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepforge.champion import mean_interval
 from stepforge.contracts.base import Contract, canonical_json, digest
 from stepforge.contracts.manifests import Manifest, write_manifest
 from stepforge.contracts.records import Record
@@ -21,6 +20,7 @@ from stepforge.contracts.rewards import Verdict
 from stepforge.errors import InvalidInput
 from stepforge.finetune.job import Message, Tuned
 from stepforge.finetune.provider import Provider
+from stepforge.machines.champion import mean_interval
 
 DECODINGS: tuple[tuple[Decoding, float], ...] = (("greedy", 0.0), ("sampled", 1.0))
 RESAMPLES = 2_000

@@ -20,10 +20,10 @@ import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
-from stepforge.code_digest import PACKAGES, domain_module, is_package, sources_of
 from stepforge.errors import InvalidInput, UnknownName
 from stepforge.finetune.spec import PythonGrader
-from stepforge.user_code import plugin_for
+from stepforge.installation.code_digest import PACKAGES, domain_module, is_package, sources_of
+from stepforge.installation.user_code import plugin_for
 
 MOST_BYTES = 256_000
 FUNCTION_MODULE = "grader"

@@ -17,7 +17,7 @@ from stepforge.contracts.records import Record
 from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.user_records import plugin_version
 from stepforge.errors import InvalidInput
-from stepforge.user_code import plugin_for
+from stepforge.installation.user_code import plugin_for
 
 
 class Judge:

@@ -12,7 +12,7 @@ from stepforge.connection import Connection
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.registry import ExternalLineage, PackageMetadata
 from stepforge.errors import InvalidInput
-from stepforge.packages import ROWS
+from stepforge.machines.packages import ROWS
 from stepforge.registry import Registry
 
 

@@ -27,7 +27,7 @@ from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
-from stepforge.home import home
+from stepforge.installation.home import home
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 Secrets = Callable[[str], str]

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 from stepforge.artifacts import folder, read_report
-from stepforge.cards import metrics_of
 from stepforge.contracts.base import digest
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMetadata, Registered
 from stepforge.contracts.reports import EvaluationReport
-from stepforge.packages import (
+from stepforge.machines.cards import metrics_of
+from stepforge.machines.packages import (
     EVALUATION,
     TOKEN_LENGTH,
     compare_evaluations,

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from stepforge.home import home
-from stepforge.instances import check_known
+from stepforge.installation.home import home
 from stepforge.local.state import Layout, locked, write_private
+from stepforge.submitting.instances import check_known
 
 REFUSAL = (
     "CapacityError: Unable to provision requested ML compute capacity. Please retry using a different ML instance type."

@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from stepforge import assets
-from stepforge.code_digest import PACKAGES, code_digests
 from stepforge.contracts.base import digest
 from stepforge.contracts.work import WorkType
 from stepforge.errors import EnvironmentUnavailable
+from stepforge.installation import assets
+from stepforge.installation.code_digest import PACKAGES, code_digests
 
 
 def roots() -> dict[str, Path]:

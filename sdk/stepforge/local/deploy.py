@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import stepforge
-from stepforge.assets import folder
 from stepforge.errors import EnvironmentUnavailable
+from stepforge.installation.assets import folder
 from stepforge.local.lifecycle import LocalAws
 
 STACK = "stepforge-local"

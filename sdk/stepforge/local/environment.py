@@ -9,8 +9,8 @@ import json
 from hashlib import sha256
 
 import stepforge
-from stepforge import assets
 from stepforge.contracts.names import parameter
+from stepforge.installation import assets
 from stepforge.local import code
 from stepforge.local.deploy import deploy
 from stepforge.local.images import image_of, register_images

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from stepforge.errors import InvalidInput
-from stepforge.home import home
+from stepforge.installation.home import home
 from stepforge.local.dockerfile import read_dockerfile
 from stepforge.local.state import Layout, locked, write_private
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import stepforge
 from stepforge.errors import EnvironmentUnavailable
-from stepforge.home import home
+from stepforge.installation.home import home
 from stepforge.local.state import ACCOUNT_ID, REGION, Layout, locked
 from stepforge.logs import readable
 

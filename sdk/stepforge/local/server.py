@@ -17,7 +17,7 @@ import time
 
 import stepforge
 from stepforge import logs
-from stepforge.home import home
+from stepforge.installation.home import home
 from stepforge.local.lifecycle import code_folders
 from stepforge.local.state import ACCOUNT_ID, REGION, Layout, write_private
 

@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from stepforge import attempts, executions
-from stepforge.assembly import joined_dataset
 from stepforge.connection import LOCAL, Connection
 from stepforge.contracts.economics import LedgerEntry, Price
 from stepforge.contracts.jobs import JobRequest, JobSpec, Resources
@@ -24,14 +22,16 @@ from stepforge.economics import ledger, prices
 from stepforge.economics.estimate import Estimate, Range, Wanted
 from stepforge.economics.prices import Prices
 from stepforge.errors import IdentityConflict, IntegrityError, InvalidInput, OverBudget, UnknownPrice
-from stepforge.job_runs import request_of
+from stepforge.following.job_runs import request_of
 from stepforge.jobs import JobState, attempts_of
+from stepforge.machines import attempts, executions
+from stepforge.machines.assembly import joined_dataset
+from stepforge.machines.planning import pipeline_job_request, pipeline_model, read_pipeline
 from stepforge.pipelines import Pipelines
-from stepforge.planning import pipeline_job_request, pipeline_model, read_pipeline
 from stepforge.plans.checks import Check, check_permissions, check_quotas
 from stepforge.plans.differences import Change, differences
 from stepforge.plans.validation import Problem, check_limits, check_request
-from stepforge.submission import spec_request, training_request
+from stepforge.submitting.submission import spec_request, training_request
 
 Action = Literal["create", "adopt", "later"]
 _RUNS = 10

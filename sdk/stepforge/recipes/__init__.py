@@ -380,7 +380,7 @@ def bound_resources(given: Mapping[WorkType, Resources], environment: Environmen
     wanted = {one.instance_type for one in given.values() if "instance_type" in one.model_fields_set}
     chosen = wanted.union(*(one.fallback_instance_types for one in given.values()))
     if chosen:
-        from stepforge.instances import check_known
+        from stepforge.submitting.instances import check_known
 
         for name in sorted(chosen):
             check_known(name)

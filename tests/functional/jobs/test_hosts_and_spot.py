@@ -17,7 +17,7 @@ from tests.support.job_folders import ROOT, job_folder
 from stepforge.contracts.manifests import MANIFEST, sha256_of
 from stepforge.contracts.metrics import MEASURED
 from stepforge.contracts.work import LocalModel, SftWork, TrainingWork
-from stepforge.jobs_log import LogTail
+from stepforge.following.jobs_log import LogTail
 from stepforge.local import Image, LocalAws, register_images
 from stepforge_jobs.launch import PROCESSES
 

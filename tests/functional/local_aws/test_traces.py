@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
-from stepforge import executions, logs
+from stepforge import logs
 from stepforge.local import LocalAws
 from stepforge.local.lifecycle import _tail
+from stepforge.machines import executions
 from tests.functional.local_aws.helpers import execution_ended, function, machine
 
 TELLS = """

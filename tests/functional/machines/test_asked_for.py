@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from stepforge import transfers
 from stepforge.approvals import Approvals
 from stepforge.artifacts import read_manifest
 from stepforge.contracts.jobs import ArtifactRef
@@ -16,7 +15,8 @@ from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.requests import ApprovalRequest, AssemblySpec
 from stepforge.errors import InvalidInput, RunFailed
 from stepforge.registry import Registry
-from stepforge.started import assemble, evaluate, evaluation_spec, scores
+from stepforge.submitting import transfers
+from stepforge.submitting.started import assemble, evaluate, evaluation_spec, scores
 from tests.functional.local_aws.helpers import wait
 
 from .conftest import CODE, IMAGE, Deployed

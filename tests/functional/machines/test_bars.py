@@ -23,14 +23,14 @@ from stepforge.contracts.manifests import MANIFEST, describe_folder, write_manif
 from stepforge.contracts.names import SPEC_TAG, job_name, parameter
 from stepforge.contracts.work import DatasetWork
 from stepforge.errors import IdentityConflict, InvalidInput
-from stepforge.following import wait_for
+from stepforge.following.follow import wait_for
+from stepforge.following.pace import Pace, PacedJobs
 from stepforge.local import Image, register_images
-from stepforge.pace import Pace, PacedJobs
 from stepforge.patience import Patience, hint
 from stepforge.pipelines import Pipelines
-from stepforge.submission import submit
+from stepforge.submitting.submission import submit
+from stepforge.submitting.transfers import destination, upload
 from stepforge.testing import FaultProxy, Rule
-from stepforge.transfers import destination, upload
 from tests.functional.local_aws.helpers import job_request, wait
 from tests.support import submitters
 

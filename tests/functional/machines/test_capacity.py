@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 import typer
 
-from stepforge import local, pace
+from stepforge import local
 from stepforge.cli import _plan
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import JobOutcome, JobRequest, JobSpec
 from stepforge.contracts.names import Keys, execution_name
 from stepforge.contracts.resources import Resources, Vpc
 from stepforge.contracts.work import DatasetWork
+from stepforge.following import pace
+from stepforge.following.pace import Pace
 from stepforge.jobs import Jobs
-from stepforge.pace import Pace
-from stepforge.submission import Submission, submit_after
+from stepforge.submitting.submission import Submission, submit_after
 
 from .conftest import CODE, IMAGE, Deployed
 

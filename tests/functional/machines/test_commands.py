@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import typer
 
-from stepforge import pace
 from stepforge.artifacts import read_manifest
 from stepforge.cli import _job_runs, _stop
 from stepforge.contracts.jobs import ArtifactRef
@@ -19,7 +18,8 @@ from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.registry import TrainOutput
 from stepforge.datasets import prepare_parts
 from stepforge.errors import InvalidInput, OverBudget, UnknownName
-from stepforge.pace import Pace
+from stepforge.following import pace
+from stepforge.following.pace import Pace
 from stepforge.recipes import load_recipe
 from tests.functional.local_aws.helpers import wait
 

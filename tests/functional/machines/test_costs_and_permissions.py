@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from stepforge import transfers
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.manifests import write_manifest
 from stepforge.contracts.names import Keys, execution_name
@@ -20,7 +19,8 @@ from stepforge.economics.costs import Costs
 from stepforge.pipelines import Pipelines
 from stepforge.plans import Planner
 from stepforge.plans.checks import needed_by_caller, needed_to_look
-from stepforge.submission import submit
+from stepforge.submitting import transfers
+from stepforge.submitting.submission import submit
 from tests.functional.local_aws.helpers import wait
 
 from .conftest import CODE, Deployed

@@ -11,16 +11,16 @@ import pytest
 import typer
 
 from stepforge import connection as connections
-from stepforge import pace
 from stepforge.cli import _follow
 from stepforge.connection import Connection
 from stepforge.contracts.jobs import JobSpec, Resources
 from stepforge.contracts.work import DatasetWork
 from stepforge.errors import AlgorithmError, Detached, MaxRuntimeExceeded, Stopped
+from stepforge.following import pace
+from stepforge.following.pace import Pace
 from stepforge.jobs import Jobs
-from stepforge.pace import Pace
 from stepforge.pipelines import Pipelines
-from stepforge.submission import submit
+from stepforge.submitting.submission import submit
 from stepforge.testing import FaultProxy, Rule
 from tests.functional.local_aws.helpers import ended, wait
 from tests.support.submitters import Server

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stepforge import attempts, housekeeping, submission
+from stepforge import housekeeping
 from stepforge.cli import _gc
 from stepforge.comparing import job_facts
 from stepforge.connection import Connection
@@ -16,12 +16,14 @@ from stepforge.contracts.jobs import JobOutcome, JobSpec
 from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.work import DatasetWork, GateWork
-from stepforge.deployment import OWNER_TAG
 from stepforge.economics import ledger
 from stepforge.economics.costs import Costs
 from stepforge.errors import EnvironmentUnavailable, InvalidInput
 from stepforge.housekeeping import Housekeeping
 from stepforge.jobs import Jobs
+from stepforge.machines import attempts
+from stepforge.machines.deployment import OWNER_TAG
+from stepforge.submitting import submission
 from tests.functional.local_aws.helpers import ROLE
 from tests.infra.machines import LOCAL
 from tests.infra.principals import Cloud

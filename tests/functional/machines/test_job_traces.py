@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from stepforge import executions, logs
+from stepforge import logs
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.manifests import MANIFEST, write_manifest
 from stepforge.contracts.names import parameter
 from stepforge.contracts.work import DatasetWork
-from stepforge.jobs_log import LogTail
+from stepforge.following.jobs_log import LogTail
 from stepforge.local import Image, register_images
-from stepforge.submission import spec_request, submit
+from stepforge.machines import executions
+from stepforge.submitting.submission import spec_request, submit
 from tests.functional.local_aws.helpers import ended, wait
 
 from .conftest import CODE, IMAGE, REPOSITORY, Deployed

@@ -17,7 +17,7 @@ from stepforge.contracts.work import DatasetWork
 from stepforge.errors import RunFailed
 from stepforge.local.deploy import deploy
 from stepforge.pipelines import Pipelines
-from stepforge.submission import Submission, submit
+from stepforge.submitting.submission import Submission, submit
 
 from .conftest import CODE, Deployed
 

@@ -18,7 +18,7 @@ import pytest
 from stepforge import logs
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.work import DatasetWork
-from stepforge.submission import Submission, submit
+from stepforge.submitting.submission import Submission, submit
 
 from .conftest import CODE, Deployed
 

@@ -12,9 +12,9 @@ import pytest
 from stepforge import local
 from stepforge.cli import main
 from stepforge.errors import RunFailed
+from stepforge.following.stopping import Stopped, Waiting, waiting_for
 from stepforge.jobs import Jobs
 from stepforge.pipelines import Pipelines, Run
-from stepforge.stopping import Stopped, Waiting, waiting_for
 from tests.functional.local_aws.helpers import ended, wait
 
 from .conftest import Deployed, deploy_fake

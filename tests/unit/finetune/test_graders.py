@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from stepforge.assets import folder
 from stepforge.contracts.records import Record
 from stepforge.contracts.user_records import RecordsFile, read_user_files
 from stepforge.errors import InvalidInput, UnknownName
@@ -20,6 +19,7 @@ from stepforge.finetune.datasets import row_of
 from stepforge.finetune.graders import MOST_BYTES, function_zip, python_grader
 from stepforge.finetune.openai import grader_params
 from stepforge.finetune.vertex import reward_config
+from stepforge.installation.assets import folder
 from stepforge_jobs.domains import load_domain
 from tests.unit.finetune.conftest import PRICE
 from tests.unit.finetune.test_plan import BEDROCK, plan

@@ -12,13 +12,13 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from stepforge.assets import folder
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome
 from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
 from stepforge.contracts.names import Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork, WorkType
+from stepforge.installation.assets import folder
 from tests.fakes import FakeSageMaker
 
 BUCKET = "stepforge-test"

@@ -12,7 +12,6 @@ import pytest
 from pydantic import ValidationError
 
 from stepforge.artifacts import read_manifest
-from stepforge.assembly import joined_manifest, read_spec, renumbered
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef, JobRequest, JobSpec
 from stepforge.contracts.manifests import FileEntry, Manifest
@@ -21,6 +20,7 @@ from stepforge.contracts.records import SPLITS
 from stepforge.contracts.requests import AssemblySpec, EvaluationSpec, SpecRef
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, PartOf
 from stepforge.errors import AlgorithmError, IdentityConflict, IntegrityError, InvalidInput
+from stepforge.machines.assembly import joined_manifest, read_spec, renumbered
 
 from .conftest import BUCKET, IMAGE, KEY_ARN, outcome
 
@@ -194,7 +194,7 @@ def test_an_evaluation_is_the_job_that_a_pipeline_would_run(prepared: Load, s3: 
 
 
 def test_a_joined_dataset_opens_by_its_own_gate(load: Load, s3: Any) -> None:
-    from stepforge.gate import GateCheck
+    from stepforge.machines.gate import GateCheck
 
     both = [
         GateCheck(dataset=source("a"), gate=outcome("gate")),

@@ -11,11 +11,20 @@ from typing import Any
 import pytest
 
 from stepforge import errors, logs
-from stepforge.attempts import Attempt, CaughtError, Ended, find_attempt, job_failure, outcome, succeeded, volume_key
 from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.resources import Resources, Vpc
 from stepforge.errors import IdentityConflict, JobFailed, JobStillRunning, StepforgeError
 from stepforge.jobs import attempts_of
+from stepforge.machines.attempts import (
+    Attempt,
+    CaughtError,
+    Ended,
+    find_attempt,
+    job_failure,
+    outcome,
+    succeeded,
+    volume_key,
+)
 from stepforge_jobs.job import Progress
 from tests.fakes import FakeSageMaker
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepforge.champion import FEWEST_PAIRS, cells_of, compare, mean_interval
 from stepforge.contracts.previews import CompletionRow
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import EvaluationReport, Interval, Score
+from stepforge.machines.champion import FEWEST_PAIRS, cells_of, compare, mean_interval
 
 CELLS = [(split, decoding) for split in TEST_SPLITS for decoding in ("greedy", "sampled")]
 

@@ -17,7 +17,8 @@ from stepforge.contracts.names import split_uri
 from stepforge.contracts.registry import PackageMetadata, Promotion
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.serving import Fleet, InvokeResponse
-from stepforge.deployment import (
+from stepforge.errors import ArtifactRefused, EndpointFailed, InvalidInput, PromotionBusy, SmokeFailed
+from stepforge.machines.deployment import (
     OWNER_TAG,
     Deployment,
     Golden,
@@ -35,8 +36,7 @@ from stepforge.deployment import (
     stamp,
     verify,
 )
-from stepforge.errors import ArtifactRefused, EndpointFailed, InvalidInput, PromotionBusy, SmokeFailed
-from stepforge.rollout import Rollout
+from stepforge.machines.rollout import Rollout
 from tests.fakes import FakeAlarms, FakeSageMaker
 
 from .conftest import BUCKET, IMAGE, KEY_ARN, put_artifact

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from stepforge.attempts import CaughtError
-from stepforge.failures import explain
+from stepforge.machines.attempts import CaughtError
+from stepforge.machines.failures import explain
 
 HANDLER = json.dumps({"errorType": "GateRefused", "errorMessage": "record 'r1'", "stackTrace": ["x"]})
 CHILD = json.dumps({"ExecutionArn": "arn", "Status": "FAILED", "Error": "AlgorithmError", "Cause": "line 17"})

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from stepforge.contracts.registry import Promotion, PromotionStep
-from stepforge.deployment import stamp
-from stepforge.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
+from stepforge.machines.deployment import stamp
+from stepforge.machines.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
 from tests.fakes import FakeSageMaker
 
 from .test_promotion import FLEET, GROUP, add, change, executions

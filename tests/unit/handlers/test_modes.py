@@ -17,7 +17,8 @@ from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.registry import Promotion
 from stepforge.contracts.serving import Answers, Fleet, InvokeRequest, InvokeResponse, Prompt, Share
-from stepforge.deployment import (
+from stepforge.errors import EndpointFailed, EnvironmentUnavailable, InvalidInput, PromotionBusy, SmokeFailed
+from stepforge.machines.deployment import (
     Deployment,
     deploy_candidate,
     deploy_live,
@@ -30,10 +31,9 @@ from stepforge.deployment import (
     smoke,
     verify,
 )
-from stepforge.deployment._surfaces import component_request, config_request
-from stepforge.errors import EndpointFailed, EnvironmentUnavailable, InvalidInput, PromotionBusy, SmokeFailed
-from stepforge.invoking import Target, invoke
-from stepforge.rollout import Rollout, component_guardrails
+from stepforge.machines.deployment._surfaces import component_request, config_request
+from stepforge.machines.invoking import Target, invoke
+from stepforge.machines.rollout import Rollout, component_guardrails
 from tests.fakes import FakeAlarms, FakeSageMaker
 
 from .conftest import BUCKET, IMAGE, KEY_ARN

@@ -13,9 +13,9 @@ from stepforge.contracts.base import canonical_json
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
 from stepforge.contracts.registry import ExternalLineage, PackageMetadata
 from stepforge.contracts.reports import EvaluationReport, Interval, Score
-from stepforge.failures import Failure
 from stepforge.finetune.registering import register_external
-from stepforge.packages import (
+from stepforge.machines.failures import Failure
+from stepforge.machines.packages import (
     Champion,
     Compared,
     compare_with_champion,

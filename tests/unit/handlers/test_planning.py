@@ -16,8 +16,8 @@ from stepforge.contracts.names import split_uri
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
 from stepforge.contracts.reports import GateFinding, GateReport
 from stepforge.errors import GateRefused, IdentityConflict, IntegrityError, InvalidInput
-from stepforge.gate import GateCheck, read_gate
-from stepforge.planning import PlanRequest, finish, plan
+from stepforge.machines.gate import GateCheck, read_gate
+from stepforge.machines.planning import PlanRequest, finish, plan
 
 from .conftest import BUCKET, KEY_ARN, outcome, put_artifact
 

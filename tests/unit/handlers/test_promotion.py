@@ -14,9 +14,9 @@ import pytest
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.registry import SERVES_SINCE, ExternalLineage, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
-from stepforge.deployment import stamp
-from stepforge.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
-from stepforge.retiring import retire
+from stepforge.machines.deployment import stamp
+from stepforge.machines.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
+from stepforge.machines.retiring import retire
 from tests.fakes import FakeSageMaker
 
 GROUP = "stepforge-facial"

@@ -14,11 +14,11 @@ import pytest
 from tests.support import forked
 from tests.support.job_folders import counting_plugin, job_folder, opened
 
-from stepforge.assembly import joined_manifest, renumbered
 from stepforge.contracts.manifests import check_files, read_manifest, write_manifest
 from stepforge.contracts.records import Record, Split
 from stepforge.contracts.work import DatasetWork, PartOf
 from stepforge.errors import IntegrityError, InvalidInput
+from stepforge.machines.assembly import joined_manifest, renumbered
 from stepforge_jobs import peers
 from stepforge_jobs.datasets import generate
 from stepforge_jobs.datasets.shards import read_records

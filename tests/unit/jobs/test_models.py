@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 
 from stepforge.contracts.work import Lora
 from stepforge.errors import InvalidInput
-from stepforge.models import check_model_folder
 from stepforge.recipes import load_recipe
+from stepforge.submitting.models import check_model_folder
 from stepforge_jobs.directories import check_directory
 from stepforge_jobs.training import models
 from stepforge_jobs.training.distance import as_reference

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from stepforge.attempts import find_attempt
 from stepforge.contracts.jobs import JobSpec, Resources
 from stepforge.contracts.names import SPEC_TAG, job_name
 from stepforge.contracts.work import DatasetWork
 from stepforge.errors import InvalidInput, OverBudget, UnknownPrice
+from stepforge.machines.attempts import find_attempt
 from stepforge.plans import Budget, Plan, Planner, budget_of
 from stepforge.plans.checks import caller_arn, check_permissions, check_quotas
-from stepforge.submission import spec_request
+from stepforge.submitting.submission import spec_request
 from tests.fakes import refusal
 
 from .cloud import ENVIRONMENT, PIPELINE, FakeConnection, Pages

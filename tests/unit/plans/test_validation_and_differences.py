@@ -11,7 +11,7 @@ from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.work import DatasetWork, LocalModel, SftWork
 from stepforge.plans.differences import differences
 from stepforge.plans.validation import LONGEST_RUNTIME_SECONDS, Problem, check_limits, check_request
-from stepforge.submission import attempts, spec_request, training_request
+from stepforge.submitting.submission import attempts, spec_request, training_request
 
 from .cloud import ENVIRONMENT, PIPELINE
 

@@ -17,7 +17,7 @@ from stepforge.contracts.manifests import FileEntry, Manifest
 from stepforge.contracts.names import SPEC_TAG, job_name, split_uri
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.work import WORK_TYPES
-from stepforge.executions import Execution, describe
+from stepforge.machines.executions import Execution, describe
 from stepforge.pipelines import Pipelines, PlannedJob, Run
 from stepforge.recipes import load_recipe
 from stepforge.testing import FakeStepFunctions

@@ -7,8 +7,8 @@ from typing import Any
 
 import ministack.services.stepfunctions as sfn
 
-from stepforge.executions import INTERRUPTED
 from stepforge.local.backend import waiting
+from stepforge.machines.executions import INTERRUPTED
 
 Json = Any
 _start_execution = sfn._start_execution

@@ -1,0 +1,47 @@
+"""The steps of a promotion: verify the artifact, bring up endpoints, smoke-test, stamp, clean up.
+
+Each step may run twice with the same effect, since Step Functions retries.
+"""
+
+from __future__ import annotations
+
+from stepforge.machines.deployment._checks import check_evaluation, check_weights, serving_name, verify
+from stepforge.machines.deployment._contracts import Deployment, Golden, SmokeRequest, SmokeResult, Stamp
+from stepforge.machines.deployment._endpoints import (
+    deploy_candidate,
+    deploy_live,
+    endpoint_state,
+    prepare,
+    remove_abandoned,
+    remove_candidate,
+    roll_back,
+)
+from stepforge.machines.deployment._lookups import OWNER_TAG
+from stepforge.machines.deployment._smoke import GOLDEN, golden, judge, smoke
+from stepforge.machines.deployment._stamps import out_of_staging, stamp
+
+__all__ = [
+    "GOLDEN",
+    "OWNER_TAG",
+    "Deployment",
+    "Golden",
+    "SmokeRequest",
+    "SmokeResult",
+    "Stamp",
+    "check_evaluation",
+    "check_weights",
+    "deploy_candidate",
+    "deploy_live",
+    "endpoint_state",
+    "golden",
+    "judge",
+    "out_of_staging",
+    "prepare",
+    "remove_abandoned",
+    "remove_candidate",
+    "roll_back",
+    "serving_name",
+    "smoke",
+    "stamp",
+    "verify",
+]

@@ -1,0 +1,191 @@
+"""What is approved may serve: its image, every byte of its weights, and an evaluation of these very weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+from stepforge.artifacts import check_digest, folder, list_paths, read_manifest, read_report, stream_sha256
+from stepforge.contracts.base import digest
+from stepforge.contracts.jobs import ArtifactRef
+from stepforge.contracts.manifests import MANIFEST, PICKLES
+from stepforge.contracts.names import endpoint_name
+from stepforge.contracts.registry import ExternalLineage, PackageMetadata, Promotion
+from stepforge.contracts.reports import EvaluationReport
+from stepforge.contracts.resources import check_pinned
+from stepforge.contracts.serving import Fleet
+from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput
+from stepforge.machines.deployment._contracts import Deployment
+from stepforge.machines.deployment._lookups import approved, exists
+from stepforge.machines.deployment._smoke import golden
+from stepforge.machines.deployment._surfaces import Served, surface
+from stepforge.machines.packages import EVALUATION, summaries
+
+
+def verify(sagemaker: Any, s3: Any, promotion: Promotion, fleet: Fleet, *, poll_seconds: int) -> Deployment:
+    """Check approval, image, manifest and every byte of the weights again, just before they serve.
+
+    Raises ArtifactRefused with the file and the reason, EndpointFailed where what is live serves in another mode.
+    """
+    package = approved(sagemaker, promotion)
+    metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
+    if metadata is None:
+        raise ArtifactRefused(f"{promotion.package_arn} was not registered by stepforge: its digests are unknown")
+    if (lineage := ExternalLineage.of(package.get("CustomerMetadataProperties", {}))) is not None:
+        return _external(s3, promotion, metadata, lineage, fleet, poll_seconds=poll_seconds)
+    container = package["InferenceSpecification"]["Containers"][0]
+    try:
+        check_pinned(container["Image"])
+    except ValueError as error:
+        raise ArtifactRefused(
+            f"the image {container['Image']!r} is not pinned by its digest: register it as name@sha256:..."
+        ) from error
+    uri = container["ModelDataSource"]["S3DataSource"]["S3Uri"]
+    try:
+        check_weights(s3, uri, metadata.model_sha256)
+        check_evaluation(s3, metadata)
+    except (IntegrityError, InvalidInput) as error:
+        raise ArtifactRefused(str(error)) from error
+    check_mode(sagemaker, promotion.group, fleet)
+    name = serving_name(promotion, metadata.model_sha256, container["Image"], fleet)
+    live = surface(sagemaker, promotion.group, fleet).find(endpoint_name(promotion.group))
+    return Deployment(
+        promotion=promotion,
+        model=name,
+        config=name,
+        image=container["Image"],
+        artifact=ArtifactRef(uri=uri, sha256=metadata.model_sha256),
+        evaluation=ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256),
+        endpoint=endpoint_name(promotion.group),
+        candidate=endpoint_name(promotion.group, candidate=True),
+        previous_config=_previous(sagemaker, promotion, name, live, fleet),
+        fleet=fleet,
+        poll_seconds=poll_seconds,
+    )
+
+
+def _external(
+    s3: Any,
+    promotion: Promotion,
+    metadata: PackageMetadata,
+    lineage: ExternalLineage,
+    fleet: Fleet,
+    *,
+    poll_seconds: int,
+) -> Deployment:
+    """There are no weights to check: the request that names the model and its evaluation are what was registered."""
+    evaluation = ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
+    request = ArtifactRef(uri=lineage.external_request_uri, sha256=metadata.pipeline_sha256)
+    try:
+        read_manifest(s3, evaluation.uri, expected_sha256=evaluation.sha256)
+        if (found := stream_sha256(s3, request.uri)) != request.sha256:
+            raise IntegrityError(f"{request.uri} has SHA-256 {found}, but the package says {request.sha256}")
+    except (IntegrityError, InvalidInput) as error:
+        raise ArtifactRefused(str(error)) from error
+    name = f"external-{metadata.model_sha256[:12]}"
+    return Deployment(
+        promotion=promotion,
+        model=name,
+        config=name,
+        image="",
+        artifact=request,
+        evaluation=evaluation,
+        endpoint=endpoint_name(promotion.group),
+        candidate=endpoint_name(promotion.group, candidate=True),
+        fleet=fleet,
+        poll_seconds=poll_seconds,
+        external=True,
+    )
+
+
+def _previous(
+    sagemaker: Any,
+    promotion: Promotion,
+    config: str,
+    live: Served | None,
+    fleet: Fleet,
+) -> str | None:
+    """What the live endpoint goes back to. A promotion that was cut off may have left it with this very version, not
+    tried yet: then it is the configuration of the version whose stage is Production."""
+    if live is None or live.version != config:
+        return None if live is None else live.version
+    for summary in summaries(sagemaker, promotion.group):
+        package = sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
+        metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
+        if package.get("ModelLifeCycle", {}).get("Stage") != "Production" or metadata is None:
+            continue
+        if ExternalLineage.of(package["CustomerMetadataProperties"]) is not None:
+            continue
+        served = promotion.model_copy(update={"version": package["ModelPackageVersion"]})
+        image = package["InferenceSpecification"]["Containers"][0]["Image"]
+        name = serving_name(served, metadata.model_sha256, image, fleet)
+        return name if exists(sagemaker.describe_model, ModelName=name) else None
+    return None
+
+
+def check_evaluation(s3: Any, metadata: PackageMetadata) -> None:
+    """There is an evaluation, of these very weights on the data that the package names, with answers to ask again.
+
+    Raises ArtifactRefused where it is another's, InvalidInput or IntegrityError where it is missing or was altered.
+    """
+    ref = ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
+    report = read_report(s3, ref, EVALUATION, EvaluationReport)
+    for field, found, wanted in (
+        ("model", report.model_sha256, metadata.model_sha256),
+        ("dataset", report.manifest_sha256, metadata.dataset_sha256),
+    ):
+        if found != wanted:
+            raise ArtifactRefused(
+                f"{folder(ref.uri)}{EVALUATION} is of the {field} {found}, but the package names {wanted}: "
+                "nobody knows how this model scores"
+            )
+    golden(s3, ref)
+
+
+def check_weights(s3: Any, uri: str, expected_sha256: str) -> None:
+    """Every object below `uri` is in the manifest with its SHA-256, and none is a pickle.
+
+    Raises ArtifactRefused naming a pickle, an object that the manifest does not know, or a missing weights file;
+    IntegrityError naming the file whose bytes differ.
+    """
+    present = set(list_paths(s3, uri))
+    for path in sorted(present):
+        if PurePosixPath(path).suffix.lower() in PICKLES:
+            raise ArtifactRefused(
+                f"{folder(uri)}{path} can hold a pickle, which runs code when it is read: only safetensors is served"
+            )
+    manifest = read_manifest(s3, uri, expected_sha256=expected_sha256)
+    named = {entry.path for entry in manifest.files}
+    if strangers := sorted(present - named - {MANIFEST}):
+        raise ArtifactRefused(f"{folder(uri)}{strangers[0]} is not in the manifest: it was added after the job ended")
+    if missing := sorted(named - present):
+        raise ArtifactRefused(f"{folder(uri)}{missing[0]} is missing; the manifest names it")
+    if not any(path.endswith(".safetensors") for path in named):
+        raise ArtifactRefused(f"{uri} has no .safetensors file: there are no weights to serve")
+    for entry in manifest.files:
+        check_digest(folder(uri) + entry.path, entry, stream_sha256(s3, folder(uri) + entry.path))
+
+
+def check_mode(sagemaker: Any, group: str, fleet: Fleet) -> None:
+    """Raises EndpointFailed where the live endpoint serves in another mode: no update turns one into the other."""
+    found = exists(sagemaker.describe_endpoint, EndpointName=endpoint_name(group))
+    if found is None:
+        return
+    mode = "async" if "AsyncInferenceConfig" in found else "realtime"
+    if re.fullmatch(rf"{re.escape(group)}-i[0-9a-f]{{8}}", found["EndpointConfigName"]):
+        mode = "components"
+    if mode != fleet.mode:
+        raise EndpointFailed(
+            f"{found['EndpointName']} serves in the mode {mode!r}, and the environment's is {fleet.mode!r}: delete the "
+            "endpoint (and its inference components) and approve again, or set serve_mode back"
+        )
+
+
+def serving_name(promotion: Promotion, model_sha256: str, image: str, fleet: Fleet) -> str:
+    """`{group}-v{version}-{12 hex of what serves}`, at most 63 characters."""
+    decides: list[Any] = [model_sha256, image, fleet.instance_type]
+    decides += [fleet.instances] if fleet.instances > 1 else []
+    decides += [fleet.model_dump(mode="json")] if fleet.mode != "realtime" else []
+    tail = f"-v{promotion.version}-{digest(decides)[:12]}"
+    return promotion.group[: 63 - len(tail)].rstrip("-") + tail

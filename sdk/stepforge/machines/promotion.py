@@ -1,0 +1,216 @@
+"""From an approval to one execution of `promote`, however often and in whatever order its events arrive."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from stepforge.contracts.base import Contract
+from stepforge.contracts.events import PackageStateChange
+from stepforge.contracts.names import execution_name, group_prefix
+from stepforge.contracts.registry import (
+    PROMOTION,
+    PROMOTION_EVENT,
+    REJECTION,
+    STAMPED,
+    PackageMetadata,
+    Promotion,
+)
+from stepforge.contracts.serving import Fleet
+from stepforge.machines import executions
+from stepforge.machines.deployment import out_of_staging, remove_abandoned
+from stepforge.machines.packages import summaries
+from stepforge.machines.retiring import retire
+
+MAX_EXECUTIONS = 3
+"""Executions for one approval: those that ended without a stamp were cut off, not refused."""
+
+KEEP_PREVIOUS_DAYS = 7.0
+_PROPERTY = 256
+"""Characters of a customer metadata property."""
+
+
+class Decision(Contract):
+    """What was done about one package."""
+
+    package_arn: str
+    action: Literal["started", "adopted", "ignored", "recorded", "removed"]
+    reason: str
+    execution: str | None = None
+
+
+def ignored(package: dict[str, Any], event_id: str) -> str | None:
+    """Why an approval of the described package starts nothing; None where it should. Pure.
+
+    The package as it is now decides, not what an event said: events arrive late, twice and out of order.
+    """
+    properties = package.get("CustomerMetadataProperties", {})
+    if package.get("ModelApprovalStatus") != "Approved":
+        return f"the package is {package.get('ModelApprovalStatus', 'not approved')} now"
+    if PackageMetadata.of(properties) is None:
+        return "the package was not registered by stepforge"
+    if package.get("ModelLifeCycle", {}).get("Stage") == "Production":
+        return "the package serves already"
+    if PROMOTION in properties and properties.get(PROMOTION_EVENT) == event_id:
+        return f"this approval was handled: {properties.get(PROMOTION)}"
+    return None
+
+
+def on_event(sagemaker: Any, states: Any, change: PackageStateChange, *, machine_arn: str) -> Decision:
+    """Start or adopt the promotion that an event asks for."""
+    arn = change.ModelPackageArn
+    if change.UpdatedModelPackageFields and "ModelApprovalStatus" not in change.UpdatedModelPackageFields:
+        return Decision(package_arn=arn, action="ignored", reason="its approval did not change")
+    if change.ModelApprovalStatus not in (None, "Approved"):
+        return Decision(package_arn=arn, action="ignored", reason=f"the event says {change.ModelApprovalStatus}")
+    package = sagemaker.describe_model_package(ModelPackageName=arn)
+    if not change.UpdatedModelPackageFields and _stamped(package):
+        # AWS leaves the fields out of some events: taken for an approval, each stamp would start a promotion that fails
+        # and is stamped again, for ever.
+        return Decision(package_arn=arn, action="ignored", reason="its last change was the stamp of a promotion")
+    return consider(states, package, change.event_id, machine_arn=machine_arn)
+
+
+def _stamped(package: dict[str, Any]) -> bool:
+    """Whether what a package says last was said by a promotion."""
+    cycle = package.get("ModelLifeCycle", {})
+    moved = cycle.get("Stage") == "Staging" or cycle.get("StageStatus") == "CutOff"
+    return moved or package.get("ApprovalDescription", "").startswith(STAMPED)
+
+
+def sweep(
+    sagemaker: Any,
+    states: Any,
+    fleet: Fleet,
+    *,
+    machine_arn: str,
+    prefix: str = group_prefix("local"),
+    keep_previous_days: float = KEEP_PREVIOUS_DAYS,
+) -> list[Decision]:
+    """Promote what is approved but was never handled, because its event was lost. `prefix`: of the groups looked at.
+
+    Of each group only the newest Approved version counts, and only where no promotion left a stamp on it. While any
+    promotion runs the sweep waits for its next turn. The package's own LastModifiedTime gives the id that its event
+    had, so that an event that was only late adopts what the sweep started; a promotion that was cut off has left it on
+    the package. A candidate endpoint whose promotion was stopped, and so could not clean up, is deleted: it is billed.
+    A version that is still in Staging goes back to where it was. An endpoint that served before a model of another
+    kind, which has served for `keep_previous_days` by now, is deleted too.
+    """
+    if _is_promoting(states, machine_arn):
+        return []
+    decisions: list[Decision] = []
+    for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=prefix):
+        for group in page["ModelPackageGroupSummaryList"]:
+            if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"], fleet):
+                said = f"the candidate endpoint of {group['ModelPackageGroupName']}: its promotion was cut off"
+                decisions.append(Decision(package_arn="", action="removed", reason=said))
+            for name in retire(
+                sagemaker,
+                group["ModelPackageGroupName"],
+                keep_days=keep_previous_days,
+                idle=lambda: not _is_promoting(states, machine_arn),
+            ):
+                said = f"the endpoint {name}: another model has served for {keep_previous_days:g} days"
+                decisions.append(Decision(package_arn="", action="removed", reason=said))
+            versions = list(summaries(sagemaker, group["ModelPackageGroupName"]))
+            newest = next((one for one in versions if one.get("ModelApprovalStatus") == "Approved"), None)
+            found = None if newest is None else _heal(sagemaker, states, newest, machine_arn=machine_arn)
+            decisions += [] if found is None else [found]
+            tried = found.package_arn if found is not None and found.action == "started" else None
+            for version in versions:
+                arn, stage = version["ModelPackageArn"], version.get("ModelLifeCycle", {}).get("Stage")
+                if stage == "Staging" and arn != tried:
+                    decisions += _unstage(sagemaker, states, arn, machine_arn=machine_arn)
+    return decisions
+
+
+def _is_promoting(states: Any, machine_arn: str) -> bool:
+    running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)
+    return bool(running["executions"])
+
+
+def _heal(sagemaker: Any, states: Any, newest: dict[str, Any], *, machine_arn: str) -> Decision | None:
+    package = sagemaker.describe_model_package(ModelPackageName=newest["ModelPackageArn"])
+    properties = package.get("CustomerMetadataProperties", {})
+    if PROMOTION in properties:
+        return None
+    change = PackageStateChange(
+        ModelPackageArn=newest["ModelPackageArn"],
+        ModelApprovalStatus="Approved",
+        LastModifiedTime=package.get("LastModifiedTime"),
+    )
+    tried = properties.get(PROMOTION_EVENT, change.event_id)
+    return consider(states, package, tried, machine_arn=machine_arn, unstamped=True)
+
+
+def _unstage(sagemaker: Any, states: Any, arn: str, *, machine_arn: str) -> list[Decision]:
+    package = sagemaker.describe_model_package(ModelPackageName=arn)
+    if package.get("ModelLifeCycle", {}).get("Stage") != "Staging" or _is_promoting(states, machine_arn):
+        return []
+    reason = "its promotion was cut off"
+    sagemaker.update_model_package(ModelPackageArn=arn, **out_of_staging(package, "CutOff", reason))
+    return [Decision(package_arn=arn, action="recorded", reason=reason)]
+
+
+def on_rejection(sagemaker: Any, change: PackageStateChange) -> Decision:
+    """Record why a version was rejected: in its metadata, and in its life cycle unless it serves or served.
+
+    What was recorded is not recorded again, so that the event of the record itself does nothing.
+    """
+    arn = change.ModelPackageArn
+    package = sagemaker.describe_model_package(ModelPackageName=arn)
+    if package.get("ModelApprovalStatus") != "Rejected":
+        said = f"the package is {package.get('ModelApprovalStatus', 'not rejected')} now"
+        return Decision(package_arn=arn, action="ignored", reason=said)
+    properties = package.get("CustomerMetadataProperties", {})
+    if PackageMetadata.of(properties) is None:
+        return Decision(package_arn=arn, action="ignored", reason="the package was not registered by stepforge")
+    reason = " ".join(package.get("ApprovalDescription", "").split()) or "no reason was given"
+    if properties.get(REJECTION) == reason[:_PROPERTY]:
+        return Decision(package_arn=arn, action="ignored", reason="its rejection was recorded")
+    record: dict[str, Any] = {"CustomerMetadataProperties": {**properties, REJECTION: reason[:_PROPERTY]}}
+    stage = package.get("ModelLifeCycle", {}).get("Stage", "Development")
+    if stage in ("Development", "Staging"):
+        life = {"Stage": "Development", "StageStatus": "Rejected", "StageDescription": reason[:1024]}
+        record["ModelLifeCycle"] = life
+    sagemaker.update_model_package(ModelPackageArn=arn, **record)
+    return Decision(package_arn=arn, action="recorded", reason=reason)
+
+
+def consider(
+    states: Any, package: dict[str, Any], event_id: str, *, machine_arn: str, unstamped: bool = False
+) -> Decision:
+    """Start `promote-{12 hex}-r{n}`; running or succeeded is adopted, otherwise n + 1.
+
+    With `unstamped` one that succeeded and left no stamp is not adopted: nothing ran when the package was described.
+    """
+    arn = package["ModelPackageArn"]
+    if (reason := ignored(package, event_id)) is not None:
+        return Decision(package_arn=arn, action="ignored", reason=reason)
+    promotion = Promotion(
+        package_arn=arn,
+        group=package["ModelPackageGroupName"],
+        version=package["ModelPackageVersion"],
+        event_id=event_id,
+    )
+    for number in range(1, MAX_EXECUTIONS + 1):
+        name = execution_name("promote", event_id, number)
+        found = executions.describe(states, executions.execution_arn(machine_arn, name))
+        if found is None:
+            return _start(states, promotion, name, machine_arn=machine_arn)
+        if found.status in executions.ADOPTED and not (unstamped and found.status == "SUCCEEDED"):
+            reason = f"its promotion is {found.status}"
+            return Decision(package_arn=arn, action="adopted", reason=reason, execution=name)
+    return Decision(
+        package_arn=arn, action="ignored", reason=f"{MAX_EXECUTIONS} executions ended without success; see them"
+    )
+
+
+def _start(states: Any, promotion: Promotion, name: str, *, machine_arn: str) -> Decision:
+    try:
+        # The same name and input while it runs returns the running execution, so two handlers at once start one.
+        states.start_execution(stateMachineArn=machine_arn, name=name, input=promotion.model_dump_json())
+    except states.exceptions.ExecutionAlreadyExists:
+        return Decision(
+            package_arn=promotion.package_arn, action="adopted", reason="another handler was first", execution=name
+        )
+    return Decision(package_arn=promotion.package_arn, action="started", reason="approved", execution=name)

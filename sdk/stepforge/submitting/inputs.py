@@ -1,0 +1,68 @@
+"""What a person brings to a pipeline, checked and described before an environment is asked for anything."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stepforge.contracts.jobs import Plugin
+from stepforge.contracts.manifests import ArtifactKind, Manifest, describe_folder
+from stepforge.contracts.user_records import plugin_version
+from stepforge.contracts.work import TrainingWork
+from stepforge.errors import InvalidInput
+from stepforge.installation import user_code
+from stepforge.recipes import Recipe
+from stepforge.submitting.models import check_model_folder, check_stages
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A recipe, and the folders that have to be uploaded for it."""
+
+    recipe: Recipe
+    plugin: Plugin | None = None
+    folders: dict[ArtifactKind, tuple[Path, Manifest]] = field(default_factory=dict)
+
+
+@contextmanager
+def prepare(
+    recipe: Recipe, *, model: Path | None = None, data: Path | None = None, verifier: str | None = None
+) -> Iterator[Inputs]:
+    """Check and stage what a recipe is run with; what was staged is gone afterwards.
+
+    `model` is a Hugging Face directory, `data` a file of records, `verifier` is `package.module:function`.
+    Raises InvalidInput where one of them cannot be used.
+    """
+    with tempfile.TemporaryDirectory(prefix="stepforge-") as scratch:
+        folders: dict[ArtifactKind, tuple[Path, Manifest]] = {}
+        code = user_code.plugin_for(recipe.domain, verifier, into=Path(scratch) / "plugin")
+        if code is not None:
+            folders["plugin"] = code.folder, describe_folder(code.folder, "plugin")
+        if data is not None:
+            judge = f"{recipe.domain}@{plugin_version(folders['plugin'][1].sha256)}" if verifier else None
+            staged = Path(scratch) / "records"
+            records = user_code.stage_records(data, into=staged, domain=recipe.domain, verifier=judge)
+            folders["records"] = staged, describe_folder(staged, "records")
+            recipe = recipe.for_records(records)
+        if model is not None:
+            folders["model"] = model, describe_folder(check_model_folder(model), "model")
+            check_stages(model, recipe.stages_for(given_model=True), recipe.evaluation)
+        yield Inputs(recipe, None if code is None else code.plugin, folders)
+
+
+def check_here(stages: Sequence[TrainingWork]) -> None:
+    """What stages ask of the machine on which they would run, this one. Raises InvalidInput naming the stage."""
+    quantised = next((stage for stage in stages if stage.lora is not None and stage.lora.bits is not None), None)
+    if quantised is None:
+        return
+    from stepforge.installation.health import why_not_in_4_bits
+
+    if lacking := why_not_in_4_bits():
+        raise InvalidInput(
+            f"stage {quantised.name!r} has lora.bits = 4, which needs CUDA and the package bitsandbytes; this machine "
+            f"has {lacking}: leave lora.bits out to train adapters above float32 weights, or run it in an environment "
+            "with a GPU"
+        )
