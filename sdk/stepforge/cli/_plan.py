@@ -14,13 +14,14 @@ from pydantic import ValidationError
 
 from stepforge.cli import _follow, _local, _runs
 from stepforge.cli._output import columns, emit, say
+from stepforge.cli._spending import allowed
 from stepforge.client import Client
 from stepforge.contracts.base import first_problem
 from stepforge.contracts.jobs import JobSpec, Resources
 from stepforge.economics.estimate import Estimate, Range
 from stepforge.economics.prices import STALE_DAYS
 from stepforge.errors import InvalidInput, StepforgeError
-from stepforge.plans import Budget, JobPlan, Plan, Planner, budget_of, dollars
+from stepforge.plans import Budget, JobPlan, Plan, Planner, dollars
 from stepforge.submitting.inputs import Inputs, prepare
 from stepforge.submitting.submission import Submission, submit_after
 from stepforge.submitting.submission import submit as submit_job
@@ -140,19 +141,12 @@ def agree(
 
     At most `shown` jobs are listed for people.
     """
-    budget = _budget(client, recipe_usd, max_usd)
+    budget = allowed(client, recipe_usd, max_usd)
     if dry_run:
         _print(found, budget, as_json=as_json, shown=shown)
         return False
     found.refuse(budget)
     return True
-
-
-def enforce(client: Client, inputs: Inputs) -> None:
-    """Refuse a run that is over a budget of the environment or the recipe; nothing is asked where there is none."""
-    limit = _budget(client, inputs.recipe.budget_usd, None)
-    if limit is not None:
-        Planner(client.connection).pipeline(client.bind(inputs, dry_run=True), checks=False).refuse(limit)
 
 
 @contextmanager
@@ -164,7 +158,7 @@ def _planned(given: Given) -> Iterator[_Planned]:
         client = Client(given.env)
         spec, resources = read_job(given.job, client)
         found = Planner(client.connection).job(spec, resources, checks=given.checks)
-        yield _Planned(client, found, _budget(client, None, given.max_usd), None, spec, resources)
+        yield _Planned(client, found, allowed(client, None, given.max_usd), None, spec, resources)
         return
     chosen = _runs.chosen_recipe(
         given.domain,
@@ -177,7 +171,7 @@ def _planned(given: Given) -> Iterator[_Planned]:
     with prepare(chosen, model=given.model, data=given.data, verifier=given.verifier) as inputs:
         client = Client(given.env)
         found = Planner(client.connection).pipeline(client.bind(inputs, dry_run=True), checks=given.checks)
-        yield _Planned(client, found, _budget(client, chosen.budget_usd, given.max_usd), inputs)
+        yield _Planned(client, found, allowed(client, chosen.budget_usd, given.max_usd), inputs)
 
 
 def read_job(path: Path, client: Client) -> tuple[JobSpec, Resources]:
@@ -205,14 +199,6 @@ def read_job(path: Path, client: Client) -> tuple[JobSpec, Resources]:
         return JobSpec.model_validate(plain), resources
     except ValidationError as error:
         raise InvalidInput(f"job {path}: {first_problem(error, fields=JobSpec.model_fields)}") from error
-
-
-def _budget(client: Client, recipe_usd: float | None, max_usd: float | None) -> Budget | None:
-    return budget_of(
-        (max_usd, "--max-usd"),
-        (recipe_usd, "the recipe's budget_usd"),
-        (client.connection.environment.budget_usd, "the environment's budget-usd"),
-    )
 
 
 def _print_requests(found: Plan) -> None:

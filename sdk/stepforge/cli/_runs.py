@@ -45,9 +45,9 @@ def train(
     with prepare(chosen, model=model, data=data, verifier=verifier) as inputs:
         client = Client(env)
         if not dry_run:
-            from stepforge.cli import _plan
+            from stepforge.cli import _spending
 
-            _plan.enforce(client, inputs)
+            _spending.enforce(client, inputs)
         spec = client.bind(inputs, dry_run=dry_run)
     if env == LOCAL:
         _doctor.warn()
