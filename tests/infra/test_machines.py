@@ -58,7 +58,7 @@ def test_whatever_fails_after_a_candidate_exists_removes_it() -> None:
         if machine == "promote" and name not in before:
             assert state(machine, name)["Catch"][-1]["Next"] in ("RemoveFailedCandidate", "RollBack"), name
     assert set(targets(state("promote", "RolledBack"))) == {"RemoveFailedCandidate", "RollBackUnread"}
-    for unread in ("RollBackUnread", "CandidateUnread"):
+    for unread in ("RollBackUnread", "CandidateUnread", "LookUnread"):
         assert state("promote", unread)["Next"] == "RemoveFailedCandidate"
     assert state("promote", "Stamp")["Next"] == "RemoveCandidate"
 

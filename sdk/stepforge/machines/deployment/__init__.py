@@ -5,12 +5,13 @@ Each step may run twice with the same effect, since Step Functions retries.
 
 from __future__ import annotations
 
-from stepforge.machines.deployment._checks import check_evaluation, check_weights, serving_name, verify
+from stepforge.machines.deployment._checks import check_evaluation, check_weights, verify
 from stepforge.machines.deployment._contracts import Deployment, Golden, SmokeRequest, SmokeResult, Stamp
 from stepforge.machines.deployment._endpoints import (
     deploy_candidate,
     deploy_live,
     endpoint_state,
+    look_live,
     prepare,
     remove_abandoned,
     remove_candidate,
@@ -19,6 +20,7 @@ from stepforge.machines.deployment._endpoints import (
 from stepforge.machines.deployment._lookups import OWNER_TAG
 from stepforge.machines.deployment._smoke import GOLDEN, golden, judge, smoke
 from stepforge.machines.deployment._stamps import out_of_staging, stamp
+from stepforge.machines.deployment._versions import serving_name
 
 __all__ = [
     "GOLDEN",
@@ -35,6 +37,7 @@ __all__ = [
     "endpoint_state",
     "golden",
     "judge",
+    "look_live",
     "out_of_staging",
     "prepare",
     "remove_abandoned",

@@ -13,6 +13,7 @@ from stepforge.errors import EndpointFailed, PromotionBusy
 from stepforge.machines.deployment._contracts import Deployment
 from stepforge.machines.deployment._lookups import OWNER_TAG, approved, exists, owner_of, runs
 from stepforge.machines.deployment._surfaces import MOVING, Surface, surface
+from stepforge.machines.deployment._versions import previous_config
 from stepforge.machines.rollout import Rollout, ensure_alarm
 
 _DEFAULT_ROLLOUT = Rollout()
@@ -80,17 +81,34 @@ def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment, rollout
         at.update(name, deployment.config, ensure_alarm(cloudwatch, name, mode), rollout)
 
 
+def look_live(sagemaker: Any, deployment: Deployment) -> str | None:
+    """What the live endpoint goes back to, read while this promotion holds the candidate, before it changes anything.
+
+    Raises PromotionBusy while the endpoint moves.
+    """
+    found = _surface(sagemaker, deployment).find(deployment.endpoint)
+    if found is not None and found.status in MOVING:
+        raise PromotionBusy(f"{found.name} is {found.status}: wait for that to end")
+    return previous_config(sagemaker, deployment.promotion, deployment.config, deployment.fleet)
+
+
 def roll_back(sagemaker: Any, deployment: Deployment) -> None:
-    """Let the live endpoint serve what it served before; delete it where it served nothing."""
+    """Let the live endpoint serve what it served before; delete it where it served nothing.
+
+    Where it does not serve this very version, the promotion did not get so far, and it is left alone. Raises
+    PromotionBusy while it moves.
+    """
     at, name = _surface(sagemaker, deployment), deployment.endpoint
     found = at.find(name)
-    if found is None:
+    if found is None or found.status == "Deleting":
         return
-    if deployment.previous_config is None:
-        at.delete(name)
-    elif found.status in ("Updating", "SystemUpdating", "RollingBack"):
+    if found.status in MOVING:
         raise PromotionBusy(f"{name} is {found.status}: it can be rolled back once that ends")
-    elif found.version != deployment.previous_config:
+    if found.version != deployment.config or deployment.config == deployment.previous_config:
+        return
+    if deployment.previous_config is None or found.status == "Failed":
+        at.delete(name)
+    else:
         at.update(name, deployment.previous_config, None, _DEFAULT_ROLLOUT)
 
 
