@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from stepforge.contracts.base import Contract
+from stepforge.contracts.base import Contract, digest
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.names import execution_name, group_prefix
 from stepforge.contracts.registry import (
     PROMOTION,
     PROMOTION_EVENT,
     REJECTION,
+    SERVES_SINCE,
     STAMPED,
     PackageMetadata,
     Promotion,
 )
 from stepforge.contracts.serving import Fleet
 from stepforge.machines import executions
-from stepforge.machines.deployment import out_of_staging, remove_abandoned
+from stepforge.machines.deployment import Serving, out_of_staging, remove_abandoned, serving
 from stepforge.machines.packages import summaries
 from stepforge.machines.retiring import retire
 
@@ -38,25 +39,26 @@ class Decision(Contract):
     execution: str | None = None
 
 
-def ignored(package: dict[str, Any], event_id: str) -> str | None:
+def ignored(package: dict[str, Any], event_id: str, *, live: Serving = "serves") -> str | None:
     """Why an approval of the described package starts nothing; None where it should. Pure.
 
-    The package as it is now decides, not what an event said: events arrive late, twice and out of order.
+    The package as it is now decides, not what an event said: events arrive late, twice and out of order. `live`: of one
+    in Production.
     """
     properties = package.get("CustomerMetadataProperties", {})
     if package.get("ModelApprovalStatus") != "Approved":
         return f"the package is {package.get('ModelApprovalStatus', 'not approved')} now"
     if PackageMetadata.of(properties) is None:
         return "the package was not registered by stepforge"
-    if package.get("ModelLifeCycle", {}).get("Stage") == "Production":
-        return "the package serves already"
+    if package.get("ModelLifeCycle", {}).get("Stage") == "Production" and live != "gone":
+        return "the package serves already" if live == "serves" else "its endpoint is changing: the sweep looks again"
     if PROMOTION in properties and properties.get(PROMOTION_EVENT) == event_id:
         return f"this approval was handled: {properties.get(PROMOTION)}"
     return None
 
 
-def on_event(sagemaker: Any, states: Any, change: PackageStateChange, *, machine_arn: str) -> Decision:
-    """Start or adopt the promotion that an event asks for."""
+def on_event(sagemaker: Any, states: Any, change: PackageStateChange, fleet: Fleet, *, machine_arn: str) -> Decision:
+    """Start or adopt the promotion that an event asks for; also of what is in Production, where its endpoint is gone."""
     arn = change.ModelPackageArn
     if change.UpdatedModelPackageFields and "ModelApprovalStatus" not in change.UpdatedModelPackageFields:
         return Decision(package_arn=arn, action="ignored", reason="its approval did not change")
@@ -67,7 +69,8 @@ def on_event(sagemaker: Any, states: Any, change: PackageStateChange, *, machine
         # AWS leaves the fields out of some events: taken for an approval, each stamp would start a promotion that fails
         # and is stamped again, for ever.
         return Decision(package_arn=arn, action="ignored", reason="its last change was the stamp of a promotion")
-    return consider(states, package, change.event_id, machine_arn=machine_arn)
+    live = _live(sagemaker, package, fleet)
+    return consider(states, package, change.event_id, machine_arn=machine_arn, live=live)
 
 
 def _stamped(package: dict[str, Any]) -> bool:
@@ -92,8 +95,9 @@ def sweep(
     promotion runs the sweep waits for its next turn. The package's own LastModifiedTime gives the id that its event
     had, so that an event that was only late adopts what the sweep started; a promotion that was cut off has left it on
     the package. A candidate endpoint whose promotion was stopped, and so could not clean up, is deleted: it is billed.
-    A version that is still in Staging goes back to where it was. An endpoint that served before a model of another
-    kind, which has served for `keep_previous_days` by now, is deleted too.
+    The version in Production is promoted again where its endpoint is gone or serves another version, unless a newer
+    approval is promoted. A version that is still in Staging goes back to where it was. An endpoint that served before a
+    model of another kind, which has served for `keep_previous_days` by now, is deleted too.
     """
     if _is_promoting(states, machine_arn):
         return []
@@ -113,7 +117,9 @@ def sweep(
                 decisions.append(Decision(package_arn="", action="removed", reason=said))
             versions = list(summaries(sagemaker, group["ModelPackageGroupName"]))
             newest = next((one for one in versions if one.get("ModelApprovalStatus") == "Approved"), None)
-            found = None if newest is None else _heal(sagemaker, states, newest, machine_arn=machine_arn)
+            found = None if newest is None else _heal(sagemaker, states, newest, fleet, machine_arn=machine_arn)
+            if found is None or found.action != "started":
+                found = _restore(sagemaker, states, versions, fleet, machine_arn=machine_arn) or found
             decisions += [] if found is None else [found]
             tried = found.package_arn if found is not None and found.action == "started" else None
             for version in versions:
@@ -128,7 +134,12 @@ def _is_promoting(states: Any, machine_arn: str) -> bool:
     return bool(running["executions"])
 
 
-def _heal(sagemaker: Any, states: Any, newest: dict[str, Any], *, machine_arn: str) -> Decision | None:
+def _live(sagemaker: Any, package: dict[str, Any], fleet: Fleet) -> Serving:
+    in_production = package.get("ModelLifeCycle", {}).get("Stage") == "Production"
+    return serving(sagemaker, package, fleet) if in_production else "serves"
+
+
+def _heal(sagemaker: Any, states: Any, newest: dict[str, Any], fleet: Fleet, *, machine_arn: str) -> Decision | None:
     package = sagemaker.describe_model_package(ModelPackageName=newest["ModelPackageArn"])
     properties = package.get("CustomerMetadataProperties", {})
     if PROMOTION in properties:
@@ -139,7 +150,27 @@ def _heal(sagemaker: Any, states: Any, newest: dict[str, Any], *, machine_arn: s
         LastModifiedTime=package.get("LastModifiedTime"),
     )
     tried = properties.get(PROMOTION_EVENT, change.event_id)
-    return consider(states, package, tried, machine_arn=machine_arn, unstamped=True)
+    live = _live(sagemaker, package, fleet)
+    return consider(states, package, tried, machine_arn=machine_arn, unstamped=True, live=live)
+
+
+def _restore(
+    sagemaker: Any, states: Any, versions: list[dict[str, Any]], fleet: Fleet, *, machine_arn: str
+) -> Decision | None:
+    """Promote the approved version in Production again where its endpoint is gone or serves another.
+
+    Each loss has executions of its own: their id comes from when the version was last promoted.
+    """
+    for summary in versions:
+        if summary.get("ModelLifeCycle", {}).get("Stage") != "Production":
+            continue
+        package = sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
+        live, properties = _live(sagemaker, package, fleet), package.get("CustomerMetadataProperties", {})
+        if package.get("ModelApprovalStatus") == "Approved" and live == "gone":
+            loss = digest([summary["ModelPackageArn"], "restored", properties.get(SERVES_SINCE)])
+            return consider(states, package, loss, machine_arn=machine_arn, live=live)
+        return None
+    return None
 
 
 def _unstage(sagemaker: Any, states: Any, arn: str, *, machine_arn: str) -> list[Decision]:
@@ -177,14 +208,20 @@ def on_rejection(sagemaker: Any, change: PackageStateChange) -> Decision:
 
 
 def consider(
-    states: Any, package: dict[str, Any], event_id: str, *, machine_arn: str, unstamped: bool = False
+    states: Any,
+    package: dict[str, Any],
+    event_id: str,
+    *,
+    machine_arn: str,
+    unstamped: bool = False,
+    live: Serving = "serves",
 ) -> Decision:
     """Start `promote-{12 hex}-r{n}`; running or succeeded is adopted, otherwise n + 1.
 
     With `unstamped` one that succeeded and left no stamp is not adopted: nothing ran when the package was described.
     """
     arn = package["ModelPackageArn"]
-    if (reason := ignored(package, event_id)) is not None:
+    if (reason := ignored(package, event_id, live=live)) is not None:
         return Decision(package_arn=arn, action="ignored", reason=reason)
     promotion = Promotion(
         package_arn=arn,

@@ -20,13 +20,14 @@ from stepforge.machines.deployment._endpoints import (
 from stepforge.machines.deployment._lookups import OWNER_TAG
 from stepforge.machines.deployment._smoke import GOLDEN, golden, judge, smoke
 from stepforge.machines.deployment._stamps import out_of_staging, stamp
-from stepforge.machines.deployment._versions import serving_name
+from stepforge.machines.deployment._versions import Serving, serving, serving_name
 
 __all__ = [
     "GOLDEN",
     "OWNER_TAG",
     "Deployment",
     "Golden",
+    "Serving",
     "SmokeRequest",
     "SmokeResult",
     "Stamp",
@@ -43,6 +44,7 @@ __all__ = [
     "remove_abandoned",
     "remove_candidate",
     "roll_back",
+    "serving",
     "serving_name",
     "smoke",
     "stamp",

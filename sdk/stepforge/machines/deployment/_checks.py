@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,9 +15,9 @@ from stepforge.contracts.resources import check_pinned
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput
 from stepforge.machines.deployment._contracts import Deployment
-from stepforge.machines.deployment._lookups import approved, exists
+from stepforge.machines.deployment._lookups import approved
 from stepforge.machines.deployment._smoke import golden
-from stepforge.machines.deployment._versions import previous_config, serving_name
+from stepforge.machines.deployment._versions import mode_of, previous_config, serving_name
 from stepforge.machines.packages import EVALUATION
 
 
@@ -143,14 +142,9 @@ def check_weights(s3: Any, uri: str, expected_sha256: str) -> None:
 
 def check_mode(sagemaker: Any, group: str, fleet: Fleet) -> None:
     """Raises EndpointFailed where the live endpoint serves in another mode: no update turns one into the other."""
-    found = exists(sagemaker.describe_endpoint, EndpointName=endpoint_name(group))
-    if found is None:
-        return
-    mode = "async" if "AsyncInferenceConfig" in found else "realtime"
-    if re.fullmatch(rf"{re.escape(group)}-i[0-9a-f]{{8}}", found["EndpointConfigName"]):
-        mode = "components"
-    if mode != fleet.mode:
+    mode = mode_of(sagemaker, group)
+    if mode not in (None, fleet.mode):
         raise EndpointFailed(
-            f"{found['EndpointName']} serves in the mode {mode!r}, and the environment's is {fleet.mode!r}: delete the "
+            f"{endpoint_name(group)} serves in the mode {mode!r}, and the environment's is {fleet.mode!r}: delete the "
             "endpoint (and its inference components) and approve again, or set serve_mode back"
         )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Literal
 
 from stepforge.contracts.base import digest
 from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import ExternalLineage, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
 from stepforge.machines.deployment._lookups import exists
-from stepforge.machines.deployment._surfaces import surface
+from stepforge.machines.deployment._surfaces import MOVING, surface
 from stepforge.machines.packages import summaries
+
+Serving = Literal["serves", "moves", "gone"]
+_NAME = re.compile(r".+-v(\d+)-[0-9a-f]{12}")
 
 
 def serving_name(promotion: Promotion, model_sha256: str, image: str, fleet: Fleet) -> str:
@@ -49,3 +53,38 @@ def version_name(package: dict[str, Any], promotion: Promotion, fleet: Fleet) ->
     image = package["InferenceSpecification"]["Containers"][0]["Image"]
     served = promotion.model_copy(update={"version": package["ModelPackageVersion"]})
     return serving_name(served, metadata.model_sha256, image, fleet)
+
+
+def version_of(config: str) -> int | None:
+    """The version whose `serving_name` this is; None where it is none. Pure."""
+    found = _NAME.fullmatch(config)
+    return None if found is None else int(found[1])
+
+
+def serving(sagemaker: Any, package: dict[str, Any], fleet: Fleet) -> Serving:
+    """Whether a described package in Production serves: `gone` where its endpoint is, or serves another version.
+
+    A provider's model always serves, and so does what serves in another mode than the environment's: a person has to
+    delete that first. On other instances than the fleet's it serves all the same.
+    """
+    group = package["ModelPackageGroupName"]
+    if ExternalLineage.of(package.get("CustomerMetadataProperties", {})) is not None:
+        return "serves"
+    if mode_of(sagemaker, group) not in (None, fleet.mode):
+        return "serves"
+    live = surface(sagemaker, group, fleet).find(endpoint_name(group))
+    if live is None or live.status in ("Failed", "Deleting"):
+        return "gone"
+    if live.status in MOVING:
+        return "moves"
+    return "serves" if version_of(live.version) == package["ModelPackageVersion"] else "gone"
+
+
+def mode_of(sagemaker: Any, group: str) -> str | None:
+    """The mode of a group's endpoint; None where there is none."""
+    found = exists(sagemaker.describe_endpoint, EndpointName=endpoint_name(group))
+    if found is None:
+        return None
+    if re.fullmatch(rf"{re.escape(group)}-i[0-9a-f]{{8}}", found["EndpointConfigName"]):
+        return "components"
+    return "async" if "AsyncInferenceConfig" in found else "realtime"
