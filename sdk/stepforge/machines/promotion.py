@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from stepforge.contracts.base import Contract, digest
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.names import execution_name, group_prefix
 from stepforge.contracts.registry import (
+    APPROVED_AT,
     PROMOTION,
     PROMOTION_EVENT,
     REJECTION,
     SERVES_SINCE,
     STAMPED,
+    SUPERSEDED_AT,
     PackageMetadata,
     Promotion,
 )
@@ -25,6 +28,8 @@ from stepforge.machines.retiring import retire
 MAX_EXECUTIONS = 3
 """Executions for one approval: those that ended without a stamp were cut off, not refused."""
 
+STAMP_SECONDS = 5
+"""By which the moment that a stamp names may be before its event's."""
 KEEP_PREVIOUS_DAYS = 7.0
 _PROPERTY = 256
 """Characters of a customer metadata property."""
@@ -58,26 +63,55 @@ def ignored(package: dict[str, Any], event_id: str, *, live: Serving = "serves")
 
 
 def on_event(sagemaker: Any, states: Any, change: PackageStateChange, fleet: Fleet, *, machine_arn: str) -> Decision:
-    """Start or adopt the promotion that an event asks for; also of what is in Production, where its endpoint is gone."""
+    """Start or adopt the promotion that an event asks for; of what is in Production too, if its endpoint is gone."""
     arn = change.ModelPackageArn
     if change.UpdatedModelPackageFields and "ModelApprovalStatus" not in change.UpdatedModelPackageFields:
         return Decision(package_arn=arn, action="ignored", reason="its approval did not change")
     if change.ModelApprovalStatus not in (None, "Approved"):
         return Decision(package_arn=arn, action="ignored", reason=f"the event says {change.ModelApprovalStatus}")
     package = sagemaker.describe_model_package(ModelPackageName=arn)
-    if not change.UpdatedModelPackageFields and _stamped(package):
+    if not change.UpdatedModelPackageFields and _stamped(package, change.approved_at):
         # AWS leaves the fields out of some events: taken for an approval, each stamp would start a promotion that fails
         # and is stamped again, for ever.
         return Decision(package_arn=arn, action="ignored", reason="its last change was the stamp of a promotion")
+    if (reason := _late(sagemaker, package, change.approved_at)) is not None:
+        return Decision(package_arn=arn, action="ignored", reason=reason)
     live = _live(sagemaker, package, fleet)
-    return consider(states, package, change.event_id, machine_arn=machine_arn, live=live)
+    return consider(
+        states, package, change.event_id, machine_arn=machine_arn, live=live, approved_at=change.approved_at
+    )
 
 
-def _stamped(package: dict[str, Any]) -> bool:
-    """Whether what a package says last was said by a promotion."""
-    cycle = package.get("ModelLifeCycle", {})
+def _late(sagemaker: Any, package: dict[str, Any], approved_at: str | None) -> str | None:
+    """Why an approval counts no more: a newer one was tried, of this version or of the one that serves."""
+    if approved_at is None:
+        return None
+    if approved_at < package.get("CustomerMetadataProperties", {}).get(APPROVED_AT, ""):
+        return "a newer approval of it was tried"
+    for other in summaries(sagemaker, package["ModelPackageGroupName"]):
+        if other.get("ModelLifeCycle", {}).get("Stage") != "Production":
+            continue
+        serves = sagemaker.describe_model_package(ModelPackageName=other["ModelPackageArn"])
+        if approved_at < serves.get("CustomerMetadataProperties", {}).get(APPROVED_AT, ""):
+            return f"version {serves['ModelPackageVersion']}, which serves, was approved later"
+    return None
+
+
+def _stamped(package: dict[str, Any], changed_at: str | None) -> bool:
+    """Whether what a package said last when its event was sent was said by a promotion."""
+    cycle, properties = package.get("ModelLifeCycle", {}), package.get("CustomerMetadataProperties", {})
+    for key, status in ((SERVES_SINCE, "Serving"), (SUPERSEDED_AT, "Superseded")):
+        if cycle.get("StageStatus") == status and (key not in properties or changed_at is None):
+            return True
+        if changed_at is not None and key in properties and changed_at <= _after(properties[key]):
+            return True
     moved = cycle.get("Stage") == "Staging" or cycle.get("StageStatus") == "CutOff"
     return moved or package.get("ApprovalDescription", "").startswith(STAMPED)
+
+
+def _after(stamp: str) -> str:
+    """The last moment at which an event can be of a stamp: SageMaker's clock is another than ours."""
+    return (datetime.fromisoformat(stamp) + timedelta(seconds=STAMP_SECONDS)).isoformat()
 
 
 def sweep(
@@ -151,7 +185,8 @@ def _heal(sagemaker: Any, states: Any, newest: dict[str, Any], fleet: Fleet, *, 
     )
     tried = properties.get(PROMOTION_EVENT, change.event_id)
     live = _live(sagemaker, package, fleet)
-    return consider(states, package, tried, machine_arn=machine_arn, unstamped=True, live=live)
+    approved_at = properties.get(APPROVED_AT) if PROMOTION_EVENT in properties else change.approved_at
+    return consider(states, package, tried, machine_arn=machine_arn, unstamped=True, live=live, approved_at=approved_at)
 
 
 def _restore(
@@ -168,7 +203,8 @@ def _restore(
         live, properties = _live(sagemaker, package, fleet), package.get("CustomerMetadataProperties", {})
         if package.get("ModelApprovalStatus") == "Approved" and live == "gone":
             loss = digest([summary["ModelPackageArn"], "restored", properties.get(SERVES_SINCE)])
-            return consider(states, package, loss, machine_arn=machine_arn, live=live)
+            approved_at = properties.get(APPROVED_AT)
+            return consider(states, package, loss, machine_arn=machine_arn, live=live, approved_at=approved_at)
         return None
     return None
 
@@ -215,6 +251,7 @@ def consider(
     machine_arn: str,
     unstamped: bool = False,
     live: Serving = "serves",
+    approved_at: str | None = None,
 ) -> Decision:
     """Start `promote-{12 hex}-r{n}`; running or succeeded is adopted, otherwise n + 1.
 
@@ -228,6 +265,7 @@ def consider(
         group=package["ModelPackageGroupName"],
         version=package["ModelPackageVersion"],
         event_id=event_id,
+        approved_at=approved_at,
     )
     for number in range(1, MAX_EXECUTIONS + 1):
         name = execution_name("promote", event_id, number)

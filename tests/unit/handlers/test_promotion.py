@@ -77,7 +77,13 @@ def test_the_input_of_the_promotion_is_its_contract(
     decision = on_event(sagemaker, states, event, FLEET, machine_arn=machine_arn)
     (found,) = states.list_executions(stateMachineArn=machine_arn)["executions"]
     plain = json.loads(states.describe_execution(executionArn=found["executionArn"])["input"])
-    assert plain == {"package_arn": package, "group": GROUP, "version": 1, "event_id": event.event_id}
+    assert plain == {
+        "package_arn": package,
+        "group": GROUP,
+        "version": 1,
+        "event_id": event.event_id,
+        "approved_at": "1970-01-01T00:00:01+00:00",
+    }
     assert decision.execution == f"promote-{event.event_id[:12]}-r1"
 
 
@@ -187,7 +193,8 @@ def test_a_version_whose_endpoint_is_gone_is_brought_back_by_the_sweep_and_by_ap
     assert on_event(sagemaker, states, change(package, at=8), FLEET, machine_arn=machine_arn).action == "ignored"
     assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
     del sagemaker.endpoints[GROUP]
-    assert on_event(sagemaker, states, change(package, at=9), FLEET, machine_arn=machine_arn).action == "started"
+    again = change(package, at=9, UpdatedModelPackageFields=["ModelApprovalStatus"])
+    assert on_event(sagemaker, states, again, FLEET, machine_arn=machine_arn).action == "started"
     stop(states, machine_arn)
     for _ in range(MAX_EXECUTIONS):
         assert [d.action for d in sweep(sagemaker, states, FLEET, machine_arn=machine_arn)] == ["started"]
@@ -215,6 +222,49 @@ def test_a_newer_approval_comes_before_the_version_whose_endpoint_is_gone(
     newer = add(sagemaker)
     (decision,) = sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
     assert (decision.action, decision.package_arn) == ("started", newer)
+
+
+def test_being_superseded_is_no_approval_and_approving_the_older_version_again_is(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    promoted(sagemaker, package)
+    promoted(sagemaker, add(sagemaker))
+    superseded = datetime.now(UTC)
+    serve(sagemaker, 2)
+    for at, what in ((superseded, "ignored"), (superseded + timedelta(minutes=1), "started")):
+        event = PackageStateChange(ModelPackageArn=package, ModelApprovalStatus="Approved", LastModifiedTime=at)
+        assert on_event(sagemaker, states, event, FLEET, machine_arn=machine_arn).action == what
+    assert len(executions(states, machine_arn)) == 1
+
+
+def test_a_late_event_of_an_older_approval_does_not_replace_what_was_approved_after_it(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    newer = add(sagemaker)
+    promoted(sagemaker, newer, change(newer, at=20))
+    serve(sagemaker, 2)
+    named = {"UpdatedModelPackageFields": ["ModelApprovalStatus"]}
+    late = on_event(sagemaker, states, change(package, at=10, **named), FLEET, machine_arn=machine_arn)
+    assert (late.action, late.reason) == ("ignored", "version 2, which serves, was approved later")
+    assert (
+        on_event(sagemaker, states, change(package, at=21, **named), FLEET, machine_arn=machine_arn).action == "started"
+    )
+
+
+@pytest.mark.parametrize("step", ["trying", "failed", "refused"])
+def test_a_late_duplicate_of_an_approval_that_was_followed_by_another_starts_nothing(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str, step: Any
+) -> None:
+    first, second = (change(package, at=at, UpdatedModelPackageFields=["ModelApprovalStatus"]) for at in (10, 20))
+    for event in (first, second):
+        assert on_event(sagemaker, states, event, FLEET, machine_arn=machine_arn).action == "started"
+        stamp(sagemaker, Promotion(
+            package_arn=package, group=GROUP, version=1, event_id=event.event_id, approved_at=event.approved_at
+        ), step, "as told")  # fmt: skip
+        stop(states, machine_arn)
+    for _ in range(3):
+        assert on_event(sagemaker, states, first, FLEET, machine_arn=machine_arn).action == "ignored"
+    assert len(executions(states, machine_arn)) == 2
 
 
 def test_the_handler_takes_the_envelopes_of_event_and_schedule(
@@ -305,11 +355,14 @@ TUNE = ExternalLineage(
 ).properties()
 
 
-def promoted(sagemaker: FakeSageMaker, arn: str) -> datetime:
+def promoted(sagemaker: FakeSageMaker, arn: str, event: PackageStateChange | None = None) -> datetime:
     package = sagemaker.packages[arn]
     version = package["ModelPackageVersion"]
-    event = {"package_arn": arn, "group": GROUP, "version": version, "event_id": "5" * 64}
-    stamp(sagemaker, Promotion.model_validate(event), "deployed", "a test")
+    promotion = {
+        "package_arn": arn, "group": GROUP, "version": version,
+        "event_id": event.event_id if event else "5" * 64, "approved_at": event.approved_at if event else None,
+    }  # fmt: skip
+    stamp(sagemaker, Promotion.model_validate(promotion), "deployed", "a test")
     return datetime.fromisoformat(sagemaker.packages[arn]["CustomerMetadataProperties"][SERVES_SINCE])
 
 
