@@ -49,7 +49,7 @@ def handler(request: Request) -> Answer:
             rollout = Rollout(instances=deployment.fleet.instances, strategy=env.rollout, bake_seconds=env.bake_seconds)
             steps.deploy_live(sagemaker, client("cloudwatch"), deployment, rollout)
         case "check_live":
-            return Answer(state=steps.endpoint_state(sagemaker, deployment, deployment.endpoint))
+            return Answer(state=steps.check_live(sagemaker, deployment))
         case "roll_back":
             steps.roll_back(sagemaker, deployment)
         case "remove_candidate":

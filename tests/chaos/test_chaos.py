@@ -114,6 +114,23 @@ def test_a_promotion_that_waited_goes_back_to_what_went_live_meanwhile(
     assert leftovers(world, scenario) == []
 
 
+@pytest.mark.parametrize("task", ["CheckLive", "SmokeLive", "Stamp"])
+def test_what_is_rejected_before_it_is_promoted_is_rolled_back(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = build(monkeypatch)
+    scenario = by_name("promote")
+    identity, plain = scenario.prepare(world)
+    package = plain["package_arn"]
+
+    def reject() -> None:
+        world.sagemaker.packages[package] |= {"ModelApprovalStatus": "Rejected"}
+
+    world.before["promote", task] = reject
+    ended = world.start("promote", name_of(scenario, identity, 1), plain)
+    assert ended["error"] == "ArtifactRefused"
+    assert leftovers(world, scenario) == []
+    assert world.sagemaker.packages[package]["ModelLifeCycle"]["Stage"] == "Development"
+
+
 def serve_another(world: World) -> None:
     """What another promotion, of version 3, does while it has the candidate."""
     (old,) = (p for p in world.sagemaker.packages.values() if p.get("ModelLifeCycle", {}).get("Stage") == "Production")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from stepforge.contracts.base import Contract, digest
 from stepforge.contracts.events import PackageStateChange
-from stepforge.contracts.names import execution_name, group_prefix
+from stepforge.contracts.names import endpoint_name, execution_name, group_prefix
 from stepforge.contracts.registry import (
     APPROVED_AT,
     PROMOTION,
@@ -21,7 +21,15 @@ from stepforge.contracts.registry import (
 )
 from stepforge.contracts.serving import Fleet
 from stepforge.machines import executions
-from stepforge.machines.deployment import Serving, out_of_staging, remove_abandoned, serving
+from stepforge.machines.deployment import (
+    MOVING,
+    Serving,
+    out_of_staging,
+    remove_abandoned,
+    serving,
+    surface,
+    version_of,
+)
 from stepforge.machines.packages import summaries
 from stepforge.machines.retiring import retire
 
@@ -206,7 +214,26 @@ def _restore(
             approved_at = properties.get(APPROVED_AT)
             return consider(states, package, loss, machine_arn=machine_arn, live=live, approved_at=approved_at)
         return None
-    return None
+    return _take_back(sagemaker, states, versions, fleet, machine_arn=machine_arn)
+
+
+def _take_back(
+    sagemaker: Any, states: Any, versions: list[dict[str, Any]], fleet: Fleet, *, machine_arn: str
+) -> Decision | None:
+    """Delete what is live where it is a rejected version, and none is in Production to go back to."""
+    rejected = {v["ModelPackageVersion"]: v for v in versions if v.get("ModelApprovalStatus") == "Rejected"}
+    if not rejected:
+        return None
+    group = versions[0]["ModelPackageGroupName"]
+    at = surface(sagemaker, group, fleet)
+    live = at.find(endpoint_name(group))
+    if live is None or live.status in MOVING or version_of(live.version) not in rejected:
+        return None
+    if _is_promoting(states, machine_arn):
+        return None
+    at.delete(live.name)
+    said = f"{live.name} served {live.version}, which was rejected before it was promoted"
+    return Decision(package_arn="", action="removed", reason=said)
 
 
 def _unstage(sagemaker: Any, states: Any, arn: str, *, machine_arn: str) -> list[Decision]:

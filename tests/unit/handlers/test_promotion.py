@@ -14,6 +14,7 @@ import pytest
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.registry import SERVES_SINCE, ExternalLineage, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
+from stepforge.errors import ArtifactRefused
 from stepforge.machines.deployment import stamp
 from stepforge.machines.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
 from stepforge.machines.retiring import retire
@@ -213,6 +214,27 @@ def test_an_endpoint_that_serves_another_version_than_production_is_put_right_un
     sagemaker.endpoints[GROUP]["EndpointStatus"] = "InService"
     (decision,) = sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
     assert (decision.action, decision.package_arn) == ("started", package)
+
+
+def test_a_rejected_version_that_a_stopped_promotion_left_live_goes(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    serve(sagemaker, 1)
+    sagemaker.packages[package]["ModelApprovalStatus"] = "PendingManualApproval"
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
+    sagemaker.packages[package]["ModelApprovalStatus"] = "Rejected"
+    assert [d.action for d in sweep(sagemaker, states, FLEET, machine_arn=machine_arn)] == ["removed"]
+    assert sagemaker.endpoints == {}
+
+
+def test_a_stamp_that_comes_twice_stands_though_the_version_was_rejected_between(
+    sagemaker: FakeSageMaker, package: str
+) -> None:
+    promoted(sagemaker, package)
+    sagemaker.packages[package]["ModelApprovalStatus"] = "Rejected"
+    promoted(sagemaker, package)
+    with pytest.raises(ArtifactRefused, match="is Rejected by now"):
+        promoted(sagemaker, package, change(package, at=9))
 
 
 def test_a_newer_approval_comes_before_the_version_whose_endpoint_is_gone(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from stepforge.machines.deployment._checks import check_evaluation, check_weights, verify
 from stepforge.machines.deployment._contracts import Deployment, Golden, SmokeRequest, SmokeResult, Stamp
 from stepforge.machines.deployment._endpoints import (
+    check_live,
     deploy_candidate,
     deploy_live,
     endpoint_state,
@@ -20,10 +21,12 @@ from stepforge.machines.deployment._endpoints import (
 from stepforge.machines.deployment._lookups import OWNER_TAG
 from stepforge.machines.deployment._smoke import GOLDEN, golden, judge, smoke
 from stepforge.machines.deployment._stamps import out_of_staging, stamp
-from stepforge.machines.deployment._versions import Serving, serving, serving_name
+from stepforge.machines.deployment._surfaces import MOVING, surface
+from stepforge.machines.deployment._versions import Serving, serving, serving_name, version_of
 
 __all__ = [
     "GOLDEN",
+    "MOVING",
     "OWNER_TAG",
     "Deployment",
     "Golden",
@@ -32,6 +35,7 @@ __all__ = [
     "SmokeResult",
     "Stamp",
     "check_evaluation",
+    "check_live",
     "check_weights",
     "deploy_candidate",
     "deploy_live",
@@ -48,5 +52,7 @@ __all__ = [
     "serving_name",
     "smoke",
     "stamp",
+    "surface",
     "verify",
+    "version_of",
 ]

@@ -137,6 +137,12 @@ def remove_abandoned(sagemaker: Any, states: Any, group: str, fleet: Fleet) -> b
     return True
 
 
+def check_live(sagemaker: Any, deployment: Deployment) -> Literal["ready", "wait"]:
+    """`endpoint_state` of the champion. Raises ArtifactRefused where the approval was taken back while it came up."""
+    approved(sagemaker, deployment.promotion)
+    return endpoint_state(sagemaker, deployment, deployment.endpoint)
+
+
 def endpoint_state(sagemaker: Any, deployment: Deployment, name: str) -> Literal["ready", "wait"]:
     """Whether `name`, of candidate or champion, serves this version. Raises EndpointFailed where it failed or rolled
     itself back."""

@@ -19,6 +19,7 @@ from stepforge.contracts.registry import (
     Stage,
     StageStatus,
 )
+from stepforge.errors import ArtifactRefused
 from stepforge.machines.packages import summaries
 
 _DESCRIPTION = 1024
@@ -26,11 +27,16 @@ _ENDED: dict[PromotionStep, StageStatus] = {"refused": "Refused", "failed": "Fai
 
 
 def stamp(sagemaker: Any, promotion: Promotion, step: PromotionStep, reason: str) -> None:
-    """Write where the promotion of a package stands; where it was deployed, the champion before it is archived."""
+    """Write where the promotion of a package stands; where it was deployed, the champion before it is archived.
+
+    Raises ArtifactRefused where it was deployed, and its approval was taken back before anybody wrote so.
+    """
     package = sagemaker.describe_model_package(ModelPackageName=promotion.package_arn)
     if step == "trying":
         change = _trying(package, promotion)
     elif step == "deployed":
+        if package["ModelApprovalStatus"] != "Approved" and not _is_written(package, promotion):
+            raise ArtifactRefused(f"{promotion.package_arn} is {package['ModelApprovalStatus']} by now, not Approved")
         change = {**_result(package, promotion, step), **life("Production", "Serving", reason)}
         change["CustomerMetadataProperties"][SERVES_SINCE] = _now()
     else:
@@ -91,6 +97,12 @@ def _ended(package: dict[str, Any], promotion: Promotion, step: PromotionStep, r
 def _result(package: dict[str, Any], promotion: Promotion, step: PromotionStep) -> dict[str, Any]:
     known = package.get("CustomerMetadataProperties", {})
     return {"CustomerMetadataProperties": {**known, PROMOTION: step, **_approval(package, promotion)}}
+
+
+def _is_written(package: dict[str, Any], promotion: Promotion) -> bool:
+    """A stamp may come twice: what is rejected between the two serves."""
+    properties = package.get("CustomerMetadataProperties", {})
+    return properties.get(PROMOTION) == "deployed" and properties.get(PROMOTION_EVENT) == promotion.event_id
 
 
 def _approval(package: dict[str, Any], promotion: Promotion) -> dict[str, str]:
