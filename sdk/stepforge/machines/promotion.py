@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from stepforge.contracts.base import Contract, digest
@@ -20,6 +22,7 @@ from stepforge.contracts.registry import (
     Promotion,
 )
 from stepforge.contracts.serving import Fleet
+from stepforge.errors import EnvironmentUnavailable
 from stepforge.machines import executions
 from stepforge.machines.deployment import (
     MOVING,
@@ -140,35 +143,58 @@ def sweep(
     The version in Production is promoted again where its endpoint is gone or serves another version, unless a newer
     approval is promoted. A version that is still in Staging goes back to where it was. An endpoint that served before a
     model of another kind, which has served for `keep_previous_days` by now, is deleted too.
+
+    What comes up is left to the next sweep. Raises EnvironmentUnavailable, once every group was looked at, with what
+    failed in which of them.
     """
     if _is_promoting(states, machine_arn):
         return []
     decisions: list[Decision] = []
+    failures: dict[str, Exception] = {}
     for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=prefix):
-        for group in page["ModelPackageGroupSummaryList"]:
-            if remove_abandoned(sagemaker, states, group["ModelPackageGroupName"], fleet):
-                said = f"the candidate endpoint of {group['ModelPackageGroupName']}: its promotion was cut off"
-                decisions.append(Decision(package_arn="", action="removed", reason=said))
-            for name in retire(
-                sagemaker,
-                group["ModelPackageGroupName"],
-                keep_days=keep_previous_days,
-                idle=lambda: not _is_promoting(states, machine_arn),
-            ):
-                said = f"the endpoint {name}: another model has served for {keep_previous_days:g} days"
-                decisions.append(Decision(package_arn="", action="removed", reason=said))
-            versions = list(summaries(sagemaker, group["ModelPackageGroupName"]))
-            newest = next((one for one in versions if one.get("ModelApprovalStatus") == "Approved"), None)
-            found = None if newest is None else _heal(sagemaker, states, newest, fleet, machine_arn=machine_arn)
-            if found is None or found.action != "started":
-                found = _restore(sagemaker, states, versions, fleet, machine_arn=machine_arn) or found
-            decisions += [] if found is None else [found]
-            tried = found.package_arn if found is not None and found.action == "started" else None
-            for version in versions:
-                arn, stage = version["ModelPackageArn"], version.get("ModelLifeCycle", {}).get("Stage")
-                if stage == "Staging" and arn != tried:
-                    decisions += _unstage(sagemaker, states, arn, machine_arn=machine_arn)
+        for group in (one["ModelPackageGroupName"] for one in page["ModelPackageGroupSummaryList"]):
+            try:
+                for decision in _sweep_group(
+                    sagemaker, states, group, fleet, machine_arn=machine_arn, keep_previous_days=keep_previous_days
+                ):
+                    decisions.append(decision)
+            except Exception as error:  # noqa: BLE001 - what is wrong with one group must not keep the others waiting
+                failures[group] = error
+    if failures:
+        told = "; ".join(f"{group}: {type(error).__name__}: {error}" for group, error in failures.items())
+        done = "; ".join(f"{one.action} {one.package_arn} {one.reason}" for one in decisions) or "nothing"
+        raise EnvironmentUnavailable(
+            f"the sweep failed in {len(failures)} groups, and the next one tries again: {told}. Done: {done}"
+        ) from next(iter(failures.values()))
     return decisions
+
+
+def _sweep_group(
+    sagemaker: Any, states: Any, group: str, fleet: Fleet, *, machine_arn: str, keep_previous_days: float
+) -> Iterator[Decision]:
+    if remove_abandoned(sagemaker, states, group, fleet):
+        said = f"the candidate endpoint of {group}: its promotion was cut off"
+        yield Decision(package_arn="", action="removed", reason=said)
+    idle = partial(_is_idle, states, machine_arn)
+    for name in retire(sagemaker, group, keep_days=keep_previous_days, idle=idle):
+        said = f"the endpoint {name}: another model has served for {keep_previous_days:g} days"
+        yield Decision(package_arn="", action="removed", reason=said)
+    versions = list(summaries(sagemaker, group))
+    newest = next((one for one in versions if one.get("ModelApprovalStatus") == "Approved"), None)
+    found = None if newest is None else _heal(sagemaker, states, newest, fleet, machine_arn=machine_arn)
+    if found is None or found.action != "started":
+        found = _restore(sagemaker, states, versions, fleet, machine_arn=machine_arn) or found
+    if found is not None:
+        yield found
+    tried = found.package_arn if found is not None and found.action == "started" else None
+    for version in versions:
+        arn, stage = version["ModelPackageArn"], version.get("ModelLifeCycle", {}).get("Stage")
+        if stage == "Staging" and arn != tried:
+            yield from _unstage(sagemaker, states, arn, machine_arn=machine_arn)
+
+
+def _is_idle(states: Any, machine_arn: str) -> bool:
+    return not _is_promoting(states, machine_arn)
 
 
 def _is_promoting(states: Any, machine_arn: str) -> bool:

@@ -14,11 +14,11 @@ import pytest
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.registry import SERVES_SINCE, ExternalLineage, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
-from stepforge.errors import ArtifactRefused
+from stepforge.errors import ArtifactRefused, EnvironmentUnavailable
 from stepforge.machines.deployment import stamp
 from stepforge.machines.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
 from stepforge.machines.retiring import retire
-from tests.fakes import FakeSageMaker
+from tests.fakes import FakeSageMaker, refusal
 
 GROUP = "stepforge-facial"
 FLEET = Fleet(instance_type="ml.m5.large")
@@ -235,6 +235,38 @@ def test_a_stamp_that_comes_twice_stands_though_the_version_was_rejected_between
     promoted(sagemaker, package)
     with pytest.raises(ArtifactRefused, match="is Rejected by now"):
         promoted(sagemaker, package, change(package, at=9))
+
+
+@pytest.mark.parametrize("status", ["Creating", "Updating"])
+def test_the_sweep_leaves_a_candidate_that_comes_up_to_the_next(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str, status: str
+) -> None:
+    promoted(sagemaker, package)
+    serve(sagemaker, 1)
+    sagemaker.create_endpoint(EndpointName=f"{GROUP}-candidate", EndpointConfigName="c")
+    sagemaker.endpoints[f"{GROUP}-candidate"]["EndpointStatus"] = status
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
+    sagemaker.endpoints[f"{GROUP}-candidate"]["EndpointStatus"] = "InService"
+    assert [d.action for d in sweep(sagemaker, states, FLEET, machine_arn=machine_arn)] == ["removed"]
+
+
+def test_what_fails_in_one_group_is_told_after_the_others_were_swept(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sagemaker.groups.add("stepforge-a")
+    sagemaker.create_endpoint(EndpointName="stepforge-a-candidate", EndpointConfigName="c")
+    delete = sagemaker.delete_endpoint
+
+    def refuse(*, EndpointName: str) -> None:
+        if EndpointName.startswith("stepforge-a-"):
+            raise refusal("DeleteEndpoint", "Cannot update in-progress endpoint")
+        delete(EndpointName=EndpointName)
+
+    monkeypatch.setattr(sagemaker, "delete_endpoint", refuse)
+    told = r"in 1 groups.*stepforge-a: ClientError.*in-progress endpoint\. Done: started .*stepforge-facial/1"
+    with pytest.raises(EnvironmentUnavailable, match=told):
+        sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
+    assert len(executions(states, machine_arn)) == 1
 
 
 def test_a_newer_approval_comes_before_the_version_whose_endpoint_is_gone(

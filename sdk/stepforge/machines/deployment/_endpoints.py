@@ -11,7 +11,7 @@ from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import EndpointFailed, PromotionBusy
 from stepforge.machines.deployment._contracts import Deployment
-from stepforge.machines.deployment._lookups import OWNER_TAG, approved, exists, owner_of, runs
+from stepforge.machines.deployment._lookups import OWNER_TAG, approved, exists, is_absent, owner_of, runs
 from stepforge.machines.deployment._surfaces import MOVING, Surface, surface
 from stepforge.machines.deployment._versions import previous_config
 from stepforge.machines.rollout import Rollout, ensure_alarm
@@ -52,9 +52,9 @@ def deploy_candidate(sagemaker: Any, states: Any, deployment: Deployment, *, exe
     owner = owner_of(sagemaker, found.arn)
     if owner == execution_arn and found.status in ("InService", "Creating"):
         return
-    if found.status != "Deleting" and (owner == execution_arn or not runs(states, owner)):
+    if found.status not in MOVING and (owner == execution_arn or not runs(states, owner)):
         # An execution that was stopped cannot clean up: what it left behind is nobody's.
-        at.delete(deployment.candidate)
+        _delete(at, deployment.candidate)
     raise PromotionBusy(
         f"{deployment.candidate} is {found.status} for {owner.rpartition(':')[2] or 'nobody'}: wait for it to go"
     )
@@ -113,12 +113,17 @@ def roll_back(sagemaker: Any, deployment: Deployment) -> None:
 
 
 def remove_candidate(sagemaker: Any, deployment: Deployment, *, execution_arn: str, failed: bool) -> None:
-    """Delete this execution's candidate, and after a failure the config and model that nothing serves now."""
+    """Delete this execution's candidate, and after a failure the config and model that nothing serves now.
+
+    Raises PromotionBusy while the candidate comes up: only what stands still can be deleted.
+    """
     at = _surface(sagemaker, deployment)
     found = at.find(deployment.candidate)
     if found is not None and owner_of(sagemaker, found.arn) == execution_arn:
+        if found.status in MOVING and found.status != "Deleting":
+            raise PromotionBusy(f"{found.name} is {found.status}: it can be deleted once that ends")
         if found.status != "Deleting":
-            at.delete(deployment.candidate)
+            _delete(at, deployment.candidate)
         found = None
     served = [one.version for one in (at.find(deployment.endpoint), found) if one is not None]
     if failed and deployment.config not in served:
@@ -128,12 +133,12 @@ def remove_candidate(sagemaker: Any, deployment: Deployment, *, execution_arn: s
 
 
 def remove_abandoned(sagemaker: Any, states: Any, group: str, fleet: Fleet) -> bool:
-    """Delete a group's candidate whose promotion runs no longer. Whether there was one."""
+    """Delete a group's candidate whose promotion runs no longer. Whether there was one, and it did not move."""
     at = surface(sagemaker, group, fleet)
     found = at.find(endpoint_name(group, candidate=True))
-    if found is None or found.status == "Deleting" or runs(states, owner_of(sagemaker, found.arn)):
+    if found is None or found.status in MOVING or runs(states, owner_of(sagemaker, found.arn)):
         return False
-    at.delete(found.name)
+    _delete(at, found.name)
     return True
 
 
@@ -159,3 +164,12 @@ def endpoint_state(sagemaker: Any, deployment: Deployment, name: str) -> Literal
 
 def _surface(sagemaker: Any, deployment: Deployment) -> Surface:
     return surface(sagemaker, deployment.promotion.group, deployment.fleet)
+
+
+def _delete(at: Surface, name: str) -> None:
+    """Another promotion or the sweep may have deleted it first."""
+    try:
+        at.delete(name)
+    except AwsError as error:
+        if not is_absent(error):
+            raise
