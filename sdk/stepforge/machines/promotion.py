@@ -29,6 +29,7 @@ from stepforge.machines.deployment import (
     Serving,
     out_of_staging,
     remove_abandoned,
+    remove_empty,
     serving,
     surface,
     version_of,
@@ -176,6 +177,8 @@ def _sweep_group(
         said = f"the candidate endpoint of {group}: its promotion was cut off"
         yield Decision(package_arn="", action="removed", reason=said)
     idle = partial(_is_idle, states, machine_arn)
+    if remove_empty(sagemaker, group, fleet, idle=idle):
+        yield Decision(package_arn="", action="removed", reason=f"the endpoint of {group}: no component is on it")
     for name in retire(sagemaker, group, keep_days=keep_previous_days, idle=idle):
         said = f"the endpoint {name}: another model has served for {keep_previous_days:g} days"
         yield Decision(package_arn="", action="removed", reason=said)

@@ -16,6 +16,7 @@ from stepforge.machines.deployment._endpoints import (
     prepare,
     remove_abandoned,
     remove_candidate,
+    remove_empty,
     roll_back,
 )
 from stepforge.machines.deployment._lookups import OWNER_TAG
@@ -47,6 +48,7 @@ __all__ = [
     "prepare",
     "remove_abandoned",
     "remove_candidate",
+    "remove_empty",
     "roll_back",
     "serving",
     "serving_name",

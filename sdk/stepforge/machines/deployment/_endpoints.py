@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
@@ -140,6 +141,14 @@ def remove_abandoned(sagemaker: Any, states: Any, group: str, fleet: Fleet) -> b
         return False
     _delete(at, found.name)
     return True
+
+
+def remove_empty(sagemaker: Any, group: str, fleet: Fleet, *, idle: Callable[[], bool]) -> bool:
+    """Delete a group's endpoint that no component is left on: it is billed. Whether there was one.
+
+    `idle` is asked before: a promotion that runs makes the endpoint first, and then the component.
+    """
+    return idle() and surface(sagemaker, group, fleet).clear()
 
 
 def check_live(sagemaker: Any, deployment: Deployment) -> Literal["ready", "wait"]:

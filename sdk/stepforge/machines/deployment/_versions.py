@@ -10,7 +10,7 @@ from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import ExternalLineage, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
 from stepforge.machines.deployment._lookups import exists
-from stepforge.machines.deployment._surfaces import MOVING, surface
+from stepforge.machines.deployment._surfaces import MOVING, is_shared, surface
 from stepforge.machines.packages import summaries
 
 Serving = Literal["serves", "moves", "gone"]
@@ -85,6 +85,6 @@ def mode_of(sagemaker: Any, group: str) -> str | None:
     found = exists(sagemaker.describe_endpoint, EndpointName=endpoint_name(group))
     if found is None:
         return None
-    if re.fullmatch(rf"{re.escape(group)}-i[0-9a-f]{{8}}", found["EndpointConfigName"]):
+    if is_shared(found["EndpointConfigName"], group):
         return "components"
     return "async" if "AsyncInferenceConfig" in found else "realtime"
