@@ -385,6 +385,15 @@ def test_another_number_of_instances_is_another_configuration(
     assert sagemaker.configs[three.config]["ProductionVariants"][0]["InitialInstanceCount"] == 3
 
 
+def test_what_serves_is_told_the_digest_that_its_weights_must_have(
+    sagemaker: FakeSageMaker, deployment: Deployment, weights: ArtifactRef
+) -> None:
+    prepare(sagemaker, deployment, role_arn="arn:aws:iam::123456789012:role/serving", key_arn=KEY_ARN)
+    made = sagemaker.models[deployment.model]
+    holds_to_the_api("CreateModel", {"ModelName": deployment.model, **made})
+    assert made["PrimaryContainer"]["Environment"] == {"STEPFORGE_MODEL_SHA256": weights.sha256}
+
+
 def test_rolling_back_restores_what_served_before(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> None:
     sagemaker.endpoints[GROUP] = {"EndpointArn": "arn:e", "EndpointConfigName": "old", "EndpointStatus": "InService"}
     deployment = verified(sagemaker, s3, promotion)

@@ -23,7 +23,12 @@ _DEFAULT_ROLLOUT = Rollout()
 def prepare(sagemaker: Any, deployment: Deployment, *, role_arn: str, key_arn: str) -> None:
     """Make the Model and the EndpointConfig where they do not exist."""
     source = {"S3Uri": folder(deployment.artifact.uri), "S3DataType": "S3Prefix", "CompressionType": "None"}
-    container = {"Image": deployment.image, "ModelDataSource": {"S3DataSource": source}}
+    container = {
+        "Image": deployment.image,
+        "ModelDataSource": {"S3DataSource": source},
+        # An instance that is replaced later fetches the weights again: the server refuses others.
+        "Environment": {"STEPFORGE_MODEL_SHA256": deployment.artifact.sha256},
+    }
     if exists(sagemaker.describe_model, ModelName=deployment.model) is None:
         sagemaker.create_model(
             ModelName=deployment.model,
