@@ -189,7 +189,7 @@ class Functions(Construct):
             allow(["sagemaker:AddTags", "sagemaker:ListTags"], tagged),
             *deploy_components(self.settings, self.arns),
             allow(["states:DescribeExecution"], promotions),
-            allow(["sagemaker:DescribeModelPackage"], self._packages),
+            *self._read_packages,
             allow(["cloudwatch:DescribeAlarms", "cloudwatch:PutMetricAlarm"],
                   self.arns("cloudwatch", f"alarm:{self._own}")),
         ])  # fmt: skip

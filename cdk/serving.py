@@ -36,11 +36,22 @@ def fleet(settings: Settings, bucket: s3.IBucket) -> Fleet:
 
 
 def remove_candidates(settings: Settings, arns: Arns) -> list[iam.PolicyStatement]:
-    """Of promotions that were stopped."""
-    components = settings.serve_mode == "components"
-    kind, what = ("inference-component", "InferenceComponent") if components else ("endpoint", "Endpoint")
-    actions = [f"sagemaker:Describe{what}", f"sagemaker:Delete{what}", "sagemaker:ListTags"]
-    return [allow(actions, arns("sagemaker", f"{kind}/{groups(settings.name)}-candidate"))]
+    """Of promotions that were stopped; and to see whether the champion is there still."""
+    own = groups(settings.name)
+    tags = ["sagemaker:ListTags"]
+    if settings.serve_mode != "components":
+        verbs = ["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"]
+        return [allow(verbs + tags, arns("sagemaker", f"endpoint/{own}-candidate"))]
+    verbs = ["sagemaker:DescribeInferenceComponent", "sagemaker:DeleteInferenceComponent"]
+    return [
+        allow(verbs + tags, arns("sagemaker", f"inference-component/{own}")),
+        # The endpoint that no component is left on goes with its configuration.
+        allow(
+            ["sagemaker:DescribeEndpointConfig", "sagemaker:DeleteEndpointConfig"],
+            arns("sagemaker", f"endpoint-config/{own}"),
+        ),
+        *list_components(settings),
+    ]
 
 
 def serves_at(settings: Settings) -> tuple[str, ...]:

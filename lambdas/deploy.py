@@ -22,7 +22,7 @@ class Environment(Variables):
 class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    action: Literal["candidate", "check_candidate", "live", "check_live", "roll_back", "remove_candidate"]
+    action: Literal["candidate", "check_candidate", "look_live", "live", "check_live", "roll_back", "remove_candidate"]
     deployment: steps.Deployment
     execution_arn: str
     failed: bool = False
@@ -30,6 +30,8 @@ class Request(BaseModel):
 
 class Answer(Contract):
     state: Literal["ready", "wait"] = "ready"
+    previous_config: str | None = None
+    """What the live endpoint goes back to, of `look_live`."""
 
 
 @handles
@@ -41,11 +43,13 @@ def handler(request: Request) -> Answer:
             steps.deploy_candidate(sagemaker, client("stepfunctions"), deployment, execution_arn=request.execution_arn)
         case "check_candidate":
             return Answer(state=steps.endpoint_state(sagemaker, deployment, deployment.candidate))
+        case "look_live":
+            return Answer(previous_config=steps.look_live(sagemaker, deployment))
         case "live":
             rollout = Rollout(instances=deployment.fleet.instances, strategy=env.rollout, bake_seconds=env.bake_seconds)
             steps.deploy_live(sagemaker, client("cloudwatch"), deployment, rollout)
         case "check_live":
-            return Answer(state=steps.endpoint_state(sagemaker, deployment, deployment.endpoint))
+            return Answer(state=steps.check_live(sagemaker, deployment))
         case "roll_back":
             steps.roll_back(sagemaker, deployment)
         case "remove_candidate":

@@ -45,5 +45,5 @@ def handler(event: Event) -> list[dict[str, Any]]:
     else:
         change = PackageStateChange.model_validate(event.detail)
         ours = change.ModelPackageArn.partition("model-package/")[2].startswith(env.group_prefix)
-        decisions = [on_event(sagemaker, states, change, machine_arn=env.promote_arn)] if ours else []
+        decisions = [on_event(sagemaker, states, change, env.fleet, machine_arn=env.promote_arn)] if ours else []
     return [decision.model_dump(mode="json") for decision in decisions]

@@ -202,17 +202,22 @@ def promote(world: World) -> Prepared:
     """An approved version, and an older one that serves."""
     old = put_package(world, "old", "Approved", ModelLifeCycle={"Stage": "Production", "StageStatus": "Serving"})
     new = put_package(world, "new", "Approved")
-    sagemaker = world.sagemaker
-    found = sagemaker.packages[old]
+    serve(world, old)
+    promotion = promotion_of(world, new)
+    return promotion.event_id, promotion.model_dump(mode="json")
+
+
+def serve(world: World, arn: str) -> None:
+    """Put a version behind the live endpoint."""
+    sagemaker, found = world.sagemaker, world.sagemaker.packages[arn]
     metadata = PackageMetadata.of(found["CustomerMetadataProperties"])
     assert metadata is not None
-    promotion = promotion_of(world, new)
-    name = serving_name(promotion.model_copy(update={"version": 1}), metadata.model_sha256, IMAGE, FLEET)
+    name = serving_name(promotion_of(world, arn), metadata.model_sha256, IMAGE, FLEET)
     container = {"Image": IMAGE, "ModelDataSource": found["InferenceSpecification"]["Containers"][0]["ModelDataSource"]}
     sagemaker.create_model(ModelName=name, PrimaryContainer=container)
     sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[{"ModelName": name}])
+    sagemaker.endpoints.pop(GROUP, None)
     sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName=name)
-    return promotion.event_id, promotion.model_dump(mode="json")
 
 
 def promotion_of(world: World, arn: str) -> Any:
@@ -259,8 +264,8 @@ SCENARIOS = (
     Scenario("approve", reject, ("RejectPackage",), "ApprovalRefused"),
     Scenario("approve", approve_that_fails, ("Explain",), "SageMaker.ValidationException"),
     Scenario("promote", promote, (
-        "Verify", "StampTrying", "DeployCandidate", "CheckCandidate", "SmokeCandidate", "DeployLive", "CheckLive",
-        "SmokeLive", "Stamp", "RemoveCandidate")),
+        "Verify", "StampTrying", "DeployCandidate", "CheckCandidate", "SmokeCandidate", "LookLive", "DeployLive",
+        "CheckLive", "SmokeLive", "Stamp", "RemoveCandidate")),
     Scenario("promote", promote_that_fails_live, ("RollBack", "RemoveFailedCandidate", "Explain", "StampFailed"),
              "SmokeFailed"),
     Scenario("finetune", tune, ("Decide", "Launch", "Look", "Retrieve", "Evaluate", "Register")),
@@ -324,4 +329,4 @@ def name_of(scenario: Scenario, identity: str, number: int) -> str:
     return execution_name(scenario.machine, identity, number)
 
 
-__all__ = ["SCENARIOS", "Scenario", "leftovers", "name_of", "stamp_of"]
+__all__ = ["SCENARIOS", "Scenario", "leftovers", "name_of", "serve", "stamp_of"]

@@ -10,7 +10,7 @@ from stepforge.contracts.names import MACHINES
 from tests.infra.machines import LOCAL, TASKS, resources
 
 from .faults import CLASSES, inject
-from .scenarios import SCENARIOS, Scenario, name_of
+from .scenarios import GROUP, SCENARIOS, Scenario, leftovers, name_of, put_package, serve
 from .table import FILE, play, play_all, text
 from .tunes import STATUSES, settle, tune_leftovers
 from .world import STEM, World, build
@@ -40,6 +40,7 @@ SOME = [
     ("promote", "CheckLive", "malformed"),
     ("promote", "SmokeCandidate", "cancelled"),
     ("promote", "Stamp", "malformed"),
+    ("promote", "LookLive", "malformed"),
     ("promote", "DeployLive", "time-out"),
     ("promote_that_fails_live", "RollBack", "algorithm"),
     ("promote_that_fails_live", "RollBack", "malformed"),
@@ -95,6 +96,47 @@ def test_the_event_of_an_earlier_execution_does_not_cancel_what_a_later_one_watc
     settle(world, second)
     assert second["status"] == ("SUCCEEDED" if later == "looks" else "ABORTED")
     assert tune_leftovers(world) == []
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["a version serves", "nothing serves"])
+def test_a_promotion_that_waited_goes_back_to_what_went_live_meanwhile(
+    served: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = build(monkeypatch)
+    scenario = by_name("promote_that_fails_live")
+    identity, plain = scenario.prepare(world)
+    if not served:
+        world.sagemaker.endpoints.clear()
+    world.before["promote", "SmokeCandidate"] = lambda: serve_another(world)
+    ended = world.start("promote", name_of(scenario, identity, 1), plain)
+    assert ended["error"] == "SmokeFailed"
+    assert "-v3-" in world.sagemaker.endpoints[GROUP]["EndpointConfigName"]
+    assert leftovers(world, scenario) == []
+
+
+@pytest.mark.parametrize("task", ["CheckLive", "SmokeLive", "Stamp"])
+def test_what_is_rejected_before_it_is_promoted_is_rolled_back(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = build(monkeypatch)
+    scenario = by_name("promote")
+    identity, plain = scenario.prepare(world)
+    package = plain["package_arn"]
+
+    def reject() -> None:
+        world.sagemaker.packages[package] |= {"ModelApprovalStatus": "Rejected"}
+
+    world.before["promote", task] = reject
+    ended = world.start("promote", name_of(scenario, identity, 1), plain)
+    assert ended["error"] == "ArtifactRefused"
+    assert leftovers(world, scenario) == []
+    assert world.sagemaker.packages[package]["ModelLifeCycle"]["Stage"] == "Development"
+
+
+def serve_another(world: World) -> None:
+    """What another promotion, of version 3, does while it has the candidate."""
+    (old,) = (p for p in world.sagemaker.packages.values() if p.get("ModelLifeCycle", {}).get("Stage") == "Production")
+    old["ModelLifeCycle"] = {"Stage": "Archived", "StageStatus": "Superseded"}
+    serving = {"Stage": "Production", "StageStatus": "Serving"}
+    serve(world, put_package(world, "meanwhile", "Approved", ModelLifeCycle=serving))
 
 
 def late(world: World, execution: Any, arn: str) -> None:

@@ -29,6 +29,19 @@ class PackageStateChange(BaseModel):
         when = instant(self.LastModifiedTime)
         return digest([self.ModelPackageArn, "ModelApprovalStatus", self.ModelApprovalStatus, when])
 
+    @property
+    def approved_at(self) -> str | None:
+        """When it changed (ISO, UTC, to the second); None where that cannot be read."""
+        return moment(self.LastModifiedTime)
+
+
+def moment(value: Any) -> str | None:
+    """`instant` of what is one: these can be ordered as text."""
+    try:
+        return datetime.fromisoformat(instant(value)).isoformat()
+    except ValueError:
+        return None
+
 
 def instant(value: Any) -> str:
     """A moment to the second, in UTC, however it is written: events, boto3 and logs each write it otherwise.

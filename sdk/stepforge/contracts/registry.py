@@ -23,6 +23,10 @@ PROMOTION_EVENT = "promotion_event"
 """Keys in CustomerMetadataProperties: how the last promotion ended (`PromotionResult`), and the approval it was for."""
 SERVES_SINCE = "serves_since"
 """Key in CustomerMetadataProperties: when a version was last promoted (ISO, UTC)."""
+APPROVED_AT = "approved_at"
+"""Key in CustomerMetadataProperties: the newest approval that a promotion tried (ISO, UTC). An older one is late."""
+SUPERSEDED_AT = "superseded_at"
+"""Key in CustomerMetadataProperties: when another version was last promoted over it (ISO, UTC)."""
 REJECTION = "rejection"
 """Key in CustomerMetadataProperties: why a version was last rejected."""
 PromotionResult = Literal["deployed", "refused", "failed"]
@@ -109,6 +113,8 @@ class Promotion(Contract):
     version: int
     event_id: Sha256
     """Digest of (ARN, field, value, LastModifiedTime): the same change seen twice has one id."""
+    approved_at: str | None = None
+    """When (ISO, UTC, to the second); None where no event said it."""
 
 
 class Registered(Contract):

@@ -37,7 +37,7 @@ from stepforge.machines.deployment import (
     verify,
 )
 from stepforge.machines.rollout import Rollout
-from tests.fakes import FakeAlarms, FakeSageMaker
+from tests.fakes import FakeAlarms, FakeSageMaker, refusal
 
 from .conftest import BUCKET, IMAGE, KEY_ARN, put_artifact
 
@@ -277,6 +277,28 @@ def test_a_candidate_whose_promotion_ended_is_removed(
     assert sagemaker.endpoints[deployment.candidate]["EndpointConfigName"] == deployment.config
 
 
+def test_a_candidate_that_somebody_else_deleted_first_or_that_comes_up_is_waited_for(
+    sagemaker: FakeSageMaker, states: Any, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sagemaker.create_endpoint(EndpointName=deployment.candidate, EndpointConfigName=deployment.config)
+    delete = sagemaker.delete_endpoint
+
+    def second(*, EndpointName: str) -> None:
+        delete(EndpointName=EndpointName)
+        raise refusal("DeleteEndpoint", f'Could not find endpoint "{EndpointName}".')
+
+    monkeypatch.setattr(sagemaker, "delete_endpoint", second)
+    with pytest.raises(PromotionBusy):
+        deploy_candidate(sagemaker, states, deployment, execution_arn="arn:me")
+    deploy_candidate(sagemaker, states, deployment, execution_arn="arn:me")
+    sagemaker.endpoints[deployment.candidate]["EndpointStatus"] = "Creating"
+    with pytest.raises(PromotionBusy, match="is Creating"):
+        remove_candidate(sagemaker, deployment, execution_arn="arn:me", failed=True)
+    with pytest.raises(PromotionBusy, match="is Creating"):
+        deploy_candidate(sagemaker, states, deployment, execution_arn="arn:another")
+    assert deployment.candidate in sagemaker.endpoints
+
+
 def test_an_approval_that_was_taken_back_meanwhile_leaves_the_live_endpoint(
     sagemaker: FakeSageMaker, deployment: Deployment
 ) -> None:
@@ -361,6 +383,15 @@ def test_another_number_of_instances_is_another_configuration(
     assert one.config != three.config
     prepare(sagemaker, three, role_arn="r", key_arn=KEY_ARN)
     assert sagemaker.configs[three.config]["ProductionVariants"][0]["InitialInstanceCount"] == 3
+
+
+def test_what_serves_is_told_the_digest_that_its_weights_must_have(
+    sagemaker: FakeSageMaker, deployment: Deployment, weights: ArtifactRef
+) -> None:
+    prepare(sagemaker, deployment, role_arn="arn:aws:iam::123456789012:role/serving", key_arn=KEY_ARN)
+    made = sagemaker.models[deployment.model]
+    holds_to_the_api("CreateModel", {"ModelName": deployment.model, **made})
+    assert made["PrimaryContainer"]["Environment"] == {"STEPFORGE_MODEL_SHA256": weights.sha256}
 
 
 def test_rolling_back_restores_what_served_before(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> None:

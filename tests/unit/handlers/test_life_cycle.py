@@ -117,5 +117,5 @@ def test_an_event_of_a_stamp_that_names_no_field_starts_nothing(
     arn = add(sagemaker, ModelLifeCycle=NEW)
     stamp(sagemaker, promotion_of(arn), "trying", "")
     stamp(sagemaker, promotion_of(arn), step, "")
-    assert on_event(sagemaker, states, change(arn, at=9), machine_arn=machine_arn).action == "ignored"
+    assert on_event(sagemaker, states, change(arn, at=9), FLEET, machine_arn=machine_arn).action == "ignored"
     assert executions(states, machine_arn) == []

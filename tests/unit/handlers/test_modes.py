@@ -26,6 +26,7 @@ from stepforge.machines.deployment import (
     prepare,
     remove_abandoned,
     remove_candidate,
+    remove_empty,
     roll_back,
     serving_name,
     smoke,
@@ -206,6 +207,23 @@ def test_the_sweep_removes_a_component_whose_promotion_was_stopped(
     assert remove_abandoned(sagemaker, states, GROUP, SHARED)
     assert sagemaker.components == {}
     assert not remove_abandoned(sagemaker, states, GROUP, SHARED)
+
+
+def test_an_endpoint_that_no_component_is_left_on_goes_too(
+    sagemaker: FakeSageMaker, states: Any, s3: Any, promotion: Promotion
+) -> None:
+    up(sagemaker, states, verified(sagemaker, s3, promotion, SHARED), "")
+    assert not remove_empty(sagemaker, GROUP, SHARED, idle=lambda: True)
+    assert remove_abandoned(sagemaker, states, GROUP, SHARED)
+    assert not remove_empty(sagemaker, GROUP, SHARED, idle=lambda: False)
+    sagemaker.endpoints[GROUP]["EndpointStatus"] = "Creating"
+    assert not remove_empty(sagemaker, GROUP, SHARED, idle=lambda: True)
+    sagemaker.endpoints[GROUP]["EndpointStatus"] = "InService"
+    assert remove_empty(sagemaker, GROUP, SHARED, idle=lambda: True)
+    assert (sagemaker.endpoints, sagemaker.configs) == ({}, {})
+    sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName="of another mode")
+    assert not remove_empty(sagemaker, GROUP, SHARED, idle=lambda: True)
+    assert not remove_empty(sagemaker, GROUP, REALTIME, idle=lambda: True)
 
 
 # Asking

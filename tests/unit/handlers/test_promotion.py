@@ -14,10 +14,11 @@ import pytest
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.registry import SERVES_SINCE, ExternalLineage, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
+from stepforge.errors import ArtifactRefused, EnvironmentUnavailable
 from stepforge.machines.deployment import stamp
 from stepforge.machines.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
 from stepforge.machines.retiring import retire
-from tests.fakes import FakeSageMaker
+from tests.fakes import FakeSageMaker, refusal
 
 GROUP = "stepforge-facial"
 FLEET = Fleet(instance_type="ml.m5.large")
@@ -47,6 +48,11 @@ def change(arn: str, status: str = "Approved", *, at: int = 1, **more: Any) -> P
     return PackageStateChange(ModelPackageArn=arn, ModelApprovalStatus=status, LastModifiedTime=at, **more)
 
 
+def serve(sagemaker: FakeSageMaker, version: int) -> None:
+    sagemaker.endpoints.pop(GROUP, None)
+    sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName=f"{GROUP}-v{version}-0123456789ab")
+
+
 def executions(states: Any, machine_arn: str) -> list[str]:
     return sorted(e["name"] for e in states.list_executions(stateMachineArn=machine_arn)["executions"])
 
@@ -59,7 +65,7 @@ def test_five_duplicates_among_reordered_events_start_one_promotion(
         change(package, at=3, UpdatedModelPackageFields=["CustomerMetadataProperties"]),
     ]
     random.Random(7).shuffle(events)
-    decisions = [on_event(sagemaker, states, event, machine_arn=machine_arn) for event in events]
+    decisions = [on_event(sagemaker, states, event, FLEET, machine_arn=machine_arn) for event in events]
     assert [d.action for d in decisions].count("started") == 1
     assert [d.action for d in decisions].count("adopted") == 4
     assert len(executions(states, machine_arn)) == 1
@@ -69,10 +75,16 @@ def test_the_input_of_the_promotion_is_its_contract(
     sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
 ) -> None:
     event = change(package)
-    decision = on_event(sagemaker, states, event, machine_arn=machine_arn)
+    decision = on_event(sagemaker, states, event, FLEET, machine_arn=machine_arn)
     (found,) = states.list_executions(stateMachineArn=machine_arn)["executions"]
     plain = json.loads(states.describe_execution(executionArn=found["executionArn"])["input"])
-    assert plain == {"package_arn": package, "group": GROUP, "version": 1, "event_id": event.event_id}
+    assert plain == {
+        "package_arn": package,
+        "group": GROUP,
+        "version": 1,
+        "event_id": event.event_id,
+        "approved_at": "1970-01-01T00:00:01+00:00",
+    }
     assert decision.execution == f"promote-{event.event_id[:12]}-r1"
 
 
@@ -81,15 +93,15 @@ def test_what_is_not_approved_by_now_is_not_promoted(
     sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str, status: str
 ) -> None:
     sagemaker.packages[package]["ModelApprovalStatus"] = status
-    late = on_event(sagemaker, states, change(package), machine_arn=machine_arn)
-    honest = on_event(sagemaker, states, change(package, status), machine_arn=machine_arn)
+    late = on_event(sagemaker, states, change(package), FLEET, machine_arn=machine_arn)
+    honest = on_event(sagemaker, states, change(package, status), FLEET, machine_arn=machine_arn)
     assert (late.action, honest.action) == ("ignored", "ignored")
     assert executions(states, machine_arn) == []
 
 
 def test_a_package_of_someone_else_is_left_alone(sagemaker: FakeSageMaker, states: Any, machine_arn: str) -> None:
     arn = add(sagemaker, CustomerMetadataProperties={"owner": "another team"})
-    decision = on_event(sagemaker, states, change(arn), machine_arn=machine_arn)
+    decision = on_event(sagemaker, states, change(arn), FLEET, machine_arn=machine_arn)
     assert "not registered by stepforge" in decision.reason
 
 
@@ -98,11 +110,11 @@ def test_an_execution_that_was_cut_off_is_followed_by_the_next_number_and_not_fo
 ) -> None:
     event = change(package)
     for number in range(1, MAX_EXECUTIONS + 1):
-        decision = on_event(sagemaker, states, event, machine_arn=machine_arn)
+        decision = on_event(sagemaker, states, event, FLEET, machine_arn=machine_arn)
         assert decision.execution == f"promote-{event.event_id[:12]}-r{number}"
         for running in states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING")["executions"]:
             states.stop_execution(executionArn=running["executionArn"])
-    assert on_event(sagemaker, states, event, machine_arn=machine_arn).action == "ignored"
+    assert on_event(sagemaker, states, event, FLEET, machine_arn=machine_arn).action == "ignored"
 
 
 def test_a_verdict_is_final_for_its_approval_and_a_new_approval_is_a_new_chance(
@@ -114,23 +126,23 @@ def test_a_verdict_is_final_for_its_approval_and_a_new_approval_is_a_new_chance(
         "promotion": "refused",
         "promotion_event": event.event_id,
     }
-    assert on_event(sagemaker, states, event, machine_arn=machine_arn).action == "ignored"
+    assert on_event(sagemaker, states, event, FLEET, machine_arn=machine_arn).action == "ignored"
     assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
-    assert on_event(sagemaker, states, change(package, at=9), machine_arn=machine_arn).action == "started"
+    assert on_event(sagemaker, states, change(package, at=9), FLEET, machine_arn=machine_arn).action == "started"
 
 
 def test_the_stamp_of_a_failure_is_no_approval_though_its_event_names_no_field(
     sagemaker: FakeSageMaker, states: Any, package: str, machine_arn: str
 ) -> None:
-    first = on_event(sagemaker, states, change(package, at=1), machine_arn=machine_arn)
+    first = on_event(sagemaker, states, change(package, at=1), FLEET, machine_arn=machine_arn)
     states.stop_execution(executionArn=f"{machine_arn.replace(':stateMachine:', ':execution:')}:{first.execution}")
     promotion = Promotion(package_arn=package, group=GROUP, version=1, event_id=change(package, at=1).event_id)
     stamp(sagemaker, promotion, "failed", "smoke")
-    assert on_event(sagemaker, states, change(package, at=2), machine_arn=machine_arn).action == "ignored"
+    assert on_event(sagemaker, states, change(package, at=2), FLEET, machine_arn=machine_arn).action == "ignored"
     sagemaker.update_model_package(
         ModelPackageArn=package, ModelApprovalStatus="Approved", ApprovalDescription="once more"
     )
-    assert on_event(sagemaker, states, change(package, at=3), machine_arn=machine_arn).action == "started"
+    assert on_event(sagemaker, states, change(package, at=3), FLEET, machine_arn=machine_arn).action == "started"
 
 
 def test_the_sweep_heals_a_lost_event_once(
@@ -148,14 +160,14 @@ def test_an_event_that_was_only_late_adopts_what_the_sweep_started(
     sagemaker.packages[package]["LastModifiedTime"] = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
     (decision,) = sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
     late = change(package, at=1_767_323_045_678)
-    assert on_event(sagemaker, states, late, machine_arn=machine_arn).execution == decision.execution
+    assert on_event(sagemaker, states, late, FLEET, machine_arn=machine_arn).execution == decision.execution
     assert len(executions(states, machine_arn)) == 1
 
 
 def test_the_sweep_starts_nothing_beside_a_promotion_that_runs(
     sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
 ) -> None:
-    on_event(sagemaker, states, change(package), machine_arn=machine_arn)
+    on_event(sagemaker, states, change(package), FLEET, machine_arn=machine_arn)
     assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
     assert len(executions(states, machine_arn)) == 1
 
@@ -164,8 +176,149 @@ def test_the_sweep_does_not_bring_back_an_older_version(
     sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
 ) -> None:
     add(sagemaker, ModelLifeCycle={"Stage": "Production", "StageStatus": "Serving"})
+    serve(sagemaker, 2)
     assert [d.action for d in sweep(sagemaker, states, FLEET, machine_arn=machine_arn)] == ["ignored"]
     assert executions(states, machine_arn) == []
+
+
+def stop(states: Any, machine_arn: str) -> None:
+    for running in states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING")["executions"]:
+        states.stop_execution(executionArn=running["executionArn"])
+
+
+def test_a_version_whose_endpoint_is_gone_is_brought_back_by_the_sweep_and_by_approving_it_again(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    promoted(sagemaker, package)
+    serve(sagemaker, 1)
+    assert on_event(sagemaker, states, change(package, at=8), FLEET, machine_arn=machine_arn).action == "ignored"
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
+    del sagemaker.endpoints[GROUP]
+    again = change(package, at=9, UpdatedModelPackageFields=["ModelApprovalStatus"])
+    assert on_event(sagemaker, states, again, FLEET, machine_arn=machine_arn).action == "started"
+    stop(states, machine_arn)
+    for _ in range(MAX_EXECUTIONS):
+        assert [d.action for d in sweep(sagemaker, states, FLEET, machine_arn=machine_arn)] == ["started"]
+        stop(states, machine_arn)
+    assert [d.action for d in sweep(sagemaker, states, FLEET, machine_arn=machine_arn)] == ["ignored"]
+
+
+def test_an_endpoint_that_serves_another_version_than_production_is_put_right_unless_it_moves(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    promoted(sagemaker, package)
+    add(sagemaker, ModelApprovalStatus="Rejected")
+    serve(sagemaker, 2)
+    sagemaker.endpoints[GROUP]["EndpointStatus"] = "Updating"
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
+    sagemaker.endpoints[GROUP]["EndpointStatus"] = "InService"
+    (decision,) = sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
+    assert (decision.action, decision.package_arn) == ("started", package)
+
+
+def test_a_rejected_version_that_a_stopped_promotion_left_live_goes(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    serve(sagemaker, 1)
+    sagemaker.packages[package]["ModelApprovalStatus"] = "PendingManualApproval"
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
+    sagemaker.packages[package]["ModelApprovalStatus"] = "Rejected"
+    assert [d.action for d in sweep(sagemaker, states, FLEET, machine_arn=machine_arn)] == ["removed"]
+    assert sagemaker.endpoints == {}
+
+
+def test_a_stamp_that_comes_twice_stands_though_the_version_was_rejected_between(
+    sagemaker: FakeSageMaker, package: str
+) -> None:
+    promoted(sagemaker, package)
+    sagemaker.packages[package]["ModelApprovalStatus"] = "Rejected"
+    promoted(sagemaker, package)
+    with pytest.raises(ArtifactRefused, match="is Rejected by now"):
+        promoted(sagemaker, package, change(package, at=9))
+
+
+@pytest.mark.parametrize("status", ["Creating", "Updating"])
+def test_the_sweep_leaves_a_candidate_that_comes_up_to_the_next(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str, status: str
+) -> None:
+    promoted(sagemaker, package)
+    serve(sagemaker, 1)
+    sagemaker.create_endpoint(EndpointName=f"{GROUP}-candidate", EndpointConfigName="c")
+    sagemaker.endpoints[f"{GROUP}-candidate"]["EndpointStatus"] = status
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn) == []
+    sagemaker.endpoints[f"{GROUP}-candidate"]["EndpointStatus"] = "InService"
+    assert [d.action for d in sweep(sagemaker, states, FLEET, machine_arn=machine_arn)] == ["removed"]
+
+
+def test_what_fails_in_one_group_is_told_after_the_others_were_swept(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sagemaker.groups.add("stepforge-a")
+    sagemaker.create_endpoint(EndpointName="stepforge-a-candidate", EndpointConfigName="c")
+    delete = sagemaker.delete_endpoint
+
+    def refuse(*, EndpointName: str) -> None:
+        if EndpointName.startswith("stepforge-a-"):
+            raise refusal("DeleteEndpoint", "Cannot update in-progress endpoint")
+        delete(EndpointName=EndpointName)
+
+    monkeypatch.setattr(sagemaker, "delete_endpoint", refuse)
+    told = r"in 1 groups.*stepforge-a: ClientError.*in-progress endpoint\. Done: started .*stepforge-facial/1"
+    with pytest.raises(EnvironmentUnavailable, match=told):
+        sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
+    assert len(executions(states, machine_arn)) == 1
+
+
+def test_a_newer_approval_comes_before_the_version_whose_endpoint_is_gone(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    promoted(sagemaker, package)
+    newer = add(sagemaker)
+    (decision,) = sweep(sagemaker, states, FLEET, machine_arn=machine_arn)
+    assert (decision.action, decision.package_arn) == ("started", newer)
+
+
+def test_being_superseded_is_no_approval_and_approving_the_older_version_again_is(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    promoted(sagemaker, package)
+    promoted(sagemaker, add(sagemaker))
+    superseded = datetime.now(UTC)
+    serve(sagemaker, 2)
+    for at, what in ((superseded, "ignored"), (superseded + timedelta(minutes=1), "started")):
+        event = PackageStateChange(ModelPackageArn=package, ModelApprovalStatus="Approved", LastModifiedTime=at)
+        assert on_event(sagemaker, states, event, FLEET, machine_arn=machine_arn).action == what
+    assert len(executions(states, machine_arn)) == 1
+
+
+def test_a_late_event_of_an_older_approval_does_not_replace_what_was_approved_after_it(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
+) -> None:
+    newer = add(sagemaker)
+    promoted(sagemaker, newer, change(newer, at=20))
+    serve(sagemaker, 2)
+    named = {"UpdatedModelPackageFields": ["ModelApprovalStatus"]}
+    late = on_event(sagemaker, states, change(package, at=10, **named), FLEET, machine_arn=machine_arn)
+    assert (late.action, late.reason) == ("ignored", "version 2, which serves, was approved later")
+    assert (
+        on_event(sagemaker, states, change(package, at=21, **named), FLEET, machine_arn=machine_arn).action == "started"
+    )
+
+
+@pytest.mark.parametrize("step", ["trying", "failed", "refused"])
+def test_a_late_duplicate_of_an_approval_that_was_followed_by_another_starts_nothing(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str, step: Any
+) -> None:
+    first, second = (change(package, at=at, UpdatedModelPackageFields=["ModelApprovalStatus"]) for at in (10, 20))
+    for event in (first, second):
+        assert on_event(sagemaker, states, event, FLEET, machine_arn=machine_arn).action == "started"
+        stamp(sagemaker, Promotion(
+            package_arn=package, group=GROUP, version=1, event_id=event.event_id, approved_at=event.approved_at
+        ), step, "as told")  # fmt: skip
+        stop(states, machine_arn)
+    for _ in range(3):
+        assert on_event(sagemaker, states, first, FLEET, machine_arn=machine_arn).action == "ignored"
+    assert len(executions(states, machine_arn)) == 2
 
 
 def test_the_handler_takes_the_envelopes_of_event_and_schedule(
@@ -229,7 +382,7 @@ def test_a_rejection_without_a_reason_says_so_and_a_new_reason_is_recorded(
 def test_the_sweep_deletes_the_candidate_of_a_promotion_that_was_stopped(
     sagemaker: FakeSageMaker, states: Any, machine_arn: str, package: str
 ) -> None:
-    running = on_event(sagemaker, states, change(package), machine_arn=machine_arn).execution
+    running = on_event(sagemaker, states, change(package), FLEET, machine_arn=machine_arn).execution
     arn = f"{machine_arn.replace(':stateMachine:', ':execution:')}:{running}"
     sagemaker.create_endpoint(
         EndpointName=f"{GROUP}-candidate", EndpointConfigName="c", Tags=[{"Key": "stepforge:execution", "Value": arn}]
@@ -256,11 +409,14 @@ TUNE = ExternalLineage(
 ).properties()
 
 
-def promoted(sagemaker: FakeSageMaker, arn: str) -> datetime:
+def promoted(sagemaker: FakeSageMaker, arn: str, event: PackageStateChange | None = None) -> datetime:
     package = sagemaker.packages[arn]
     version = package["ModelPackageVersion"]
-    event = {"package_arn": arn, "group": GROUP, "version": version, "event_id": "5" * 64}
-    stamp(sagemaker, Promotion.model_validate(event), "deployed", "a test")
+    promotion = {
+        "package_arn": arn, "group": GROUP, "version": version,
+        "event_id": event.event_id if event else "5" * 64, "approved_at": event.approved_at if event else None,
+    }  # fmt: skip
+    stamp(sagemaker, Promotion.model_validate(promotion), "deployed", "a test")
     return datetime.fromisoformat(sagemaker.packages[arn]["CustomerMetadataProperties"][SERVES_SINCE])
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import PurePosixPath
 from typing import Any
 
 from stepforge.artifacts import check_digest, folder, list_paths, read_manifest, read_report, stream_sha256
-from stepforge.contracts.base import digest
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.manifests import MANIFEST, PICKLES
 from stepforge.contracts.names import endpoint_name
@@ -17,10 +15,10 @@ from stepforge.contracts.resources import check_pinned
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput
 from stepforge.machines.deployment._contracts import Deployment
-from stepforge.machines.deployment._lookups import approved, exists
+from stepforge.machines.deployment._lookups import approved
 from stepforge.machines.deployment._smoke import golden
-from stepforge.machines.deployment._surfaces import Served, surface
-from stepforge.machines.packages import EVALUATION, summaries
+from stepforge.machines.deployment._versions import mode_of, previous_config, serving_name
+from stepforge.machines.packages import EVALUATION
 
 
 def verify(sagemaker: Any, s3: Any, promotion: Promotion, fleet: Fleet, *, poll_seconds: int) -> Deployment:
@@ -49,7 +47,6 @@ def verify(sagemaker: Any, s3: Any, promotion: Promotion, fleet: Fleet, *, poll_
         raise ArtifactRefused(str(error)) from error
     check_mode(sagemaker, promotion.group, fleet)
     name = serving_name(promotion, metadata.model_sha256, container["Image"], fleet)
-    live = surface(sagemaker, promotion.group, fleet).find(endpoint_name(promotion.group))
     return Deployment(
         promotion=promotion,
         model=name,
@@ -59,7 +56,8 @@ def verify(sagemaker: Any, s3: Any, promotion: Promotion, fleet: Fleet, *, poll_
         evaluation=ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256),
         endpoint=endpoint_name(promotion.group),
         candidate=endpoint_name(promotion.group, candidate=True),
-        previous_config=_previous(sagemaker, promotion, name, live, fleet),
+        # Read again before the live endpoint is changed; this one counts in executions of an older machine alone.
+        previous_config=previous_config(sagemaker, promotion, name, fleet),
         fleet=fleet,
         poll_seconds=poll_seconds,
     )
@@ -97,31 +95,6 @@ def _external(
         poll_seconds=poll_seconds,
         external=True,
     )
-
-
-def _previous(
-    sagemaker: Any,
-    promotion: Promotion,
-    config: str,
-    live: Served | None,
-    fleet: Fleet,
-) -> str | None:
-    """What the live endpoint goes back to. A promotion that was cut off may have left it with this very version, not
-    tried yet: then it is the configuration of the version whose stage is Production."""
-    if live is None or live.version != config:
-        return None if live is None else live.version
-    for summary in summaries(sagemaker, promotion.group):
-        package = sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
-        metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
-        if package.get("ModelLifeCycle", {}).get("Stage") != "Production" or metadata is None:
-            continue
-        if ExternalLineage.of(package["CustomerMetadataProperties"]) is not None:
-            continue
-        served = promotion.model_copy(update={"version": package["ModelPackageVersion"]})
-        image = package["InferenceSpecification"]["Containers"][0]["Image"]
-        name = serving_name(served, metadata.model_sha256, image, fleet)
-        return name if exists(sagemaker.describe_model, ModelName=name) else None
-    return None
 
 
 def check_evaluation(s3: Any, metadata: PackageMetadata) -> None:
@@ -169,23 +142,9 @@ def check_weights(s3: Any, uri: str, expected_sha256: str) -> None:
 
 def check_mode(sagemaker: Any, group: str, fleet: Fleet) -> None:
     """Raises EndpointFailed where the live endpoint serves in another mode: no update turns one into the other."""
-    found = exists(sagemaker.describe_endpoint, EndpointName=endpoint_name(group))
-    if found is None:
-        return
-    mode = "async" if "AsyncInferenceConfig" in found else "realtime"
-    if re.fullmatch(rf"{re.escape(group)}-i[0-9a-f]{{8}}", found["EndpointConfigName"]):
-        mode = "components"
-    if mode != fleet.mode:
+    mode = mode_of(sagemaker, group)
+    if mode not in (None, fleet.mode):
         raise EndpointFailed(
-            f"{found['EndpointName']} serves in the mode {mode!r}, and the environment's is {fleet.mode!r}: delete the "
+            f"{endpoint_name(group)} serves in the mode {mode!r}, and the environment's is {fleet.mode!r}: delete the "
             "endpoint (and its inference components) and approve again, or set serve_mode back"
         )
-
-
-def serving_name(promotion: Promotion, model_sha256: str, image: str, fleet: Fleet) -> str:
-    """`{group}-v{version}-{12 hex of what serves}`, at most 63 characters."""
-    decides: list[Any] = [model_sha256, image, fleet.instance_type]
-    decides += [fleet.instances] if fleet.instances > 1 else []
-    decides += [fleet.model_dump(mode="json")] if fleet.mode != "realtime" else []
-    tail = f"-v{promotion.version}-{digest(decides)[:12]}"
-    return promotion.group[: 63 - len(tail)].rstrip("-") + tail

@@ -21,7 +21,7 @@ class Deployment(Contract):
     endpoint: str
     candidate: str
     previous_config: str | None = None
-    """What the live endpoint or component served before; None where there was none."""
+    """What the live endpoint or component goes back to; None where there is nothing. `look_live` has the last word."""
     fleet: Fleet
     poll_seconds: int
     external: bool = False

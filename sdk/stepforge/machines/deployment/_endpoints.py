@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
@@ -11,8 +12,9 @@ from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import EndpointFailed, PromotionBusy
 from stepforge.machines.deployment._contracts import Deployment
-from stepforge.machines.deployment._lookups import OWNER_TAG, approved, exists, owner_of, runs
+from stepforge.machines.deployment._lookups import OWNER_TAG, approved, exists, is_absent, owner_of, runs
 from stepforge.machines.deployment._surfaces import MOVING, Surface, surface
+from stepforge.machines.deployment._versions import previous_config
 from stepforge.machines.rollout import Rollout, ensure_alarm
 
 _DEFAULT_ROLLOUT = Rollout()
@@ -21,7 +23,12 @@ _DEFAULT_ROLLOUT = Rollout()
 def prepare(sagemaker: Any, deployment: Deployment, *, role_arn: str, key_arn: str) -> None:
     """Make the Model and the EndpointConfig where they do not exist."""
     source = {"S3Uri": folder(deployment.artifact.uri), "S3DataType": "S3Prefix", "CompressionType": "None"}
-    container = {"Image": deployment.image, "ModelDataSource": {"S3DataSource": source}}
+    container = {
+        "Image": deployment.image,
+        "ModelDataSource": {"S3DataSource": source},
+        # An instance that is replaced later fetches the weights again: the server refuses others.
+        "Environment": {"STEPFORGE_MODEL_SHA256": deployment.artifact.sha256},
+    }
     if exists(sagemaker.describe_model, ModelName=deployment.model) is None:
         sagemaker.create_model(
             ModelName=deployment.model,
@@ -51,9 +58,9 @@ def deploy_candidate(sagemaker: Any, states: Any, deployment: Deployment, *, exe
     owner = owner_of(sagemaker, found.arn)
     if owner == execution_arn and found.status in ("InService", "Creating"):
         return
-    if found.status != "Deleting" and (owner == execution_arn or not runs(states, owner)):
+    if found.status not in MOVING and (owner == execution_arn or not runs(states, owner)):
         # An execution that was stopped cannot clean up: what it left behind is nobody's.
-        at.delete(deployment.candidate)
+        _delete(at, deployment.candidate)
     raise PromotionBusy(
         f"{deployment.candidate} is {found.status} for {owner.rpartition(':')[2] or 'nobody'}: wait for it to go"
     )
@@ -80,27 +87,49 @@ def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment, rollout
         at.update(name, deployment.config, ensure_alarm(cloudwatch, name, mode), rollout)
 
 
+def look_live(sagemaker: Any, deployment: Deployment) -> str | None:
+    """What the live endpoint goes back to, read while this promotion holds the candidate, before it changes anything.
+
+    Raises PromotionBusy while the endpoint moves.
+    """
+    found = _surface(sagemaker, deployment).find(deployment.endpoint)
+    if found is not None and found.status in MOVING:
+        raise PromotionBusy(f"{found.name} is {found.status}: wait for that to end")
+    return previous_config(sagemaker, deployment.promotion, deployment.config, deployment.fleet)
+
+
 def roll_back(sagemaker: Any, deployment: Deployment) -> None:
-    """Let the live endpoint serve what it served before; delete it where it served nothing."""
+    """Let the live endpoint serve what it served before; delete it where it served nothing.
+
+    Where it does not serve this very version, the promotion did not get so far, and it is left alone. Raises
+    PromotionBusy while it moves.
+    """
     at, name = _surface(sagemaker, deployment), deployment.endpoint
     found = at.find(name)
-    if found is None:
+    if found is None or found.status == "Deleting":
         return
-    if deployment.previous_config is None:
-        at.delete(name)
-    elif found.status in ("Updating", "SystemUpdating", "RollingBack"):
+    if found.status in MOVING:
         raise PromotionBusy(f"{name} is {found.status}: it can be rolled back once that ends")
-    elif found.version != deployment.previous_config:
+    if found.version != deployment.config or deployment.config == deployment.previous_config:
+        return
+    if deployment.previous_config is None or found.status == "Failed":
+        at.delete(name)
+    else:
         at.update(name, deployment.previous_config, None, _DEFAULT_ROLLOUT)
 
 
 def remove_candidate(sagemaker: Any, deployment: Deployment, *, execution_arn: str, failed: bool) -> None:
-    """Delete this execution's candidate, and after a failure the config and model that nothing serves now."""
+    """Delete this execution's candidate, and after a failure the config and model that nothing serves now.
+
+    Raises PromotionBusy while the candidate comes up: only what stands still can be deleted.
+    """
     at = _surface(sagemaker, deployment)
     found = at.find(deployment.candidate)
     if found is not None and owner_of(sagemaker, found.arn) == execution_arn:
+        if found.status in MOVING and found.status != "Deleting":
+            raise PromotionBusy(f"{found.name} is {found.status}: it can be deleted once that ends")
         if found.status != "Deleting":
-            at.delete(deployment.candidate)
+            _delete(at, deployment.candidate)
         found = None
     served = [one.version for one in (at.find(deployment.endpoint), found) if one is not None]
     if failed and deployment.config not in served:
@@ -110,13 +139,27 @@ def remove_candidate(sagemaker: Any, deployment: Deployment, *, execution_arn: s
 
 
 def remove_abandoned(sagemaker: Any, states: Any, group: str, fleet: Fleet) -> bool:
-    """Delete a group's candidate whose promotion runs no longer. Whether there was one."""
+    """Delete a group's candidate whose promotion runs no longer. Whether there was one, and it did not move."""
     at = surface(sagemaker, group, fleet)
     found = at.find(endpoint_name(group, candidate=True))
-    if found is None or found.status == "Deleting" or runs(states, owner_of(sagemaker, found.arn)):
+    if found is None or found.status in MOVING or runs(states, owner_of(sagemaker, found.arn)):
         return False
-    at.delete(found.name)
+    _delete(at, found.name)
     return True
+
+
+def remove_empty(sagemaker: Any, group: str, fleet: Fleet, *, idle: Callable[[], bool]) -> bool:
+    """Delete a group's endpoint that no component is left on: it is billed. Whether there was one.
+
+    `idle` is asked before: a promotion that runs makes the endpoint first, and then the component.
+    """
+    return idle() and surface(sagemaker, group, fleet).clear()
+
+
+def check_live(sagemaker: Any, deployment: Deployment) -> Literal["ready", "wait"]:
+    """`endpoint_state` of the champion. Raises ArtifactRefused where the approval was taken back while it came up."""
+    approved(sagemaker, deployment.promotion)
+    return endpoint_state(sagemaker, deployment, deployment.endpoint)
 
 
 def endpoint_state(sagemaker: Any, deployment: Deployment, name: str) -> Literal["ready", "wait"]:
@@ -135,3 +178,12 @@ def endpoint_state(sagemaker: Any, deployment: Deployment, name: str) -> Literal
 
 def _surface(sagemaker: Any, deployment: Deployment) -> Surface:
     return surface(sagemaker, deployment.promotion.group, deployment.fleet)
+
+
+def _delete(at: Surface, name: str) -> None:
+    """Another promotion or the sweep may have deleted it first."""
+    try:
+        at.delete(name)
+    except AwsError as error:
+        if not is_absent(error):
+            raise

@@ -9,14 +9,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stepforge.contracts.registry import (
+    APPROVED_AT,
     PROMOTION,
     PROMOTION_EVENT,
     SERVES_SINCE,
+    SUPERSEDED_AT,
     Promotion,
     PromotionStep,
     Stage,
     StageStatus,
 )
+from stepforge.errors import ArtifactRefused
 from stepforge.machines.packages import summaries
 
 _DESCRIPTION = 1024
@@ -24,13 +27,18 @@ _ENDED: dict[PromotionStep, StageStatus] = {"refused": "Refused", "failed": "Fai
 
 
 def stamp(sagemaker: Any, promotion: Promotion, step: PromotionStep, reason: str) -> None:
-    """Write where the promotion of a package stands; where it was deployed, the champion before it is archived."""
+    """Write where the promotion of a package stands; where it was deployed, the champion before it is archived.
+
+    Raises ArtifactRefused where it was deployed, and its approval was taken back before anybody wrote so.
+    """
     package = sagemaker.describe_model_package(ModelPackageName=promotion.package_arn)
     if step == "trying":
         change = _trying(package, promotion)
     elif step == "deployed":
+        if package["ModelApprovalStatus"] != "Approved" and not _is_written(package, promotion):
+            raise ArtifactRefused(f"{promotion.package_arn} is {package['ModelApprovalStatus']} by now, not Approved")
         change = {**_result(package, promotion, step), **life("Production", "Serving", reason)}
-        change["CustomerMetadataProperties"][SERVES_SINCE] = datetime.now(UTC).isoformat(timespec="seconds")
+        change["CustomerMetadataProperties"][SERVES_SINCE] = _now()
     else:
         change = _ended(package, promotion, step, reason)
     if change:
@@ -40,7 +48,9 @@ def stamp(sagemaker: Any, promotion: Promotion, step: PromotionStep, reason: str
     for other in summaries(sagemaker, promotion.group):
         arn = other["ModelPackageArn"]
         if arn != promotion.package_arn and other.get("ModelLifeCycle", {}).get("Stage") == "Production":
+            known = sagemaker.describe_model_package(ModelPackageName=arn).get("CustomerMetadataProperties", {})
             superseded = life("Archived", "Superseded", f"by version {promotion.version}")
+            superseded["CustomerMetadataProperties"] = {**known, SUPERSEDED_AT: _now()}
             sagemaker.update_model_package(ModelPackageArn=arn, **superseded)
 
 
@@ -59,7 +69,7 @@ def out_of_staging(package: dict[str, Any], status: StageStatus, reason: str) ->
 
 def _trying(package: dict[str, Any], promotion: Promotion) -> dict[str, Any]:
     """The approval that is tried is named, so that a promotion that is cut off is known by it."""
-    properties = {**package.get("CustomerMetadataProperties", {}), PROMOTION_EVENT: promotion.event_id}
+    properties = {**package.get("CustomerMetadataProperties", {}), **_approval(package, promotion)}
     change: dict[str, Any] = {"CustomerMetadataProperties": properties}
     if properties.pop(PROMOTION, None) is not None:
         change["CustomerMetadataPropertiesToRemove"] = [PROMOTION]
@@ -86,4 +96,21 @@ def _ended(package: dict[str, Any], promotion: Promotion, step: PromotionStep, r
 
 def _result(package: dict[str, Any], promotion: Promotion, step: PromotionStep) -> dict[str, Any]:
     known = package.get("CustomerMetadataProperties", {})
-    return {"CustomerMetadataProperties": {**known, PROMOTION: step, PROMOTION_EVENT: promotion.event_id}}
+    return {"CustomerMetadataProperties": {**known, PROMOTION: step, **_approval(package, promotion)}}
+
+
+def _is_written(package: dict[str, Any], promotion: Promotion) -> bool:
+    """A stamp may come twice: what is rejected between the two serves."""
+    properties = package.get("CustomerMetadataProperties", {})
+    return properties.get(PROMOTION) == "deployed" and properties.get(PROMOTION_EVENT) == promotion.event_id
+
+
+def _approval(package: dict[str, Any], promotion: Promotion) -> dict[str, str]:
+    """Which approval is tried, and when the newest that was came."""
+    known = package.get("CustomerMetadataProperties", {}).get(APPROVED_AT, "")
+    newest = max(known, promotion.approved_at or "")
+    return {PROMOTION_EVENT: promotion.event_id, **({APPROVED_AT: newest} if newest else {})}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -5,6 +5,7 @@ A version is named by what serves it: the name of its EndpointConfig, or of its 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -54,6 +55,9 @@ class Surface(Protocol):
         Raises PromotionBusy where something must go first.
         """
 
+    def clear(self) -> bool:
+        """Delete an endpoint on which nothing is, unless it moves; whether there was one."""
+
 
 def surface(sagemaker: Any, group: str, fleet: Fleet) -> Surface:
     return Components(sagemaker, group, fleet) if fleet.mode == "components" else Endpoints(sagemaker, fleet)
@@ -91,13 +95,16 @@ class Endpoints:
     def forget(self, version: str) -> None:
         _delete_config(self._sagemaker, version)
 
+    def clear(self) -> bool:
+        return False
+
 
 class Components:
     """Candidate and champion as components of one endpoint, the group's, which comes with the first of them."""
 
     def __init__(self, sagemaker: Any, group: str, fleet: Fleet) -> None:
         self._sagemaker, self._fleet = sagemaker, fleet
-        self._endpoint, self._config = endpoint_name(group), fleet_name(group, fleet)
+        self._group, self._endpoint, self._config = group, endpoint_name(group), fleet_name(group, fleet)
 
     def find(self, name: str) -> Served | None:
         found = exists(self._sagemaker.describe_inference_component, InferenceComponentName=name)
@@ -138,6 +145,20 @@ class Components:
             self._sagemaker.delete_endpoint(EndpointName=self._endpoint)
         _delete_config(self._sagemaker, endpoint["EndpointConfigName"])
 
+    def clear(self) -> bool:
+        found = exists(self._sagemaker.describe_endpoint, EndpointName=self._endpoint)
+        if (
+            found is None
+            or found["EndpointStatus"] in MOVING
+            or not is_shared(found["EndpointConfigName"], self._group)
+        ):
+            return False
+        if self._sagemaker.list_inference_components(EndpointNameEquals=self._endpoint)["InferenceComponents"]:
+            return False
+        self._sagemaker.delete_endpoint(EndpointName=self._endpoint)
+        _delete_config(self._sagemaker, found["EndpointConfigName"])
+        return True
+
     def _ensure_endpoint(self) -> None:
         """Raises PromotionBusy while the endpoint comes up, EndpointFailed where it does not."""
         name, found = self._endpoint, exists(self._sagemaker.describe_endpoint, EndpointName=self._endpoint)
@@ -163,6 +184,11 @@ class Components:
 def fleet_name(group: str, fleet: Fleet) -> str:
     """Of the EndpointConfig whose instances components share: `{group}-i{8 hex}`, at most 63 characters."""
     return f"{group}-i{digest([fleet.instance_type, fleet.instances])[:8]}"
+
+
+def is_shared(config: str, group: str) -> bool:
+    """Whether this is a `fleet_name` of the group, of any fleet. Pure."""
+    return re.fullmatch(rf"{re.escape(group)}-i[0-9a-f]{{8}}", config) is not None
 
 
 def config_request(name: str, fleet: Fleet, *, key_arn: str, role_arn: str = "") -> dict[str, Any]:
