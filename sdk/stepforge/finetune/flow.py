@@ -31,18 +31,20 @@ from stepforge.errors import (
     ApprovalRefused,
     DoesNotPay,
     IntegrityError,
+    InvalidInput,
     JobFailed,
     MissingExtra,
     ProviderUnavailable,
     Stopped,
     Throttled,
 )
+from stepforge.finetune.addresses import Secrets
 from stepforge.finetune.entries import Entry, Stage
 from stepforge.finetune.evaluation import DECODINGS, Answer, Verify, ask, identity, write_evaluation
 from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger import Ledger
-from stepforge.finetune.plan import AnthropicSettings, Plan, Secrets, connect
+from stepforge.finetune.plan import AnthropicSettings, Plan, connect
 from stepforge.finetune.provider import Deployed, Labels, Provider
 from stepforge.finetune.registering import register_external
 from stepforge.finetune.spec import TuneSpec, launch_key
@@ -145,9 +147,14 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
     """Everything that can be said before money is spent: the verdict, the checks, the price, the budgets.
 
     `judges` raises where nobody can judge answers of a domain: what cannot be judged is not paid for.
-    Raises DoesNotPay, UnknownName, InvalidInput, ModelGone, OverBudget.
+    Raises DoesNotPay, UnknownName, InvalidInput, AddressRefused, ModelGone, OverBudget.
     """
     request = tools.request(start)
+    if {request.spec.environment, request.plan.environment} != {tools.environment}:
+        raise InvalidInput(
+            f"the request is for environment {request.spec.environment!r}, but this is {tools.environment!r}: change "
+            "`environment` in the plan, or start it with --env of the other"
+        )
     judges(request.domain)
     if request.question is not None:
         verdict = verdict_on(request.question)
