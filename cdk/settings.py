@@ -34,6 +34,7 @@ ProfileName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0
 StudioPerson = Literal["viewer", "trainer", "approver"]
 TopicArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+$")]
 Provider = Literal["openai", "anthropic", "hugging-face", "vertex"]
+Usd = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FOLDER = Path(__file__).with_name("environments")
 _SUBNETS = 20
 """Bits of the smallest network that holds four kinds of subnets in three zones."""
@@ -86,6 +87,17 @@ class Budget(_Frozen):
     """Of spending, actual or forecast: a message."""
     submission_usd: Annotated[float, Field(gt=0)] | None = None
     """The most that one submission may cost by its estimate."""
+
+
+class Tunes(_Frozen):
+    """What paid tunes may spend, whatever a plan says: a plan's own budgets hold where they are lower."""
+
+    job_usd: Usd = 100.0
+    day_usd: Usd = 200.0
+    environment_usd: Usd = 2_000.0
+    """Ever."""
+    approval_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
+    """What may cost more waits for a person; so does whatever has no price in the catalogue."""
 
 
 class Providers(_Frozen):
@@ -189,6 +201,7 @@ class Settings(_Frozen):
     """Of `serve_mode = "components"`: what one copy takes of `serve_instance_type`, which must hold three of them while
     a version is promoted: the champion, the candidate and the champion's new copy."""
     budget: Budget = Budget()
+    tunes: Tunes = Tunes()
     providers: Providers = Providers()
     studio: Studio = Studio()
     eks: Literal[False] = False
@@ -311,4 +324,6 @@ LOCAL = Settings(
     keep_data=False,
     access_logs=False,
     providers=Providers(names=()),
+    # Nothing is charged there: a plan's own budgets are tried out.
+    tunes=Tunes(job_usd=1_000, day_usd=1_000_000, environment_usd=1_000_000, approval_usd=100),
 )
