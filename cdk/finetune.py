@@ -52,6 +52,7 @@ class Finetune(Construct):
             "SPEND_TABLE": spend_table(settings.name),
             "FINETUNE_FIRST_SECONDS": str(settings.finetune_first_seconds),
             "FINETUNE_MOST_SECONDS": str(settings.finetune_most_seconds),
+            "FINETUNE_LIMITS": settings.tunes.model_dump_json(),
         }
         common = [
             *use_table(self.table, key, *LEDGER_ACTIONS),

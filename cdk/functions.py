@@ -201,7 +201,7 @@ class Functions(Construct):
         # What stamps a package neither approves nor rejects it.
         stamps = allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"})
         self.add("stamp", {}, [*self._read_packages, stamps])
-        self.add("on_rejection", {}, [
+        self.add("on_rejection", {"GROUP_PREFIX": group_prefix(self.settings.name)}, [
             *self._read_packages,
             allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": "Development"}),

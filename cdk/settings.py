@@ -6,12 +6,13 @@ Five values make an environment one's own: `account`, `region`, `email`, `approv
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections import Counter
 from functools import cache
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -32,9 +33,21 @@ EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11
 InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
 ProfileName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,25}$")]
 StudioPerson = Literal["viewer", "trainer", "approver"]
+RoleArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$")]
+LayerArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:lambda:[a-z0-9-]+:\d{12}:layer:[\w-]+:\d+$")]
+Seconds = Annotated[int, Field(ge=1, le=3_600)]
+_REGION = (
+    r"^(us-gov|us-iso[a-z]?|us|eu|eu-isoe|ap|sa|ca|me|af|il|mx|cn)"
+    r"-(north|south|east|west|central|northeast|southeast|northwest|southwest)-\d{1,2}$"
+)
+_PRIVATE = tuple(IPv4Network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
 TopicArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+$")]
 Provider = Literal["openai", "anthropic", "hugging-face", "vertex"]
+Usd = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FOLDER = Path(__file__).with_name("environments")
+T = TypeVar("T", bound=str)
+_LARGEST = (64, 5, 699_050)
+"""CPUs, accelerators and MB of one copy: a third of what the largest instances have (192, 16, 2 TiB)."""
 _SUBNETS = 20
 """Bits of the smallest network that holds four kinds of subnets in three zones."""
 
@@ -59,7 +72,11 @@ class Network(_Frozen):
     @classmethod
     def _private(cls, value: str) -> str:
         network = IPv4Network(value)
-        if not network.is_private or network.prefixlen > _SUBNETS or network.prefixlen < 16:
+        if (
+            not any(network.subnet_of(block) for block in _PRIVATE)
+            or network.prefixlen > _SUBNETS
+            or network.prefixlen < 16
+        ):
             raise ValueError("give private addresses (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16) from /16 to /20")
         return value
 
@@ -80,12 +97,23 @@ class Limits(_Frozen):
 
 
 class Budget(_Frozen):
-    monthly_usd: Annotated[float, Field(gt=0)] = 500.0
+    monthly_usd: Usd = 500.0
     """Of all that carries the environment's tag. At 100 % new jobs and endpoints are denied until a person lifts it."""
     warn_percent: Annotated[int, Field(ge=1, le=99)] = 80
     """Of spending, actual or forecast: a message."""
-    submission_usd: Annotated[float, Field(gt=0)] | None = None
+    submission_usd: Usd | None = None
     """The most that one submission may cost by its estimate."""
+
+
+class Tunes(_Frozen):
+    """What paid tunes may spend, whatever a plan says: a plan's own budgets hold where they are lower."""
+
+    job_usd: Usd = 100.0
+    day_usd: Usd = 200.0
+    environment_usd: Usd = 2_000.0
+    """Ever."""
+    approval_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
+    """What may cost more waits for a person; so does whatever has no price in the catalogue."""
 
 
 class Providers(_Frozen):
@@ -94,6 +122,11 @@ class Providers(_Frozen):
     rotation_days: Annotated[int, Field(ge=1, le=1000)] = 90
     openai_project: str | None = None
     """`proj_...`: with it the rotation makes service accounts in this project, by a key that may administer it."""
+
+    @field_validator("names")
+    @classmethod
+    def _once(cls, value: tuple[Provider, ...]) -> tuple[Provider, ...]:
+        return _all_different(value)
 
 
 class Studio(_Frozen):
@@ -129,13 +162,13 @@ class Asynchronous(_Frozen):
 
 class Settings(_Frozen):
     name: EnvironmentName
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+    region: Annotated[str, StringConstraints(pattern=_REGION)]
     account: Annotated[str, StringConstraints(pattern=r"^\d{12}$")] | None = None
     """None leaves the account to the credentials that deploy: synth needs none."""
     email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")] | None = None
     """Who hears of alarms and budgets. None: nobody, and the topic waits for subscriptions."""
     approvers: tuple[
-        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:(role|user)/\S+$")], ...
+        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:(role|user)/[\w+=,.@/-]+$")], ...
     ] = ()
     """Who may take on the role that approves models. None: whom IAM in the account allows it."""
     repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
@@ -149,23 +182,23 @@ class Settings(_Frozen):
     serve_mode: ServeMode = "realtime"
     """`realtime`: an answer within a minute. `async`: requests and answers in the bucket, an answer within an hour.
     `components`: as `realtime`, but candidate and champion share the instances of one endpoint."""
-    serve_instances: int = 1
+    serve_instances: Annotated[int, Field(ge=1)] = 1
     """Instances of an endpoint. From two on a new version takes over behind a canary, or rolling."""
     rollout: Literal["canary", "rolling"] = "canary"
-    bake_seconds: int = 60
+    bake_seconds: Annotated[int, Field(ge=0, le=3_600)] = 60
     """Between the first traffic to a new version and the rest: the time in which its alarm may fire."""
-    job_poll_seconds: int = 300
+    job_poll_seconds: Seconds = 300
     """Between two looks at a job that another execution runs. A look is 9 history events of at most 25,000: 300 s
     lasts 9 days, 30 s would end after one."""
-    endpoint_poll_seconds: int = 30
-    finetune_first_seconds: int = 30
-    finetune_most_seconds: int = 900
+    endpoint_poll_seconds: Seconds = 30
+    finetune_first_seconds: Seconds = 30
+    finetune_most_seconds: Seconds = 900
     """Between looks at a paid tune, from the first to the most. A look is 9 history events: 900 s lasts 28 days."""
-    finetune_layer_arns: tuple[str, ...] = ()
+    finetune_layer_arns: tuple[LayerArn, ...] = ()
     """Layers with clients of providers (openai, google-genai); Bedrock and SageMaker need none."""
-    tuning_role_arn: str | None = None
+    tuning_role_arn: RoleArn | None = None
     """Role that Bedrock and SageMaker tune with. None: the state machine tunes at neither."""
-    sweep_minutes: int = 15
+    sweep_minutes: Annotated[int, Field(ge=1, le=1_440)] = 15
     keep_previous_days: Annotated[int, Field(ge=1)] = 7
     """How long an endpoint that served before runs on for a roll-back, after a model of another kind was promoted: a
     provider's in the place of ours, or ours in the place of one that SageMaker customized."""
@@ -189,6 +222,7 @@ class Settings(_Frozen):
     """Of `serve_mode = "components"`: what one copy takes of `serve_instance_type`, which must hold three of them while
     a version is promoted: the champion, the candidate and the champion's new copy."""
     budget: Budget = Budget()
+    tunes: Tunes = Tunes()
     providers: Providers = Providers()
     studio: Studio = Studio()
     eks: Literal[False] = False
@@ -199,6 +233,29 @@ class Settings(_Frozen):
     def _named(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for domain in value:
             package_group(domain, info.data.get("name", "local"))
+        return _all_different(value)
+
+    @field_validator("bucket")
+    @classmethod
+    def _bucket(cls, value: str | None) -> str | None:
+        # Names with dots have no certificate.
+        if value is not None and (
+            not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", value)
+            or value.startswith(("xn--", "sthree-"))
+            or value.endswith(("-s3alias", "--ol-s3", "--x-s3"))
+        ):
+            raise ValueError("give 3 to 63 lower-case letters, digits and hyphens, or leave it out")
+        return value
+
+    @field_validator("component")
+    @classmethod
+    def _fits(cls, value: Share) -> Share:
+        sizes = (value.cpus, value.accelerators, value.memory_mb)
+        if any(size > most for size, most in zip(sizes, _LARGEST, strict=True)) or value.cpus < 0.25:
+            raise ValueError(
+                f"a copy takes .25 to {_LARGEST[0]} cpus, at most {_LARGEST[1]} accelerators and {_LARGEST[2]:,} MB of "
+                "memory, because three must fit an instance: take less"
+            )
         return value
 
     @model_validator(mode="after")
@@ -212,8 +269,12 @@ class Settings(_Frozen):
         if self.jobs_need_vpc and not self.jobs_in_vpc:
             raise ValueError("jobs_need_vpc denies jobs that jobs_in_vpc does not allow: set jobs_in_vpc to true too")
         for zone in self.zones:
-            if not zone.startswith(self.region):
-                raise ValueError(f"network.zones has {zone!r}, which is not in region {self.region!r}: change one")
+            if not re.fullmatch(rf"{self.region}[a-z]", zone):
+                raise ValueError(
+                    f"network.zones has {zone!r}, which is not in region {self.region!r}: give the region and a letter"
+                )
+        if self.finetune_first_seconds > self.finetune_most_seconds:
+            raise ValueError("finetune_first_seconds is more than finetune_most_seconds: exchange them")
         for field in ("train_instance_type",):
             given = getattr(self, field)
             if not any(_matches(given, pattern) for pattern in self.limits.instance_types):
@@ -237,6 +298,14 @@ class Settings(_Frozen):
     def gpu(self) -> bool:
         """Whether training jobs run on NVIDIA GPUs, and so in the image that has their libraries."""
         return self.train_instance_type.split(".")[1][0] in "gp"
+
+
+def _all_different(names: tuple[T, ...]) -> tuple[T, ...]:
+    """Raises ValueError for names that differ in capitals alone: what they stand for has one name in AWS."""
+    taken = Counter(name.lower() for name in names)
+    if twice := [name for name in names if taken[name.lower()] > 1]:
+        raise ValueError(f"{twice} are the same: leave all but one out")
+    return names
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -311,4 +380,6 @@ LOCAL = Settings(
     keep_data=False,
     access_logs=False,
     providers=Providers(names=()),
+    # Nothing is charged there: a plan's own budgets are tried out.
+    tunes=Tunes(job_usd=1_000, day_usd=1_000_000, environment_usd=1_000_000, approval_usd=100),
 )

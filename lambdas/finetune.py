@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Json
 
 from _judging import load_domain, verify
 from _runtime import Variables, client, handles, variables
 from stepforge.finetune import flow as steps
+from stepforge.finetune.entries import Budgets
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.serving import Tried, try_it
 
@@ -22,6 +23,8 @@ class Environment(Variables):
     spend_table: str
     finetune_first_seconds: int
     finetune_most_seconds: int
+    finetune_limits: Json[Budgets]
+    """The environment's own, whatever a request says."""
 
 
 class Request(BaseModel):
@@ -79,6 +82,7 @@ def tools_of(env: Environment) -> steps.Tools:
         environment=env.environment,
         first_seconds=env.finetune_first_seconds,
         most_seconds=env.finetune_most_seconds,
+        limits=env.finetune_limits,
     )
 
 

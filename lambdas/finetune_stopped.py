@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from _runtime import client, handles, variables
 from finetune import Environment, tools_of
-from stepforge.errors import LaunchUncertain, UnknownName
+from stepforge.errors import AddressRefused, LaunchUncertain, UnknownName
 from stepforge.finetune import flow as steps
 from stepforge.machines.executions import after
 
@@ -48,6 +48,9 @@ def handler(event: Event) -> dict[str, Any]:
     start = steps.Start.model_validate(json.loads(event.detail.input))
     try:
         entry = steps.stop(tools_of(variables(Environment)), start)
+    except AddressRefused as error:
+        # It was refused before anything was sent, so there is nothing to cancel.
+        return {"stopped": False, "why": str(error)}
     except UnknownName as error:
         if event.detail.status == "ABORTED" and time.time() - event.detail.stopDate / 1000 < DECIDING_SECONDS:
             raise LaunchUncertain("it may be decided still, and set money aside: this is looked at again") from error

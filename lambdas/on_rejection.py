@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from _runtime import client, handles
+from _runtime import Variables, client, handles, variables
 from stepforge.contracts.events import PackageStateChange
 from stepforge.machines.promotion import Decision, on_rejection
+
+
+class Environment(Variables):
+    group_prefix: str
+    """Of this environment: another one in the same account hears of the same events."""
 
 
 class Event(BaseModel):
@@ -18,5 +23,8 @@ class Event(BaseModel):
 
 
 @handles
-def handler(event: Event) -> Decision:
+def handler(event: Event) -> Decision | None:
+    """None for a package of another environment, about which nothing may be asked."""
+    if not event.detail.ModelPackageArn.partition("model-package/")[2].startswith(variables(Environment).group_prefix):
+        return None
     return on_rejection(client("sagemaker"), event.detail)

@@ -4,6 +4,7 @@ StepforgeError
 ├── UserError                what was given cannot work: exit code 2, nothing was changed
 │   ├── UnknownName          a domain, run, model or environment that does not exist
 │   ├── InvalidInput         a file, record or option that is malformed
+│   │   └── AddressRefused   a key was not stored for the address that it was to be sent to
 │   ├── GateRefused          the data did not pass the reliability gate
 │   ├── UnknownPrice         something has no price, and an unknown price is never zero
 │   ├── OverBudget           it would cost more than may be spent; nothing was sent
@@ -90,6 +91,10 @@ class UnknownName(UserError):
 
 
 class InvalidInput(UserError):
+    pass
+
+
+class AddressRefused(InvalidInput):
     pass
 
 

@@ -77,7 +77,7 @@ def attempts_of(connection: Connection, request: JobRequest, sagemaker: Any = No
     found: list[JobState] = []
     for number in range(attempts.MAX_ATTEMPTS):
         name = job_name(request.prefix, number)
-        description = attempts.describe(sagemaker, request, name)
+        description = attempts.describe(sagemaker, request, name, bucket=connection.environment.bucket)
         if description is None:
             break
         action = attempts.next_action(description)

@@ -187,14 +187,16 @@ def tune(world: World, *, approval_usd: int = 100) -> tuple[str, Json]:
     plan = Plan.model_validate(
         {
             "environment": ENVIRONMENT,
-            "base_model": "small",
+            "base_model": "gpt-4.1-mini-2025-04-14",
             "method": "sft",
             "provider": {"type": "openai", "api_key_secret": "key"},
             "budgets": budgets,
             "price": price,
         }
     )
-    spec = TuneSpec(provider="openai", environment=ENVIRONMENT, base_model="small", method="sft", training=file)
+    spec = TuneSpec(
+        provider="openai", environment=ENVIRONMENT, base_model="gpt-4.1-mini-2025-04-14", method="sft", training=file
+    )
     heldout = b"".join(_record(number).model_dump_json().encode() + b"\n" for number in range(20))
     assert plan.price is not None
     request = flow.Request(

@@ -49,6 +49,7 @@ SETTINGS = {
     "FLEET": '{"instance_type": "ml.m5.large"}',
     "PROMOTE_ARN": f"{STEM}:stateMachine:promote", "GROUP_PREFIX": "stepforge-", "SPEND_TABLE": TABLE,
     "FINETUNE_FIRST_SECONDS": "1", "FINETUNE_MOST_SECONDS": "1",
+    "FINETUNE_LIMITS": '{"job_usd": 50, "day_usd": 50, "environment_usd": 50, "approval_usd": 50}',
 }  # fmt: skip
 
 Fault = Callable[["Attempt"], Json]

@@ -66,6 +66,41 @@ def nested(path: str, value: Any) -> dict[str, Any]:
         ("eks", True, "`eks` = True"),
         ("retention_days", 30, "did you mean `log_retention_days`"),
         ("network.nat_gateway", 1, "did you mean `nat_gateways`"),
+        ("bake_seconds", 3601, "less than or equal to 3600"),
+        ("bake_seconds", -1, "greater than or equal to 0"),
+        ("network.cidr", "100.64.0.0/16", "give private addresses"),
+        ("network.cidr", "169.254.0.0/16", "give private addresses"),
+        *(
+            (field, 0, f"`{field}` = 0: Input should be greater than or equal to 1")
+            for field in (
+                "sweep_minutes",
+                "serve_instances",
+                "job_poll_seconds",
+                "endpoint_poll_seconds",
+                "finetune_first_seconds",
+                "finetune_most_seconds",
+            )
+        ),
+        ("finetune_first_seconds", 901, "exchange them"),
+        *(
+            ("bucket", name, "lower-case letters, digits and hyphens")
+            for name in ("Mine", "my_bucket", "ab", "a.b", "-mine", "xn--mine", "a" * 64, "mine-s3alias")
+        ),
+        ("budget.monthly_usd", float("inf"), "finite"),
+        ("budget.submission_usd", float("nan"), "`budget.submission_usd`"),
+        ("tunes.job_usd", float("inf"), "finite"),
+        ("domains", ["facial", "Facial"], "are the same: leave all but one out"),
+        ("providers.names", ["openai", "openai"], "are the same: leave all but one out"),
+        ("network.zones", ["us-east-1a", "us-east-1b", "us-east-1-bos-1a"], "give the region and a letter"),
+        ("network.zones", ["us-east-1a", "us-east-1b", "us-east-1"], "give the region and a letter"),
+        ("region", "xx-east-1", "`region` = 'xx-east-1'"),
+        ("region", "us-upper-1", "`region` = 'us-upper-1'"),
+        ("tuning_role_arn", "tuning", "`tuning_role_arn` = 'tuning'"),
+        ("finetune_layer_arns", ["arn:aws:lambda:us-east-1:111122223333:layer:x"], "`finetune_layer_arns.0`"),
+        ("approvers", ["arn:aws:iam::111122223333:role/*"], "`approvers.0`"),
+        ("component.memory_mb", 64, "greater than or equal to 128"),
+        ("component.memory_mb", 3_000_000, "three must fit an instance: take less"),
+        ("component.cpus", 0.1, ".25 to 64 cpus"),
         ("regoin", "x", "did you mean `region`"),
     ],
 )

@@ -235,11 +235,49 @@ def test_a_key_that_does_not_work_never_becomes_current(provider: Provider) -> N
     vault.hand_in("sk-mistyped")
     token = vault.begin()
     vault.step("createSecret", token)
-    for step in ("testSecret", "finishSecret"):
-        with pytest.raises(ProviderRefused) as refused:
-            vault.step(step, token)
-        assert "sk-mistyped" not in str(refused.value)
+    with pytest.raises(ProviderRefused) as refused:
+        vault.step("testSecret", token)
+    assert "sk-mistyped" not in str(refused.value)
+    with pytest.raises(InvalidInput, match="start a rotation anew"):
+        vault.step("finishSecret", token)
     assert vault.value() == "sk-svcacct-1"
+
+
+@pytest.mark.usefixtures("aws")
+def test_after_a_wrong_key_a_good_one_can_be_handed_in(provider: Provider) -> None:
+    vault = Vault(PROVIDERS["anthropic"](provider.url))
+    provider.valid |= {"sk-first", "sk-good"}
+    vault.hand_in("sk-first")
+    vault.rotate()
+    vault.hand_in("sk-typo")
+    with pytest.raises(ProviderRefused):
+        vault.rotate()
+    assert not [labels for labels in vault.stages().values() if labels == ["AWSPENDING"]]
+    vault.hand_in("sk-good")
+    vault.rotate()
+    assert (vault.value(), vault.value("AWSPREVIOUS")) == ("sk-good", "sk-first")
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_first_key_that_is_refused_is_never_stored_and_the_same_rotation_takes_the_next(provider: Provider) -> None:
+    vault = Vault(PROVIDERS["anthropic"](provider.url))
+    vault.hand_in("sk-typo")
+    token = vault.begin()
+    with pytest.raises(ProviderRefused):
+        vault.step("createSecret", token)
+    assert vault.stages() == {}
+    provider.valid.add("sk-good")
+    vault.hand_in("sk-good")
+    for step in STEPS[:2]:
+        vault.step(step, token)
+    # It is current already, and it is tested all the same.
+    provider.valid.clear()
+    with pytest.raises(ProviderRefused):
+        vault.step("testSecret", token)
+    provider.valid.add("sk-good")
+    for step in STEPS[2:]:
+        vault.step(step, token)
+    assert (vault.value(), vault.stages()) == ("sk-good", {token: ["AWSCURRENT"]})
 
 
 @pytest.mark.usefixtures("aws")

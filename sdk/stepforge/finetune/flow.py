@@ -31,18 +31,22 @@ from stepforge.errors import (
     ApprovalRefused,
     DoesNotPay,
     IntegrityError,
+    InvalidInput,
     JobFailed,
     MissingExtra,
+    OverBudget,
     ProviderUnavailable,
     Stopped,
     Throttled,
 )
-from stepforge.finetune.entries import Entry, Stage
+from stepforge.finetune.addresses import Secrets
+from stepforge.finetune.entries import Budgets, Entry, Stage, day_of
 from stepforge.finetune.evaluation import DECODINGS, Answer, Verify, ask, identity, write_evaluation
+from stepforge.finetune.holding import Held, held, shipped
 from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger import Ledger
-from stepforge.finetune.plan import AnthropicSettings, Plan, Secrets, connect
+from stepforge.finetune.plan import AnthropicSettings, Plan, connect
 from stepforge.finetune.provider import Deployed, Labels, Provider
 from stepforge.finetune.registering import register_external
 from stepforge.finetune.spec import TuneSpec, launch_key
@@ -119,6 +123,8 @@ class Tools:
     first_seconds: int = 30
     most_seconds: int = 900
     """Between two looks. A look is 9 history events of at most 25,000: 900 s lasts for 28 days."""
+    limits: Budgets | None = None
+    """The environment's own, which hold whatever a request says; None on a person's machine."""
 
     def request(self, start: Start) -> Request:
         """Raises IntegrityError where it was altered."""
@@ -129,6 +135,10 @@ class Tools:
 
     def provider(self, request: Request) -> Provider:
         return connect(request.plan.provider, self.secrets, self.s3)
+
+    def held(self, request: Request, provider: Provider) -> Held:
+        """Price and budgets that a launch is held to."""
+        return held(request.plan, request.spec, request.price, provider, self.limits, shipped())
 
     def get(self, kind: Literal["data", "heldout"], sha256: str) -> bytes:
         uri = f"s3://{self.bucket}/{Keys.finetune(kind, f'{sha256}.jsonl')}"
@@ -145,9 +155,14 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
     """Everything that can be said before money is spent: the verdict, the checks, the price, the budgets.
 
     `judges` raises where nobody can judge answers of a domain: what cannot be judged is not paid for.
-    Raises DoesNotPay, UnknownName, InvalidInput, ModelGone, OverBudget.
+    Raises DoesNotPay, UnknownName, InvalidInput, AddressRefused, ModelGone, OverBudget.
     """
     request = tools.request(start)
+    if {request.spec.environment, request.plan.environment} != {tools.environment}:
+        raise InvalidInput(
+            f"the request is for environment {request.spec.environment!r}, but this is {tools.environment!r}: change "
+            "`environment` in the plan, or start it with --env of the other"
+        )
     judges(request.domain)
     if request.question is not None:
         verdict = verdict_on(request.question)
@@ -159,9 +174,12 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
     if isinstance(provider, Deployed):
         provider.check_serving(spec)
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)
-    expected = provider.estimate(spec, request.price, hours=request.plan.hours)
+    terms = tools.held(request, provider)
+    expected = provider.estimate(spec, terms.price, hours=request.plan.hours)
     key = launch_key(spec, provider.target)
-    entry = tools.ledger.reserve(key, spec, provider.target, expected, request.plan.budgets)
+    entry = tools.ledger.reserve(key, spec, provider.target, expected, terms.budgets)
+    if terms.why_asked:
+        logger.info("a person is asked, whatever it costs: launch=%s why=%s", key, terms.why_asked)
     return Flow(
         start=start,
         key=key,
@@ -181,18 +199,26 @@ def launch_once(tools: Tools, flow: Flow) -> Flow:
     entry, request = tools.ledger.entry(flow.key), tools.request(flow.start)
     if entry.stage == Stage.REFUSED:
         raise JobFailed(f"launch {flow.key} was given up and nothing was sent: {entry.note}. Start it again")
+    provider = tools.provider(request)
+    terms = tools.held(request, provider)
+    if entry.stage == Stage.RESERVED:
+        _hold_again(tools, entry)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for file in (request.spec.training, request.spec.validation):
-            if file is not None:
-                (folder / file.filename).write_bytes(tools.get("data", file.sha256))
+            if file is None:
+                continue
+            data = tools.get("data", file.sha256)
+            if len(data) != file.bytes:
+                raise IntegrityError(f"{file.filename} has {len(data)} bytes, but the request says {file.bytes}")
+            (folder / file.filename).write_bytes(data)
         done = launch(
-            tools.provider(request),
+            provider,
             request.spec,
             folder,
             ledger=tools.ledger,
-            budgets=request.plan.budgets,
-            price=request.price,
+            budgets=terms.budgets,
+            price=terms.price,
             hours=request.plan.hours,
             shutdown=request.shutdown,
             needed_until=request.needed_until,
@@ -206,6 +232,24 @@ def launch_once(tools: Tools, flow: Flow) -> Flow:
     return flow.model_copy(update={"stage": done.stage})
 
 
+def _hold_again(tools: Tools, entry: Entry) -> None:
+    """A person agrees to one launch, and to the plan's budgets: the environment's hold for what is agreed to as well.
+
+    Raises OverBudget.
+    """
+    if tools.limits is None:
+        return
+    day, spent = day_of(entry.reserved_at), tools.ledger.spent
+    sums = ((None, tools.limits.environment_usd), (day, tools.limits.day_usd))
+    for when, most in sums:
+        if (usd := spent(entry.environment, day=when)) > most:
+            raise OverBudget(
+                f"launch {entry.key}: with it {usd:,.2f} USD are spent or promised{f' on {when}' if when else ''}, but "
+                f"environment {entry.environment!r} may spend {most:,.2f}: nothing was sent. Have [tunes] raised in "
+                "cdk/environments"
+            )
+
+
 def look(tools: Tools, flow: Flow) -> Flow:
     """One look at the job. A provider that cannot be asked is asked again at the next.
 
@@ -215,11 +259,13 @@ def look(tools: Tools, flow: Flow) -> Flow:
     if entry.stage == Stage.LAUNCHED:
         assert entry.job_id is not None
         request = tools.request(flow.start)
+        provider = tools.provider(request)
         try:
-            job = tools.provider(request).status(entry.job_id)
+            job = provider.status(entry.job_id)
         except (Throttled, ProviderUnavailable):
             return _later(tools, flow)
-        entry, error = tools.ledger.record(flow.key, job, actual_usd=billed(job, request.price)), job.error
+        price = tools.held(request, provider).price
+        entry, error = tools.ledger.record(flow.key, job, actual_usd=billed(job, price)), job.error
     if entry.stage == Stage.CANCELLED:
         raise Stopped(f"launch {flow.key}, job {entry.job_id}, was cancelled: nothing more is charged")
     if entry.stage in (Stage.FAILED, Stage.EXPIRED, Stage.REFUSED):

@@ -5,10 +5,8 @@ Keys do not stand in it: it names the environment variable that holds one.
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
-from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +19,7 @@ from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import Catalogue, ModelPrice, warnings_of
 from stepforge.economics.quotes import training_price
 from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
+from stepforge.finetune.addresses import Secrets, credentials_for, hold_own, key_for
 from stepforge.finetune.datasets import Kind, write
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
@@ -30,13 +29,13 @@ from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
 from stepforge.installation.home import home
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-Secrets = Callable[[str], str]
-"""From a secret's name to its value. Without it keys are found as a person's are."""
+_OPENAI = "https://api.openai.com/v1"
+_ANTHROPIC = "https://api.anthropic.com"
 
 
 class OpenAISettings(Contract):
     type: Literal["openai"]
-    base_url: str = "https://api.openai.com/v1"
+    base_url: str = _OPENAI
     api_key_env: str = "OPENAI_API_KEY"
     api_key_secret: str | None = None
     """Name or ARN of a secret in Secrets Manager, where the state machine finds the key: it has no such variable."""
@@ -45,7 +44,7 @@ class OpenAISettings(Contract):
     def provider(self, secrets: Secrets | None = None) -> Provider:
         from stepforge.finetune.openai import OpenAIProvider
 
-        return OpenAIProvider(_given_key(self, secrets), base_url=self.base_url, project=self.project)
+        return OpenAIProvider(_given_key(self, secrets, own=_OPENAI), base_url=self.base_url, project=self.project)
 
 
 class VertexSettings(Contract):
@@ -55,7 +54,8 @@ class VertexSettings(Contract):
     credentials_secret: str | None = None
     """Secret with the JSON of a service account or of a workload identity federation, for the state machine."""
     project: str
-    location: str
+    location: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+    """Part of the address that is called."""
     folder_uri: str
     kms_key: str | None = None
     base_url: str | None = None
@@ -72,9 +72,11 @@ class VertexSettings(Contract):
         if secrets is not None and self.credentials_secret is not None:
             import google.auth
 
-            about = json.loads(secrets(self.credentials_secret))
+            about = credentials_for(secrets, self.credentials_secret, address=self.base_url)
             found, _ = google.auth.load_credentials_from_dict(about, scopes=[SCOPE])
             return VertexProvider(**given, credentials=found)
+        if secrets is not None:
+            hold_own(self.base_url)
         return VertexProvider(**given)
 
 
@@ -93,6 +95,8 @@ class BedrockSettings(Contract):
 
         from stepforge.finetune.bedrock import BedrockProvider
 
+        if secrets is not None:
+            hold_own(self.endpoint_url)
         return BedrockProvider(
             boto3.Session(region_name=self.region),
             role_arn=self.role_arn,
@@ -123,6 +127,8 @@ class SageMakerSettings(Contract):
 
         from stepforge.finetune.sagemaker import SageMakerProvider
 
+        if secrets is not None:
+            hold_own(self.endpoint_url)
         given = self.model_dump(exclude={"type", "region"})
         return SageMakerProvider(
             boto3.Session(region_name=self.region), **given, deploy_seconds=1_800 if secrets is None else 300
@@ -173,7 +179,7 @@ class AnthropicSettings(Contract):
         from stepforge.finetune.prompts import TokenPrices
 
         return AnthropicProvider(
-            _given_key(self, secrets),
+            _given_key(self, secrets, own=_ANTHROPIC),
             self._folder(s3),
             prices=TokenPrices(input_usd=self.input_usd, output_usd=self.output_usd),
             budget_usd=self.budget_usd,
@@ -332,12 +338,12 @@ def load_plan(path: Path) -> Plan:
         raise InvalidInput(f"{path}: {first_problem(error, fields=Plan.model_fields)}") from error
 
 
-def _given_key(settings: OpenAISettings | AnthropicSettings, secrets: Secrets | None) -> SecretStr:
+def _given_key(settings: OpenAISettings | AnthropicSettings, secrets: Secrets | None, *, own: str) -> SecretStr:
     if secrets is None:
         return _key(settings.api_key_env)
     if settings.api_key_secret is None:
         raise InvalidInput("the state machine has no environment variable with your key: name api_key_secret")
-    return SecretStr(secrets(settings.api_key_secret))
+    return key_for(secrets, settings.api_key_secret, address=settings.base_url, own=own)
 
 
 def _key(name: str) -> SecretStr:

@@ -15,10 +15,11 @@ from stepforge.contracts.base import Contract
 from stepforge.contracts.registry import ExternalLineage, PackageMetadata
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse
 from stepforge.errors import IntegrityError, InvalidInput, ProviderRefused, SmokeFailed
+from stepforge.finetune.addresses import Secrets
 from stepforge.finetune.evaluation import identity
 from stepforge.finetune.flow import Request
 from stepforge.finetune.job import Message, Tuned
-from stepforge.finetune.plan import Plan, Secrets, connect
+from stepforge.finetune.plan import Plan, connect
 from stepforge.finetune.provider import Deployed
 
 PROBE = "1 + 1 ="

@@ -96,7 +96,7 @@ def find_attempt(
     refused: str | None = None
     for number in range(MAX_ATTEMPTS):
         name = job_name(request.prefix, number)
-        job = describe(sagemaker, request, name)
+        job = describe(sagemaker, request, name, bucket=bucket)
         action = next_action(job)
         if action == "adopt" and not _is_whole(s3, job, bucket=bucket):
             continue
@@ -127,8 +127,11 @@ def attempt_at(
     )
 
 
-def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] | None:
-    """DescribeTrainingJob, None where there is no such job. Raises IdentityConflict where it is another spec's."""
+def describe(sagemaker: Any, request: JobRequest, name: str, *, bucket: str) -> dict[str, Any] | None:
+    """DescribeTrainingJob, None where there is no such job.
+
+    Raises IdentityConflict where it is another spec's, or writes to another bucket than this environment's.
+    """
     try:
         job = sagemaker.describe_training_job(TrainingJobName=name)
     except AwsError as error:
@@ -144,6 +147,13 @@ def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] |
         raise errors.IdentityConflict(
             f"the training job {name!r} exists with the spec {found or 'of someone else (no tag)'}, "
             f"but {request.spec_sha256} was asked for: delete or rename nothing, change the spec"
+        )
+    target = job.get("OutputDataConfig", {}).get("S3OutputPath")
+    if target is not None and target.removeprefix("s3://").partition("/")[0] != bucket:
+        raise errors.IdentityConflict(
+            f"the training job {name!r} is another environment's in this account: it writes to {target}, and this "
+            f"environment's bucket is {bucket!r}. Nothing of it is adopted: change the recipe here (its seed, say), so "
+            "that the job has a name of its own, or give each environment an account"
         )
     return job
 
@@ -196,7 +206,7 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
     name; InstanceTypeUnavailable where the cloud had no capacity and the request names another type.
     """
     name = ended.attempt.name
-    job = describe(sagemaker, ended.request, name)
+    job = describe(sagemaker, ended.request, name, bucket=bucket)
     if job is None:
         raise creation_failure(name, ended.error or CaughtError())
     if job["TrainingJobStatus"] in ("InProgress", "Stopping"):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stepforge.errors import InvalidInput
+from stepforge.errors import InvalidInput, ProviderRefused
 from stepforge.rotation.providers import PROVIDERS, Keyholder
 from stepforge.secrets import CURRENT, PENDING
 
@@ -66,7 +66,10 @@ def rotate(secrets: Any, event: Rotation, keyholder: Keyholder, hand_in: HandIn)
     versions: dict[str, list[str]] = secrets.describe_secret(SecretId=event.secret_id)["VersionIdsToStages"]
     stages = versions.get(event.token, [])
     if CURRENT in stages:
-        if event.step == "finishSecret":
+        # The first value of a secret is current as soon as it is put, so it is tested there.
+        if event.step == "testSecret":
+            keyholder.test(_pending(secrets, event, stage=CURRENT))
+        elif event.step == "finishSecret":
             _clean_up(secrets, event, keyholder, hand_in)
         return
     if PENDING not in stages:
@@ -74,9 +77,9 @@ def rotate(secrets: Any, event: Rotation, keyholder: Keyholder, hand_in: HandIn)
     if event.step == "createSecret":
         _create(secrets, event, keyholder, hand_in)
     elif event.step == "testSecret":
-        keyholder.test(_pending(secrets, event))
+        _test(secrets, event, keyholder)
     elif event.step == "finishSecret":
-        keyholder.test(_pending(secrets, event))
+        _test(secrets, event, keyholder)
         current = next((version for version, labels in versions.items() if CURRENT in labels), None)
         moved = {"MoveToVersionId": event.token, **({"RemoveFromVersionId": current} if current else {})}
         secrets.update_secret_version_stage(SecretId=event.secret_id, VersionStage=CURRENT, **moved)
@@ -84,22 +87,42 @@ def rotate(secrets: Any, event: Rotation, keyholder: Keyholder, hand_in: HandIn)
     # setSecret: keys of these providers work from the moment in which they are made.
 
 
+def _test(secrets: Any, event: Rotation, keyholder: Keyholder) -> None:
+    """A key that is refused is given up: as long as its version is pending, Secrets Manager tries it and no other."""
+    key = _pending(secrets, event)
+    try:
+        keyholder.test(key)
+    except (ProviderRefused, InvalidInput):
+        secrets.update_secret_version_stage(
+            SecretId=event.secret_id, VersionStage=PENDING, RemoveFromVersionId=event.token
+        )
+        logger.error(
+            "the new key is refused and given up: hand in another and rotate again",
+            extra={"fields": {"secret": event.secret_id, "version": event.token}},
+        )
+        raise
+
+
 def _create(secrets: Any, event: Rotation, keyholder: Keyholder, hand_in: HandIn) -> None:
     if _value(secrets, event, VersionId=event.token, VersionStage=PENDING) is not None:
         return
-    value = hand_in.value() or keyholder.create(_value(secrets, event, VersionStage=CURRENT), event.token)
+    current = _value(secrets, event, VersionStage=CURRENT)
+    value = hand_in.value() or keyholder.create(current, event.token)
     if value is None:
         raise InvalidInput(
             f"no new key for {event.secret_id}: this provider makes none for a program. Make one by hand, put it into "
             f"the parameter {hand_in.name} and rotate again (docs/deploy.md, rotate a key)"
         )
+    if current is None:
+        # Secrets Manager makes the first value current as soon as it is put.
+        keyholder.test(value)
     secrets.put_secret_value(
         SecretId=event.secret_id, ClientRequestToken=event.token, SecretString=value, VersionStages=[PENDING]
     )
 
 
-def _pending(secrets: Any, event: Rotation) -> str:
-    value = _value(secrets, event, VersionId=event.token, VersionStage=PENDING)
+def _pending(secrets: Any, event: Rotation, *, stage: str = PENDING) -> str:
+    value = _value(secrets, event, VersionId=event.token, VersionStage=stage)
     if value is None:
         raise InvalidInput(f"version {event.token!r} of {event.secret_id} has no value: createSecret has not come by")
     return value

@@ -106,6 +106,19 @@ def test_a_name_that_another_spec_has_is_a_conflict_and_never_renamed(
         find(sagemaker, s3)
 
 
+@pytest.mark.parametrize("status", ["InProgress", "Completed", "Failed"])
+def test_a_job_of_another_environment_in_the_account_is_a_conflict_and_neither_polled_nor_adopted(
+    sagemaker: FakeSageMaker, s3: Any, status: str
+) -> None:
+    output = {"S3OutputPath": "s3://the-bucket-of-dev/jobs"}
+    sagemaker.add_job(f"{PREFIX}-a0", SHA, status, OutputDataConfig=output)
+    with pytest.raises(IdentityConflict, match=r"another environment's .* change the recipe"):
+        find(sagemaker, s3)
+    sagemaker.jobs[f"{PREFIX}-a0"]["OutputDataConfig"] = {"S3OutputPath": f"s3://{BUCKET}/jobs"}
+    if status == "InProgress":
+        assert find(sagemaker, s3) == ("-a0", "poll")
+
+
 def test_the_ids_of_who_creates_go_with_a_job_and_decide_nothing_about_it(sagemaker: FakeSageMaker, s3: Any) -> None:
     with logs.context(trace_id="1-67890abc-0123456789abcdef01234567", request_id="call", session_id="ann"):
         first = found(sagemaker, s3)

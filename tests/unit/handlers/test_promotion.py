@@ -366,9 +366,21 @@ def test_what_is_rejected_no_longer_or_is_somebody_elses_is_left_alone(sagemaker
     assert "update_model_package" not in sagemaker.calls
 
 
-def test_a_rejection_without_a_reason_says_so_and_a_new_reason_is_recorded(
-    sagemaker: FakeSageMaker, load: Callable[[str], ModuleType]
+def test_a_rejection_in_another_environment_is_asked_nothing_about(
+    sagemaker: FakeSageMaker, load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GROUP_PREFIX", "stepforge-dev---")
+    module, calls = load("on_rejection"), list(sagemaker.calls)
+    module.client = lambda service: pytest.fail(f"{service} was asked")  # type: ignore[attr-defined]
+    arn = "arn:aws:sagemaker:us-east-1:000000000000:model-package/stepforge-prod---facial/1"
+    assert module.handler({"detail": {"ModelPackageArn": arn, "ModelApprovalStatus": "Rejected"}}, None) is None
+    assert sagemaker.calls == calls
+
+
+def test_a_rejection_without_a_reason_says_so_and_a_new_reason_is_recorded(
+    sagemaker: FakeSageMaker, load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GROUP_PREFIX", "stepforge-")
     arn = add(sagemaker, ModelApprovalStatus="Rejected")
     module = load("on_rejection")
     module.client = lambda service: sagemaker  # type: ignore[attr-defined]

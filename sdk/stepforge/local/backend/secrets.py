@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 Json = Any
 _rotate_secret = secretsmanager._rotate_secret
 _STEPS = ("createSecret", "setSecret", "testSecret", "finishSecret")
+_rotating: set[str] = set()
+"""Names of secrets that are rotated just now."""
+_under_way = threading.Lock()
 
 
 def install() -> None:
@@ -38,7 +41,13 @@ def rotate_secret(data: Json) -> Json:
     function = data.get("RotationLambdaARN") or (secret or {}).get("RotationLambdaARN")
     if not secret or secret.get("DeletedDate") or not function:
         return _rotate_secret(data)
-    if any("AWSPENDING" in v["Stages"] and "AWSCURRENT" not in v["Stages"] for v in secret["Versions"].values()):
+    incomplete = [
+        version
+        for version, found in secret["Versions"].items()
+        if "AWSPENDING" in found["Stages"] and "AWSCURRENT" not in found["Stages"]
+    ]
+    if incomplete:
+        threading.Thread(target=_rotate, args=(secret, function, incomplete[0]), daemon=True).start()
         message = "A previous rotation isn't complete. That rotation will be reattempted."
         return secretsmanager.error_response_json("InvalidRequestException", message, 400)
     secret |= {"RotationLambdaARN": function, "RotationEnabled": True}
@@ -54,7 +63,19 @@ def rotate_secret(data: Json) -> Json:
 
 
 def _rotate(secret: Json, function: str, version: str) -> None:
-    """A step that fails ends the rotation: the pending version goes, the current one stays."""
+    """A step that fails ends the rotation: the current version stays, and the pending one stays pending, unless the
+    function took its label: the next rotation is the same one again."""
+    with _under_way:
+        if (name := secret["Name"]) in _rotating:
+            return
+        _rotating.add(name)
+    try:
+        _go_through(secret, function, version)
+    finally:
+        _rotating.discard(name)
+
+
+def _go_through(secret: Json, function: str, version: str) -> None:
     for step in _STEPS:
         func, config, name = lambda_svc._get_func_record_for_ref(function)
         if not func or not config:
@@ -71,7 +92,7 @@ def _rotate(secret: Json, function: str, version: str) -> None:
             secret["Versions"][version]["Stages"] = ["AWSCURRENT"]
             return
         logger.error("rotation of %s failed: finishSecret did not make %s current", secret["Name"], version)
-    if "AWSCURRENT" not in secret["Versions"].get(version, {"Stages": ["AWSCURRENT"]})["Stages"]:
+    if version in secret["Versions"] and not secret["Versions"][version]["Stages"]:
         del secret["Versions"][version]
 
 

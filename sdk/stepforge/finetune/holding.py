@@ -1,0 +1,88 @@
+"""What a launch in the state machine is held to. Its request is the caller's word; budgets and prices are not."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import cache
+
+from stepforge.contracts.base import Contract
+from stepforge.economics.catalogue import Catalogue, ModelPrice
+from stepforge.economics.quotes import training_price
+from stepforge.errors import UnknownPrice
+from stepforge.finetune.entries import Budgets
+from stepforge.finetune.plan import AnthropicSettings, Plan
+from stepforge.finetune.provider import Provider
+from stepforge.finetune.spec import TuneSpec
+
+MOST_BYTES_A_TOKEN = 12
+"""Of a data file. What claims to have fewer tokens than that is asked of a person."""
+_ALWAYS = Decimal(-1)
+"""A threshold that every estimate is above, one of nothing as well."""
+
+
+class Held(Contract):
+    """The dearer of two prices, the lower of two budgets."""
+
+    price: ModelPrice
+    budgets: Budgets
+    why_asked: str = ""
+    """Why a person is asked whatever it costs; empty where the amount decides."""
+
+
+def held(
+    plan: Plan, spec: TuneSpec, asked: ModelPrice, provider: Provider, limits: Budgets | None, catalogue: Catalogue
+) -> Held:
+    """`limits` are the environment's; None: this is a person's own machine, and the plan's word is theirs.
+
+    At a local server nothing is charged, so there the price is as it was given.
+    Raises InvalidInput where the catalogue's price is by the hour and the plan says no hours.
+    """
+    if limits is None:
+        return Held(price=asked, budgets=plan.budgets)
+    budgets = lower(plan.budgets, limits)
+    if provider.local:
+        return Held(price=asked, budgets=budgets)
+    price, why = _dearer(plan, spec, asked, provider, catalogue)
+    if why:
+        budgets = budgets.model_copy(update={"approval_usd": _ALWAYS})
+    return Held(price=price, budgets=budgets, why_asked=why)
+
+
+def lower(one: Budgets, other: Budgets) -> Budgets:
+    """Each amount's lower.
+
+    >>> few, many = (dict.fromkeys(Budgets.model_fields, usd) for usd in (1, 5))
+    >>> lower(Budgets(**{**many, "job_usd": 9}), Budgets(**{**many, "approval_usd": 1})).model_dump(mode="json")
+    {'job_usd': '5', 'day_usd': '5', 'environment_usd': '5', 'approval_usd': '1'}
+    """
+    return Budgets.model_validate(
+        {name: min(getattr(one, name), getattr(other, name)) for name in Budgets.model_fields}
+    )
+
+
+@cache
+def shipped() -> Catalogue:
+    return Catalogue.load()
+
+
+def _dearer(
+    plan: Plan, spec: TuneSpec, asked: ModelPrice, provider: Provider, catalogue: Catalogue
+) -> tuple[ModelPrice, str]:
+    """The price to hold it to, and why a person is asked all the same."""
+    if isinstance(plan.provider, AnthropicSettings):
+        return asked, "the rates of its search are the plan's own"
+    # By what is tuned: `catalogue_model` is the plan's word, and could name a cheaper one.
+    model = f"{spec.provider}/{spec.base_model}"
+    try:
+        known = training_price(catalogue, model, spec.method) if model in catalogue.rows else None
+    except UnknownPrice:
+        known = None
+    if known is None:
+        return asked, f"the catalogue has no price of {model!r}"
+    asked_usd, known_usd = (provider.estimate(spec, price, hours=plan.hours).high_usd for price in (asked, known))
+    price = asked if asked_usd > known_usd else known
+    if known.kind == "training_hours":
+        return price, "how many hours it takes is the plan's word"
+    if spec.training.bytes > MOST_BYTES_A_TOKEN * spec.training.tokens.high:
+        return price, "its data have more bytes than its tokens explain"
+    return price, ""
