@@ -16,6 +16,7 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from cdk.functions import Functions
+from cdk.guardrails import guardrails
 from cdk.policies import (
     allow,
     arns,
@@ -128,7 +129,7 @@ class People(Construct):
             allow(["states:StopExecution"], stopped),
             allow(["sagemaker:CreateTrainingJob", "sagemaker:StopTrainingJob", "sagemaker:AddTags"], self._jobs()),
             pass_roles(*self._functions.roles.jobs.values()),
-            *deny_unguarded_jobs(vpc=self._settings.jobs_need_vpc),
+            *self._held(),
             # Whoever trains neither approves nor promotes, with whatever other policy.
             deny(
                 ["sagemaker:UpdateModelPackage", "sagemaker:CreateModelPackage", "sagemaker:DeleteModelPackage"],
@@ -144,6 +145,11 @@ class People(Construct):
             ),
             deny(["dynamodb:Scan", "dynamodb:PartiQLSelect", "dynamodb:ExportTableToPointInTime"], spend),
         ]
+
+    def _held(self) -> list[iam.PolicyStatement]:
+        """A job by hand is held to what the machine's are; the local AWS has no limits."""
+        settings = self._settings
+        return deny_unguarded_jobs(vpc=settings.jobs_need_vpc) if settings.local else guardrails(settings)
 
     def _approve(self) -> list[iam.PolicyStatement]:
         return [

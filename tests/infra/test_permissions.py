@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stepforge.contracts.names import MACHINES
+from tests.support.iam import Request, decide
 
 from .conftest import TUNING_ROLE, Synth
 from .permissions import FILE, text
@@ -364,16 +365,44 @@ def test_a_job_without_keys_is_denied(cloud: Cloud, who: str) -> None:
     ],
     ids=["instance", "hours", "traffic"],
 )
-def test_a_job_beyond_the_limits_is_denied_to_the_machine(cloud: Cloud, beyond: Json, within: Json) -> None:
+@pytest.mark.parametrize("who", ["trainer", "MachinesRunJob"])
+def test_a_job_beyond_the_limits_is_denied(cloud: Cloud, who: str, beyond: Json, within: Json) -> None:
     given = GUARDED | WITHIN
-    assert cloud.decide("MachinesRunJob", "sagemaker:CreateTrainingJob", JOB, **given | within) == "allow"
-    assert cloud.decide("MachinesRunJob", "sagemaker:CreateTrainingJob", JOB, **given | beyond) == "deny"
+    assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given | within) == "allow"
+    assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given | beyond) == "deny"
 
 
+@pytest.mark.parametrize("who", ["trainer", "MachinesRunJob"])
 @pytest.mark.parametrize("silent", list(WITHIN))
-def test_a_job_that_does_not_say_what_is_limited_is_denied_to_the_machine(cloud: Cloud, silent: str) -> None:
+def test_a_job_that_does_not_say_what_is_limited_is_denied(cloud: Cloud, who: str, silent: str) -> None:
     given = {key: value for key, value in (GUARDED | WITHIN).items() if key != silent}
-    assert cloud.decide("MachinesRunJob", "sagemaker:CreateTrainingJob", JOB, **given) == "deny"
+    assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given) == "deny"
+
+
+def test_a_budget_at_its_limit_holds_the_machine_promotions_and_the_trainers_of_studio(synth: Synth) -> None:
+    staging = Cloud(synth.templates["staging"])
+    (budget,) = (who for who in staging.principals if who.startswith("Budgets"))
+    (denies,) = (
+        staging.plain(r["Properties"]["PolicyDocument"])
+        for r in staging.resources.values()
+        if r["Properties"].get("ManagedPolicyName") == "stepforge-staging-no-spending"
+    )
+    policy = f"arn:aws:iam::{ACCOUNT}:policy/stepforge-staging-no-spending"
+    held = {
+        who
+        for who, principal in staging.principals.items()
+        if staging.decide(budget, "iam:AttachRolePolicy", principal.arn, iam__PolicyARN=policy) == "allow"
+    }
+    assert {"MachinesRunJob", "FunctionsDeploy"} < held
+    assert [staging.principals[who].arn for who in held - {"MachinesRunJob", "FunctionsDeploy"}] == [
+        f"arn:aws:iam::{ACCOUNT}:role/stepforge-staging-studio-research"
+    ]
+    (action,) = (r["Properties"] for r in staging.resources.values() if r["Type"] == "AWS::Budgets::BudgetsAction")
+    named = staging.plain(action["Definition"]["IamActionDefinition"]["Roles"])
+    assert {f"arn:aws:iam::{ACCOUNT}:role/{name}" for name in named} == {staging.principals[w].arn for w in held}
+    request = Request("sagemaker:CreateTrainingJob", JOB, {})
+    for who in held:
+        assert decide(request, identity=[*staging.principals[who].policies, denies]) == "deny", who
 
 
 def test_who_trains_creates_jobs_under_our_names_alone(cloud: Cloud) -> None:
@@ -386,8 +415,6 @@ def test_who_trains_creates_jobs_under_our_names_alone(cloud: Cloud) -> None:
 def test_a_job_without_a_vpc_is_denied_where_the_environment_asks_for_one() -> None:
     pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
     from cdk.policies import deny_unguarded_jobs
-
-    from tests.support.iam import Request, decide
 
     allow = {"Effect": "Allow", "Action": "sagemaker:*", "Resource": "*"}
     policy = {"Statement": [allow, *(s.to_json() for s in deny_unguarded_jobs(vpc=True))]}
@@ -450,8 +477,6 @@ def test_every_condition_key_exists(synth: Synth, name: str) -> None:
 
 
 def test_a_misspelt_key_is_seen_and_would_void_or_invert_its_deny(cloud: Cloud) -> None:
-    from tests.support.iam import Request, decide
-
     assert misspelt({"sagemaker:OutputKMSKeyId", "sagemaker:OutputKmsKey"}) == {"sagemaker:OutputKMSKeyId"}
     policies = json.loads(json.dumps(cloud.principals["trainer"].policies).replace("OutputKmsKey", "OutputKmsKeyId"))
     keys = {key.replace("__", ":").lower(): value for key, value in GUARDED.items()}
