@@ -21,6 +21,7 @@ from stepforge.contracts.names import SPEC_TAG, Keys, job_name
 from stepforge.contracts.resources import Resources
 from stepforge.contracts.work import TRAINING
 from stepforge.exposure import refuse_secrets
+from stepforge.machines.adoption import check_is_asked_for
 
 MAX_ATTEMPTS = 50
 CHOICE_TAG = "stepforge:instance-choice"
@@ -91,7 +92,7 @@ def find_attempt(
     """Describe `-a0`, `-a1`, ... and adopt what runs or is done; after failures the next number is free.
 
     Where the last of them found no capacity, the next runs on the next instance type of the request's list.
-    Raises IdentityConflict where the name belongs to another spec, JobFailed after 50 failed attempts.
+    Raises IdentityConflict where the name belongs to another job, JobFailed after 50 failed attempts.
     """
     refused: str | None = None
     for number in range(MAX_ATTEMPTS):
@@ -128,7 +129,7 @@ def attempt_at(
 
 
 def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] | None:
-    """DescribeTrainingJob, None where there is no such job. Raises IdentityConflict where it is another spec's."""
+    """DescribeTrainingJob, None where there is none. Raises IdentityConflict where it is not the request's."""
     try:
         job = sagemaker.describe_training_job(TrainingJobName=name)
     except AwsError as error:
@@ -145,6 +146,8 @@ def describe(sagemaker: Any, request: JobRequest, name: str) -> dict[str, Any] |
             f"the training job {name!r} exists with the spec {found or 'of someone else (no tag)'}, "
             f"but {request.spec_sha256} was asked for: delete or rename nothing, change the spec"
         )
+    if next_action(job) is not None:  # of a spent attempt nothing is taken
+        check_is_asked_for(job, request)
     return job
 
 
