@@ -103,14 +103,17 @@ def deny_unguarded_jobs(*, vpc: bool) -> list[iam.PolicyStatement]:
     sizes = [f"ml.{family}.*" for family in OWN_STORAGE]
     found = [
         deny(any_job, ["*"], Null={"sagemaker:OutputKmsKey": "true"}),
+        # Any: one type of a mixed list whose volume needs the key is enough.
         deny(
             any_job,
             ["*"],
             **{
                 "Null": {"sagemaker:VolumeKmsKey": "true"},
-                "ForAllValues:StringNotLike": {"sagemaker:InstanceTypes": sizes},
+                "ForAnyValue:StringNotLike": {"sagemaker:InstanceTypes": sizes},
             },
         ),
+        # A job that names no type has none that is not like these.
+        deny(any_job, ["*"], Null={"sagemaker:VolumeKmsKey": "true", "sagemaker:InstanceTypes": "true"}),
     ]
     if vpc:
         keys = ("sagemaker:VpcSubnets", "sagemaker:VpcSecurityGroupIds")

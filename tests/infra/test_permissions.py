@@ -346,8 +346,13 @@ def test_a_job_without_keys_is_denied(cloud: Cloud, who: str) -> None:
         assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given, **types) == "deny", missing
     # Instances with disks of their own encrypt them in hardware, and take no key; in a mixed list one has to be given.
     own = {k: v for k, v in GUARDED.items() if "Volume" not in k} | WITHIN
-    own["sagemaker__InstanceTypes"] = ["ml.g5.xlarge"]
-    assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **own) == "allow"
+    for types, decision in (
+        (["ml.g5.xlarge"], "allow"),
+        (["ml.g5.xlarge", "ml.m5.large"], "deny"),
+        (["ml.m5.large", "ml.g5.xlarge"], "deny"),
+    ):
+        own["sagemaker__InstanceTypes"] = types
+        assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **own) == decision, types
 
 
 @pytest.mark.parametrize(
@@ -423,6 +428,7 @@ def test_a_job_without_a_vpc_is_denied_where_the_environment_asks_for_one() -> N
         "sagemaker:vpcsubnets": ["subnet-1"], "sagemaker:vpcsecuritygroupids": ["sg-1"],
     }  # fmt: skip
     assert decide(Request("sagemaker:CreateTrainingJob", JOB, dict(whole)), identity=[policy]) == "allow"
+    # Without a type, too: what names none has none that encrypts its own disks.
     for key in whole:
         given = {name: value for name, value in whole.items() if name != key}
         assert decide(Request("sagemaker:CreateTrainingJob", JOB, given), identity=[policy]) == "deny", key
