@@ -7,8 +7,10 @@ import re
 from typing import Any
 
 import pytest
+from botocore.session import get_session
 
 from stepforge.contracts.names import MACHINES
+from stepforge.machines.attempts import volume_key
 from tests.support.iam import Request, decide
 
 from .conftest import TUNING_ROLE, Synth
@@ -432,6 +434,21 @@ def test_a_job_without_a_vpc_is_denied_where_the_environment_asks_for_one() -> N
     for key in whole:
         given = {name: value for name, value in whole.items() if name != key}
         assert decide(Request("sagemaker:CreateTrainingJob", JOB, given), identity=[policy]) == "deny", key
+
+
+def test_a_volume_key_may_be_missing_for_those_types_alone_for_which_a_job_sends_none() -> None:
+    pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
+    from cdk.policies import deny_unguarded_jobs
+
+    allow = {"Effect": "Allow", "Action": "sagemaker:*", "Resource": "*"}
+    policy = {"Statement": [allow, *(s.to_json() for s in deny_unguarded_jobs(vpc=False))]}
+    types = get_session().get_service_model("sagemaker").shape_for("TrainingInstanceType").enum
+    keyless = {kind for kind in types if volume_key(kind, "key") is None}
+    assert {"ml.g5.xlarge", "ml.r5d.large", "ml.p6-b200.48xlarge"} < keyless
+    for kind in types:
+        given = {"sagemaker:outputkmskey": "k", "sagemaker:instancetypes": [kind]}
+        decision = decide(Request("sagemaker:CreateTrainingJob", JOB, given), identity=[policy])
+        assert decision == ("allow" if kind in keyless else "deny"), kind
 
 
 KNOWN_KEYS = {

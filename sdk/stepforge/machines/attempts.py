@@ -5,7 +5,7 @@ CreateTrainingJob has no client token, so the name `{type}-{12 hex of the spec}-
 
 from __future__ import annotations
 
-import re
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
@@ -18,7 +18,7 @@ from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest
 from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.metrics import PROGRESS_EVENT, SHOWN, TOKENS_PER_SECOND
 from stepforge.contracts.names import SPEC_TAG, Keys, job_name
-from stepforge.contracts.resources import Resources
+from stepforge.contracts.resources import OWN_STORAGE, Resources
 from stepforge.contracts.work import TRAINING
 from stepforge.exposure import refuse_secrets
 from stepforge.machines.adoption import check_is_asked_for
@@ -27,12 +27,6 @@ MAX_ATTEMPTS = 50
 CHOICE_TAG = "stepforge:instance-choice"
 Action = Literal["create", "poll", "adopt"]
 Ending = Literal["Completed", "Failed", "Stopped", "MaxRuntimeExceeded", "MaxWaitTimeExceeded", "Interrupted"]
-
-# Instances with NVMe of their own encrypt it with a key of the hardware, and SageMaker refuses VolumeKmsKeyId for them.
-# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html
-_OWN_STORAGE = re.compile(
-    r"^ml\.(g4dn|g5|g6|g6e|g7|g7e|p3dn|p4d|p4de|p5|p5e|p5en|p6|p6e|trn1|trn1n|trn2|[a-z]\d+[a-z]*d)(-[a-z0-9]+)?\."
-)
 
 _FAILURES: tuple[tuple[str, type[errors.JobFailed]], ...] = (
     ("AlgorithmError", errors.AlgorithmError),
@@ -305,7 +299,7 @@ def creation_failure(name: str, error: CaughtError) -> errors.JobFailed:
 
 def volume_key(instance_type: str, key_arn: str) -> str | None:
     """The KMS key of an instance's volume; None where the instance type does not take one."""
-    return None if _OWN_STORAGE.match(instance_type) else key_arn
+    return None if any(fnmatchcase(instance_type, pattern) for pattern in OWN_STORAGE) else key_arn
 
 
 def _attempt(
