@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from botocore.session import get_session
 
-from stepforge.contracts.names import MACHINES
+from stepforge.contracts.names import ENVIRONMENT_TAG, MACHINES
 from stepforge.machines.attempts import volume_key
+from stepforge.machines.planning import job_tags
 from tests.support.iam import Request, decide
 
 from .conftest import TUNING_ROLE, Synth
@@ -417,6 +418,16 @@ def test_who_trains_creates_jobs_under_our_names_alone(cloud: Cloud) -> None:
     assert cloud.who_may("sagemaker:CreateTrainingJob", JOB, **given) == {"trainer", "MachinesRunJob"}
     other = JOB.replace("sft-", "other-")
     assert ours(cloud.who_may("sagemaker:CreateTrainingJob", other, **given)) == set()
+
+
+def test_a_trainer_stops_the_jobs_of_an_environment_and_cannot_make_anothers_its_own(cloud: Cloud) -> None:
+    own, other = ({f"aws__ResourceTag/{ENVIRONMENT_TAG}": name} for name in ("dev", "prod"))
+    assert cloud.decide("trainer", "sagemaker:StopTrainingJob", JOB, **own) == "allow"
+    for given in (other, {}):
+        assert cloud.decide("trainer", "sagemaker:StopTrainingJob", JOB, **given) == "implicit deny"
+    for given, decision in ((own, "allow"), ({}, "allow"), (other, "deny")):
+        assert cloud.decide("trainer", "sagemaker:AddTags", JOB, **given) == decision, given
+    assert job_tags(domain="facial", environment="dev")[ENVIRONMENT_TAG] == "dev"
 
 
 def test_a_job_without_a_vpc_is_denied_where_the_environment_asks_for_one() -> None:
