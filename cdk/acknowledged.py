@@ -12,7 +12,7 @@ from cdk.policies import groups
 from cdk.roles import NETWORK
 from cdk.settings import Settings
 from stepforge.contracts.manifests import ArtifactKind
-from stepforge.contracts.names import MACHINES, TUNE_PREFIX, parameter
+from stepforge.contracts.names import MACHINES, TUNE_PREFIX, Keys, parameter
 from stepforge.contracts.work import WORK_TYPES
 
 _OWN_NAMES = "names made by stepforge: one for each job, model or endpoint, none known before it exists"
@@ -80,6 +80,13 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         **{arn("states", f"execution:stepforge-{settings.name}-{machine}:*"): _OWN_NAMES for machine in MACHINES},
         arn("logs", "log-group:/aws/sagemaker/Endpoints*"): "SageMaker makes a group for each endpoint",
     }
+    if settings.serve_mode == "async":
+        own |= {
+            f"{bucket}/{Keys.inference(what)}/*": "a request and its answer are named by its digest"
+            for what in ("requests", "answers", "failures")
+        }
+    if settings.serve_mode == "components":
+        own |= {arn("sagemaker", f"inference-component/{own_groups}{tail}"): _OWN_NAMES for tail in ("", "-candidate")}
     if settings.local:
         return own
     own |= {

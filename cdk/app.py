@@ -7,6 +7,7 @@ An environment's stacks stand in the app itself and not in a cdk.Stage: `--all` 
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import aws_cdk as cdk
@@ -17,6 +18,7 @@ from cdk.acknowledged import acknowledge, acknowledge_account
 from cdk.rules import StepforgeChecks
 from cdk.settings import settings
 from cdk.stack import compose
+from stepforge.errors import StepforgeError
 
 DEFAULT = "dev"
 # Here and not in cdk.json, so that the tests and the local template see the same.
@@ -65,4 +67,7 @@ def templates(app: cdk.App) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    build().synth()
+    try:
+        build().synth()
+    except StepforgeError as error:
+        sys.exit(f"error: {error}")

@@ -21,7 +21,7 @@ def command(*arguments: str) -> list[str]:
     """The CLI's command line, to be run in `ROOT`. Raises EnvironmentUnavailable where there is no Node.js."""
     npx = shutil.which("npx")
     if npx is None:
-        raise EnvironmentUnavailable("`npx` is not found: install Node.js 20 or newer, which brings it")
+        raise EnvironmentUnavailable("`npx` is not found: install Node.js 22 or newer, which brings it")
     # cdk.json names `python`, which need not be the one that has our library.
     app = [] if {"--app", "-a"} & set(arguments) else ["--app", f'"{sys.executable}" -m cdk.app']
     return [npx, "--yes", CDK_CLI, *app, *arguments]

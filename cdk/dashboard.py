@@ -10,6 +10,7 @@ from constructs import Construct
 from cdk.policies import arns
 from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, endpoint_name, package_group
+from stepforge.contracts.serving import ServeMode, dimensions
 
 
 class Dashboard(Construct):
@@ -49,10 +50,14 @@ class Dashboard(Construct):
             _graph("Longest handler, ms", functions("Duration", "Maximum")),
         )
         endpoints = [endpoint_name(package_group(domain, settings.name)) for domain in settings.domains]
+
+        def answered(metric: str, statistic: str = "Sum") -> list[cloudwatch.Metric]:
+            return [_endpoint(name, settings.serve_mode, metric, statistic) for name in endpoints]
+
         page.add_widgets(
-            _graph("Answers of endpoints", [_endpoint(name, "Invocations") for name in endpoints]),
-            _graph("Errors of endpoints", [_endpoint(name, "Invocation5XXErrors") for name in endpoints]),
-            _graph("Latency of models, us", [_endpoint(name, "ModelLatency", "p99") for name in endpoints]),
+            _graph("Answers of endpoints", answered("Invocations")),
+            _graph("Errors of endpoints", answered("Invocation5XXErrors")),
+            _graph("Latency of models, us", answered("ModelLatency", "p99")),
         )
 
 
@@ -68,11 +73,11 @@ def _graph(title: str, metrics: Sequence[cloudwatch.IMetric]) -> cloudwatch.Grap
     return cloudwatch.GraphWidget(title=title, left=list(metrics), width=8, height=6)
 
 
-def _endpoint(name: str, metric: str, statistic: str = "Sum") -> cloudwatch.Metric:
+def _endpoint(name: str, mode: ServeMode, metric: str, statistic: str) -> cloudwatch.Metric:
     return cloudwatch.Metric(
         namespace="AWS/SageMaker",
         metric_name=metric,
-        dimensions_map={"EndpointName": name, "VariantName": "main"},
+        dimensions_map=dimensions(name, mode),
         statistic=statistic,
         label=name,
     )

@@ -96,7 +96,9 @@ def _of_inference(settings: Settings) -> list[s3.LifecycleRule]:
     if settings.serve_mode != "async":
         return []
     days = cdk.Duration.days(settings.asynchronous.days)
-    return [s3.LifecycleRule(id="inference", prefix="inference/", expiration=days)]
+    # The bucket keeps versions: what has expired is a version, and would stay as long as others do.
+    day = cdk.Duration.days(1)
+    return [s3.LifecycleRule(id="inference", prefix="inference/", expiration=days, noncurrent_version_expiration=day)]
 
 
 def _rules() -> list[s3.LifecycleRule]:

@@ -138,6 +138,14 @@ class Images(Construct):
     def _start_after_deployment(self, settings: Settings) -> None:
         """A stack is updated only where something in it changed, which is where the sources have another digest."""
         self.dead_letters = dead_letters(self, f"stepforge-{settings.name}-images-dead-letters")
+        alarm(
+            self,
+            "BuildLost",
+            name=f"stepforge-{settings.name}-images-lost",
+            says="the build of the images was never started",
+            runbook="The images were not built",
+            metric=self.dead_letters.metric_approximate_number_of_messages_visible(statistic="Maximum"),
+        )
         on_event(
             self,
             "Deployed",

@@ -31,6 +31,15 @@ REMEDY = (
 )
 
 
+def command(words: str, environment: str) -> str:
+    """A command to be copied, which acts on the same environment.
+
+    >>> command("watch latest", "dev"), command("watch latest", "local")
+    ('stepforge watch latest --env dev', 'stepforge watch latest')
+    """
+    return f"stepforge {words}" + ("" if environment == LOCAL else f" --env {environment}")
+
+
 class Connection:
     """boto3 clients of one environment, in the caller's session, region and credentials."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stepforge.artifacts import folder, read_bytes, read_manifest, read_report
-from stepforge.connection import Connection
+from stepforge.connection import Connection, command
 from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import ArtifactRef, JobSpec, Plugin
 from stepforge.contracts.manifests import ArtifactKind, Manifest, describe_folder
@@ -273,7 +273,8 @@ class Evaluations:
         described, environment = Jobs(self._connection).get(name), self._connection.environment
         if attempts.ending(described) is None:
             raise InvalidInput(
-                f"job {name} is {described['TrainingJobStatus']}: wait for it (`stepforge watch {name}`)"
+                f"job {name} is {described['TrainingJobStatus']}: wait for it "
+                f"(`{command(f'watch {name}', environment.name)}`)"
             )
         s3 = self._connection.client("s3")
         outcome = attempts.completed(s3, described, bucket=environment.bucket, adopted=True)

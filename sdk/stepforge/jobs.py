@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepforge.connection import LOCAL, Connection
+from stepforge.connection import LOCAL, Connection, command
 from stepforge.contracts.jobs import JobOutcome, JobRequest
 from stepforge.contracts.names import job_name
 from stepforge.errors import JobFailed, UnknownName
@@ -140,7 +140,7 @@ class Jobs:
         job that does not exist, EnvironmentUnavailable where nothing answered for an hour.
         """
         jobs = paced_jobs(self._connection, pace)
-        survivor = Survivor(self._connection, jobs.pace, f"stepforge watch {name}")
+        survivor = Survivor(self._connection, jobs.pace, command(f"watch {name}", self._connection.name))
         yield from survivor.events(JobSteps(self._connection, jobs, name, adopted=adopted))
 
     def wait(
@@ -176,7 +176,7 @@ class Jobs:
         jobs = paced_jobs(self._connection)
         pace = jobs.pace if poll_seconds is None else replace(jobs.pace, logs_seconds=poll_seconds)
         lines: list[LogLine] = []
-        survivor = Survivor(self._connection, pace, f"stepforge logs {name} --follow")
+        survivor = Survivor(self._connection, pace, command(f"logs {name} --follow", self._connection.name))
         for _ in survivor.events(JobSteps(self._connection, jobs, name, lines=lines, bare=True)):
             yield from lines
             lines.clear()

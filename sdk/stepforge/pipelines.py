@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from stepforge.artifacts import read_report
-from stepforge.connection import Connection
+from stepforge.connection import Connection, command
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
@@ -201,7 +201,7 @@ class Run:
         """
         jobs = paced_jobs(self.connection, pace)
         chosen = jobs.pace if poll_seconds is None else replace(jobs.pace, logs_seconds=poll_seconds)
-        survivor = Survivor(self.connection, chosen, f"stepforge watch {self.name}")
+        survivor = Survivor(self.connection, chosen, command(f"watch {self.name}", self.connection.name))
         yield from survivor.events(RunSteps(self, Walk(self.connection.once, self.spec, jobs), jobs))
 
     def wait(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from stepforge.artifacts import read_file, read_report
-from stepforge.connection import LOCAL, Connection
+from stepforge.connection import LOCAL, Connection, command
 from stepforge.contracts.base import digest, first_problem
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import endpoint_name, group_domain, group_prefix, package_group
@@ -106,7 +106,7 @@ class Registry:
                 return package
         if not packages:
             raise InvalidInput(
-                f"no model of {domain!r} is registered: `stepforge run train --domain {domain}` makes one"
+                f"no model of {domain!r} is registered: `{self._command(f'run train --domain {domain}')}` makes one"
             )
         raise UnknownName("model", reference, [p.reference for p in packages])
 
@@ -273,9 +273,12 @@ class Registry:
                     raise UnknownName("model", domain, map(group_domain, groups)) from error
                 raise InvalidInput(
                     f"domain {domain!r} has no endpoint {name!r} in service: approve a version first "
-                    f"(`stepforge registry approve {domain}`) and wait for its promotion"
+                    f"(`{self._command(f'registry approve {domain}')}`) and wait for its promotion"
                 ) from error
             raise
+
+    def _command(self, words: str) -> str:
+        return command(words, self._connection.name)
 
     def _external(self, reference: str) -> dict[str, str] | None:
         """Metadata of the provider's model that is meant; None where one of ours is."""

@@ -294,8 +294,10 @@ def main() -> None:
         f"torch {torch.__version__}"
     )
     found: dict[str, dict[str, float]] = {}
-    if given.keep is not None and given.keep.is_file():
-        found = json.loads(given.keep.read_text())
+    if given.keep is not None:
+        given.keep.parent.mkdir(parents=True, exist_ok=True)
+        if given.keep.is_file():
+            found = json.loads(given.keep.read_text())
     for size in given.sizes:
         for name, (rows, repeats) in cases(size, given.parts, quick=given.quick).items():
             if name not in found:

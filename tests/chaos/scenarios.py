@@ -24,7 +24,7 @@ from stepforge.machines.deployment import serving_name
 from stepforge.machines.planning import job_request
 from tests.fakes import of_request
 
-from .tunes import tune, tune_leftovers, tune_that_is_asked_for, tune_that_is_refused
+from .tunes import tune, tune_leftovers, tune_on_an_endpoint, tune_that_is_asked_for, tune_that_is_refused
 from .world import BUCKET, IMAGE, Attempt, World, evaluation_files
 
 Json = Any
@@ -266,6 +266,7 @@ SCENARIOS = (
     Scenario("promote", promote_that_fails_live, ("RollBack", "RemoveFailedCandidate", "Explain", "StampFailed"),
              "SmokeFailed"),
     Scenario("finetune", tune, ("Decide", "Launch", "Look", "Retrieve", "Evaluate", "Register")),
+    Scenario("finetune", tune_on_an_endpoint, ("Release",)),
     Scenario("finetune", tune_that_is_asked_for, ("AskPerson",)),
     Scenario("finetune", tune_that_is_refused, ("GiveUp", "Explain"), "NotApproved"),
     Scenario("promote", promote_that_is_refused, ("StampRefused",), "ArtifactRefused"),

@@ -151,6 +151,23 @@ class Vendor:
         """Nobody asks for it here."""
 
 
+@dataclass
+class DeployedVendor(Vendor):
+    """Its models answer on an endpoint alone, which is charged for as long as it is there."""
+
+    endpoints: set[str] = field(default_factory=set)
+
+    def check_serving(self, spec: TuneSpec) -> None:
+        """It deploys everything."""
+
+    def deploy(self, job_id: str, *, trial: bool) -> Tuned:
+        self.endpoints.add(f"{job_id}-trial" if trial else job_id)
+        return self.retrieve(job_id)
+
+    def undeploy(self, job_id: str, *, trial: bool) -> None:
+        self.endpoints.discard(f"{job_id}-trial" if trial else job_id)
+
+
 # ── Ways through the machine ─────────────────────────────────────────────────────────────────────
 
 
@@ -234,6 +251,11 @@ def tune_that_is_asked_for(world: World) -> tuple[str, Json]:
     return start
 
 
+def tune_on_an_endpoint(world: World) -> tuple[str, Json]:
+    world.vendor = DeployedVendor()
+    return tune(world)
+
+
 def tune_that_is_refused(world: World) -> tuple[str, Json]:
     start = tune(world, approval_usd=1)
 
@@ -253,6 +275,8 @@ def tune_leftovers(world: World) -> list[str]:
     """What runs at the vendor, was charged twice, or is told otherwise by the ledger."""
     jobs = list(world.vendor.jobs.values())
     found = [f"{job.id} runs at the vendor" for job in jobs if not job.state.terminal]
+    if isinstance(world.vendor, DeployedVendor):
+        found += [f"the endpoint {name} is charged" for name in sorted(world.vendor.endpoints)]
     if len(jobs) > 1:
         found.append(f"{len(jobs)} jobs are charged")
     spent = world.ledger.spent(ENVIRONMENT)

@@ -42,7 +42,7 @@ CHANGES = {
     "nat_gateways = 0": "nat_gateways = 1",
     "provider_egress = false": "provider_egress = true",
     "interface_endpoints = false": "interface_endpoints = true",
-    "[studio]\n": '[studio]\nenabled = true\nprofiles = ["research"]\n',
+    "[studio]\n": '[studio]\nenabled = true\nprofiles = {research = "trainer"}\n',
     # An endpoint is up within a second here.
     "log_retention_days = 30\n": "log_retention_days = 30\nendpoint_poll_seconds = 1\n",
 }
@@ -187,12 +187,12 @@ def test_mlflow_is_recorded_over_the_data_bucket_and_registers_nothing(dev: Dev)
     assert app["ArtifactStoreUri"] == f"s3://{bucket}/mlflow"
     assert app["ModelRegistrationMode"] == "AutoModelRegistrationDisabled"
     # Fn::GetAtt gave it to the role of Studio.
-    statements = dev.client("iam").list_role_policies(RoleName="stepforge-dev-studio")["PolicyNames"]
+    role = "stepforge-dev-studio-research"
+    statements = dev.client("iam").list_role_policies(RoleName=role)["PolicyNames"]
     documents = [
-        dev.client("iam").get_role_policy(RoleName="stepforge-dev-studio", PolicyName=name)["PolicyDocument"]
-        for name in statements
+        dev.client("iam").get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in statements
     ]
-    granted = [s for d in documents for s in d["Statement"] if "sagemaker-mlflow:LogMetric" in s["Action"]]
+    granted = [s for d in documents for s in d["Statement"] if "sagemaker:CallMlflowAppApi" in s["Action"]]
     assert [statement["Resource"] for statement in granted] == [app["Arn"]]
 
 

@@ -36,7 +36,7 @@ def test_without_node_it_says_what_to_install(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "cdk.cli", "diff"]
     run = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr == "`npx` is not found: install Node.js 20 or newer, which brings it\n"
+    assert run.stderr == "`npx` is not found: install Node.js 22 or newer, which brings it\n"
 
 
 def test_no_page_names_a_version_of_its_own() -> None:

@@ -71,7 +71,7 @@ def test_credentials_are_waited_for_until_somebody_has_logged_in(clock: Clock) -
 
 def test_an_hour_without_an_answer_ends_the_follower_with_the_way_back(clock: Clock) -> None:
     expired = refusal("X", "expired", "ExpiredTokenException")
-    with pytest.raises(EnvironmentUnavailable, match=rf"renew them.*goes on; come back with `stepforge watch {JOB}`"):
+    with pytest.raises(EnvironmentUnavailable, match=f"renew them.*; come back with `stepforge watch {JOB}`"):
         events(clock, [expired] * 1_000)
     assert 3_600 < clock.now < 3_800
 
@@ -125,7 +125,7 @@ def test_who_waits_for_many_renews_credentials_says_so_and_goes_on(clock: Clock)
 
 def test_who_waits_gives_up_after_an_hour_without_an_answer(clock: Clock) -> None:
     sagemaker = SageMaker(clock, {}, refuse=expired)
-    with pytest.raises(EnvironmentUnavailable, match=rf"renew them.*goes on; come back with `stepforge watch {JOB}`"):
+    with pytest.raises(EnvironmentUnavailable, match=f"renew them.*; come back with `stepforge watch {JOB} --env dev`"):
         list(waited(sagemaker, clock, [JOB, "b"]))
     assert 3_600 < clock.now < 3_800
 

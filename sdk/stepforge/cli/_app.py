@@ -110,7 +110,7 @@ def logs(
     client = Client(env)
     job = _stop.run_of(client, name).jobs()[-1].attempt.name if _stop.is_run(client, name) else name
     lines = client.jobs.logs(job, follow=follow)
-    with _follow.detachable(job):
+    with _follow.detachable(job, env):
         print_lines((line.text for line in lines) if json else log_lines(lines), as_json=json, job=job)
 
 

@@ -39,6 +39,7 @@ def approvals_ask(
     """Ask whether a model shall be promoted. Yes starts its promotion, no rejects it with the reason."""
     from stepforge.approvals import Approvals
     from stepforge.client import Client
+    from stepforge.connection import command
 
     client = Client(env)
     package = client.registry.get(reference)
@@ -49,7 +50,8 @@ def approvals_ask(
             said.model_dump(mode="json"), as_json=json, text=f"{said.by} said yes: {said.reason or 'without a reason'}"
         )
         return
-    text = f"asked as {started.name}: answer with `stepforge approvals answer {started.name} --yes` or --no"
+    answer = command(f"approvals answer {started.name} --yes", env)
+    text = f"asked as {started.name}: answer with `{answer}`, or --no"
     emit({"name": started.name, "model": package.reference}, as_json=json, text=text)
 
 

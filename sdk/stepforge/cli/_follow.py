@@ -13,6 +13,7 @@ import typer
 from stepforge.cli._output import emit, say
 from stepforge.cli._progress import show
 from stepforge.client import Client
+from stepforge.connection import command
 from stepforge.errors import Detached, StepforgeError
 from stepforge.following.follow import RunEvent
 from stepforge.machines.attempts import ending, job_failure
@@ -43,7 +44,7 @@ def follow_job(
     while True:
         name, adopted = (job, False) if isinstance(job, str) else (job.name, job.action != "create")
         ended: list[RunEvent] = []
-        with detachable(name):
+        with detachable(name, client.connection.name):
             show(keeping_ends(client.jobs.follow(name, adopted=adopted), ended), quiet=as_json)
         described = client.jobs.get(name)
         found = ended[-1].data
@@ -76,11 +77,12 @@ def fail_as_json(error: StepforgeError, **about: Any) -> NoReturn:
 
 
 @contextmanager
-def detachable(name: str) -> Iterator[None]:
+def detachable(name: str, env: str) -> Iterator[None]:
     """Ctrl-C stops the watching and nothing else."""
     try:
         yield
     except KeyboardInterrupt:
         raise Detached(
-            f"detached: {name} goes on. Come back with `stepforge watch {name}`; end it with `stepforge stop {name}`"
+            f"detached: {name} goes on. Come back with `{command(f'watch {name}', env)}`; end it with "
+            f"`{command(f'stop {name}', env)}`"
         ) from None

@@ -10,7 +10,7 @@ from stepforge.cli import _doctor, _follow, _local, _plan, _resources
 from stepforge.cli._output import columns, emit, say
 from stepforge.cli._progress import show
 from stepforge.client import Client
-from stepforge.connection import LOCAL
+from stepforge.connection import LOCAL, command
 from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.requests import AssemblyOutput, EvaluateOutput
@@ -145,7 +145,7 @@ def watch(client: Client, name: str, *, as_json: bool) -> None:
 
 
 def _show(run: JobRun[Any, Any], *, as_json: bool) -> None:
-    with _follow.detachable(run.name):
+    with _follow.detachable(run.name, run.connection.name):
         show(run.follow(), quiet=as_json)
 
 
@@ -198,7 +198,7 @@ def _print_dataset(run: JobRun[AssemblyOutput, Any], output: AssemblyOutput, *, 
     lines = [
         *columns(["SPLIT", "RECORDS"], rows),
         f"dataset {output.dataset.sha256[:12]}, which passed its gate: {output.dataset.uri}",
-        f"score a model on it with: stepforge run evaluate MODEL --on {run.name}",
+        f"score a model on it with: {command(f'run evaluate MODEL --on {run.name}', run.connection.name)}",
     ]
     emit(document, as_json=as_json, text="\n".join(lines))
 

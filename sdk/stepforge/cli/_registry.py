@@ -9,6 +9,7 @@ from typing import Any
 from stepforge.cli import _scores
 from stepforge.cli._output import emit, say, table
 from stepforge.client import Client
+from stepforge.connection import command
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.reports import EvaluationReport, Scored
 from stepforge.errors import IntegrityError, InvalidInput
@@ -19,7 +20,8 @@ def print_packages(client: Client, domain: str | None, *, as_json: bool) -> None
     packages = client.registry.packages(domain)
     if not packages:
         what = "model" if domain is None else f"model of {domain!r}"
-        say(f"no {what} is registered yet: `stepforge run train --domain {domain or 'facial'}` makes one")
+        train = command(f"run train --domain {domain or 'facial'}", client.connection.name)
+        say(f"no {what} is registered yet: `{train}` makes one")
     # Of an older or another's card the evaluation is read.
     reports = [package.scored or _evaluation(client, package) for package in packages]
     emit([_with_scores(p, report) for p, report in zip(packages, reports, strict=True)], as_json=as_json)

@@ -11,7 +11,7 @@ from stepforge.cli import _doctor, _follow, _local, _resources
 from stepforge.cli._output import emit, say, table
 from stepforge.cli._progress import duration, show
 from stepforge.client import Client
-from stepforge.connection import LOCAL
+from stepforge.connection import LOCAL, command
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.records import TEST_SPLITS
 from stepforge.contracts.registry import TrainOutput
@@ -70,7 +70,7 @@ def follow(run: Run, *, as_json: bool) -> None:
     from stepforge.cli import _scores
 
     ended: list[RunEvent] = []
-    with _follow.detachable(run.name):
+    with _follow.detachable(run.name, run.connection.name):
         show(_follow.keeping_ends(run.follow(), ended), quiet=as_json)
     if run.connection.name == LOCAL and not as_json:
         _local.say_what_stays()
@@ -90,17 +90,17 @@ def follow(run: Run, *, as_json: bool) -> None:
         "scores": _scores.plain(report),
         "links": run.links,
     }
-    name = _scores.reference(output.package_arn)
-    approval = f"approve it with: stepforge registry approve {name}"
+    name, env = _scores.reference(output.package_arn), run.connection.name
+    approval = f"approve it with: {command(f'registry approve {name}', env)}"
     if _scores.solves_nothing(report):
-        approval = (
-            f"it solves none of the held-out problems: train longer, or reject it: stepforge registry reject {name}"
+        approval = "it solves none of the held-out problems: train longer, or reject it: " + command(
+            f"registry reject {name}", env
         )
     lines = [
         *_scores.lines(report),
         _scores.against_champion(output.comparison),
         f"registered {output.package_arn}",
-        f"look at it with: stepforge registry show {name}; {approval}",
+        f"look at it with: {command(f'registry show {name}', env)}; {approval}",
     ]
     emit(document, as_json=as_json, text="\n".join(lines))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from stepforge.cli._output import emit
 from stepforge.client import Client
+from stepforge.connection import command
 from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import UnknownName
 from stepforge.following.job_runs import JobRun
@@ -42,7 +43,7 @@ def stop(client: Client, name: str, *, as_json: bool) -> None:
         status, ended = execution.word, execution.stopped
     else:
         found = client.jobs.stop(name)
-        text = _job_text(found)
+        text = _job_text(found, client.connection.name)
         job = client.jobs.get(name)
         status, ended = job["TrainingJobStatus"], job.get("TrainingEndTime")
     # What was found is what there was before: people are told that, programs how it stands now.
@@ -65,7 +66,7 @@ def _run_text(found: Stopped) -> str:
     return "\n".join(lines)
 
 
-def _job_text(found: Stopped) -> str:
+def _job_text(found: Stopped, env: str) -> str:
     if found.ended is not None:
         return _has_ended(found)
     lines = [f"stopping {found.name}; what it learnt stays in its checkpoint"]
@@ -74,7 +75,8 @@ def _job_text(found: Stopped) -> str:
             lines.append(f"{waiting.run} ends with it")
         else:
             lines.append(
-                f"{waiting.run} goes on from there with the next attempt: `stepforge stop {waiting.run}` stops both"
+                f"{waiting.run} goes on from there with the next attempt: "
+                f"`{command(f'stop {waiting.run}', env)}` stops both"
             )
     return "\n".join(lines)
 

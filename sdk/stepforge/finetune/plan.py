@@ -190,7 +190,8 @@ class AnthropicSettings(Contract):
         if s3 is None:
             import boto3
 
-            s3 = boto3.client("s3", endpoint_url=self.endpoint_url)
+            session = boto3.Session()
+            s3 = session.client("s3", endpoint_url=self.endpoint_url)
         return S3Folder(s3, self.folder_uri)
 
 

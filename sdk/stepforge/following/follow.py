@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
 
-from stepforge.connection import Connection
+from stepforge.connection import Connection, command
 from stepforge.errors import EnvironmentUnavailable, UnknownName
 from stepforge.following.pace import NotYet, Pace, PacedJobs
 from stepforge.machines.attempts import Ending, ending, is_absent
@@ -172,7 +172,7 @@ def wait_for(
         return
     if len(waiting) == 1:
         waiting = [(started, waiting[0][1])]
-    survivor = Survivor(connection, pace, f"stepforge watch {waiting[0][1]}")
+    survivor = Survivor(connection, pace, command(f"watch {waiting[0][1]}", connection.name))
     heapq.heapify(waiting)
     teller = _Teller(pace, told or _log)
     while waiting:

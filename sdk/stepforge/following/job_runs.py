@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from stepforge.connection import LOCAL, Connection
+from stepforge.connection import LOCAL, Connection, command
 from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import JobOutcome, JobRequest, JobSpec
 from stepforge.contracts.names import Machine
@@ -101,7 +101,7 @@ class JobRun(Started[Output], Generic[Output, Spec]):
         Raises EnvironmentUnavailable where nothing answered for an hour (locally some seconds).
         """
         jobs = paced_jobs(self.connection, pace)
-        survivor = Survivor(self.connection, jobs.pace, f"stepforge watch {self.name}")
+        survivor = Survivor(self.connection, jobs.pace, command(f"watch {self.name}", self.connection.name))
         yield from survivor.events(RunSteps(self, self.walk(jobs), jobs))
 
     def result(self) -> Output:

@@ -20,14 +20,14 @@ HERE = Path(__file__).parent
 LOCKS = ("package.json", "package-lock.json", "requirements.txt")
 FOLDER = Path(sys.prefix) / "linters"
 _NPM, _PIP, _DONE = FOLDER / "npm", FOLDER / "pip", FOLDER / "installed.sha256"
-REMEDY = "run `python -m tests.infra.linters` once, with a network and npm (it comes with Node.js 20 or newer)"
+REMEDY = "run `python -m tests.infra.linters` once, with a network and npm (it comes with Node.js 22 or newer)"
 
 
 def install() -> None:
     """Install what the locks name. Raises RuntimeError without npm, CalledProcessError where a download fails."""
     npm = shutil.which("npm")
     if npm is None:
-        raise RuntimeError("npm is not on the PATH: install Node.js 20 or newer, which the CDK needs as well")
+        raise RuntimeError("npm is not on the PATH: install Node.js 22 or newer, which the CDK needs as well")
     shutil.rmtree(FOLDER, ignore_errors=True)
     _NPM.mkdir(parents=True)
     for name in ("package.json", "package-lock.json"):
