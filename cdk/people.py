@@ -131,7 +131,7 @@ class People(Construct):
             allow(["sagemaker:CreateTrainingJob", "sagemaker:AddTags"], self._jobs()),
             # Another environment's jobs have such names too, and who could tag one anew could stop it.
             allow(["sagemaker:StopTrainingJob"], self._jobs(), StringEquals={tagged: name}),
-            deny(["sagemaker:AddTags"], self._jobs(), StringNotEquals={tagged: name}, Null={tagged: "false"}),
+            deny(["sagemaker:AddTags"], ["*"], StringNotEquals={tagged: name}, Null={tagged: "false"}),
             pass_roles(*self._functions.roles.jobs.values()),
             *self._held(),
             # Whoever trains neither approves nor promotes, with whatever other policy.
