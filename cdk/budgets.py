@@ -1,5 +1,8 @@
 """What an environment may cost in a month. At the limit, new jobs and endpoints are denied until a person lifts it.
 
+Denied to the roles of the stacks: the machine's, the promotions', those of Studio's trainers. The roles that people
+sign in with elsewhere are not ours to change, so a trainer with one still creates jobs by hand, within `limits`.
+
 Spending is known hours late, and only what carries the tag `stepforge:environment` counts: activate it once as a cost
 allocation tag (docs/deploy.md). The estimate that is refused before a submission does not wait for the bill.
 """

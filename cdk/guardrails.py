@@ -1,8 +1,8 @@
 """Denies that no grant undoes: training jobs without network or keys, and those above the limits.
 
-They hold the role that creates jobs. An organisation that wants them for every role of an account attaches the same
-document as a service control policy: `python -m cdk.guardrails prod` prints it. Misspelt condition keys are no error to
-IAM, so tests compare them with those that SageMaker has.
+They hold the role that creates jobs and, in their policy, the trainers. An organisation that wants them for every role
+of an account attaches the same document as a service control policy: `python -m cdk.guardrails prod` prints it.
+Misspelt condition keys are no error to IAM, so tests compare them with those that SageMaker has.
 """
 
 from __future__ import annotations

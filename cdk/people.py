@@ -16,6 +16,7 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from cdk.functions import Functions
+from cdk.guardrails import guardrails
 from cdk.policies import (
     allow,
     arns,
@@ -29,7 +30,7 @@ from cdk.policies import (
     write_objects,
 )
 from cdk.serving import ask, list_components, look_at_components
-from stepforge.contracts.names import MACHINES, Machine, parameter
+from stepforge.contracts.names import ENVIRONMENT_TAG, MACHINES, Machine, parameter
 from stepforge.contracts.work import WORK_TYPES
 
 Person = Literal["viewer", "trainer", "approver", "housekeeper"]
@@ -121,14 +122,18 @@ class People(Construct):
         started = [self._functions.machine_arn(machine) for machine in STARTED_BY_TRAINERS]
         stopped = [self._executions(machine) for machine in (*STARTED_BY_TRAINERS, "run-job")]
         bucket, spend = self._bucket, [self._spend.table_arn]
+        tagged, name = f"aws:ResourceTag/{ENVIRONMENT_TAG}", self._settings.name
         return [
             write_objects(bucket, "pipelines", "specs", "raw", "prices", "finetune", *_LAKE),
             use_key(self._key, write=True),
             allow(["states:StartExecution"], started),
             allow(["states:StopExecution"], stopped),
-            allow(["sagemaker:CreateTrainingJob", "sagemaker:StopTrainingJob", "sagemaker:AddTags"], self._jobs()),
+            allow(["sagemaker:CreateTrainingJob", "sagemaker:AddTags"], self._jobs()),
+            # Another environment's jobs have such names too, and who could tag one anew could stop it.
+            allow(["sagemaker:StopTrainingJob"], self._jobs(), StringEquals={tagged: name}),
+            deny(["sagemaker:AddTags"], ["*"], StringNotEquals={tagged: name}, Null={tagged: "false"}),
             pass_roles(*self._functions.roles.jobs.values()),
-            *deny_unguarded_jobs(vpc=self._settings.jobs_need_vpc),
+            *self._held(),
             # Whoever trains neither approves nor promotes, with whatever other policy.
             deny(
                 ["sagemaker:UpdateModelPackage", "sagemaker:CreateModelPackage", "sagemaker:DeleteModelPackage"],
@@ -144,6 +149,11 @@ class People(Construct):
             ),
             deny(["dynamodb:Scan", "dynamodb:PartiQLSelect", "dynamodb:ExportTableToPointInTime"], spend),
         ]
+
+    def _held(self) -> list[iam.PolicyStatement]:
+        """A job by hand is held to what the machine's are; the local AWS has no limits."""
+        settings = self._settings
+        return deny_unguarded_jobs(vpc=settings.jobs_need_vpc) if settings.local else guardrails(settings)
 
     def _approve(self) -> list[iam.PolicyStatement]:
         return [

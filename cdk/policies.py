@@ -13,6 +13,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import IConstruct
 
 from stepforge.contracts.names import group_prefix
+from stepforge.contracts.resources import OWN_STORAGE
 
 
 def groups(environment: str) -> str:
@@ -88,11 +89,6 @@ def deny(actions: Sequence[str], resources: Sequence[str], **conditions: Any) ->
     )
 
 
-OWN_STORAGE = ("g4dn", "g5", "g6", "g6e", "g7", "g7e", "p3dn", "p4d", "p4de", "p5", "p5e", "p5en", "p6", "p6e", "trn1",
-               "trn1n", "trn2")  # fmt: skip
-"""Families whose own disks are encrypted by the hardware: SageMaker takes no VolumeKmsKeyId for them."""
-
-
 def deny_unguarded_jobs(*, vpc: bool) -> list[iam.PolicyStatement]:
     """No job without a key for what it writes and, where the environment asks for it, outside of a VPC.
 
@@ -100,17 +96,19 @@ def deny_unguarded_jobs(*, vpc: bool) -> list[iam.PolicyStatement]:
     takes a misspelt key without a word, and a deny by it then never or always holds: tests hold them to that list.
     """
     any_job = ["sagemaker:CreateTrainingJob"]
-    sizes = [f"ml.{family}.*" for family in OWN_STORAGE]
     found = [
         deny(any_job, ["*"], Null={"sagemaker:OutputKmsKey": "true"}),
+        # Any: one type of a mixed list whose volume needs the key is enough.
         deny(
             any_job,
             ["*"],
             **{
                 "Null": {"sagemaker:VolumeKmsKey": "true"},
-                "ForAllValues:StringNotLike": {"sagemaker:InstanceTypes": sizes},
+                "ForAnyValue:StringNotLike": {"sagemaker:InstanceTypes": list(OWN_STORAGE)},
             },
         ),
+        # A job that names no type has none that is not like these.
+        deny(any_job, ["*"], Null={"sagemaker:VolumeKmsKey": "true", "sagemaker:InstanceTypes": "true"}),
     ]
     if vpc:
         keys = ("sagemaker:VpcSubnets", "sagemaker:VpcSecurityGroupIds")

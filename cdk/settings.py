@@ -98,7 +98,9 @@ class Limits(_Frozen):
 
 class Budget(_Frozen):
     monthly_usd: Usd = 500.0
-    """Of all that carries the environment's tag. At 100 % new jobs and endpoints are denied until a person lifts it."""
+    """Of all that carries the environment's tag. At 100 % new jobs and endpoints are denied, until a person lifts it,
+    to the machine `run-job`, to promotions and to the trainers of Studio. Not held: the roles that trainers sign in
+    with elsewhere, which are not the stacks' to change; jobs that they create by hand stay within `limits` alone."""
     warn_percent: Annotated[int, Field(ge=1, le=99)] = 80
     """Of spending, actual or forecast: a message."""
     submission_usd: Usd | None = None

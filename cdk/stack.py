@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import aws_cdk as cdk
@@ -146,22 +147,33 @@ class StudioStack(_Stack):
     ) -> None:
         super().__init__(scope, settings, "studio", kept=True, **options)
         key = data.keys.data
+        self.trainers: list[iam.Role] = []
         mlflow = Mlflow(self, settings, bucket=data.bucket, key=key) if settings.studio.mlflow else None
         if settings.studio.enabled:
             assert network is not None
             mlflow_arn = mlflow.arn if mlflow else None
-            Studio(self, settings, network=network, people=main.people, key=data.keys.studio, mlflow_arn=mlflow_arn)
+            studio = Studio(
+                self, settings, network=network, people=main.people, key=data.keys.studio, mlflow_arn=mlflow_arn
+            )
+            self.trainers = studio.trainers
 
 
 class OperationsStack(_Stack):
     """What people and CI do with an environment: its page, its budget, who deploys."""
 
     def __init__(
-        self, scope: Construct, settings: Settings, data: DataStack, main: Stepforge, alarms: list[str], **options: Any
+        self,
+        scope: Construct,
+        settings: Settings,
+        data: DataStack,
+        main: Stepforge,
+        alarms: list[str],
+        trainers: Sequence[iam.IRole],
+        **options: Any,
     ) -> None:
         super().__init__(scope, settings, "operations", **options)
         Dashboard(self, settings, alarms=alarms, handlers=main.functions.names)
-        held = [main.machines["run-job"].role, main.functions["deploy"].role]
+        held = [main.machines["run-job"].role, main.functions["deploy"].role, *trainers]
         Budgets(self, settings, topic=data.topic, held=[role for role in held if role is not None])
         if settings.repository:
             Ci(self, settings)
@@ -180,10 +192,13 @@ def compose(scope: Construct, settings: Settings, **options: Any) -> list[cdk.St
     images = ImagesStack(scope, settings, data, **options)
     main = Stepforge(scope, settings, data=data, network=network, **options)
     stacks: list[cdk.Stack] = [data, *([within] if within else []), secrets, images, main]
+    trainers: list[iam.Role] = []
     if settings.studio.enabled or settings.studio.mlflow:
-        stacks.append(StudioStack(scope, settings, data, network, main, **options))
+        studio = StudioStack(scope, settings, data, network, main, **options)
+        stacks.append(studio)
+        trainers = studio.trainers
     alarms = [name for stack in stacks for name in tell(stack, data.topic)]
-    stacks.append(OperationsStack(scope, settings, data, main, alarms, **options))
+    stacks.append(OperationsStack(scope, settings, data, main, alarms, trainers, **options))
     for stack in stacks:
         _encrypt_logs(stack, data.keys)
     return stacks

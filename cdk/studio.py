@@ -45,7 +45,10 @@ class Mlflow(Construct):
 
 
 class Studio(Construct):
-    """A domain, and a profile for each person, whose role has the policies of a viewer, a trainer or an approver."""
+    """A domain, and a profile for each person, whose role has the policies of a viewer, a trainer or an approver.
+
+    `trainers`: the roles of the profiles that train.
+    """
 
     def __init__(
         self,
@@ -88,8 +91,11 @@ class Studio(Construct):
         # Home folders are people's work.
         domain.apply_removal_policy(cdk.RemovalPolicy.RETAIN if settings.keep_data else cdk.RemovalPolicy.DESTROY)
         self._domain_id = domain.attr_domain_id
+        self.trainers: list[iam.Role] = []
         for name, person in settings.studio.profiles.items():
             role = self._role(f"Profile-{name}", person)
+            if person == "trainer":
+                self.trainers.append(role)
             for statement in self._workbench(name):
                 role.add_to_policy(statement)
             profile = sagemaker.CfnUserProfile(

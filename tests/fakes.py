@@ -7,11 +7,34 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from stepforge.contracts.jobs import JobRequest
+
 REGION_ARN = "arn:aws:sagemaker:us-east-1:123456789012"
 
 
 def refusal(operation: str, message: str, code: str = "ValidationException") -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": message}}, operation)
+
+
+DECIDING = ("AlgorithmSpecification", "InputDataConfig", "OutputDataConfig", "CheckpointConfig", "Environment")
+
+
+def described(request: dict[str, Any]) -> dict[str, Any]:
+    """What DescribeTrainingJob repeats of CreateTrainingJob's parameters, as far as it decides which job it is."""
+    return {key: request[key] for key in DECIDING if key in request}
+
+
+def of_request(request: JobRequest) -> dict[str, Any]:
+    """As `described`, of the job that a request creates."""
+    bucket = request.spec_uri.split("/")[2]
+    sources = {name: {"S3DataSource": {"S3Uri": uri}} for name, uri in request.channels.items()}
+    return {
+        "AlgorithmSpecification": {"TrainingImage": request.image, "TrainingInputMode": "File"},
+        "InputDataConfig": [{"ChannelName": name, "DataSource": source} for name, source in sources.items()],
+        "OutputDataConfig": {"S3OutputPath": f"s3://{bucket}/jobs"},
+        "CheckpointConfig": {"S3Uri": f"s3://{bucket}/checkpoints/{request.prefix}/"},
+        "Environment": {"STEPFORGE_REQUEST_ID": "r"},
+    }
 
 
 class FakeSageMaker:

@@ -12,7 +12,7 @@ import ministack.services.stepfunctions as sfn
 
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.events import PackageStateChange
-from stepforge.contracts.jobs import ArtifactRef, JobSpec
+from stepforge.contracts.jobs import ArtifactRef, JobRequest, JobSpec
 from stepforge.contracts.names import Keys, Machine, execution_name
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.registry import PROMOTION, PackageMetadata
@@ -22,6 +22,7 @@ from stepforge.contracts.serving import Fleet
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.machines.deployment import serving_name
 from stepforge.machines.planning import job_request
+from tests.fakes import of_request
 
 from .tunes import tune, tune_leftovers, tune_on_an_endpoint, tune_that_is_asked_for, tune_that_is_refused
 from .world import BUCKET, IMAGE, Attempt, World, evaluation_files
@@ -99,7 +100,8 @@ def run_job_in_vpc(world: World) -> Prepared:
 def run_job_of_another(world: World) -> Prepared:
     identity, plain = run_job(world)
     name = f"{plain['prefix']}-a0"
-    world.sagemaker.add_job(name, identity, "InProgress", HyperParameters={"spec_sha256": identity})
+    same = of_request(JobRequest.model_validate(plain))
+    world.sagemaker.add_job(name, identity, "InProgress", HyperParameters={"spec_sha256": identity}, **same)
     spec = JobSpec.model_validate_json(world.read(plain["spec_uri"]))
 
     def ends() -> None:

@@ -34,7 +34,7 @@ from stepforge.finetune.ledger_dynamodb import TableLedger
 from stepforge.installation.assets import folder
 from stepforge.local.backend import executions as local_executions
 from stepforge.local.backend import paths, tasks, waiting
-from tests.fakes import FakeAlarms, FakeSageMaker
+from tests.fakes import FakeAlarms, FakeSageMaker, described
 
 from .objects import Objects
 from .tunes import TABLE, Table, Vendor, ledger_of
@@ -153,9 +153,9 @@ class World:
             name,
             request["HyperParameters"]["spec_sha256"],
             "Failed" if reason else "Completed",
+            **described(request),
             HyperParameters=request["HyperParameters"],
             ResourceConfig=request["ResourceConfig"],
-            OutputDataConfig=request["OutputDataConfig"],
             StoppingCondition=request["StoppingCondition"],
             CreationTime=datetime(2026, 1, 1, tzinfo=UTC),
             TrainingEndTime=datetime(2026, 1, 1, 0, 1, tzinfo=UTC),

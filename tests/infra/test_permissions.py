@@ -7,8 +7,12 @@ import re
 from typing import Any
 
 import pytest
+from botocore.session import get_session
 
-from stepforge.contracts.names import MACHINES
+from stepforge.contracts.names import ENVIRONMENT_TAG, MACHINES
+from stepforge.machines.attempts import volume_key
+from stepforge.machines.planning import job_tags
+from tests.support.iam import Request, decide
 
 from .conftest import TUNING_ROLE, Synth
 from .permissions import FILE, text
@@ -345,8 +349,13 @@ def test_a_job_without_keys_is_denied(cloud: Cloud, who: str) -> None:
         assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given, **types) == "deny", missing
     # Instances with disks of their own encrypt them in hardware, and take no key; in a mixed list one has to be given.
     own = {k: v for k, v in GUARDED.items() if "Volume" not in k} | WITHIN
-    own["sagemaker__InstanceTypes"] = ["ml.g5.xlarge"]
-    assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **own) == "allow"
+    for types, decision in (
+        (["ml.g5.xlarge"], "allow"),
+        (["ml.g5.xlarge", "ml.m5.large"], "deny"),
+        (["ml.m5.large", "ml.g5.xlarge"], "deny"),
+    ):
+        own["sagemaker__InstanceTypes"] = types
+        assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **own) == decision, types
 
 
 @pytest.mark.parametrize(
@@ -364,16 +373,44 @@ def test_a_job_without_keys_is_denied(cloud: Cloud, who: str) -> None:
     ],
     ids=["instance", "hours", "traffic"],
 )
-def test_a_job_beyond_the_limits_is_denied_to_the_machine(cloud: Cloud, beyond: Json, within: Json) -> None:
+@pytest.mark.parametrize("who", ["trainer", "MachinesRunJob"])
+def test_a_job_beyond_the_limits_is_denied(cloud: Cloud, who: str, beyond: Json, within: Json) -> None:
     given = GUARDED | WITHIN
-    assert cloud.decide("MachinesRunJob", "sagemaker:CreateTrainingJob", JOB, **given | within) == "allow"
-    assert cloud.decide("MachinesRunJob", "sagemaker:CreateTrainingJob", JOB, **given | beyond) == "deny"
+    assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given | within) == "allow"
+    assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given | beyond) == "deny"
 
 
+@pytest.mark.parametrize("who", ["trainer", "MachinesRunJob"])
 @pytest.mark.parametrize("silent", list(WITHIN))
-def test_a_job_that_does_not_say_what_is_limited_is_denied_to_the_machine(cloud: Cloud, silent: str) -> None:
+def test_a_job_that_does_not_say_what_is_limited_is_denied(cloud: Cloud, who: str, silent: str) -> None:
     given = {key: value for key, value in (GUARDED | WITHIN).items() if key != silent}
-    assert cloud.decide("MachinesRunJob", "sagemaker:CreateTrainingJob", JOB, **given) == "deny"
+    assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given) == "deny"
+
+
+def test_a_budget_at_its_limit_holds_the_machine_promotions_and_the_trainers_of_studio(synth: Synth) -> None:
+    staging = Cloud(synth.templates["staging"])
+    (budget,) = (who for who in staging.principals if who.startswith("Budgets"))
+    (denies,) = (
+        staging.plain(r["Properties"]["PolicyDocument"])
+        for r in staging.resources.values()
+        if r["Properties"].get("ManagedPolicyName") == "stepforge-staging-no-spending"
+    )
+    policy = f"arn:aws:iam::{ACCOUNT}:policy/stepforge-staging-no-spending"
+    held = {
+        who
+        for who, principal in staging.principals.items()
+        if staging.decide(budget, "iam:AttachRolePolicy", principal.arn, iam__PolicyARN=policy) == "allow"
+    }
+    assert {"MachinesRunJob", "FunctionsDeploy"} < held
+    assert [staging.principals[who].arn for who in held - {"MachinesRunJob", "FunctionsDeploy"}] == [
+        f"arn:aws:iam::{ACCOUNT}:role/stepforge-staging-studio-research"
+    ]
+    (action,) = (r["Properties"] for r in staging.resources.values() if r["Type"] == "AWS::Budgets::BudgetsAction")
+    named = staging.plain(action["Definition"]["IamActionDefinition"]["Roles"])
+    assert {f"arn:aws:iam::{ACCOUNT}:role/{name}" for name in named} == {staging.principals[w].arn for w in held}
+    request = Request("sagemaker:CreateTrainingJob", JOB, {})
+    for who in held:
+        assert decide(request, identity=[*staging.principals[who].policies, denies]) == "deny", who
 
 
 def test_who_trains_creates_jobs_under_our_names_alone(cloud: Cloud) -> None:
@@ -383,11 +420,19 @@ def test_who_trains_creates_jobs_under_our_names_alone(cloud: Cloud) -> None:
     assert ours(cloud.who_may("sagemaker:CreateTrainingJob", other, **given)) == set()
 
 
+def test_a_trainer_stops_the_jobs_of_an_environment_and_cannot_make_anothers_its_own(cloud: Cloud) -> None:
+    own, other = ({f"aws__ResourceTag/{ENVIRONMENT_TAG}": name} for name in ("dev", "prod"))
+    assert cloud.decide("trainer", "sagemaker:StopTrainingJob", JOB, **own) == "allow"
+    for given in (other, {}):
+        assert cloud.decide("trainer", "sagemaker:StopTrainingJob", JOB, **given) == "implicit deny"
+    for given, decision in ((own, "allow"), ({}, "allow"), (other, "deny")):
+        assert cloud.decide("trainer", "sagemaker:AddTags", JOB, **given) == decision, given
+    assert job_tags(domain="facial", environment="dev")[ENVIRONMENT_TAG] == "dev"
+
+
 def test_a_job_without_a_vpc_is_denied_where_the_environment_asks_for_one() -> None:
     pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
     from cdk.policies import deny_unguarded_jobs
-
-    from tests.support.iam import Request, decide
 
     allow = {"Effect": "Allow", "Action": "sagemaker:*", "Resource": "*"}
     policy = {"Statement": [allow, *(s.to_json() for s in deny_unguarded_jobs(vpc=True))]}
@@ -396,9 +441,25 @@ def test_a_job_without_a_vpc_is_denied_where_the_environment_asks_for_one() -> N
         "sagemaker:vpcsubnets": ["subnet-1"], "sagemaker:vpcsecuritygroupids": ["sg-1"],
     }  # fmt: skip
     assert decide(Request("sagemaker:CreateTrainingJob", JOB, dict(whole)), identity=[policy]) == "allow"
+    # Without a type, too: what names none has none that encrypts its own disks.
     for key in whole:
         given = {name: value for name, value in whole.items() if name != key}
         assert decide(Request("sagemaker:CreateTrainingJob", JOB, given), identity=[policy]) == "deny", key
+
+
+def test_a_volume_key_may_be_missing_for_those_types_alone_for_which_a_job_sends_none() -> None:
+    pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
+    from cdk.policies import deny_unguarded_jobs
+
+    allow = {"Effect": "Allow", "Action": "sagemaker:*", "Resource": "*"}
+    policy = {"Statement": [allow, *(s.to_json() for s in deny_unguarded_jobs(vpc=False))]}
+    types = get_session().get_service_model("sagemaker").shape_for("TrainingInstanceType").enum
+    keyless = {kind for kind in types if volume_key(kind, "key") is None}
+    assert {"ml.g5.xlarge", "ml.r5d.large", "ml.p6-b200.48xlarge"} < keyless
+    for kind in types:
+        given = {"sagemaker:outputkmskey": "k", "sagemaker:instancetypes": [kind]}
+        decision = decide(Request("sagemaker:CreateTrainingJob", JOB, given), identity=[policy])
+        assert decision == ("allow" if kind in keyless else "deny"), kind
 
 
 KNOWN_KEYS = {
@@ -450,8 +511,6 @@ def test_every_condition_key_exists(synth: Synth, name: str) -> None:
 
 
 def test_a_misspelt_key_is_seen_and_would_void_or_invert_its_deny(cloud: Cloud) -> None:
-    from tests.support.iam import Request, decide
-
     assert misspelt({"sagemaker:OutputKMSKeyId", "sagemaker:OutputKmsKey"}) == {"sagemaker:OutputKMSKeyId"}
     policies = json.loads(json.dumps(cloud.principals["trainer"].policies).replace("OutputKmsKey", "OutputKmsKeyId"))
     keys = {key.replace("__", ":").lower(): value for key, value in GUARDED.items()}

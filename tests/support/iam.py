@@ -35,10 +35,15 @@ def listed(value: Json) -> list[Json]:
     return value if isinstance(value, list) else [value]
 
 
+_LITERAL = str.maketrans({"*": "\ue000", "?": "\ue001"})
+_WRITTEN = str.maketrans({"\ue000": "*", "\ue001": "?"})
+"""A `*` that stands for itself is another character until patterns are compared."""
+
+
 def like(pattern: str, value: str) -> bool:
     """IAM's wildcards: `*` for any number of characters, `?` for one."""
     parts = re.split(r"([*?])", pattern)
-    text = "".join({"*": ".*", "?": "."}.get(part, re.escape(part)) for part in parts)
+    text = "".join({"*": ".*", "?": "."}.get(part, re.escape(part.translate(_WRITTEN))) for part in parts)
     return re.fullmatch(text, value, flags=re.DOTALL) is not None
 
 
@@ -87,6 +92,8 @@ def _holds(operator: str, key: str, wanted: Json, request: Request) -> bool:
     rest, optional = rest.removesuffix("IfExists"), rest.endswith("IfExists")
     negated = rest in _NEGATED
     test = _OPERATORS[_NEGATED.get(rest, rest)]
+    if test not in (like, _arn_like):
+        values = [value.translate(_WRITTEN) for value in values]
     if absent:
         # Every one of no values holds, and none of them does: a set operator comes before what it quantifies.
         if quantifier:
@@ -102,17 +109,22 @@ def _holds(operator: str, key: str, wanted: Json, request: Request) -> bool:
 
 
 def _filled(text: str, request: Request) -> str:
-    """Variables such as `${aws:PrincipalTag/team}`, of which those that are not in the request match nothing."""
+    """Variables such as `${aws:PrincipalTag/team}`, of which those that are not in the request match nothing.
+
+    `${*}`, `${?}` and `${$}` are these characters, and what stands in a variable is no pattern:
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html
+    """
 
     def value(match: re.Match[str]) -> str:
-        found = request.value(match[1])
-        return found if isinstance(found, str) else "\0"
+        found = match[1] if match[1] in ("*", "?", "$") else request.value(match[1])
+        return found.translate(_LITERAL) if isinstance(found, str) else "\0"
 
     return re.sub(r"\$\{([^}]+)\}", value, text)
 
 
-def _names(statement: Json, request: Request) -> bool:
-    """Whether a statement of a resource's policy names who calls; one of an identity names nobody."""
+def _names(statement: Json, request: Request, *, by_account: bool = True) -> bool:
+    """Whether a statement of a resource's policy names who calls, `by_account` or itself; one of an identity names
+    nobody."""
     if "Principal" not in statement and "NotPrincipal" not in statement:
         return True
     given = statement.get("Principal", statement.get("NotPrincipal"))
@@ -120,8 +132,9 @@ def _names(statement: Json, request: Request) -> bool:
     parties = [
         f"service:{party}" if kind == "Service" else party for kind, named in by_kind.items() for party in listed(named)
     ]
-    account = request.principal.split(":")[4] if request.principal.count(":") > 4 else ""
-    whole = {f"arn:aws:iam::{account}:root", account} if account else set()
+    parts = request.principal.split(":")
+    account = parts[4] if len(parts) > 5 and by_account else ""
+    whole = {f"arn:{parts[1]}:iam::{account}:root", account} if account else set()
     met = any(party == "*" or party == request.principal or party in whole for party in parties)
     return met != ("NotPrincipal" in statement)
 
@@ -173,25 +186,20 @@ def decide(
         return "deny"
     if any("Allow" not in effects for effects in limits):
         return "implicit deny"
-    if key_policy:
-        return "allow" if "Allow" in by_resource and _delegated(resource, request, by_identity) else "implicit deny"
-    return "allow" if "Allow" in by_identity | by_resource else "implicit deny"
+    if key_policy and "Allow" not in by_resource:
+        return "implicit deny"
+    return "allow" if "Allow" in by_identity or _allowed_itself(resource, request) else "implicit deny"
 
 
-def _delegated(policies: list[Json], request: Request, by_identity: set[str]) -> bool:
-    """The key's policy names the caller itself, or the account, which leaves the rest to the caller's own policies."""
-    itself = [
-        statement
+def _allowed_itself(policies: list[Json], request: Request) -> bool:
+    """A resource's policy names the caller itself; the account leaves the rest to the caller's own policies."""
+    return any(
+        statement["Effect"] == "Allow"
+        and applies(statement, request)
+        and ("NotPrincipal" in statement or _names(statement, request, by_account=False))
         for policy in policies
         for statement in listed(policy["Statement"])
-        if statement["Effect"] == "Allow" and applies(statement, request) and not _of_account(statement)
-    ]
-    return bool(itself) or "Allow" in by_identity
-
-
-def _of_account(statement: Json) -> bool:
-    given = statement.get("Principal", {})
-    return isinstance(given, dict) and all(str(party).endswith(":root") for party in listed(given.get("AWS", "x")))
+    )
 
 
 def allows(policy: Json, action: str, resource: str, **context: str) -> bool:

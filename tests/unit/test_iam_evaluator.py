@@ -185,3 +185,63 @@ def test_a_key_is_used_by_those_whom_its_own_policy_lets() -> None:
     assert of(account, identity=[]) == "implicit deny"
     assert of(another, identity=mine) == "implicit deny"
     assert of(policy(statement(action="kms:*", Principal={"AWS": ME})), identity=[]) == "allow"
+
+
+ROOT, OTHER = "arn:aws:iam::123456789012:root", "arn:aws:iam::123456789012:role/other"
+
+
+@pytest.mark.parametrize(
+    ("named", "own", "decision"),
+    [
+        (ROOT, False, "implicit deny"),
+        ("123456789012", False, "implicit deny"),
+        ([ROOT, OTHER], False, "implicit deny"),
+        (ROOT, True, "allow"),
+        ([ROOT, ME], False, "allow"),
+        (ME, False, "allow"),
+        ("*", False, "allow"),
+        (OTHER, False, "implicit deny"),
+    ],
+)
+def test_a_resource_that_lets_the_account_in_leaves_it_to_the_callers_own_policies(
+    named: Json, own: bool, decision: str
+) -> None:
+    bucket = policy(statement(Principal={"AWS": named}))
+    assert decide(asked(), identity=[policy(statement())] if own else [], resource=[bucket]) == decision
+
+
+@pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov"])
+@pytest.mark.parametrize("of", ["aws", "aws-cn", "aws-us-gov"])
+def test_the_root_of_an_account_is_of_its_partition(partition: str, of: str) -> None:
+    request = Request("kms:Decrypt", "key", {}, ME.replace("arn:aws:", f"arn:{partition}:"))
+    key = policy(statement(action="*", Principal={"AWS": ROOT.replace("arn:aws:", f"arn:{of}:")}))
+    found = decide(request, identity=[policy(statement(action="*"))], resource=[key], key_policy=True)
+    assert (found == "allow") == (partition == of)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "resource", "matches"),
+    [
+        ("a${*}b", "a*b", True),
+        ("a${*}b", "axb", False),
+        ("a${?}b", "a?b", True),
+        ("a${?}b", "axb", False),
+        ("a${$}b", "a$b", True),
+        ("home/${aws:username}/*", "home/*/x", True),
+        ("home/${aws:username}/*", "home/ann/x", False),
+        ("home/${aws:absent}", "home/*", False),
+    ],
+)
+def test_what_stands_for_itself_is_no_wildcard(pattern: str, resource: str, matches: bool) -> None:
+    request = Request("s3:GetObject", resource, {"aws:username": "*"}, ME)
+    assert (decide(request, identity=[policy(statement(resource=pattern))]) == "allow") is matches
+
+
+@pytest.mark.parametrize(
+    ("operator", "given", "holds"),
+    [("StringLike", "*", True), ("StringLike", "a", False), ("StringEquals", "*", True), ("StringEquals", "a", False)],
+)
+def test_a_variable_in_a_condition_is_no_pattern_either(operator: str, given: str, holds: bool) -> None:
+    condition = {operator: {"k": "${aws:username}"}}
+    request = Request("s3:GetObject", THING, {"aws:username": "*", "k": given}, ME)
+    assert (decide(request, identity=[policy(statement(Condition=condition))]) == "allow") is holds

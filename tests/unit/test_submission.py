@@ -17,8 +17,8 @@ from stepforge.contracts.resources import Resources
 from stepforge.contracts.work import DatasetWork
 from stepforge.errors import EnvironmentUnavailable, InvalidJob, ResourceLimitExceeded
 from stepforge.patience import Patience
-from stepforge.submitting.submission import Submission, submit
-from tests.fakes import FakeSageMaker, refusal
+from stepforge.submitting.submission import Submission, spec_request, submit
+from tests.fakes import FakeSageMaker, described, of_request, refusal
 from tests.unit.plans.cloud import ENVIRONMENT, FakeObjects
 
 SPEC = JobSpec(domain="facial", work=DatasetWork(domain="facial"), code_sha256="c" * 64)
@@ -39,7 +39,7 @@ class Creating(FakeSageMaker):
             raise self.refusals.pop(0)
         self.created.append(request)
         tags = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
-        self.add_job(request["TrainingJobName"], tags[SPEC_TAG], "InProgress")
+        self.add_job(request["TrainingJobName"], tags[SPEC_TAG], "InProgress", **described(request))
 
     def describe_training_job(self, *, TrainingJobName: str) -> dict[str, Any]:
         self.described += 1
@@ -143,7 +143,7 @@ def test_a_name_that_is_taken_by_nothing_is_looked_at_with_pauses_and_given_up()
 
 def test_a_job_that_stops_is_waited_for_and_the_next_attempt_made() -> None:
     sagemaker = Creating()
-    sagemaker.add_job(FIRST, SPEC.identity, "Stopping")
+    sagemaker.add_job(FIRST, SPEC.identity, "Stopping", **of_request(spec_request(ENVIRONMENT, SPEC)))
     connection: Any = Cloud(sagemaker)
     told: list[str] = []
     began = time.monotonic()
@@ -157,7 +157,7 @@ def test_a_job_that_stops_is_waited_for_and_the_next_attempt_made() -> None:
 
 def test_a_job_that_runs_is_adopted_and_not_waited_for() -> None:
     sagemaker = Creating()
-    sagemaker.add_job(FIRST, SPEC.identity, "InProgress")
+    sagemaker.add_job(FIRST, SPEC.identity, "InProgress", **of_request(spec_request(ENVIRONMENT, SPEC)))
     connection: Any = Cloud(sagemaker)
     assert submit(connection, SPEC) == Submission(FIRST, "poll")
     assert sagemaker.created == []

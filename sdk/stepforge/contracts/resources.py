@@ -21,6 +21,15 @@ MOST_VOLUME_GB = 16_384
 MOST_HOSTS = 100
 """Ours: SageMaker's is a quota of the account, 20 at first."""
 MOST_TYPES = 5
+OWN_STORAGE = tuple(
+    f"ml.{family}"
+    for family in (
+        "g4dn.*", "g5.*", "g6.*", "g6e.*", "g7.*", "g7e.*", "p3dn.*", "p4d.*", "p4de.*", "p5.*", "p5e.*", "p5en.*",
+        "p6.*", "p6-*", "p6e.*", "p6e-*", "trn1.*", "trn1n.*", "trn2.*", "*d.*",
+    )
+)  # fmt: skip
+"""Instance types, as patterns of IAM's, with NVMe of their own: the hardware encrypts it, and SageMaker refuses
+VolumeKmsKeyId for them. https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html"""
 ALONE = ("gate", "evaluate")
 """Work that one process does: another host would do the same again."""
 

@@ -5,7 +5,7 @@ CreateTrainingJob has no client token, so the name `{type}-{12 hex of the spec}-
 
 from __future__ import annotations
 
-import re
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
@@ -18,20 +18,15 @@ from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest
 from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.metrics import PROGRESS_EVENT, SHOWN, TOKENS_PER_SECOND
 from stepforge.contracts.names import SPEC_TAG, Keys, job_name
-from stepforge.contracts.resources import Resources
+from stepforge.contracts.resources import OWN_STORAGE, Resources
 from stepforge.contracts.work import TRAINING
 from stepforge.exposure import refuse_secrets
+from stepforge.machines.adoption import check_is_asked_for
 
 MAX_ATTEMPTS = 50
 CHOICE_TAG = "stepforge:instance-choice"
 Action = Literal["create", "poll", "adopt"]
 Ending = Literal["Completed", "Failed", "Stopped", "MaxRuntimeExceeded", "MaxWaitTimeExceeded", "Interrupted"]
-
-# Instances with NVMe of their own encrypt it with a key of the hardware, and SageMaker refuses VolumeKmsKeyId for them.
-# https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html
-_OWN_STORAGE = re.compile(
-    r"^ml\.(g4dn|g5|g6|g6e|g7|g7e|p3dn|p4d|p4de|p5|p5e|p5en|p6|p6e|trn1|trn1n|trn2|[a-z]\d+[a-z]*d)(-[a-z0-9]+)?\."
-)
 
 _FAILURES: tuple[tuple[str, type[errors.JobFailed]], ...] = (
     ("AlgorithmError", errors.AlgorithmError),
@@ -91,7 +86,7 @@ def find_attempt(
     """Describe `-a0`, `-a1`, ... and adopt what runs or is done; after failures the next number is free.
 
     Where the last of them found no capacity, the next runs on the next instance type of the request's list.
-    Raises IdentityConflict where the name belongs to another spec, JobFailed after 50 failed attempts.
+    Raises IdentityConflict where the name belongs to another job, JobFailed after 50 failed attempts.
     """
     refused: str | None = None
     for number in range(MAX_ATTEMPTS):
@@ -130,7 +125,7 @@ def attempt_at(
 def describe(sagemaker: Any, request: JobRequest, name: str, *, bucket: str) -> dict[str, Any] | None:
     """DescribeTrainingJob, None where there is no such job.
 
-    Raises IdentityConflict where it is another spec's, or writes to another bucket than this environment's.
+    Raises IdentityConflict where it is another spec's or another environment's, or is not what was asked for.
     """
     try:
         job = sagemaker.describe_training_job(TrainingJobName=name)
@@ -155,6 +150,8 @@ def describe(sagemaker: Any, request: JobRequest, name: str, *, bucket: str) -> 
             f"environment's bucket is {bucket!r}. Nothing of it is adopted: change the recipe here (its seed, say), so "
             "that the job has a name of its own, or give each environment an account"
         )
+    if next_action(job) is not None:  # of a spent attempt nothing is taken
+        check_is_asked_for(job, request)
     return job
 
 
@@ -312,7 +309,7 @@ def creation_failure(name: str, error: CaughtError) -> errors.JobFailed:
 
 def volume_key(instance_type: str, key_arn: str) -> str | None:
     """The KMS key of an instance's volume; None where the instance type does not take one."""
-    return None if _OWN_STORAGE.match(instance_type) else key_arn
+    return None if any(fnmatchcase(instance_type, pattern) for pattern in OWN_STORAGE) else key_arn
 
 
 def _attempt(

@@ -26,7 +26,7 @@ from stepforge.machines.attempts import (
     volume_key,
 )
 from stepforge_jobs.job import Progress
-from tests.fakes import FakeSageMaker
+from tests.fakes import FakeSageMaker, of_request
 
 from .conftest import BUCKET, IMAGE, KEY_ARN, put_artifact
 
@@ -42,6 +42,10 @@ REQUEST = JobRequest(
 
 def found(sagemaker: FakeSageMaker, s3: Any, request: JobRequest = REQUEST) -> Attempt:
     return find_attempt(sagemaker, s3, request, bucket=BUCKET, key_arn=KEY_ARN, poll_seconds=1).attempt
+
+
+def add(sagemaker: FakeSageMaker, name: str, spec: str | None, status: str = "Completed", **more: Any) -> None:
+    sagemaker.add_job(name, spec, status, **of_request(REQUEST) | more)
 
 
 def find(sagemaker: FakeSageMaker, s3: Any) -> tuple[str, str]:
@@ -67,7 +71,7 @@ def test_the_first_attempt_that_is_not_spent_is_taken(
     sagemaker: FakeSageMaker, s3: Any, statuses: list[str], expected: tuple[str, str]
 ) -> None:
     for number, status in enumerate(statuses):
-        sagemaker.add_job(f"{PREFIX}-a{number}", SHA, status)
+        add(sagemaker, f"{PREFIX}-a{number}", SHA, status)
         if status == "Completed":
             put_artifact(s3, f"{PREFIX}-a{number}", "model", {"model.safetensors": b"w"})
     assert find(sagemaker, s3) == expected
@@ -77,7 +81,7 @@ def test_the_first_attempt_that_is_not_spent_is_taken(
 def test_an_attempt_that_left_no_sound_manifest_is_spent(
     sagemaker: FakeSageMaker, s3: Any, manifest: bytes | None
 ) -> None:
-    sagemaker.add_job(f"{PREFIX}-a0", SHA)
+    add(sagemaker, f"{PREFIX}-a0", SHA)
     if manifest is not None:
         s3.put_object(Bucket=BUCKET, Key=f"jobs/{PREFIX}-a0/output/model/manifest.json", Body=manifest)
     assert find(sagemaker, s3) == ("-a1", "create")
@@ -90,7 +94,7 @@ def test_an_attempt_that_left_no_sound_manifest_is_spent(
     spent = attempts_of(connection, REQUEST)
     assert [(a.name, a.status, a.outcome) for a in spent] == [(f"{PREFIX}-a0", "Failed", None)]
     assert "its process ended before it was done" in spent[0].failure
-    sagemaker.add_job(f"{PREFIX}-a1", SHA)
+    add(sagemaker, f"{PREFIX}-a1", SHA)
     artifact = put_artifact(s3, f"{PREFIX}-a1", "model", {"model.safetensors": b"w"})
     last = attempts_of(connection, REQUEST)[-1]
     assert (last.status, last.outcome and last.outcome.artifact) == ("Completed", artifact)
@@ -101,7 +105,7 @@ def test_an_attempt_that_left_no_sound_manifest_is_spent(
 def test_a_name_that_another_spec_has_is_a_conflict_and_never_renamed(
     sagemaker: FakeSageMaker, s3: Any, tag: str | None
 ) -> None:
-    sagemaker.add_job(f"{PREFIX}-a0", tag)
+    add(sagemaker, f"{PREFIX}-a0", tag)
     with pytest.raises(IdentityConflict, match=SHA):
         find(sagemaker, s3)
 
@@ -111,12 +115,60 @@ def test_a_job_of_another_environment_in_the_account_is_a_conflict_and_neither_p
     sagemaker: FakeSageMaker, s3: Any, status: str
 ) -> None:
     output = {"S3OutputPath": "s3://the-bucket-of-dev/jobs"}
-    sagemaker.add_job(f"{PREFIX}-a0", SHA, status, OutputDataConfig=output)
+    add(sagemaker, f"{PREFIX}-a0", SHA, status, OutputDataConfig=output)
     with pytest.raises(IdentityConflict, match=r"another environment's .* change the recipe"):
         find(sagemaker, s3)
     sagemaker.jobs[f"{PREFIX}-a0"]["OutputDataConfig"] = {"S3OutputPath": f"s3://{BUCKET}/jobs"}
     if status == "InProgress":
         assert find(sagemaker, s3) == ("-a0", "poll")
+
+
+OURS = of_request(REQUEST)
+FORGED: dict[str, dict[str, Any]] = {
+    "image's repository": {"AlgorithmSpecification": {"TrainingImage": "evil.example/stepforge-train@sha256:0"}},
+    "image's repository ''": {"AlgorithmSpecification": {"AlgorithmName": "arn:aws:sagemaker:::algorithm/x"}},
+    "entry point": {"AlgorithmSpecification": OURS["AlgorithmSpecification"] | {"ContainerEntrypoint": ["bash"]}},
+    "arguments": {"AlgorithmSpecification": OURS["AlgorithmSpecification"] | {"ContainerArguments": ["-c", "x"]}},
+    "environment variables": {"Environment": {"PYTHONPATH": "/opt/ml/input/data/data"}},
+    "input channels": {"InputDataConfig": OURS["InputDataConfig"][:1]},
+    "spec": {
+        "InputDataConfig": [
+            {"ChannelName": name, "DataSource": {"S3DataSource": {"S3Uri": f"s3://{BUCKET}/raw/dataset/x/"}}}
+            for name in REQUEST.channels
+        ]
+    },
+    "output": {"OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/elsewhere"}},
+    "checkpoints": {"CheckpointConfig": {"S3Uri": f"s3://{BUCKET}/raw/dataset/x/"}},
+    "folder of checkpoints": {"CheckpointConfig": OURS["CheckpointConfig"] | {"LocalPath": "/opt/ml/code"}},
+    "remote shell": {"RemoteDebugConfig": {"EnableRemoteDebug": True}},
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+@pytest.mark.parametrize("status", ["InProgress", "Completed"])
+def test_a_job_that_says_our_spec_and_was_not_created_by_us_is_never_adopted(
+    sagemaker: FakeSageMaker, s3: Any, status: str, what: str
+) -> None:
+    add(sagemaker, f"{PREFIX}-a0", SHA, status, HyperParameters={"spec_sha256": SHA}, **FORGED[what])
+    put_artifact(s3, f"{PREFIX}-a0", "model", {"model.safetensors": b"forged"})
+    with pytest.raises(IdentityConflict, match=f"not created by .*{what}.*CloudTrail"):
+        find(sagemaker, s3)
+    with pytest.raises(IdentityConflict, match=what):
+        outcome(sagemaker, s3, ended(sagemaker, s3), bucket=BUCKET)
+    sagemaker.jobs[f"{PREFIX}-a0"] |= {"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed"}
+    assert find(sagemaker, s3) == ("-a1", "create")
+
+
+def test_an_image_that_was_built_anew_and_inputs_that_lie_elsewhere_change_no_job(
+    sagemaker: FakeSageMaker, s3: Any
+) -> None:
+    other = IMAGE.replace("stepforge-train", "stepforge-train-cuda").replace("0" * 64, "1" * 64)
+    moved = REQUEST.model_copy(
+        update={"image": other, "channels": {**REQUEST.channels, "data": f"s3://{BUCKET}/raw/dataset/x/"}}
+    )
+    add(sagemaker, f"{PREFIX}-a0", SHA, **of_request(moved))
+    put_artifact(s3, f"{PREFIX}-a0", "model", {"model.safetensors": b"w"})
+    assert find(sagemaker, s3) == ("-a0", "adopt")
 
 
 def test_the_ids_of_who_creates_go_with_a_job_and_decide_nothing_about_it(sagemaker: FakeSageMaker, s3: Any) -> None:
@@ -130,7 +182,7 @@ def test_the_ids_of_who_creates_go_with_a_job_and_decide_nothing_about_it(sagema
     with logs.context(trace_id="other"):
         other = found(sagemaker, s3)
     assert other.model_copy(update={"environment": first.environment}) == first
-    sagemaker.add_job(first.name, SHA, "InProgress")
+    add(sagemaker, first.name, SHA, "InProgress")
     assert (found(sagemaker, s3).name, found(sagemaker, s3).environment) == (first.name, {})
 
 
@@ -142,7 +194,7 @@ def test_an_id_that_is_a_secret_goes_into_no_jobs_environment(sagemaker: FakeSag
 
 def test_fifty_failures_are_enough(sagemaker: FakeSageMaker, s3: Any) -> None:
     for number in range(50):
-        sagemaker.add_job(f"{PREFIX}-a{number}", SHA, "Failed")
+        add(sagemaker, f"{PREFIX}-a{number}", SHA, "Failed")
     with pytest.raises(JobFailed, match="50 times"):
         find(sagemaker, s3)
 
@@ -242,7 +294,7 @@ def test_after_a_refusal_for_want_of_capacity_the_next_type_is_taken(
 ) -> None:
     for number, kind in enumerate(refused):
         config = {"InstanceType": kind}
-        sagemaker.add_job(f"{PREFIX}-a{number}", SHA, "Failed", FailureReason=NONE_LEFT, ResourceConfig=config)
+        add(sagemaker, f"{PREFIX}-a{number}", SHA, "Failed", FailureReason=NONE_LEFT, ResourceConfig=config)
     attempt = found(sagemaker, s3, REQUEST.model_copy(update={"resources": THREE}))
     assert (attempt.name, attempt.resource_config["InstanceType"]) == (f"{PREFIX}-a{len(refused)}", expected)
     assert {"Key": "stepforge:instance-choice", "Value": tag} in attempt.tags
@@ -251,8 +303,8 @@ def test_after_a_refusal_for_want_of_capacity_the_next_type_is_taken(
 def test_only_a_want_of_capacity_changes_the_type_and_only_the_last_attempts(sagemaker: FakeSageMaker, s3: Any) -> None:
     request = REQUEST.model_copy(update={"resources": THREE})
     config = {"InstanceType": "ml.g5.xlarge"}
-    sagemaker.add_job(f"{PREFIX}-a0", SHA, "Failed", FailureReason=NONE_LEFT, ResourceConfig=config)
-    sagemaker.add_job(f"{PREFIX}-a1", SHA, "Failed", FailureReason="AlgorithmError: no", ResourceConfig=config)
+    add(sagemaker, f"{PREFIX}-a0", SHA, "Failed", FailureReason=NONE_LEFT, ResourceConfig=config)
+    add(sagemaker, f"{PREFIX}-a1", SHA, "Failed", FailureReason="AlgorithmError: no", ResourceConfig=config)
     assert found(sagemaker, s3, request).resource_config["InstanceType"] == "ml.g5.xlarge"
 
 
@@ -264,7 +316,7 @@ def test_only_a_want_of_capacity_changes_the_type_and_only_the_last_attempts(sag
 def test_a_refusal_for_want_of_capacity_says_whether_another_type_is_tried(
     sagemaker: FakeSageMaker, s3: Any, kind: str, error: str
 ) -> None:
-    sagemaker.add_job(f"{PREFIX}-a0", SHA, "Failed", FailureReason=NONE_LEFT, ResourceConfig={"InstanceType": kind})
+    add(sagemaker, f"{PREFIX}-a0", SHA, "Failed", FailureReason=NONE_LEFT, ResourceConfig={"InstanceType": kind})
     request = REQUEST.model_copy(update={"resources": THREE})
     gone = Ended(request=request, attempt=found(FakeSageMaker(), s3, request))
     with pytest.raises(errors.CapacityError) as raised:
@@ -329,7 +381,7 @@ def ended(sagemaker: FakeSageMaker, s3: Any, error: CaughtError | None = None) -
 
 def test_a_completed_job_yields_the_digest_of_its_manifest(sagemaker: FakeSageMaker, s3: Any) -> None:
     artifact = put_artifact(s3, f"{PREFIX}-a0", "model", {"model.safetensors": b"w"})
-    sagemaker.add_job(f"{PREFIX}-a0", SHA)
+    add(sagemaker, f"{PREFIX}-a0", SHA)
     result = outcome(sagemaker, s3, ended(sagemaker, s3), bucket=BUCKET)
     assert (result.artifact, result.type, result.billable_seconds) == (artifact, "sft", 60)
     assert result.adopted is False
@@ -354,7 +406,7 @@ def test_a_job_that_was_never_created_says_why(
 
 
 def test_losing_the_race_for_a_name_means_to_wait(sagemaker: FakeSageMaker, s3: Any) -> None:
-    sagemaker.add_job(f"{PREFIX}-a0", SHA, "InProgress")
+    add(sagemaker, f"{PREFIX}-a0", SHA, "InProgress")
     lost = CaughtError(Error="SageMaker.ResourceInUse", Cause="Training job names must be unique")
     with pytest.raises(JobStillRunning):
         outcome(sagemaker, s3, ended(sagemaker, s3, lost), bucket=BUCKET)

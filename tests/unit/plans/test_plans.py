@@ -16,7 +16,7 @@ from stepforge.machines.attempts import find_attempt
 from stepforge.plans import Budget, Plan, Planner, budget_of
 from stepforge.plans.checks import caller_arn, check_permissions, check_quotas
 from stepforge.submitting.submission import spec_request
-from tests.fakes import refusal
+from tests.fakes import described, of_request, refusal
 
 from .cloud import ENVIRONMENT, PIPELINE, FakeConnection, Pages
 
@@ -61,7 +61,7 @@ def test_planning_changes_nothing(connection: FakeConnection) -> None:
 def test_a_running_job_is_adopted_and_costs_nothing_more(connection: FakeConnection) -> None:
     request = plan(connection).requests[0]
     sha = next(tag["Value"] for tag in request["Tags"] if tag["Key"] == SPEC_TAG)
-    connection.clients["sagemaker"].add_job(request["TrainingJobName"], sha, "InProgress")
+    connection.clients["sagemaker"].add_job(request["TrainingJobName"], sha, "InProgress", **described(request))
     found = plan(connection)
     assert (found.jobs[0].action, found.jobs[0].estimate, found.requests) == ("adopt", None, ())
     assert found.seconds.middle == pytest.approx(sum(j.estimate.seconds.middle for j in found.jobs[1:]))
@@ -82,8 +82,9 @@ JOB = JobSpec(domain="facial", work=DatasetWork(domain="facial"), code_sha256="c
 def after(connection: FakeConnection, *types: str, status: str = "Failed", **more: Any) -> Plan:
     """The plan of a job of which these attempts found no capacity."""
     for number, kind in enumerate(types):
-        described = {"ResourceConfig": {"InstanceType": kind}, "FailureReason": "CapacityError: none"} | more
-        connection.clients["sagemaker"].add_job(job_name(JOB.prefix, number), JOB.identity, status, **described)
+        shown = {"ResourceConfig": {"InstanceType": kind}, "FailureReason": "CapacityError: none"} | more
+        shown |= of_request(spec_request(ENVIRONMENT, JOB))
+        connection.clients["sagemaker"].add_job(job_name(JOB.prefix, number), JOB.identity, status, **shown)
     return Planner(connection).job(JOB, Resources(**TYPES), checks=False)  # type: ignore[arg-type]
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from botocore.exceptions import ClientError
+from tests.fakes import of_request
 from tests.unit.report.sample import ACCOUNT, sha
 
 from stepforge.connection import Connection
@@ -18,6 +19,7 @@ from stepforge.contracts.names import SPEC_TAG, job_name, split_uri
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.contracts.work import WORK_TYPES
 from stepforge.machines.executions import Execution, describe
+from stepforge.machines.planning import pipeline_job_request
 from stepforge.pipelines import Pipelines, PlannedJob, Run
 from stepforge.recipes import load_recipe
 from stepforge.testing import FakeStepFunctions
@@ -108,6 +110,7 @@ class Cloud:
             self.s3.put_artifact(uri, kind, files or {}, metadata)
         self.sagemaker.tags[arn] = spec.identity
         self.sagemaker.jobs[name] = {
+            **of_request(pipeline_job_request(spec, self.spec, bucket=BUCKET)),
             "TrainingJobName": name,
             "TrainingJobArn": arn,
             "TrainingJobStatus": status,
