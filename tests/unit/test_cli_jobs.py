@@ -21,7 +21,7 @@ from stepforge.local.state import Layout
 from stepforge.submitting.submission import Submission
 from tests.unit.plans.cloud import ENVIRONMENT
 
-CLIENT: Any = SimpleNamespace(connection=SimpleNamespace(environment=ENVIRONMENT))
+CLIENT: Any = SimpleNamespace(connection=SimpleNamespace(name="dev", environment=ENVIRONMENT))
 NAME = "sft-0123456789ab-a0"
 
 
@@ -67,13 +67,13 @@ FULL = {"TrainingJobStatus": "Failed", "FailureReason": "CapacityError: none"}
 def test_json_tells_whether_a_job_by_itself_was_adopted(
     action: Any, adopted: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client: Any = SimpleNamespace(jobs=Jobs(DONE))
+    client: Any = SimpleNamespace(connection=CLIENT.connection, jobs=Jobs(DONE))
     _follow.follow_job(client, Submission(NAME, action), as_json=True)
     assert json.loads(capsys.readouterr().out)["adopted"] is adopted
 
 
 def test_the_next_attempt_is_followed_for_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    client: Any = SimpleNamespace(jobs=Jobs(FULL, DONE))
+    client: Any = SimpleNamespace(connection=CLIENT.connection, jobs=Jobs(FULL, DONE))
     following = Submission("sft-0123456789ab-a1", "create")
     _follow.follow_job(client, Submission(NAME, "poll"), as_json=True, go_on=lambda _: following)
     assert client.jobs.followed == [(NAME, True), (following.name, False)]
