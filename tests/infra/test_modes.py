@@ -76,7 +76,8 @@ def test_components_are_made_by_the_promotions_handler_alone_and_in_no_other_mod
     cloud = clouds["components"]
     foreign = COMPONENT.replace("stepforge-", "other-")
     assert cloud.who_may("sagemaker:CreateInferenceComponent", foreign) == set()
-    assert cloud.who_may("sagemaker:DeleteInferenceComponent", COMPONENT) == {"FunctionsDeploy"}
+    # The sweep deletes what a stopped promotion left live and somebody rejected then.
+    assert cloud.who_may("sagemaker:DeleteInferenceComponent", COMPONENT) == {"FunctionsDeploy", "FunctionsOnApproval"}
     candidate = f"{COMPONENT}-candidate"
     assert cloud.who_may("sagemaker:DeleteInferenceComponent", candidate) == {"FunctionsDeploy", "FunctionsOnApproval"}
 
