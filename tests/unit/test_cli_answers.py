@@ -182,11 +182,12 @@ def test_the_champion_gate_is_told_in_a_sentence() -> None:
 
 @pytest.mark.parametrize("domain", [None, "sums"])
 def test_an_empty_registry_says_what_makes_a_model(domain: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    client: Any = SimpleNamespace(registry=SimpleNamespace(packages=lambda _: []))
+    registry = SimpleNamespace(packages=lambda _: [])
+    client: Any = SimpleNamespace(connection=SimpleNamespace(name="dev"), registry=registry)
     _registry.print_packages(client, domain, as_json=False)
     said = capsys.readouterr()
     assert said.out == ""
-    assert f"`stepforge run train --domain {domain or 'facial'}` makes one" in said.err
+    assert f"`stepforge run train --domain {domain or 'facial'} --env dev` makes one" in said.err
     _registry.print_packages(client, domain, as_json=True)
     assert json.loads(capsys.readouterr().out) == []
 
