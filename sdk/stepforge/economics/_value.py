@@ -129,15 +129,18 @@ def moments(offer: Offer, stakes: Stakes, mean: float, variance: float) -> tuple
 
 
 def draws(offer: Offer, stakes: Stakes, mean: float, variance: float, count: int) -> list[float]:
-    """`count` net values, in ascending order. The same input gives the same draws, whatever other arms there are."""
+    """`count` net values, in ascending order, from the same random numbers for every arm.
+
+    So an arm that is nowhere better than another is never worth more by the luck of its draws.
+    """
     sd = math.sqrt(variance)
-    gains = [mean + sd * z for z in normals(f"{offer.name}/gain", count)]
+    gains = [mean + sd * z for z in normals("gain", count)]
     volumes = factors("requests", stakes.requests_relative_sd, count)
     worths = factors("worth", stakes.quality_relative_sd, count)
-    requests = factors(f"{offer.name}/request", offer.request_relative_sd, count)
-    fixed = factors(f"{offer.name}/fixed", offer.fixed_relative_sd, count)
+    requests = factors("request", offer.request_relative_sd, count)
+    fixed = factors("fixed", offer.fixed_relative_sd, count)
     fails = STANDARD.inv_cdf(offer.failure_rate) if offer.failure_rate > 0 else -math.inf
-    failed = [1.0 if z < fails else 0.0 for z in normals(f"{offer.name}/failure", count)]
+    failed = [1.0 if z < fails else 0.0 for z in normals("failure", count)]
     low, high = -stakes.base_quality, 1 - stakes.base_quality
     per_request, saved = offer.request_usd, stakes.base_request_usd
     flow, certain = offer.discounted * stakes.requests_month, 1 + offer.retrains
@@ -190,4 +193,5 @@ def break_even(offer: Offer, stakes: Stakes, gain: float) -> float | None:
     each = stakes.quality_usd * gain - (offer.request_usd - stakes.base_request_usd)
     if each <= 0:
         return None
-    return (offer.fixed_usd * offer.trainings + offer.months * offer.month_usd) / each
+    requests = (offer.fixed_usd * offer.trainings + offer.months * offer.month_usd) / each
+    return requests if math.isfinite(requests) else None

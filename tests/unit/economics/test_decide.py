@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stepforge.contracts.decisions import (
@@ -301,6 +301,8 @@ def test_an_arm_that_loses_whatever_it_gains_changes_nothing(first: Arm, gain: f
 
 @FEW
 @given(first=ARMS, more=st.floats(1, 2_000), worse=st.floats(0, 0.05))
+@example(first=arm("a", gain=Gain(mean=0.0, sd=0.01), fixed=FixedCosts(training_usd=229)), more=1.0, worse=0.0)
+@example(first=arm("a", gain=Gain(mean=1e-304, sd=0.125), request_usd=0.002), more=294.0, worse=0.0)
 def test_without_pilots_a_dominated_arm_changes_nothing(first: Arm, more: float, worse: float) -> None:
     """Dearer and no better. With a pilot it is an option for the case that the other one disappoints."""
     assert first.gain is not None

@@ -7,7 +7,9 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +21,6 @@ from stepforge.finetune.datasets import row_of
 from stepforge.finetune.graders import MOST_BYTES, function_zip, python_grader
 from stepforge.finetune.openai import grader_params
 from stepforge.finetune.vertex import reward_config
-from stepforge.installation.assets import folder
 from stepforge_jobs.domains import load_domain
 from tests.unit.finetune.conftest import PRICE
 from tests.unit.finetune.test_plan import BEDROCK, plan
@@ -67,10 +68,8 @@ def test_a_packed_verifier_grades_as_ours_where_nothing_of_ours_is_installed(tmp
     assert grader_params(grader)["type"] == "python"
 
 
-def test_records_with_answers_are_graded_by_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(folder("lambdas")))
-    import finetune_grade
-
+def test_records_with_answers_are_graded_by_them(load: Callable[[str], ModuleType]) -> None:
+    finetune_grade = load("finetune_grade")
     row = {"record_id": "r", "verifier": "records@1", "reference_answer": "4", "messages": []}
     asked = {"role": "user", "content": "2 + 2 ="}
     said = [{"role": "assistant", "content": text} for text in ("so\n4", "5")]

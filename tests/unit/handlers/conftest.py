@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Iterator
 from typing import Any
 
 import boto3
@@ -18,7 +15,6 @@ from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
 from stepforge.contracts.names import Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork, WorkType
-from stepforge.installation.assets import folder
 from tests.fakes import FakeSageMaker
 
 BUCKET = "stepforge-test"
@@ -71,18 +67,6 @@ def machine_arn(states: Any) -> Iterator[str]:
     arn = states.create_state_machine(name="stepforge-test-promote", definition=wait, roleArn=role)["stateMachineArn"]
     yield arn
     states.delete_state_machine(stateMachineArn=arn)
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Import a handler as Lambda does: a flat module, fresh, with lambdas/ on the path."""
-    monkeypatch.syspath_prepend(str(folder("lambdas")))
-    names = {path.stem for path in folder("lambdas").glob("*.py")}
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module
-    for name in names:
-        sys.modules.pop(name, None)
 
 
 def put_artifact(s3: Any, job: str, kind: Any, files: dict[str, bytes]) -> ArtifactRef:

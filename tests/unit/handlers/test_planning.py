@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import ModuleType
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from stepforge import logs
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.names import split_uri
@@ -85,7 +87,11 @@ def test_the_handler_answers_json_and_names_a_malformed_field(
     monkeypatch.setenv("KEY_ARN", KEY_ARN)
     monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-67890abc-0123456789abcdef01234567;Parent=2;Sampled=1")
     handler = load("plan_job").handler
-    answer = handler({"state": started.model_dump(mode="json")}, None)
+    with ExitStack() as logging:
+        monkeypatch.setattr(
+            "_runtime._configure_logs", lambda name: logging.enter_context(logs.configure(name, queued=False))
+        )
+        answer = handler({"state": started.model_dump(mode="json")}, None)
     assert answer["phase"] == "dataset"
     assert json.loads(json.dumps(answer)) == answer
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
