@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError
 from botocore.exceptions import ClientError as AwsError
 from pydantic import ValidationError
 
+from stepforge.absence import existing
 from stepforge.artifacts import read_bytes
 from stepforge.contracts.base import canonical_json, first_problem
 from stepforge.contracts.economics import LedgerEntry
@@ -118,7 +119,7 @@ def book(
     sagemaker: Any, s3: Any, name: str, *, bucket: str, key_arn: str, table: Prices | None = None
 ) -> LedgerEntry | None:
     """Book the end of a job. None where it has not ended, does not exist, or its spec is not in this bucket."""
-    job = _described(sagemaker, name)
+    job = existing(sagemaker.describe_training_job, TrainingJobName=name)
     if job is None:
         return None
     return _book(sagemaker, s3, job, bucket=bucket, key_arn=key_arn, table=table)
@@ -293,7 +294,7 @@ def heal(
         looked = 0
         for number in _unbooked(there, written):
             looked += 1
-            job = _described(sagemaker, job_name(prefix, number))
+            job = existing(sagemaker.describe_training_job, TrainingJobName=job_name(prefix, number))
             if job is None:
                 break
             if job["TrainingJobStatus"] not in ENDED:
@@ -348,13 +349,3 @@ def _unreadable(bucket: str, sha: str, error: Exception) -> str:
 
 def _prefix(s3: Any, bucket: str, sha: str) -> str:
     return JobSpec.model_validate_json(read_bytes(s3, f"s3://{bucket}/{Keys.spec(sha)}")).prefix
-
-
-def _described(sagemaker: Any, name: str) -> dict[str, Any] | None:
-    try:
-        job: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=name)
-    except AwsError as error:
-        if attempts.is_absent(error):
-            return None
-        raise
-    return job
