@@ -5,7 +5,6 @@ Five values make an environment one's own: `account`, `region`, `email`, `approv
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections import Counter
@@ -18,30 +17,54 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from cdk.refusals import form, said
 from stepforge.contracts.names import package_group
 from stepforge.contracts.serving import ServeMode, Share
 from stepforge.errors import InvalidInput, UnknownName
 
-EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")]
-InstanceType = Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9-]+$")]
-ProfileName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,25}$")]
+EnvironmentName = Annotated[str, form(r"[a-z][a-z0-9]{1,11}", "the file a name of 2 to 12 small letters and digits")]
+InstanceType = Annotated[str, form(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", 'a SageMaker type, such as "ml.g5.xlarge"')]
+ProfileName = Annotated[
+    str, form(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,25}", "at most 26 letters, digits and hyphens between them")
+]
 StudioPerson = Literal["viewer", "trainer", "approver"]
-RoleArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$")]
-LayerArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:lambda:[a-z0-9-]+:\d{12}:layer:[\w-]+:\d+$")]
+_ROLE = "arn:aws:iam::111122223333:role/"
+RoleArn = Annotated[
+    str, form(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", f'the ARN of a role, such as "{_ROLE}tuning"')
+]
+PersonArn = Annotated[
+    str,
+    form(
+        r"arn:aws[a-z-]*:iam::\d{12}:(role|user)/[\w+=,.@/-]+",
+        f'the ARN of a role or user, such as "{_ROLE}model-owners", without wildcards',
+    ),
+]
+LayerArn = Annotated[
+    str,
+    form(
+        r"arn:aws[a-z-]*:lambda:[a-z0-9-]+:\d{12}:layer:[\w-]+:\d+",
+        'the ARN of a layer with its version, such as "arn:aws:lambda:us-east-1:111122223333:layer:clients:1"',
+    ),
+]
 Seconds = Annotated[int, Field(ge=1, le=3_600)]
 _REGION = (
-    r"^(us-gov|us-iso[a-z]?|us|eu|eu-isoe|ap|sa|ca|me|af|il|mx|cn)"
-    r"-(north|south|east|west|central|northeast|southeast|northwest|southwest)-\d{1,2}$"
+    r"(us-gov|us-iso[a-z]?|us|eu|eu-isoe|ap|sa|ca|me|af|il|mx|cn)"
+    r"-(north|south|east|west|central|northeast|southeast|northwest|southwest)-\d{1,2}"
 )
 _PRIVATE = tuple(IPv4Network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
-TopicArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+$")]
+TopicArn = Annotated[
+    str,
+    form(
+        r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+",
+        'the ARN of an SNS topic, such as "arn:aws:sns:us-east-1:111122223333:answers"',
+    ),
+]
 Provider = Literal["openai", "anthropic", "hugging-face", "vertex"]
 Usd = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FOLDER = Path(__file__).with_name("environments")
@@ -71,7 +94,12 @@ class Network(_Frozen):
     @field_validator("cidr")
     @classmethod
     def _private(cls, value: str) -> str:
-        network = IPv4Network(value)
+        try:
+            network = IPv4Network(value, strict=False)
+        except ValueError as error:
+            raise ValueError(f'give addresses as "10.40.0.0/16" has them: {error}') from error
+        if str(network) != value:
+            raise ValueError(f'give the first address of the network and its length, "{network}"')
         if (
             not any(network.subnet_of(block) for block in _PRIVATE)
             or network.prefixlen > _SUBNETS
@@ -164,16 +192,14 @@ class Asynchronous(_Frozen):
 
 class Settings(_Frozen):
     name: EnvironmentName
-    region: Annotated[str, StringConstraints(pattern=_REGION)]
-    account: Annotated[str, StringConstraints(pattern=r"^\d{12}$")] | None = None
+    region: Annotated[str, form(_REGION, 'a region of AWS, such as "us-east-1"')]
+    account: Annotated[str, form(r"[0-9]{12}", 'twelve digits in quotation marks, as in "111122223333"')] | None = None
     """None leaves the account to the credentials that deploy: synth needs none."""
-    email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")] | None = None
+    email: Annotated[str, form(r"[^@\s]+@[^@\s]+\.[^@\s]+", 'one address, such as "ml@example.com"')] | None = None
     """Who hears of alarms and budgets. None: nobody, and the topic waits for subscriptions."""
-    approvers: tuple[
-        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:(role|user)/[\w+=,.@/-]+$")], ...
-    ] = ()
+    approvers: tuple[PersonArn, ...] = ()
     """Who may take on the role that approves models. None: whom IAM in the account allows it."""
-    repository: Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    repository: Annotated[str, form(r"[\w.-]+/[\w.-]+", '"owner/name" as GitHub has it')] | None = None
     """`owner/name` on GitHub, whose workflows plan and deploy. None: no roles for CI."""
     bucket: str | None = None
     """None leaves the bucket's name to CloudFormation, so that a kept bucket never stands in a new stack's way."""
@@ -321,29 +347,13 @@ def parse(name: str, plain: dict[str, Any], *, source: str) -> Settings:
     >>> parse("dev", {"region": "us-east-1"}, source="dev.toml").zones
     ('us-east-1a', 'us-east-1b', 'us-east-1c')
     """
+    if "name" in plain:
+        raise InvalidInput(f"{source}: there is no `name`: an environment is called as its file, {name!r}")
     try:
         return Settings.model_validate({**plain, "name": name})
     except ValidationError as error:
-        lines = [_said(found) for found in error.errors()]
+        lines = [said(found, Settings, examples={"region": 'region = "us-east-1"'}) for found in error.errors()]
         raise InvalidInput(f"{source}: " + "; ".join(lines)) from error
-
-
-def _said(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = _fields(Settings, error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        return f"there is no `{path}`: " + (f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}")
-    remedy = error["msg"].removeprefix("Value error, ")
-    return f"`{path}` = {error['input']!r}: {remedy}" if path else remedy
-
-
-def _fields(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        nested = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
-        model = next(a for a in nested if issubclass(a, BaseModel))
-    return sorted(set(model.model_fields) - {"name"})
 
 
 @cache

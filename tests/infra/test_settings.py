@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from cdk.settings import FOLDER, deployable, parse, settings
+from cdk.settings import FOLDER, Settings, deployable, parse, settings
 from pydantic import ValidationError
 
 from stepforge.errors import InvalidInput, UnknownName
@@ -71,7 +72,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
         ("network.cidr", "100.64.0.0/16", "give private addresses"),
         ("network.cidr", "169.254.0.0/16", "give private addresses"),
         *(
-            (field, 0, f"`{field}` = 0: Input should be greater than or equal to 1")
+            (field, 0, f"`{field}` = 0: it should be greater than or equal to 1")
             for field in (
                 "sweep_minutes",
                 "serve_instances",
@@ -102,6 +103,16 @@ def nested(path: str, value: Any) -> dict[str, Any]:
         ("component.memory_mb", 3_000_000, "three must fit an instance: take less"),
         ("component.cpus", 0.1, ".25 to 64 cpus"),
         ("regoin", "x", "did you mean `region`"),
+        ("account", 111122223333, '= 111122223333: give twelve digits in quotation marks, as in "111122223333"'),
+        ("approvers", "arn:aws:iam::1:role/a", 'give a list, in brackets: ["arn:aws:iam::1:role/a"]'),
+        ("email", 3, "= 3: give one address"),
+        ("repository", "name", 'give "owner/name"'),
+        ("keep_data", "maybe", "give true or false"),
+        ("serve_instances", 1.5, "give a whole number"),
+        ("network", "yes", "give a table"),
+        ("network.cidr", "10.1.2.3/16", '"10.1.0.0/16"'),
+        ("network.cidr", "here", 'give addresses as "10.40.0.0/16" has them'),
+        ("name", "test", "an environment is called as its file, 'dev'"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_field_and_the_remedy(path: str, value: Any, said: str) -> None:
@@ -109,6 +120,19 @@ def test_a_wrong_value_is_refused_with_its_field_and_the_remedy(path: str, value
         parse("dev", {**DEV, **nested(path, value)}, source="cdk/environments/dev.toml")
     assert str(refused.value).startswith("cdk/environments/dev.toml: ")
     assert said in str(refused.value)
+
+
+def test_what_must_be_there_is_told_as_the_line_to_add() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse("dev", {}, source="dev.toml")
+    assert str(refused.value) == 'dev.toml: `region` is missing: add the line region = "us-east-1"'
+
+
+@pytest.mark.parametrize("key", sorted(Settings.model_fields))
+def test_no_refusal_speaks_of_python(key: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse("dev", {**DEV, key: object()}, source="dev.toml")
+    assert not re.search("pattern|tuple|instance of|Input|pydantic|interpret", str(refused.value))
 
 
 def test_all_mistakes_are_told_at_once() -> None:
