@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json
 
 from _runtime import Variables, client, handles, variables
 from stepforge.contracts.events import PackageStateChange
+from stepforge.contracts.names import has_prefix
 from stepforge.contracts.serving import Fleet
 from stepforge.machines.promotion import KEEP_PREVIOUS_DAYS, on_event, sweep
 
@@ -44,6 +45,6 @@ def handler(event: Event) -> list[dict[str, Any]]:
         )
     else:
         change = PackageStateChange.model_validate(event.detail)
-        ours = change.ModelPackageArn.partition("model-package/")[2].startswith(env.group_prefix)
+        ours = has_prefix(change.ModelPackageArn.partition("model-package/")[2], env.group_prefix)
         decisions = [on_event(sagemaker, states, change, env.fleet, machine_arn=env.promote_arn)] if ours else []
     return [decision.model_dump(mode="json") for decision in decisions]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -106,6 +107,10 @@ class FakeSageMaker:
         removed = change.pop("CustomerMetadataPropertiesToRemove", ())
         properties = {**package.get("CustomerMetadataProperties", {}), **change.pop("CustomerMetadataProperties", {})}
         kept = {key: value for key, value in properties.items() if key not in removed}
+        for value in kept.values():
+            # AWS takes letters of every script, and these; botocore looks at lengths alone.
+            if not re.fullmatch(r"[\w \u00a0.:/=+@-]{1,256}", value):
+                raise refusal("UpdateModelPackage", f"Value {value!r} at 'CustomerMetadataProperties' is refused")
         self.packages[ModelPackageArn] = {**package, **change, "CustomerMetadataProperties": kept}
 
     # Serving

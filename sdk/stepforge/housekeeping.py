@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from stepforge.absence import existing, is_absent
 from stepforge.connection import Connection
 from stepforge.contracts.manifests import MANIFEST
-from stepforge.contracts.names import endpoint_name, group_prefix, job_name
+from stepforge.contracts.names import endpoint_name, group_prefix, has_prefix, job_name
 from stepforge.economics import ledger, prices
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError
 from stepforge.machines import attempts
@@ -299,7 +299,7 @@ class Housekeeping:
     def _names(self, operation: str, items: str, key: str) -> list[str]:
         """This environment's: another one of the account has names, and promotions, of its own."""
         pages, prefix = self._sagemaker.get_paginator(operation).paginate(), group_prefix(self._connection.name)
-        return [item[key] for page in pages for item in page[items] if item[key].startswith(prefix)]
+        return [item[key] for page in pages for item in page[items] if has_prefix(item[key], prefix)]
 
     # How it goes
 

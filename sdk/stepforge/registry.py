@@ -15,7 +15,7 @@ from stepforge.artifacts import read_file, read_report
 from stepforge.connection import LOCAL, Connection, command
 from stepforge.contracts.base import digest, first_problem
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.names import endpoint_name, group_domain, group_prefix, package_group
+from stepforge.contracts.names import endpoint_name, group_domain, group_prefix, has_prefix, package_group
 from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, Approval, ExternalLineage, PackageMetadata
 from stepforge.contracts.reports import EvaluationReport, Scored
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
@@ -325,7 +325,7 @@ class Registry:
             for page in pages.paginate(NameContains=prefix)
             for group in page["ModelPackageGroupSummaryList"]
         ]
-        return sorted(name for name in names if name.startswith(prefix))
+        return sorted(name for name in names if has_prefix(name, prefix))
 
     def _describe(self, arn: str) -> Package:
         answer = self._connection.client("sagemaker").describe_model_package(ModelPackageName=arn)

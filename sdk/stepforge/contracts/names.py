@@ -54,11 +54,19 @@ def execution_name(machine: Machine, identity: str, number: int) -> str:
 
 
 def group_prefix(environment: str) -> str:
-    """What the groups, endpoints and models of an environment begin with, and no other's in the same account.
-
-    The local AWS has no other environment beside it.
-    """
+    """What the groups, endpoints and models of an environment begin with: see `has_prefix`."""
     return _GROUP_PREFIX if environment == "local" else f"{_GROUP_PREFIX}{environment}{_OF_ENVIRONMENT}"
+
+
+def has_prefix(name: str, prefix: str) -> bool:
+    """Whether what has this name is the environment's with this `group_prefix`, and no other's in the same account.
+
+    What is of `local` begins as others' names do, which may be deployed beside it.
+
+    >>> [has_prefix(name, group_prefix("local")) for name in ("stepforge-a--b", "stepforge-dev---a--b")]
+    [True, False]
+    """
+    return name.startswith(prefix) and _OF_ENVIRONMENT not in name[len(prefix) :]
 
 
 def package_group(domain: str, environment: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from stepforge.contracts.base import Contract, digest
 from stepforge.contracts.events import PackageStateChange
-from stepforge.contracts.names import endpoint_name, execution_name, group_prefix
+from stepforge.contracts.names import endpoint_name, execution_name, group_prefix, has_prefix
 from stepforge.contracts.registry import (
     APPROVED_AT,
     PROMOTION,
@@ -44,7 +45,8 @@ STAMP_SECONDS = 5
 """By which the moment that a stamp names may be before its event's."""
 KEEP_PREVIOUS_DAYS = 7.0
 _PROPERTY = 256
-"""Characters of a customer metadata property."""
+"""Characters of a customer metadata property. It takes letters, numbers, spaces and these; the description all."""
+_PROPERTY_SIGNS = "_.:/=+-@"
 
 
 class Decision(Contract):
@@ -153,7 +155,8 @@ def sweep(
     decisions: list[Decision] = []
     failures: dict[str, Exception] = {}
     for page in sagemaker.get_paginator("list_model_package_groups").paginate(NameContains=prefix):
-        for group in (one["ModelPackageGroupName"] for one in page["ModelPackageGroupSummaryList"]):
+        names = [one["ModelPackageGroupName"] for one in page["ModelPackageGroupSummaryList"]]
+        for group in (name for name in names if has_prefix(name, prefix)):
             try:
                 for decision in _sweep_group(
                     sagemaker, states, group, fleet, machine_arn=machine_arn, keep_previous_days=keep_previous_days
@@ -288,15 +291,22 @@ def on_rejection(sagemaker: Any, change: PackageStateChange) -> Decision:
     if PackageMetadata.of(properties) is None:
         return Decision(package_arn=arn, action="ignored", reason="the package was not registered by stepforge")
     reason = " ".join(package.get("ApprovalDescription", "").split()) or "no reason was given"
-    if properties.get(REJECTION) == reason[:_PROPERTY]:
+    recorded = _property(reason)
+    if properties.get(REJECTION) == recorded:
         return Decision(package_arn=arn, action="ignored", reason="its rejection was recorded")
-    record: dict[str, Any] = {"CustomerMetadataProperties": {**properties, REJECTION: reason[:_PROPERTY]}}
+    record: dict[str, Any] = {"CustomerMetadataProperties": {**properties, REJECTION: recorded}}
     stage = package.get("ModelLifeCycle", {}).get("Stage", "Development")
     if stage in ("Development", "Staging"):
         life = {"Stage": "Development", "StageStatus": "Rejected", "StageDescription": reason[:1024]}
         record["ModelLifeCycle"] = life
     sagemaker.update_model_package(ModelPackageArn=arn, **record)
     return Decision(package_arn=arn, action="recorded", reason=reason)
+
+
+def _property(text: str) -> str:
+    """A person's words as a customer metadata property holds them: without the signs that SageMaker refuses there."""
+    kept = (char if unicodedata.category(char)[0] in "LNZ" or char in _PROPERTY_SIGNS else " " for char in text)
+    return " ".join("".join(kept).split())[:_PROPERTY].strip() or "-"
 
 
 def consider(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from stepforge.contracts.events import PackageStateChange
+from stepforge.contracts.names import group_prefix
 from stepforge.contracts.registry import SERVES_SINCE, ExternalLineage, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import ArtifactRefused, EnvironmentUnavailable
@@ -348,14 +349,18 @@ def test_a_rejection_is_recorded_once_with_its_reason_and_a_model_that_serves_go
     sagemaker: FakeSageMaker, stage: str
 ) -> None:
     life = {"Stage": stage, "StageStatus": "Serving"}
-    reason = "worse on eyebrows,\nsee the previews"
+    reason = "it's worse on eyebrows (40 %),\nsee the previews: s3://b/p"
     arn = add(sagemaker, ModelApprovalStatus="Rejected", ApprovalDescription=reason, ModelLifeCycle=life)
     first, second = (on_rejection(sagemaker, change(arn, "Rejected")) for _ in range(2))
     assert (first.action, second.action) == ("recorded", "ignored")
     assert sagemaker.calls.count("update_model_package") == 1
     found = sagemaker.packages[arn]
-    assert found["CustomerMetadataProperties"] == {**METADATA, "rejection": "worse on eyebrows, see the previews"}
+    assert found["CustomerMetadataProperties"] == {
+        **METADATA,
+        "rejection": "it s worse on eyebrows 40 see the previews: s3://b/p",
+    }
     assert found["ModelLifeCycle"]["Stage"] == stage
+    assert found["ApprovalDescription"] == reason
     assert (found["ModelLifeCycle"]["StageStatus"] == "Rejected") == (stage == "Development")
 
 
@@ -366,15 +371,36 @@ def test_what_is_rejected_no_longer_or_is_somebody_elses_is_left_alone(sagemaker
     assert "update_model_package" not in sagemaker.calls
 
 
-def test_a_rejection_in_another_environment_is_asked_nothing_about(
-    sagemaker: FakeSageMaker, load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("environment", ["local", "dev"])
+def test_a_package_of_another_environment_is_asked_nothing_about(
+    environment: str,
+    sagemaker: FakeSageMaker,
+    states: Any,
+    machine_arn: str,
+    load: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("GROUP_PREFIX", "stepforge-dev---")
-    module, calls = load("on_rejection"), list(sagemaker.calls)
-    module.client = lambda service: pytest.fail(f"{service} was asked")  # type: ignore[attr-defined]
+    monkeypatch.setenv("PROMOTE_ARN", machine_arn)
+    monkeypatch.setenv("GROUP_PREFIX", group_prefix(environment))
+    monkeypatch.setenv("FLEET", FLEET.model_dump_json())
     arn = "arn:aws:sagemaker:us-east-1:000000000000:model-package/stepforge-prod---facial/1"
-    assert module.handler({"detail": {"ModelPackageArn": arn, "ModelApprovalStatus": "Rejected"}}, None) is None
-    assert sagemaker.calls == calls
+    for name, status, nothing in (("on_rejection", "Rejected", None), ("on_approval", "Approved", [])):
+        module, calls = load(name), list(sagemaker.calls)
+        monkeypatch.setattr(module, "client", {"sagemaker": sagemaker, "stepfunctions": states}.__getitem__)
+        detail = {"ModelPackageArn": arn, "ModelApprovalStatus": status}
+        assert module.handler({"detail-type": "x", "detail": detail}, None) == nothing
+        assert sagemaker.calls == calls
+
+
+def test_the_sweep_of_the_local_environment_leaves_one_that_is_deployed_beside_it(
+    sagemaker: FakeSageMaker, states: Any, machine_arn: str
+) -> None:
+    sagemaker.groups.add(group := "stepforge-dev---facial")
+    fields = {"ModelApprovalStatus": "Approved", "CustomerMetadataProperties": METADATA}
+    sagemaker.create_model_package(ModelPackageGroupName=group, **fields)
+    assert sweep(sagemaker, states, FLEET, machine_arn=machine_arn, prefix=group_prefix("local")) == []
+    (found,) = sweep(sagemaker, states, FLEET, machine_arn=machine_arn, prefix=group_prefix("dev"))
+    assert found.action == "started"
 
 
 def test_a_rejection_without_a_reason_says_so_and_a_new_reason_is_recorded(
