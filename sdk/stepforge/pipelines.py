@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from stepforge.artifacts import read_report
+from stepforge.artifacts import read_report, write_json
 from stepforge.connection import Connection, command
-from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
@@ -39,15 +38,9 @@ class Pipelines:
     def start(self, spec: PipelineSpec) -> Run:
         """Submit a pipeline. Submitting it twice is adopting it once."""
         connection, environment = self._connection, self._connection.environment
-        key = Keys.pipeline(spec.identity)
-        connection.client("s3").put_object(
-            Bucket=environment.bucket,
-            Key=key,
-            Body=canonical_json(spec),
-            ServerSideEncryption="aws:kms",
-            SSEKMSKeyId=environment.key_arn,
-        )
-        state = {"pipeline_uri": f"s3://{environment.bucket}/{key}", "pipeline_sha256": spec.identity}
+        bucket, key = environment.bucket, Keys.pipeline(spec.identity)
+        write_json(connection.client("s3"), spec, bucket=bucket, key=key, key_arn=environment.key_arn)
+        state = {"pipeline_uri": f"s3://{bucket}/{key}", "pipeline_sha256": spec.identity}
         execution = executions.start_or_adopt(
             connection.client("stepfunctions"), environment.machines["train"], "train", spec.identity, state
         )
