@@ -23,8 +23,8 @@ from botocore.exceptions import ClientError as AwsError
 from pydantic import ValidationError
 
 from stepforge.absence import existing
-from stepforge.artifacts import read_bytes
-from stepforge.contracts.base import canonical_json, first_problem
+from stepforge.artifacts import read_bytes, write_json
+from stepforge.contracts.base import first_problem
 from stepforge.contracts.economics import LedgerEntry
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.metrics import Count
@@ -99,15 +99,8 @@ def cost_usd(billable_seconds: float, instance_count: int, usd_per_hour: float) 
 def write(s3: Any, entry: LedgerEntry, *, bucket: str, key_arn: str) -> bool:
     """Book an entry. Returns False where it was booked before; the first stays."""
     try:
-        s3.put_object(
-            Bucket=bucket,
-            Key=Keys.ledger(entry.ended.date().isoformat(), entry.job),
-            Body=canonical_json(entry),
-            ContentType="application/json",
-            ServerSideEncryption="aws:kms",
-            SSEKMSKeyId=key_arn,
-            IfNoneMatch="*",
-        )
+        key = Keys.ledger(entry.ended.date().isoformat(), entry.job)
+        write_json(s3, entry, bucket=bucket, key=key, key_arn=key_arn, IfNoneMatch="*")
     except AwsError as error:
         if error.response["Error"]["Code"] in EXISTS:
             return False
