@@ -8,9 +8,11 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from stepforge.absence import existing
 from stepforge.artifacts import read_file, read_report
 from stepforge.connection import LOCAL, Connection, command
 from stepforge.contracts.base import digest, first_problem
@@ -50,6 +52,8 @@ class Package:
     """What the champion gate found when it was registered."""
     metadata: dict[str, str] = field(default_factory=dict)
     artifact: ArtifactRef | None = None
+    endpoint_gone: bool = False
+    """Whether it is in Production and nothing answers: somebody deleted its endpoint, or that failed."""
     scored: Scored | None = None
     """The scores that its model card holds, their intervals rounded; `Registry.evaluation` reads and checks them."""
 
@@ -60,13 +64,14 @@ class Package:
 
     @property
     def serving(self) -> bool:
-        return self.stage == "Production"
+        return self.stage == "Production" and not self.endpoint_gone
 
     @property
     def state(self) -> str:
         """Production, superseded, rejected, PendingManualApproval, or Approved with what becomes of its promotion."""
-        if self.serving:
-            return "Production" if self.approval == "Approved" else f"Production, though {self.approval} by now"
+        if self.stage == "Production":
+            gone = ", but its endpoint is gone" * self.endpoint_gone
+            return "Production" + gone + f", though {self.approval} by now" * (self.approval != "Approved")
         if self.approval != "Approved":
             return "rejected" if self.approval == "Rejected" else self.approval
         if self.metadata.get(PROMOTION) in ("refused", "failed"):
@@ -113,7 +118,8 @@ class Registry:
     def approve(self, reference: str, *, comment: str = "", though_rejected: bool = False) -> Package:
         """Approve a version: the event of the change starts its promotion.
 
-        One that serves already is left alone; one that was superseded, or whose promotion failed, is promoted again.
+        One that serves already is left alone; one that was superseded, whose promotion failed or whose endpoint is gone
+        is promoted again.
         Raises InvalidInput for a rejected version, unless `though_rejected`.
         """
         package = self.get(reference)
@@ -123,7 +129,7 @@ class Registry:
                 "to approve and promote it all the same, add --yes"
             )
         if package.approval == "Approved":
-            open_ = package.stage != "Archived" and package.stage_status != "CutOff"
+            open_ = package.stage not in ("Archived", "Production") and package.stage_status != "CutOff"
             settled = package.metadata.get(PROMOTION) is None and open_
             if package.serving or settled:
                 return package
@@ -328,8 +334,10 @@ class Registry:
         return sorted(name for name in names if has_prefix(name, prefix))
 
     def _describe(self, arn: str) -> Package:
-        answer = self._connection.client("sagemaker").describe_model_package(ModelPackageName=arn)
+        sagemaker = self._connection.client("sagemaker")
+        answer = sagemaker.describe_model_package(ModelPackageName=arn)
         metadata = answer.get("CustomerMetadataProperties", {})
+        stage = answer.get("ModelLifeCycle", {}).get("Stage", "")
         containers = answer.get("InferenceSpecification", {}).get("Containers", [])
         source = containers[0].get("ModelDataSource", {}).get("S3DataSource") if containers else None
         sha256 = metadata.get("model_sha256")
@@ -338,7 +346,12 @@ class Registry:
             group=answer["ModelPackageGroupName"],
             version=answer["ModelPackageVersion"],
             approval=answer["ModelApprovalStatus"],
-            stage=answer.get("ModelLifeCycle", {}).get("Stage", ""),
+            stage=stage,
+            endpoint_gone=(
+                stage == "Production"
+                and ExternalLineage.of(metadata) is None
+                and _is_gone(sagemaker, endpoint_name(answer["ModelPackageGroupName"]))
+            ),
             created=answer["CreationTime"],
             modified=answer.get("LastModifiedTime", answer["CreationTime"]),
             description=answer.get("ModelPackageDescription", ""),
@@ -350,3 +363,8 @@ class Registry:
             metadata=metadata,
             artifact=ArtifactRef(uri=source["S3Uri"], sha256=sha256) if source and sha256 else None,
         )
+
+
+def _is_gone(sagemaker: Any, endpoint: str) -> bool:
+    found = existing(sagemaker.describe_endpoint, EndpointName=endpoint)
+    return found is None or found["EndpointStatus"] in ("Failed", "Deleting")

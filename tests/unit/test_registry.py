@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from stepforge.connection import Connection
 from stepforge.contracts.records import TEST_SPLITS
-from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT
+from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, ExternalLineage
 from stepforge.contracts.reports import Interval, Score
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError, UnknownName
 from stepforge.machines.cards import metrics_of, scores_of
@@ -24,6 +24,16 @@ from tests.fakes import FakeSageMaker, refusal
 
 GROUP = "stepforge-facial"
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
+EXTERNAL = ExternalLineage(
+    external_provider="sagemaker",
+    external_job="j",
+    external_model="m",
+    external_handle="sf-1",
+    external_base="b",
+    external_key="sf-1",
+    external_request_uri="s3://bucket/finetune/requests/1.json",
+    external_cost_usd="3",
+).properties()
 
 
 @pytest.mark.parametrize(
@@ -120,6 +130,11 @@ def package(approval: str, stage: str = "Development", promotion: str | None = N
         (package("Approved"), "Approved", "said by a person"),
         (package("Approved", "Production", "deployed"), "Production", "said by a person"),
         (package("Rejected", "Production", "deployed"), "Production, though Rejected by now", "said by a person"),
+        (
+            replace(package("Approved", "Production", "deployed"), endpoint_gone=True),
+            "Production, but its endpoint is gone",
+            "said by a person",
+        ),
         (package("Approved", "Archived", "deployed"), "superseded", "by version 2"),
         (package("Approved", "Archived", "failed"), "Approved, promotion failed", "said by a person"),
         (package("Approved", "Development", "refused"), "Approved, promotion refused", "said by a person"),
@@ -196,8 +211,31 @@ def test_a_rejected_version_is_approved_only_on_purpose() -> None:
 )
 def test_an_approved_version_is_promoted_again_where_it_does_not_serve(described: dict, updates: int) -> None:
     held = OneVersion(ModelApprovalStatus="Approved", **described)
+    held.sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName="c")
     assert held.registry.approve("facial/1").approval == "Approved"
     assert held.updates == updates
+
+
+@pytest.mark.parametrize("status", [None, "Failed", "Deleting", "InService", "Updating"])
+def test_a_version_in_production_is_promoted_again_where_its_endpoint_is_gone(status: str | None) -> None:
+    life = {"ModelLifeCycle": {"Stage": "Production"}}
+    held = OneVersion(ModelApprovalStatus="Approved", CustomerMetadataProperties={PROMOTION: "deployed"}, **life)
+    if status:
+        held.sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName="c")
+        held.sagemaker.endpoints[GROUP]["EndpointStatus"] = status
+    serves = status in ("InService", "Updating")
+    assert held.registry.get("facial/1").serving is serves
+    assert held.registry.approve("facial/1").approval == "Approved"
+    assert held.updates == (0 if serves else 2)
+
+
+def test_a_providers_model_needs_no_endpoint_of_ours() -> None:
+    held = OneVersion(
+        ModelApprovalStatus="Approved",
+        ModelLifeCycle={"Stage": "Production"},
+        CustomerMetadataProperties=EXTERNAL,
+    )
+    assert held.registry.get("facial/1").serving
 
 
 def test_an_empty_group_says_what_makes_a_model() -> None:

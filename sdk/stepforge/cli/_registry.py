@@ -62,7 +62,8 @@ def approve(client: Client, reference: str, *, comment: str, wait: bool, though_
         emit(_plain(package), as_json=as_json, text=f"{package.reference} is {package.approval}: {said}")
         return
     started = time.monotonic()
-    again = f"; it was superseded {package.stage_reason}, and takes its place back" * (package.stage == "Archived")
+    superseded = package.stage_status == "Superseded"
+    again = f"; it was superseded {package.stage_reason}, and takes its place back" * superseded
     say(f"{package.reference} is approved{again}; its promotion is under way")
     outcome = client.registry.wait_promoted(package)
     text = f"{package.reference} answers at its endpoint (promoted in {time.monotonic() - started:.0f} s)"
