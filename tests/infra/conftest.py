@@ -12,10 +12,6 @@ import pytest
 
 from .merged import environment, read_stacks
 
-# jsii warns at length about versions of Node.js that still work.
-os.environ.setdefault("JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION", "1")
-os.environ.setdefault("JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION", "1")
-
 
 @dataclass(frozen=True)
 class Synth:

@@ -16,9 +16,13 @@ from stepforge.contracts.tools import CDK_CLI
 
 def test_the_cli_is_the_pinned_one_and_runs_our_app_from_anywhere(tmp_path: Path) -> None:
     npx = tmp_path / "npx"
-    npx.write_text(f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([os.getcwd(), *sys.argv[1:]]))\n")
+    npx.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([os.getcwd(), *sys.argv[1:]]))\n"
+        "assert '20' in os.environ['JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION'].split(',')\n"
+    )
     npx.chmod(0o755)
-    environment = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}"}
+    given = {name: value for name, value in os.environ.items() if not name.startswith("JSII_")}
+    environment = {**given, "PATH": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}"}
     line = [sys.executable, "-m", "cdk.cli", "diff", "--all", "-c", "env=prod"]
     said = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     folder, *arguments = json.loads(said)
