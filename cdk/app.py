@@ -7,6 +7,7 @@ An environment's stacks stand in the app itself and not in a cdk.Stage: `--all` 
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -16,8 +17,9 @@ import cdk_nag
 from cdk.account import STACK as ACCOUNT
 from cdk.acknowledged import acknowledge, acknowledge_account
 from cdk.rules import StepforgeChecks
-from cdk.settings import settings
+from cdk.settings import Settings, settings
 from cdk.stack import compose
+from stepforge.contracts.environment import on_this_machine
 from stepforge.errors import StepforgeError
 
 DEFAULT = "dev"
@@ -52,13 +54,22 @@ def build(*names: str, outdir: str | None = None) -> cdk.App:
         # The local AWS has no bootstrap stack, and its template is committed without the check for one.
         synthesizer = cdk.DefaultStackSynthesizer(generate_bootstrap_version_rule=False) if name == "local" else None
         options = {"synthesizer": synthesizer} if synthesizer else {}
-        found = settings(name)
+        found = placed(settings(name))
         for stack in compose(app, found, **options):
             acknowledge(stack, found)
     account = app.node.try_find_child(ACCOUNT)
     if isinstance(account, cdk.Stack):
         acknowledge_account(account)
     return app
+
+
+def placed(found: Settings) -> Settings:
+    """On the local AWS, without the account and region of the file: it is one account, in one region."""
+    if found.local or not on_this_machine(os.environ):
+        return found
+    region = os.environ.get("AWS_REGION", found.region)
+    network = found.network and found.network.model_copy(update={"zones": ()})
+    return found.model_copy(update={"account": None, "region": region, "network": network})
 
 
 def templates(app: cdk.App) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from stepforge.contracts.environment import Environment
+from stepforge.contracts.environment import Environment, on_this_machine
 from stepforge.contracts.names import parameter
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, UnknownName
 from stepforge.patience import Bounded, Patience, renew_credentials
@@ -37,7 +37,10 @@ def command(words: str, environment: str) -> str:
     >>> command("watch latest", "dev"), command("watch latest", "local")
     ('stepforge watch latest --env dev', 'stepforge watch latest')
     """
-    return f"stepforge {words}" + ("" if environment == LOCAL else f" --env {environment}")
+    if environment == LOCAL:
+        return f"stepforge {words}"
+    here = "stepforge local run -- " if on_this_machine(os.environ) else ""
+    return f"{here}stepforge {words} --env {environment}"
 
 
 class Connection:
@@ -145,7 +148,7 @@ class Connection:
             known = {LOCAL, *(name.partition("/")[0] for name in others)}
             raise InvalidInput(
                 f"{UnknownName('environment', self.name, known)} in this account and region "
-                f"({self._session.region_name}). Deploy another with `cdk deploy --all -c env={self.name}`"
+                f"({self._session.region_name}). Deploy it with `python -m cdk.cli deploy --all -c env={self.name}`"
             )
         return parse_environment(self.name, values)
 

@@ -415,3 +415,19 @@ def test_what_has_no_price_is_refused() -> None:
 
     with pytest.raises(UnknownPrice, match="AWS::EKS::Cluster"):
         idle_usd([{"Resources": {"Cluster": {"Type": "AWS::EKS::Cluster"}}}])
+
+
+def test_on_the_local_aws_account_and_region_of_the_file_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cdk.app import placed
+    from cdk.settings import parse
+
+    network = {"zones": ["eu-west-1a", "eu-west-1b", "eu-west-1c"]}
+    plain = {"account": "111122223333", "region": "eu-west-1", "network": network}
+    given = parse("dev", plain, source="dev.toml")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    assert placed(given) == given
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    here = placed(given)
+    assert (here.account, here.region) == (None, "us-east-1")
+    assert here.zones == ("us-east-1a", "us-east-1b", "us-east-1c")

@@ -10,7 +10,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from stepforge.connection import Connection, connect, parse_environment
+from stepforge.connection import Connection, command, connect, parse_environment
 from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import EnvironmentUnavailable, InvalidInput
 
@@ -91,3 +91,9 @@ def test_every_client_uses_the_callers_session(session: boto3.Session) -> None:
 def test_the_local_environment_takes_no_session(session: boto3.Session) -> None:
     with pytest.raises(InvalidInput, match="its own credentials"):
         connect("local", session=session)
+
+
+def test_a_command_to_be_copied_reaches_what_the_one_before_it_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
+    assert command("watch latest", "dev") == "stepforge local run -- stepforge watch latest --env dev"
+    assert command("watch latest", "local") == "stepforge watch latest"

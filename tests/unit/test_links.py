@@ -73,4 +73,7 @@ def test_a_local_job_has_no_console_and_a_cloud_one_all(monkeypatch: pytest.Monk
     local: Any = SimpleNamespace(endpoint_url="http://127.0.0.1:1", region="us-east-1")
     assert list(links.job_links(cloud, JOB, spec_sha256="a" * 64)) == ["sagemaker", "cloudwatch", "studio", "mlflow"]
     assert list(links.job_links(local, JOB, spec_sha256="a" * 64)) == ["mlflow"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
+    assert list(links.job_links(cloud, JOB, spec_sha256="a" * 64)) == ["mlflow"], "as `stepforge local run` has it"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://vpce-0.sagemaker.eu-west-1.vpce.amazonaws.com")
     assert all(re.match(r"https://\S+$", address) for address in links.job_links(cloud, JOB).values())

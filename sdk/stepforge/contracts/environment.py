@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -40,3 +42,12 @@ class Environment(Contract):
     def role_of(self, work: WorkType) -> str:
         """ARN of the execution role of a type of job."""
         return self.role_arns.get(work, self.training_role_arn)
+
+
+def on_this_machine(environ: Mapping[str, str]) -> bool:
+    """Whether clients of AWS are led to this machine, as `stepforge local run` has it: no account, and no console.
+
+    >>> on_this_machine({"AWS_ENDPOINT_URL": "http://127.0.0.1:4566"}), on_this_machine({})
+    (True, False)
+    """
+    return urlsplit(environ.get("AWS_ENDPOINT_URL", "")).hostname in ("127.0.0.1", "::1", "localhost")

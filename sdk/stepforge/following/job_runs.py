@@ -18,6 +18,7 @@ from stepforge.errors import RunFailed, UnknownName
 from stepforge.following import stopping
 from stepforge.following.follow import RunEvent, Survivor
 from stepforge.following.links import execution as execution_link
+from stepforge.following.links import has_console
 from stepforge.following.pace import Pace, paced_jobs
 from stepforge.following.steps import PlannedJob, RunSteps
 from stepforge.following.stopping import Stopped, Waiting
@@ -48,7 +49,7 @@ class Watched:
     def links(self) -> dict[str, str]:
         """Where it can be looked at; empty locally."""
         connection = self.connection
-        if connection.endpoint_url is not None or not connection.region:
+        if not has_console(connection):
             return {}
         return {"step functions": execution_link(connection.region, self.execution.arn)}
 

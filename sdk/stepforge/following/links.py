@@ -1,7 +1,7 @@
 """Addresses of a job or a run in the consoles: Studio, CloudWatch, Step Functions, MLflow. Pure; opens nothing.
 
-The console's addresses are documented nowhere: these are the ones that it shows itself. A local environment has none
-but MLflow's.
+The console's addresses are documented nowhere: these are the ones that it shows itself. What runs on the local AWS has
+none but MLflow's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stepforge.connection import Connection
+from stepforge.contracts.environment import on_this_machine
 from stepforge.following.jobs_log import LOG_GROUP
 from stepforge.partitions import partition
 
@@ -22,6 +23,12 @@ _CONSOLES = {
 }
 STUDIO_METADATA = Path("/opt/ml/metadata/resource-metadata.json")
 """Studio leaves its domain there: https://docs.aws.amazon.com/sagemaker/latest/dg/notebooks-run-and-manage-metadata.html"""
+
+
+def has_console(connection: Connection) -> bool:
+    """Whether AWS's console shows what a connection reaches: not where it runs on this machine."""
+    elsewhere = connection.endpoint_url is not None or on_this_machine(os.environ)
+    return not elsewhere and bool(connection.region) and partition(connection.region) in _CONSOLES
 
 
 def console(region: str) -> str:
@@ -70,7 +77,8 @@ def mlflow(uri: str, spec_sha256: str) -> str:
 def job_links(connection: Connection, job: str, *, spec_sha256: str = "") -> dict[str, str]:
     """Where a job can be looked at, by the name of the place. Empty locally, unless MLFLOW_TRACKING_URI is set."""
     found = {}
-    if connection.endpoint_url is None and (region := connection.region) and partition(region) in _CONSOLES:
+    if has_console(connection):
+        region = connection.region
         found = {"sagemaker": training_job(region, job), "cloudwatch": log_streams(region, job)}
         if (domain := studio_domain()) and (address := studio(region, job, domain)):
             found["studio"] = address
