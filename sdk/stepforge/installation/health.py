@@ -175,12 +175,10 @@ def _node() -> Part:
 
 
 def _cdk_cli() -> Part:
-    if where := shutil.which("cdk"):
-        return Part("cdk-cli", "ok", where)
-    install = f"npm install --global {CDK_CLI}"
-    if shutil.which("node") is None:
-        return Part("cdk-cli", "missing", "no `cdk` on PATH, and no `node`", "`cdk deploy`", f"{NODE} && {install}")
-    return Part("cdk-cli", "missing", "no `cdk` on PATH", "`cdk deploy`", install)
+    """A `cdk` on PATH is not looked for: `python -m cdk.cli` takes the version that goes with the library."""
+    if where := shutil.which("npx"):
+        return Part("cdk-cli", "ok", f"{where} fetches {CDK_CLI} for `python -m cdk.cli`, once")
+    return Part("cdk-cli", "missing", "no `npx` on PATH", "`python -m cdk.cli deploy`", NODE)
 
 
 _PCI = Path("/sys/bus/pci/devices")
