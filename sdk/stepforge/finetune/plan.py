@@ -9,6 +9,7 @@ import os
 import tomllib
 from datetime import date
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -91,14 +92,12 @@ class BedrockSettings(Contract):
     endpoint_url: str | None = None
 
     def provider(self, secrets: Secrets | None = None) -> Provider:
-        import boto3
-
         from stepforge.finetune.bedrock import BedrockProvider
 
         if secrets is not None:
             hold_own(self.endpoint_url)
         return BedrockProvider(
-            boto3.Session(region_name=self.region),
+            _session(self.region),
             role_arn=self.role_arn,
             folder_uri=self.folder_uri,
             kms_key=self.kms_key,
@@ -123,16 +122,12 @@ class SageMakerSettings(Contract):
     endpoint_url: str | None = None
 
     def provider(self, secrets: Secrets | None = None) -> Provider:
-        import boto3
-
         from stepforge.finetune.sagemaker import SageMakerProvider
 
         if secrets is not None:
             hold_own(self.endpoint_url)
         given = self.model_dump(exclude={"type", "region"})
-        return SageMakerProvider(
-            boto3.Session(region_name=self.region), **given, deploy_seconds=1_800 if secrets is None else 300
-        )
+        return SageMakerProvider(_session(self.region), **given, deploy_seconds=1_800 if secrets is None else 300)
 
 
 class AnthropicSettings(Contract):
@@ -344,6 +339,23 @@ def _given_key(settings: OpenAISettings | AnthropicSettings, secrets: Secrets | 
     if settings.api_key_secret is None:
         raise InvalidInput("the state machine has no environment variable with your key: name api_key_secret")
     return key_for(secrets, settings.api_key_secret, address=settings.base_url, own=own)
+
+
+def _session(region: str | None) -> Any:
+    """A session of its own, with the service models of the first: megabytes of JSON that each would read again."""
+    import boto3
+    from botocore.session import get_session
+
+    core = get_session()
+    core.register_component("data_loader", _loader())
+    return boto3.Session(botocore_session=core, region_name=region)
+
+
+@cache
+def _loader() -> Any:
+    from botocore.session import get_session
+
+    return get_session().get_component("data_loader")
 
 
 def _key(name: str) -> SecretStr:

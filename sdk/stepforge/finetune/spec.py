@@ -161,5 +161,5 @@ def launch_key(spec: TuneSpec, target: str) -> str:
     How the tokens of the data were counted is no part of it: the same data on a machine with another counter, or after
     the counter was mended, are the same launch.
     """
-    counts = dict.fromkeys(("training", "validation"), {"tokens"})
+    counts = {"training": {"tokens"}, "validation": {"tokens"}}
     return TUNE_PREFIX + digest({"spec": spec.model_dump(mode="json", exclude=counts), "target": target})[:40]

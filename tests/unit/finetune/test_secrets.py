@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,20 @@ KEY, PROMPT, TOKEN = "sk-planted-key-0123456789", "planted prompt 1 + 1 =", "ya2
 AWS_SECRET = "planted/aws/secret/key"
 
 
-def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The secrets of every adapter's case become ones that can be looked for."""
+@cache
+def planted_session() -> Any:
     import boto3
 
-    import tests.unit.finetune.test_providers as providers
-
-    session = boto3.Session(
+    return boto3.Session(
         aws_access_key_id="AKIAPLANTED000000", aws_secret_access_key=AWS_SECRET, region_name="us-east-1"
     )
-    monkeypatch.setattr(providers, "aws_session", lambda: session)
+
+
+def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The secrets of every adapter's case become ones that can be looked for."""
+    import tests.unit.finetune.test_providers as providers
+
+    monkeypatch.setattr(providers, "aws_session", planted_session)
     monkeypatch.setattr(providers, "SecretStr", lambda _: SecretStr(KEY))
 
 
