@@ -255,7 +255,7 @@ def look(tools: Tools, flow: Flow) -> Flow:
 
     Books the cost at the end. Raises Stopped where it was cancelled, JobFailed where it ended without a model.
     """
-    entry, error = tools.ledger.entry(flow.key), None
+    entry = tools.ledger.entry(flow.key)
     if entry.stage == Stage.LAUNCHED:
         assert entry.job_id is not None
         request = tools.request(flow.start)
@@ -265,11 +265,13 @@ def look(tools: Tools, flow: Flow) -> Flow:
         except (Throttled, ProviderUnavailable):
             return _later(tools, flow)
         price = tools.held(request, provider).price
-        entry, error = tools.ledger.record(flow.key, job, actual_usd=billed(job, price)), job.error
+        entry = tools.ledger.record(flow.key, job, actual_usd=billed(job, price))
     if entry.stage == Stage.CANCELLED:
         raise Stopped(f"launch {flow.key}, job {entry.job_id}, was cancelled: nothing more is charged")
     if entry.stage in (Stage.FAILED, Stage.EXPIRED, Stage.REFUSED):
-        raise JobFailed(f"launch {flow.key}, job {entry.job_id}, {entry.stage}: {error or entry.note or 'no reason'}")
+        # The provider's words may quote the data, and what is raised here is logged.
+        why = "why stands in the ledger: `stepforge finetune list --shared --json`" if entry.note else "no reason given"
+        raise JobFailed(f"launch {flow.key}, job {entry.job_id}, {entry.stage}: {why}")
     return _later(tools, flow.model_copy(update={"stage": entry.stage}))
 
 

@@ -187,6 +187,7 @@ class Ledger(ABC):
                 "raw_state": job.raw_state,
                 "actual_usd": row.actual_usd if actual_usd is None else actual_usd,
                 "job_id": job.id,
+                "note": job.error or row.note,
             }
             if all(getattr(row, name) == value for name, value in told.items()):
                 return Step(row.entry)

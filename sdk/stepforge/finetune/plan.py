@@ -209,6 +209,9 @@ def connect(settings: Settings, secrets: Secrets | None, s3: Any) -> Provider:
     return settings.provider(secrets)
 
 
+Hours = Annotated[Decimal, Field(gt=0, le=10_000)]
+
+
 class Terms(Contract):
     """What a launch is held to: a price, the base model's end, and what to know before trusting either."""
 
@@ -229,7 +232,8 @@ class Plan(Contract):
     """None: the catalogue's."""
     catalogue_model: str | None = None
     """Row of the catalogue; None: `provider/base_model`."""
-    hours: tuple[Decimal, Decimal] | None = None
+    hours: tuple[Hours, Hours] | None = None
+    """The fewest and the most."""
     system: str | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None

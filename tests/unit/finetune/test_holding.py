@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stepforge.economics.catalogue import ModelPrice
-from stepforge.errors import OverBudget
+from stepforge.errors import JobFailed, OverBudget
 from stepforge.finetune import TuneSpec, flow
 from stepforge.finetune.entries import Budgets, Stage
 from stepforge.finetune.holding import held, shipped
@@ -93,6 +93,23 @@ def test_a_price_of_one_s_own_is_never_below_the_catalogue_s(
     )
     flow.look(tools, decided)
     assert tools.ledger.entry(decided.key).actual_usd == Decimal(10)
+
+
+def test_a_job_that_failed_says_why_in_the_ledger_and_in_no_log(
+    tune: TuneSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "invalid_data: line 3 is 'planted prompt', key sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCD"
+    failed = Job(provider="openai", id="j", state=State.FAILED, raw_state="failed", error=said)
+    monkeypatch.setattr(Vendor, "status", lambda *_: failed)
+    tools, decided = begin(tune, tmp_path, flat("0.01"), monkeypatch)
+    tools.ledger.claim(decided.key, "me", 60)
+    tools.ledger.record(decided.key, Job(provider="openai", id="j", state=State.RUNNING, raw_state="on"))
+    for _ in range(2):
+        with pytest.raises(JobFailed, match=r"failed: why stands in the ledger") as caught:
+            flow.look(tools, decided)
+        assert "planted" not in str(caught.value)
+    note = tools.ledger.entry(decided.key).note
+    assert ("planted prompt" in note, "sk-proj" in note) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from stepforge.contracts.records import Provenance, Record
 from stepforge.economics.catalogue import Catalogue
@@ -49,6 +50,28 @@ def test_a_price_by_the_hour_is_found_for_a_reinforcement_tune() -> None:
     )
     price = asked.terms(Catalogue.load(), TODAY).price
     assert (price.kind, price.usd, price.unit) == ("training_hours", Decimal(100), "hour")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"hours": (-5, -2)},
+        {"hours": (0, 0)},
+        {"hours": ("NaN", 2)},
+        {"price": {**PRICE.model_dump(), "usd": "1e30"}},
+        {"budgets": {**BUDGETS.model_dump(), "job_usd": "Infinity"}},
+    ],
+    ids=str,
+)
+def test_amounts_that_are_none_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        plan(**given)
+
+
+def test_hours_are_the_fewest_and_the_most(spec: TuneSpec) -> None:
+    by_hour = PRICE.model_copy(update={"kind": "training_hours", "unit": "hour"})
+    with pytest.raises(InvalidInput, match="the fewest and the most"):
+        estimate(spec, by_hour, hours=(Decimal(5), Decimal("0.01")))
 
 
 @pytest.mark.parametrize(
