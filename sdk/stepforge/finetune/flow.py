@@ -136,9 +136,11 @@ class Tools:
     def provider(self, request: Request) -> Provider:
         return connect(request.plan.provider, self.secrets, self.s3)
 
-    def held(self, request: Request, provider: Provider) -> Held:
-        """Price and budgets that a launch is held to."""
-        return held(request.plan, request.spec, request.price, provider, self.limits, shipped())
+    def held(self, request: Request, provider: Provider, *, counts: bool = False) -> Held:
+        """Price and budgets that a launch is held to; with `counts` the tokens of its data too."""
+        training = request.spec.training
+        data = (lambda: self.get("data", training.sha256)) if counts else None
+        return held(request.plan, request.spec, request.price, provider, self.limits, shipped(), data=data)
 
     def get(self, kind: Literal["data", "heldout"], sha256: str) -> bytes:
         uri = f"s3://{self.bucket}/{Keys.finetune(kind, f'{sha256}.jsonl')}"
@@ -174,8 +176,8 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
     if isinstance(provider, Deployed):
         provider.check_serving(spec)
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)
-    terms = tools.held(request, provider)
-    expected = provider.estimate(spec, terms.price, hours=request.plan.hours)
+    terms = tools.held(request, provider, counts=True)
+    expected = provider.estimate(terms.spec, terms.price, hours=request.plan.hours)
     key = launch_key(spec, provider.target)
     entry = tools.ledger.reserve(key, spec, provider.target, expected, terms.budgets)
     if terms.why_asked:
