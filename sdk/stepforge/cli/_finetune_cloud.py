@@ -102,6 +102,10 @@ def register(
             domain=domain,
             catalogue=load(own),
         )
+    if plan.lacks_secret():
+        say(
+            "it cannot be promoted from this plan: what serves is asked by the environment. Name api_key_secret as well"
+        )
     _registered(client, output, as_json=as_json)
 
 

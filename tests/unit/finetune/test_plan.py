@@ -68,6 +68,18 @@ def test_amounts_that_are_none_are_refused(given: dict[str, Any]) -> None:
         plan(**given)
 
 
+def test_a_plan_says_before_an_upload_that_the_machine_would_find_no_key() -> None:
+    for given, lacks in (({}, True), ({"api_key_secret": "s"}, False), ({"base_url": "http://127.0.0.1:9"}, False)):
+        asked = plan(provider={"type": "openai", **given})
+        assert asked.lacks_secret() == lacks
+        if lacks:
+            with pytest.raises(InvalidInput, match="name it as api_key_secret"):
+                asked.provider.provider(lambda _: "sk-test")
+    assert not plan().lacks_secret()
+    local = plan(provider={"type": "openai", "base_url": "http://127.0.0.1:9"})
+    assert local.provider.provider(lambda _: "never asked").local
+
+
 def test_hours_are_the_fewest_and_the_most(spec: TuneSpec) -> None:
     by_hour = PRICE.model_copy(update={"kind": "training_hours", "unit": "hour"})
     with pytest.raises(InvalidInput, match="the fewest and the most"):
