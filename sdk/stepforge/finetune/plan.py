@@ -101,7 +101,7 @@ class BedrockSettings(Contract):
         if secrets is not None:
             hold_own(self.endpoint_url)
         return BedrockProvider(
-            _session(self.region),
+            _session(self.region, self.endpoint_url),
             role_arn=self.role_arn,
             folder_uri=self.folder_uri,
             kms_key=self.kms_key,
@@ -131,7 +131,9 @@ class SageMakerSettings(Contract):
         if secrets is not None:
             hold_own(self.endpoint_url)
         given = self.model_dump(exclude={"type", "region"})
-        return SageMakerProvider(_session(self.region), **given, deploy_seconds=1_800 if secrets is None else 300)
+        return SageMakerProvider(
+            _session(self.region, self.endpoint_url), **given, deploy_seconds=1_800 if secrets is None else 300
+        )
 
 
 class AnthropicSettings(Contract):
@@ -278,7 +280,10 @@ class Plan(Contract):
         if refused := catalogue.refusals(model, self.method, today):
             raise ModelGone(f"{'; '.join(refused)}: choose another base model or method (`stepforge catalogue`)")
         warnings = () if self.price else warnings_of(catalogue, [model], today)
-        price = self.price or training_price(catalogue, model, self.method)
+        try:
+            price = self.price or training_price(catalogue, model, self.method)
+        except UnknownPrice as error:
+            raise UnknownPrice(f"{error}. In a plan: [price], with kind, usd, unit, as_of and source") from error
         return Terms(price=price, shutdown=self.shutdown or row.shuts_down, warnings=warnings)
 
     def booked_at(self, catalogue: Catalogue) -> ModelPrice | None:
@@ -349,22 +354,28 @@ def load_plan(path: Path) -> Plan:
 
 
 def _given_key(settings: OpenAISettings | AnthropicSettings, secrets: Secrets | None, *, own: str) -> SecretStr:
+    if is_loopback(settings.base_url) and (secrets is None or settings.api_key_secret is None):
+        return SecretStr(os.environ.get(settings.api_key_env) or "local")  # a local server looks at no key
     if secrets is None:
         return _key(settings.api_key_env)
     if settings.api_key_secret is None:
-        if is_loopback(settings.base_url):
-            return SecretStr("local")  # a local server looks at no key
         raise InvalidInput(NO_SECRET)
     return key_for(secrets, settings.api_key_secret, address=settings.base_url, own=own)
 
 
-def _session(region: str | None) -> Any:
-    """A session of its own, with the service models of the first: megabytes of JSON that each would read again."""
+def _session(region: str | None, endpoint_url: str | None) -> Any:
+    """A session of its own, with the service models of the first: megabytes of JSON that each would read again.
+
+    A local server looks at no credentials, and nobody's own are sent to it.
+    """
     import boto3
     from botocore.session import get_session
 
     core = get_session()
     core.register_component("data_loader", _loader())
+    if is_loopback(endpoint_url):
+        region = region or core.get_config_variable("region") or "us-east-1"
+        return boto3.Session("local", "local", botocore_session=core, region_name=region)
     return boto3.Session(botocore_session=core, region_name=region)
 
 
