@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Json
 
 from _judging import load_domain, verify
 from _runtime import Variables, client, handles, variables
+from stepforge.errors import InvalidInput
 from stepforge.finetune import flow as steps
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
@@ -87,4 +88,8 @@ def tools_of(env: Environment) -> steps.Tools:
 
 
 def secret(name: str) -> str:
-    return str(client("secretsmanager").get_secret_value(SecretId=name)["SecretString"])
+    secrets = client("secretsmanager")
+    try:
+        return str(secrets.get_secret_value(SecretId=name)["SecretString"])
+    except secrets.exceptions.ResourceNotFoundException as error:
+        raise InvalidInput(f"there is no secret {name!r}: store the key there, or name another in the plan") from error

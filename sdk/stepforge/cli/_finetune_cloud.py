@@ -27,7 +27,7 @@ from stepforge.finetune.entries import Entry
 from stepforge.finetune.flow import Output
 from stepforge.finetune.judging import Judge
 from stepforge.finetune.ledger import Ledger
-from stepforge.finetune.measuring import paired, scores_of
+from stepforge.finetune.measuring import is_fake, paired, scores_of
 from stepforge.finetune.plan import Plan, load_plan
 from stepforge.installation.home import home
 from stepforge.machines.champion import compare as champion_compare
@@ -101,6 +101,10 @@ def register(
             verify=judge,
             domain=domain,
             catalogue=load(own),
+        )
+    if plan.lacks_secret():
+        say(
+            "it cannot be promoted from this plan: what serves is asked by the environment. Name api_key_secret as well"
         )
     _registered(client, output, as_json=as_json)
 
@@ -215,16 +219,17 @@ def outcome(
         fixed_usd=booked if cost_usd is None else cost_usd,
     )
     known = Experience.read(experience)
+    fake = any(is_fake(side, lambda: Client(env).connection) for side in (tuned, base))
     learned = known.adding(found)
     learned.write(experience)
     before, after = known.prior(found.method), learned.prior(found.method)
     text = [
-        found.sentence,
+        found.sentence + FAKE * fake,
         f"what is expected of the next {found.method}: {before.mean:+.3f} (sd {before.sd:.3f}) before, "
         f"{after.mean:+.3f} (sd {after.sd:.3f}) now; {len(learned.outcomes)} outcomes in {experience}",
     ]
     prior = {"before": before.model_dump(), "after": after.model_dump()}
-    emit({**found.model_dump(mode="json"), "prior": prior}, as_json=as_json, text="\n".join(text))
+    emit({**found.model_dump(mode="json"), "prior": prior, "local_fake": fake}, as_json=as_json, text="\n".join(text))
 
 
 def read_verdict(path: Path) -> Decision:

@@ -19,7 +19,8 @@ Privacy = Literal["any", "no_retention", "own_account"]
 """What happens to the data, the strictest last."""
 PRIVACY: tuple[Privacy, ...] = ("any", "no_retention", "own_account")
 
-Usd = Annotated[float, Field(ge=0)]
+Usd = Annotated[float, Field(ge=0, le=1e12)]
+"""Up to a million millions: squares and sums of more leave the numbers that there are."""
 Scores = tuple[Annotated[float, Field(ge=0, le=1)], ...]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]{0,79}$")]
 
@@ -27,7 +28,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]{0,79}$")]
 class Amount(Contract):
     """A quote and how far it may be off: `relative_sd` is the standard deviation as a share of `mean`."""
 
-    mean: Annotated[float, Field(ge=0)]
+    mean: Annotated[float, Field(ge=0, le=1e12)]
     relative_sd: Annotated[float, Field(ge=0, le=5)] = 0.0
 
 
@@ -57,18 +58,24 @@ class FixedCosts(Contract):
 class TrainingPlan(Contract):
     """How much is trained: what a price is multiplied by."""
 
-    tokens: Annotated[int, Field(ge=0)] = 0
+    tokens: Annotated[int, Field(ge=0, le=10**15)] = 0
     """Of one epoch."""
-    epochs: Annotated[int, Field(ge=1)] = 1
-    hours: Annotated[float, Field(ge=0)] = 0.0
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    hours: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Where the price is by the hour."""
+
+    @model_validator(mode="after")
+    def _trains(self) -> Self:
+        if not self.tokens and not self.hours:
+            raise ValueError("a job says how much is trained: give tokens, or hours. Nothing is trained for nothing")
+        return self
 
 
 class Traffic(Contract):
     """Tokens of one request, for a price that is looked up."""
 
-    prompt_tokens: Annotated[float, Field(ge=0)]
-    completion_tokens: Annotated[float, Field(ge=0)]
+    prompt_tokens: Annotated[float, Field(ge=0, le=1e9)]
+    completion_tokens: Annotated[float, Field(ge=0, le=1e9)]
     cached_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of the prompt's tokens, those that the provider charges as cached."""
     price_share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -79,7 +86,7 @@ class Pilot(Contract):
     """A small trial that can be bought before the whole."""
 
     usd: Usd
-    fidelity: Annotated[float, Field(gt=0, le=1.5)] = 0.7
+    fidelity: Annotated[float, Field(ge=0.01, le=1.5)] = 0.7
     """The trial's gain as a share of what the whole would gain."""
     fidelity_sd: Annotated[float, Field(ge=0, le=1)] = 0.15
     scores: Scores | None = None
@@ -101,7 +108,7 @@ class Arm(Contract):
     traffic: Traffic | None = None
     month_usd: Usd = 0.0
     """Hosting and storage, whether anyone asks or not."""
-    retrains: Annotated[float, Field(ge=0)] = 0.0
+    retrains: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Within the horizon."""
     failure_rate: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Of one training: the fixed costs are then paid again."""

@@ -57,7 +57,7 @@ class ModelPrice(Contract):
     kind: Kind
     method: Method | None = None
     """Where the price holds for one method of tuning alone."""
-    usd: Annotated[Decimal, Field(gt=0)]
+    usd: Annotated[Decimal, Field(gt=0, le=1_000_000)]
     unit: Unit
     as_of: date
     source: Annotated[str, Field(min_length=8)]

@@ -31,7 +31,7 @@ from stepforge.finetune.flow import (
 from stepforge.finetune.graders import is_own
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
-from stepforge.finetune.plan import Plan
+from stepforge.finetune.plan import NO_SECRET, Plan
 from stepforge.finetune.provider import Deployed
 from stepforge.finetune.spec import launch_key
 from stepforge.machines import executions
@@ -67,6 +67,8 @@ class Tunes:
         Records of test splits stay out of the data: by them the tuned model is judged.
         Raises InvalidInput, UnknownPrice, ModelGone before anything is uploaded.
         """
+        if plan.lacks_secret():
+            raise InvalidInput(NO_SECRET)
         if plan.verifier is not None and is_own(plan.verifier):
             raise InvalidInput(
                 f"the machine judges by verifiers that ship, not by {plan.verifier!r}: use `stepforge finetune "

@@ -44,15 +44,18 @@ ENDS = {
 }
 
 
+Most = Annotated[Decimal, Field(ge=0, le=1_000_000_000)]
+
+
 class Budgets(Contract):
     """What may be spent, in US dollars. Nothing has a default: a budget that nobody set is not unlimited."""
 
-    job_usd: Usd
-    day_usd: Usd
+    job_usd: Most
+    day_usd: Most
     """Of one environment, on one day in UTC."""
-    environment_usd: Usd
+    environment_usd: Most
     """Of one environment, ever."""
-    approval_usd: Usd
+    approval_usd: Most
     """A launch that may cost more than this waits for a person."""
 
 

@@ -136,9 +136,11 @@ class Tools:
     def provider(self, request: Request) -> Provider:
         return connect(request.plan.provider, self.secrets, self.s3)
 
-    def held(self, request: Request, provider: Provider) -> Held:
-        """Price and budgets that a launch is held to."""
-        return held(request.plan, request.spec, request.price, provider, self.limits, shipped())
+    def held(self, request: Request, provider: Provider, *, counts: bool = False) -> Held:
+        """Price and budgets that a launch is held to; with `counts` the tokens of its data too."""
+        training = request.spec.training
+        data = (lambda: self.get("data", training.sha256)) if counts else None
+        return held(request.plan, request.spec, request.price, provider, self.limits, shipped(), data=data)
 
     def get(self, kind: Literal["data", "heldout"], sha256: str) -> bytes:
         uri = f"s3://{self.bucket}/{Keys.finetune(kind, f'{sha256}.jsonl')}"
@@ -174,8 +176,8 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
     if isinstance(provider, Deployed):
         provider.check_serving(spec)
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)
-    terms = tools.held(request, provider)
-    expected = provider.estimate(spec, terms.price, hours=request.plan.hours)
+    terms = tools.held(request, provider, counts=True)
+    expected = provider.estimate(terms.spec, terms.price, hours=request.plan.hours)
     key = launch_key(spec, provider.target)
     entry = tools.ledger.reserve(key, spec, provider.target, expected, terms.budgets)
     if terms.why_asked:
@@ -255,7 +257,7 @@ def look(tools: Tools, flow: Flow) -> Flow:
 
     Books the cost at the end. Raises Stopped where it was cancelled, JobFailed where it ended without a model.
     """
-    entry, error = tools.ledger.entry(flow.key), None
+    entry = tools.ledger.entry(flow.key)
     if entry.stage == Stage.LAUNCHED:
         assert entry.job_id is not None
         request = tools.request(flow.start)
@@ -265,11 +267,13 @@ def look(tools: Tools, flow: Flow) -> Flow:
         except (Throttled, ProviderUnavailable):
             return _later(tools, flow)
         price = tools.held(request, provider).price
-        entry, error = tools.ledger.record(flow.key, job, actual_usd=billed(job, price)), job.error
+        entry = tools.ledger.record(flow.key, job, actual_usd=billed(job, price))
     if entry.stage == Stage.CANCELLED:
         raise Stopped(f"launch {flow.key}, job {entry.job_id}, was cancelled: nothing more is charged")
     if entry.stage in (Stage.FAILED, Stage.EXPIRED, Stage.REFUSED):
-        raise JobFailed(f"launch {flow.key}, job {entry.job_id}, {entry.stage}: {error or entry.note or 'no reason'}")
+        # The provider's words may quote the data, and what is raised here is logged.
+        why = "why stands in the ledger: `stepforge finetune list --shared --json`" if entry.note else "no reason given"
+        raise JobFailed(f"launch {flow.key}, job {entry.job_id}, {entry.stage}: {why}")
     return _later(tools, flow.model_copy(update={"stage": entry.stage}))
 
 

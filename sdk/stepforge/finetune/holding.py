@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from decimal import Decimal
 from functools import cache
+from typing import Any
 
 from stepforge.contracts.base import Contract
 from stepforge.economics.catalogue import Catalogue, ModelPrice
@@ -12,40 +16,94 @@ from stepforge.errors import UnknownPrice
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.plan import AnthropicSettings, Plan
 from stepforge.finetune.provider import Provider
-from stepforge.finetune.spec import TuneSpec
+from stepforge.finetune.spec import TokenRange, TuneSpec
 
 MOST_BYTES_A_TOKEN = 12
 """Of a data file. What claims to have fewer tokens than that is asked of a person."""
+_PIECE = re.compile(r"(?:[A-Za-z]|[^\x00-\x7f])+(?:'[A-Za-z]+)?|[0-9]{1,3}")
+"""Words and groups of three digits, in which tokenizers of today never join two; spaces and signs are left out."""
+_ASIDE = ("record_id", "verifier", "record", "reference_answer")
+"""Fields beside what is trained on."""
 _ALWAYS = Decimal(-1)
 """A threshold that every estimate is above, one of nothing as well."""
 
 
 class Held(Contract):
-    """The dearer of two prices, the lower of two budgets."""
+    """The dearer of two prices, the lower of two budgets, the higher of two counts."""
 
     price: ModelPrice
     budgets: Budgets
+    spec: TuneSpec
+    """What the cost is estimated of. It is the launch's own but where that counts fewer tokens than its data have."""
     why_asked: str = ""
     """Why a person is asked whatever it costs; empty where the amount decides."""
 
 
 def held(
-    plan: Plan, spec: TuneSpec, asked: ModelPrice, provider: Provider, limits: Budgets | None, catalogue: Catalogue
+    plan: Plan,
+    spec: TuneSpec,
+    asked: ModelPrice,
+    provider: Provider,
+    limits: Budgets | None,
+    catalogue: Catalogue,
+    *,
+    data: Callable[[], bytes] | None = None,
 ) -> Held:
     """`limits` are the environment's; None: this is a person's own machine, and the plan's word is theirs.
+
+    With `data`, the training file, its words are counted, and it is held to have no fewer tokens.
 
     At a local server nothing is charged, so there the price is as it was given.
     Raises InvalidInput where the catalogue's price is by the hour and the plan says no hours.
     """
     if limits is None:
-        return Held(price=asked, budgets=plan.budgets)
+        return Held(price=asked, budgets=plan.budgets, spec=spec)
     budgets = lower(plan.budgets, limits)
     if provider.local:
-        return Held(price=asked, budgets=budgets)
-    price, why = _dearer(plan, spec, asked, provider, catalogue)
+        return Held(price=asked, budgets=budgets, spec=spec)
+    counted, doubt = _counted(spec, data)
+    price, why = _dearer(plan, counted, asked, provider, catalogue)
+    why = doubt or why
     if why:
         budgets = budgets.model_copy(update={"approval_usd": _ALWAYS})
-    return Held(price=price, budgets=budgets, why_asked=why)
+    return Held(price=price, budgets=budgets, spec=counted, why_asked=why)
+
+
+def fewest_tokens(data: bytes, *, method: str = "sft") -> int:
+    """Tokens that a training file has at least, whichever tokenizer counts them; of English some four in five.
+
+    >>> fewest_tokens(b'{"messages": [{"role": "user", "content": "do add 12345"}]}')
+    5
+    """
+    aside = _ASIDE if method == "rft" else ()
+    return sum(_pieces(_read(line), aside) for line in data.splitlines())
+
+
+def _read(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line.decode(errors="replace")
+
+
+def _pieces(found: Any, aside: tuple[str, ...]) -> int:
+    if isinstance(found, str):
+        return len(_PIECE.findall(found))
+    if isinstance(found, dict):
+        return sum(_pieces(value, aside) for name, value in found.items() if name not in aside)
+    return sum(_pieces(value, aside) for value in found) if isinstance(found, list) else 0
+
+
+def _counted(spec: TuneSpec, data: Callable[[], bytes] | None) -> tuple[TuneSpec, str]:
+    if data is None:
+        return spec, ""
+    said, fewest = spec.training.tokens, fewest_tokens(data(), method=spec.method)
+    if fewest <= said.high:
+        return spec, ""
+    tokens = TokenRange(low=fewest, high=fewest, method="words, which are no more than tokens")
+    training = spec.training.model_copy(update={"tokens": tokens})
+    why = f"its data have {fewest:,} tokens or more, and the plan counts {said.high:,}"
+    return spec.model_copy(update={"training": training}), why
 
 
 def lower(one: Budgets, other: Budgets) -> Budgets:

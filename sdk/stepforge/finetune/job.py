@@ -8,11 +8,12 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from stepforge.contracts.base import Contract
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import InvalidInput, ProviderRefused
+from stepforge.finetune.keys import without
 from stepforge.finetune.spec import ProviderName, TokenRange, TuneSpec
 
 FAKE_MARK = "localfake"
@@ -46,6 +47,10 @@ def normalise(raw: str, table: Mapping[str, State]) -> State:
     return table.get(raw, State.UNKNOWN)
 
 
+def _clean(words: str) -> str:
+    return without(" ".join(words.split()), ())[:300]
+
+
 class Job(Contract):
     """One job at a provider."""
 
@@ -63,7 +68,8 @@ class Job(Contract):
     billable_tokens: Annotated[int, Field(ge=0)] | None = None
     cost_usd: Annotated[Decimal, Field(ge=0)] | None = None
     """Of an ended job, where it is known without a price."""
-    error: str | None = None
+    error: Annotated[str, AfterValidator(_clean)] | None = None
+    """The provider's own words. They may quote a line of the data: they go into the ledger, and into no log."""
 
     @property
     def local_fake(self) -> bool:
@@ -137,6 +143,8 @@ def estimate(spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal
             raise InvalidInput(
                 f"{spec.base_model!r} is charged by the hour ({price.usd} USD): say how long, as hours=(2, 5)"
             )
+        if not 0 < hours[0] <= hours[1]:
+            raise InvalidInput(f"hours {tuple(map(str, hours))}: give the fewest and the most, both above 0, as (2, 5)")
         quantities = hours
     elif price.kind == "training_job":
         quantities = (Decimal(1), Decimal(1))

@@ -132,6 +132,10 @@ def failure(
         return Throttled(f"{text}. It could not be reached, so nothing was done")
     if status == 429 and code != "insufficient_quota":
         return Throttled(f"{text}. It was not done; it is tried again later")
+    if status in (301, 302, 303, 307, 308):
+        # Of a redirect that a POST is answered with, 302 and 303 may say that it was done.
+        found = ProviderUnavailable if status in (302, 303) else ProviderRefused
+        return found(f"{text}. It names another address, where nothing was sent: give that one if it is the right one")
     if status is None or status >= 500 or status in (408, 409):
         return ProviderUnavailable(f"{text}. Whether it was done is not known")
     remedy = {

@@ -79,6 +79,8 @@ class Ledger(ABC):
     def reserve(self, key: str, spec: TuneSpec, target: str, estimate: Estimate, budgets: Budgets) -> Entry:
         """Set the money aside, or find what was done with this key before.
 
+        What was not sent yet is set aside anew where it is dearer now, or where a person is to be asked now: who agreed
+        to a lower amount did not agree to this one.
         Raises OverBudget before anything is written. A launch that was refused may be reserved again.
         """
         waits = estimate.high_usd > budgets.approval_usd
@@ -95,7 +97,7 @@ class Ledger(ABC):
         )
 
         def rule(row: Row | None, spent: Spent) -> Step[Entry]:
-            if row is not None and row.stage != Stage.REFUSED:
+            if row is not None and row.stage != Stage.REFUSED and not _anew(row, new):
                 return Step(row.entry)
             self._hold(new, spent, budgets)
             return Step(new.entry, new, f"{estimate.low_usd} to {estimate.high_usd} USD")
@@ -123,11 +125,12 @@ class Ledger(ABC):
 
         def rule(found: Row | None, _: Spent) -> Step[Entry]:
             row = self._there(key, found)
-            if row.stage == Stage.SENDING:
+            if row.stage == Stage.SENDING and row.sent_at is not None:
                 raise LaunchUncertain(f"launch {key} may have been sent: launch it again, then cancel it")
-            if row.stage not in (Stage.NEEDS_APPROVAL, Stage.RESERVED):
+            # Who has claimed it and did not say that it sends finds in `sending` that the turn is gone.
+            if row.stage not in (Stage.NEEDS_APPROVAL, Stage.RESERVED, Stage.SENDING):
                 return Step(row.entry)
-            new = row.model_copy(update={"stage": Stage.REFUSED, "note": why})
+            new = row.model_copy(update={"stage": Stage.REFUSED, "note": why, "owner": None, "lease_until": None})
             return Step(new.entry, new, why)
 
         return self._change(key, rule)
@@ -177,11 +180,14 @@ class Ledger(ABC):
                     f"launch {key} is job {row.job_id}, but the provider also has {job.id} with its key: cancel the "
                     "second one there, and find out who sent it"
                 )
+            if row.stage in ENDS.values() and not job.state.terminal:
+                return Step(row.entry)  # an answer that was overtaken by that of the end
             told = {
                 "stage": ENDS.get(job.state, Stage.LAUNCHED),
                 "raw_state": job.raw_state,
                 "actual_usd": row.actual_usd if actual_usd is None else actual_usd,
                 "job_id": job.id,
+                "note": job.error or row.note,
             }
             if all(getattr(row, name) == value for name, value in told.items()):
                 return Step(row.entry)
@@ -226,6 +232,14 @@ class Ledger(ABC):
                     f"this may cost {_money(usd)}{words}, but the budget of the {what} is {_money(most)}: nothing "
                     "was sent. Use fewer examples or epochs, or have the budget raised"
                 )
+
+
+def _anew(row: Row, new: Row) -> bool:
+    """Whether what stands there says nothing about what is asked for now. Never of what may have been sent."""
+    if row.stage not in (Stage.NEEDS_APPROVAL, Stage.RESERVED, Stage.SENDING) or row.sent_at is not None:
+        return False
+    unasked = row.stage != Stage.NEEDS_APPROVAL and row.approved_by is None and new.stage == Stage.NEEDS_APPROVAL
+    return unasked or new.estimate_usd > row.estimate_usd
 
 
 def _money(usd: Decimal) -> str:

@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stepforge.errors import IdentityConflict
 from stepforge.finetune.entries import Line, Row, Stage, micro, shares, time_of, usd_of
 from stepforge.finetune.ledger import Ledger, Rule
 
@@ -68,7 +69,10 @@ class FileLedger(Ledger):
 
             step = rule(row, spent)
             if step.row is not None:
-                _write(db, step.row)
+                try:
+                    _write(db, step.row)
+                except sqlite3.IntegrityError as error:
+                    raise IdentityConflict(f"job {step.row.job_id} belongs to another launch than {key}") from error
                 values = (key, self.clock(), step.row.stage, step.line)
                 db.execute("INSERT INTO lines (key, at, stage, detail) VALUES (?, ?, ?, ?)", values)
             return step.answer

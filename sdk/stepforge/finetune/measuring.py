@@ -47,6 +47,14 @@ def scores_of(given: str, connect: Any) -> tuple[dict[str, float], float | None]
     return scores_in(rows, package.reference), None if lineage is None else float(lineage.external_cost_usd)
 
 
+def is_fake(given: str, connect: Any) -> bool:
+    """Whether it is a registered model of a local server: nothing was trained, so nothing is learnt from it."""
+    if Path(given).is_file():
+        return False
+    lineage = ExternalLineage.of(Registry(connect()).get(given).metadata)
+    return lineage is not None and lineage.external_local_fake == "yes"
+
+
 def paired(tuned: dict[str, float], base: dict[str, float]) -> tuple[list[float], list[float]]:
     """Both scores of each record that both answered. Raises InvalidInput where there are fewer than two."""
     both = [record for record in tuned if record in base]

@@ -25,7 +25,7 @@ from stepforge.errors import (
 )
 from stepforge.finetune import job as jobs
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, model_of, normalise
-from stepforge.finetune.keys import Key, failure, is_loopback, reveal, unlogged, unreadable
+from stepforge.finetune.keys import Key, failure, is_loopback, reveal, unlogged, unreadable, without
 from stepforge.finetune.spec import (
     Grader,
     ProviderName,
@@ -82,7 +82,13 @@ class OpenAIProvider:
         self._sdk = openai
         self._key = reveal(api_key, what="the API key")
         self._client = openai.OpenAI(
-            api_key=self._key, base_url=base_url, project=project, timeout=timeout_seconds, max_retries=0
+            api_key=self._key,
+            base_url=base_url,
+            project=project,
+            timeout=timeout_seconds,
+            max_retries=0,
+            # Data and prompts go to the address that was given, and to none that it names.
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
         self._today = today
         self.local = is_loopback(base_url)
@@ -184,7 +190,11 @@ class OpenAIProvider:
         if not isinstance(found.id, str) or not isinstance(found.status, str):
             raise unreadable(self.name, call, found.model_dump())
         error = getattr(found, "error", None)
-        words = None if error is None or not getattr(error, "code", None) else f"{error.code}: {error.message}"
+        words = (
+            None
+            if error is None or not getattr(error, "code", None)
+            else without(f"{error.code}: {error.message}", [self._key])
+        )
         return Job(
             provider=self.name,
             id=found.id,

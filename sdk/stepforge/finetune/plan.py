@@ -9,6 +9,7 @@ import os
 import tomllib
 from datetime import date
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,10 @@ from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
 from stepforge.installation.home import home
 
+NO_SECRET = (
+    "the state machine has no environment variable with your key: store it below stepforge/ENV/finetune/ in Secrets "
+    "Manager, and name it as api_key_secret in [provider] (docs/secrets.md)"
+)
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _OPENAI = "https://api.openai.com/v1"
 _ANTHROPIC = "https://api.anthropic.com"
@@ -91,14 +96,12 @@ class BedrockSettings(Contract):
     endpoint_url: str | None = None
 
     def provider(self, secrets: Secrets | None = None) -> Provider:
-        import boto3
-
         from stepforge.finetune.bedrock import BedrockProvider
 
         if secrets is not None:
             hold_own(self.endpoint_url)
         return BedrockProvider(
-            boto3.Session(region_name=self.region),
+            _session(self.region, self.endpoint_url),
             role_arn=self.role_arn,
             folder_uri=self.folder_uri,
             kms_key=self.kms_key,
@@ -123,15 +126,13 @@ class SageMakerSettings(Contract):
     endpoint_url: str | None = None
 
     def provider(self, secrets: Secrets | None = None) -> Provider:
-        import boto3
-
         from stepforge.finetune.sagemaker import SageMakerProvider
 
         if secrets is not None:
             hold_own(self.endpoint_url)
         given = self.model_dump(exclude={"type", "region"})
         return SageMakerProvider(
-            boto3.Session(region_name=self.region), **given, deploy_seconds=1_800 if secrets is None else 300
+            _session(self.region, self.endpoint_url), **given, deploy_seconds=1_800 if secrets is None else 300
         )
 
 
@@ -214,6 +215,9 @@ def connect(settings: Settings, secrets: Secrets | None, s3: Any) -> Provider:
     return settings.provider(secrets)
 
 
+Hours = Annotated[Decimal, Field(gt=0, le=10_000)]
+
+
 class Terms(Contract):
     """What a launch is held to: a price, the base model's end, and what to know before trusting either."""
 
@@ -234,7 +238,8 @@ class Plan(Contract):
     """None: the catalogue's."""
     catalogue_model: str | None = None
     """Row of the catalogue; None: `provider/base_model`."""
-    hours: tuple[Decimal, Decimal] | None = None
+    hours: tuple[Hours, Hours] | None = None
+    """The fewest and the most."""
     system: str | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
@@ -248,6 +253,13 @@ class Plan(Contract):
     shutdown: date | None = None
     """The day on which the base model ends; the catalogue's where this is left out."""
     needed_until: date | None = None
+
+    def lacks_secret(self) -> bool:
+        """Whether the state machine would find no key: what it tunes, and what is promoted, it asks itself."""
+        settings = self.provider
+        if not isinstance(settings, OpenAISettings | AnthropicSettings):
+            return False
+        return settings.api_key_secret is None and not is_loopback(settings.base_url)
 
     def terms(self, catalogue: Catalogue, today: date) -> Terms:
         """Price and end of the base model: the plan's own, else the catalogue's.
@@ -268,7 +280,10 @@ class Plan(Contract):
         if refused := catalogue.refusals(model, self.method, today):
             raise ModelGone(f"{'; '.join(refused)}: choose another base model or method (`stepforge catalogue`)")
         warnings = () if self.price else warnings_of(catalogue, [model], today)
-        price = self.price or training_price(catalogue, model, self.method)
+        try:
+            price = self.price or training_price(catalogue, model, self.method)
+        except UnknownPrice as error:
+            raise UnknownPrice(f"{error}. In a plan: [price], with kind, usd, unit, as_of and source") from error
         return Terms(price=price, shutdown=self.shutdown or row.shuts_down, warnings=warnings)
 
     def booked_at(self, catalogue: Catalogue) -> ModelPrice | None:
@@ -339,11 +354,36 @@ def load_plan(path: Path) -> Plan:
 
 
 def _given_key(settings: OpenAISettings | AnthropicSettings, secrets: Secrets | None, *, own: str) -> SecretStr:
+    if is_loopback(settings.base_url) and (secrets is None or settings.api_key_secret is None):
+        return SecretStr(os.environ.get(settings.api_key_env) or "local")  # a local server looks at no key
     if secrets is None:
         return _key(settings.api_key_env)
     if settings.api_key_secret is None:
-        raise InvalidInput("the state machine has no environment variable with your key: name api_key_secret")
+        raise InvalidInput(NO_SECRET)
     return key_for(secrets, settings.api_key_secret, address=settings.base_url, own=own)
+
+
+def _session(region: str | None, endpoint_url: str | None) -> Any:
+    """A session of its own, with the service models of the first: megabytes of JSON that each would read again.
+
+    A local server looks at no credentials, and nobody's own are sent to it.
+    """
+    import boto3
+    from botocore.session import get_session
+
+    core = get_session()
+    core.register_component("data_loader", _loader())
+    if is_loopback(endpoint_url):
+        region = region or core.get_config_variable("region") or "us-east-1"
+        return boto3.Session("local", "local", botocore_session=core, region_name=region)
+    return boto3.Session(botocore_session=core, region_name=region)
+
+
+@cache
+def _loader() -> Any:
+    from botocore.session import get_session
+
+    return get_session().get_component("data_loader")
 
 
 def _key(name: str) -> SecretStr:

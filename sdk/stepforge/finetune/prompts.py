@@ -74,7 +74,14 @@ class AnthropicModel:
             raise MissingExtra("anthropic", extra="anthropic") from error
         self._sdk, self._key = anthropic, reveal(api_key, what="the API key")
         # A repeated call is charged again, and the meter would not see it.
-        self._client = anthropic.Anthropic(api_key=self._key, base_url=base_url, timeout=timeout_seconds, max_retries=0)
+        self._client = anthropic.Anthropic(
+            api_key=self._key,
+            base_url=base_url,
+            timeout=timeout_seconds,
+            max_retries=0,
+            # Prompts go to the address that was given, and to none that it names.
+            http_client=anthropic.DefaultHttpxClient(follow_redirects=False),
+        )
         self.model, self.meter, self.local = model, meter, is_loopback(base_url)
         self.target = f"anthropic:{model}"
 

@@ -158,5 +158,8 @@ def launch_key(spec: TuneSpec, target: str) -> str:
     """What a launch is known by in our ledger and at the provider: 43 letters, digits and one hyphen.
 
     `target` is the account that pays. It fits a label, a tag, a job's name and an idempotency token of every provider.
+    How the tokens of the data were counted is no part of it: the same data on a machine with another counter, or after
+    the counter was mended, are the same launch.
     """
-    return TUNE_PREFIX + digest({"spec": spec.model_dump(mode="json"), "target": target})[:40]
+    counts = {"training": {"tokens"}, "validation": {"tokens"}}
+    return TUNE_PREFIX + digest({"spec": spec.model_dump(mode="json", exclude=counts), "target": target})[:40]

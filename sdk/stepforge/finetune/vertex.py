@@ -76,7 +76,12 @@ class VertexProvider:
         self._types, self._errors = types, errors
         # Without retry options the client sends each request once.
         options = types.HttpOptions(
-            base_url=base_url, api_version="v1beta1", timeout=int(timeout_seconds * 1000), retry_options=None
+            base_url=base_url,
+            api_version="v1beta1",
+            timeout=int(timeout_seconds * 1000),
+            retry_options=None,
+            # Prompts go to the address that was given, and to none that it names.
+            client_args={"follow_redirects": False},
         )
         self._client = genai.Client(
             vertexai=True, project=project, location=location, credentials=credentials, http_options=options
@@ -147,7 +152,10 @@ class VertexProvider:
             query = {"pageSize": "100", "pageToken": token, "filter": filter_ or ""}
             with self._calling("tuningJobs.list"):
                 answer = self._session.get(
-                    self._jobs_url, params={k: v for k, v in query.items() if v}, timeout=self._timeout
+                    self._jobs_url,
+                    params={k: v for k, v in query.items() if v},
+                    timeout=self._timeout,
+                    allow_redirects=False,
                 )
             if answer.status_code != 200:
                 raise failure(self.target, "tuningJobs.list", status=answer.status_code, about_content=True)

@@ -80,6 +80,7 @@ def follow(
     if entry.stage != Stage.LAUNCHED:
         yield entry
         return
+    _same_account(provider, entry)
     for job in watch(provider, entry.job_id, **timing):  # type: ignore[arg-type]
         yield ledger.record(key, job, actual_usd=billed(job, price))
 
@@ -110,4 +111,14 @@ def cancel(provider: Provider, ledger: Ledger, key: str) -> Entry:
         return ledger.withdraw(key, "cancelled before it was sent")
     if entry.stage != Stage.LAUNCHED:
         return entry
+    _same_account(provider, entry)
     return ledger.record(key, provider.cancel(entry.job_id))
+
+
+def _same_account(provider: Provider, entry: Entry) -> None:
+    """Another account's job with this id is another's, and its end would be booked here."""
+    if provider.target != entry.target:
+        raise InvalidInput(
+            f"launch {entry.key} is at {entry.target!r}, but this plan is for {provider.target!r}: give the plan that "
+            "it was launched with"
+        )

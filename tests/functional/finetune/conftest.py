@@ -112,6 +112,12 @@ def until(found: Callable[[], Any], *, seconds: float = 30) -> Any:
 @pytest.fixture(scope="session")
 def deployed(local_aws: LocalAws) -> Deployed:
     found = deploy_fake(local_aws)
+    functions = local_aws.client("lambda")
+    for name in ("stepforge-local-finetune", "stepforge-local-finetune-stopped"):
+        # Nothing trains here, so nothing is waited for between two looks.
+        variables = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
+        variables |= {"FINETUNE_FIRST_SECONDS": "0", "FINETUNE_MOST_SECONDS": "0"}
+        functions.update_function_configuration(FunctionName=name, Environment={"Variables": variables})
     local_aws.client("secretsmanager").create_secret(Name=SECRET, SecretString="sk-planted-0123456789")
     return found
 

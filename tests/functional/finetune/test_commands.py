@@ -88,6 +88,7 @@ def test_a_tune_is_started_asked_compared_promoted_and_learnt_from(bench: Bench,
     verdict, outcomes = tmp_path / "verdict.json", tmp_path / "outcomes.json"
     verdict.write_text(json.dumps(call("finetune", "decide", question)))
     learnt = call("finetune", "outcome", str(verdict), "--tuned", new, "--base", old, "--experience", str(outcomes))
+    assert learnt["local_fake"]
     assert (learnt["measured_gain"]["mean"], learnt["measured_fixed_usd"]) == (0.0, 3.0)
     assert learnt["prior"]["after"]["mean"] < learnt["prior"]["before"]["mean"]
     assert len(json.loads(outcomes.read_text())["outcomes"]) == 1

@@ -376,6 +376,24 @@ def test_a_price_that_nobody_knows_is_an_error_with_advice_and_never_zero() -> N
         decide(question(arm(request_usd=None)))
 
 
+def test_a_training_of_nothing_is_not_free() -> None:
+    with pytest.raises(ValueError, match="give tokens, or hours"):
+        TrainingPlan()
+
+
+def test_the_largest_amounts_have_a_verdict_and_larger_ones_are_refused() -> None:
+    most = 1e12
+    dear = arm(fixed=FixedCosts(training_usd=most, relative_sd=5), month_usd=most, request_usd=most, retrains=1000)
+    amounts = {"requests_month": Amount(mean=most, relative_sd=5), "quality_usd": Amount(mean=most, relative_sd=5)}
+    verdict = decide(question(dear, horizon_months=120, base_request_usd=most, **amounts))
+    assert all(math.isfinite(one.net_usd.low) and math.isfinite(one.score_usd) for one in verdict.arms)
+    for larger in (2 * most, 1e300):
+        with pytest.raises(ValueError, match="less than or equal"):
+            Amount(mean=larger)
+        with pytest.raises(ValueError, match="less than or equal"):
+            FixedCosts(training_usd=larger)
+
+
 def test_caches_and_batches_lower_what_a_request_costs(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     rows = [f'{{ kind = "{kind}", usd = {usd}, unit = "1M tokens", {SEEN} }}' for kind, usd in PER_MILLION.items()]

@@ -11,8 +11,10 @@ import random
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 
-PIECES = re.compile(r"[A-Za-z]+|[0-9]+|\s|[^\sA-Za-z0-9]")
+PIECES = re.compile(r"[A-Za-z]+|[0-9]+|[^ A-Za-z0-9]")
+"""A space belongs to the word after it, as in every vocabulary of subwords."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Tokenizer:
     message: int
     example: int
 
+    @cache  # noqa: B019, there are four tokenizers: the bill and the sample count the same texts
     def text(self, value: str) -> int:
         total = 0
         for piece in PIECES.findall(value):
@@ -32,7 +35,7 @@ class Tokenizer:
                 total += 1 if len(piece) <= self.letters else math.ceil(len(piece) / (self.letters - 1))
             elif piece.isdigit():
                 total += math.ceil(len(piece) / self.digits)
-            elif piece != " ":
+            else:
                 total += 1
         return total
 

@@ -100,6 +100,58 @@ def test_what_waits_for_a_person_holds_no_money_until_the_person_agrees(books: B
     assert ledger.approve("sf-a", by="Bob", budgets=BUDGETS).approved_by == "Ada"
 
 
+def test_who_agreed_to_an_amount_did_not_agree_to_a_higher_one(books: Books) -> None:
+    open_, _ = books
+    ledger = open_()
+    assert reserve(ledger, "sf-a", "16").stage == Stage.NEEDS_APPROVAL
+    ledger.approve("sf-a", by="Ada", budgets=BUDGETS)
+    assert reserve(ledger, "sf-a", "12").approved_by == "Ada"  # what is cheaper was agreed to
+    asked = reserve(ledger, "sf-a", "18")
+    assert (asked.stage, asked.approved_by, asked.estimate_usd, ledger.spent("dev")) == ("needs approval", None, 18, 0)
+    with pytest.raises(OverBudget, match="budget of the job is 20"):
+        reserve(ledger, "sf-a", "21")
+    # Claimed and not yet sent: who claimed it finds that the turn is gone.
+    reserve(ledger, "sf-b", "5")
+    ledger.claim("sf-b", "one", 60)
+    assert (reserve(ledger, "sf-b", "10").stage, ledger.spent("dev")) == (Stage.RESERVED, 10)
+    with pytest.raises(LaunchUncertain):
+        ledger.sending("sf-b", "one", 60)
+    # A threshold that is lower now asks a person now.
+    lower = BUDGETS.model_copy(update={"approval_usd": Decimal(9)})
+    assert reserve(ledger, "sf-b", "10", lower).stage == Stage.NEEDS_APPROVAL
+
+
+def test_what_may_have_been_sent_is_not_set_aside_anew(books: Books) -> None:
+    open_, _ = books
+    ledger = open_()
+    reserve(ledger, "sf-a", "5")
+    ledger.claim("sf-a", "one", 60)
+    ledger.sending("sf-a", "one", 60)
+    assert reserve(ledger, "sf-a", "18").stage == Stage.SENDING
+    ledger.record("sf-a", job())
+    assert (reserve(ledger, "sf-a", "18").stage, ledger.spent("dev")) == (Stage.LAUNCHED, 5)
+
+
+def test_what_was_claimed_and_never_sent_can_be_given_up(books: Books) -> None:
+    """Its process died before its last line: the money would else be promised for ever."""
+    open_, _ = books
+    ledger = open_()
+    reserve(ledger, "sf-a")
+    ledger.claim("sf-a", "one", 60)
+    assert (ledger.withdraw("sf-a", "the process died").stage, ledger.spent("dev")) == (Stage.REFUSED, 0)
+    with pytest.raises(LaunchUncertain):
+        ledger.sending("sf-a", "one", 60)
+
+
+def test_an_answer_that_comes_late_does_not_undo_the_end(books: Books) -> None:
+    open_, _ = books
+    ledger = open_()
+    reserve(ledger, "sf-a")
+    ledger.claim("sf-a", "one", 60)
+    ledger.record("sf-a", job(State.SUCCEEDED), actual_usd=Decimal(3))
+    assert ledger.record("sf-a", job(State.RUNNING)).stage == Stage.SUCCEEDED
+
+
 def test_one_at_a_time_sends_and_whoever_follows_reconciles(books: Books) -> None:
     open_, now = books
     first, second = open_(), open_()

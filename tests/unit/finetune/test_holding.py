@@ -9,20 +9,23 @@ from typing import Any
 
 import pytest
 
+from stepforge.contracts.records import Provenance, Record
 from stepforge.economics.catalogue import ModelPrice
-from stepforge.errors import OverBudget
+from stepforge.errors import JobFailed, OverBudget
 from stepforge.finetune import TuneSpec, flow
+from stepforge.finetune.datasets import write
 from stepforge.finetune.entries import Budgets, Stage
-from stepforge.finetune.holding import held, shipped
+from stepforge.finetune.holding import fewest_tokens, held, shipped
 from stepforge.finetune.job import Job, State, estimate
 from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.plan import Plan
-from stepforge.finetune.spec import TokenRange
-from tests.unit.finetune.conftest import PRICE
+from stepforge.finetune.spec import StringCheck, TokenRange
+from tests.unit.finetune.conftest import PRICE, write_rows
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 RICH = dict.fromkeys(Budgets.model_fields, Decimal(10**7))
 LIMITS = Budgets(job_usd=Decimal(100), day_usd=Decimal(150), environment_usd=Decimal(150), approval_usd=Decimal(20))
+RFT = {"method": "rft", "grader": StringCheck()}
 PROMPTS = {"budget_usd": 1, "input_usd": "0.0001", "output_usd": 5, "as_of": "2026-11-01", "source": "s"}
 
 
@@ -62,7 +65,10 @@ def begin(tune: TuneSpec, tmp_path: Path, price: ModelPrice, monkeypatch: pytest
         plan=plan_of(**given), spec=tune, price=price, needed_until=PRICE.as_of, domain="d", heldout_sha256="a" * 64
     )
     data, sha256 = flow.request_bytes(request)
-    s3 = SimpleNamespace(get_object=lambda **_: {"Body": SimpleNamespace(read=lambda: data)})
+    rows = (tmp_path / tune.training.filename).read_bytes()
+    s3 = SimpleNamespace(
+        get_object=lambda Key, **_: {"Body": SimpleNamespace(read=lambda: data if Key == "r" else rows)}
+    )
     monkeypatch.setattr(flow, "connect", lambda *_: Vendor())
     ledger = FileLedger(tmp_path / "ledger.sqlite")
     tools = flow.Tools(ledger=ledger, s3=s3, sagemaker=None, secrets=None, bucket="b", environment="dev", limits=LIMITS)
@@ -95,11 +101,64 @@ def test_a_price_of_one_s_own_is_never_below_the_catalogue_s(
     assert tools.ledger.entry(decided.key).actual_usd == Decimal(10)
 
 
+def test_a_job_that_failed_says_why_in_the_ledger_and_in_no_log(
+    tune: TuneSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "invalid_data: line 3 is 'planted prompt', key sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCD"
+    failed = Job(provider="openai", id="j", state=State.FAILED, raw_state="failed", error=said)
+    monkeypatch.setattr(Vendor, "status", lambda *_: failed)
+    tools, decided = begin(tune, tmp_path, flat("0.01"), monkeypatch)
+    tools.ledger.claim(decided.key, "me", 60)
+    tools.ledger.record(decided.key, Job(provider="openai", id="j", state=State.RUNNING, raw_state="on"))
+    for _ in range(2):
+        with pytest.raises(JobFailed, match=r"failed: why stands in the ledger") as caught:
+            flow.look(tools, decided)
+        assert "planted" not in str(caught.value)
+    note = tools.ledger.entry(decided.key).note
+    assert ("planted prompt" in note, "sk-proj" in note) == (True, False)
+
+
+@pytest.mark.parametrize("provider", ["openai", "vertex", "bedrock", "sagemaker"])
+def test_an_honest_count_is_never_below_the_words_of_the_data(provider: Any, tmp_path: Path) -> None:
+    record = Record(
+        id="r-1", domain="records", source="user", split="rl", group="g", prompt="x", answer="1", verifier="records@1",
+        provenance=Provenance(generator="user@1"),
+    )  # fmt: skip
+    texts = [
+        "a b c",
+        "1234567 89",
+        "It's don't they'll I'm",
+        "हिन्दी में लिखा",
+        "写一个函数",
+        "x=1;y=2",
+        "O'Brien's naïve café",
+    ]
+    rows = [record.model_copy(update={"id": f"r-{n}", "prompt": texts[n % len(texts)] * (1 + n)}) for n in range(14)]
+    file = write(rows, tmp_path, provider=provider, method="sft")
+    words = fewest_tokens((tmp_path / file.filename).read_bytes())
+    assert 0.2 * file.tokens.low < words <= file.tokens.high
+
+
+def test_a_plan_that_counts_too_few_tokens_is_held_to_those_of_its_data(
+    tune: TuneSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_rows(tmp_path, rows=400, text="five words in one row " * 50)
+    few = file.model_copy(update={"tokens": TokenRange(low=1, high=file.bytes // 11, method="a lie")})
+    lying = tune.model_copy(update={"training": few})
+    tools, decided = begin(lying, tmp_path, flat("0.01"), monkeypatch)
+    # 400 rows of 253 words, twice, at 5 USD for a million.
+    assert (decided.stage, decided.estimate_usd) == (Stage.NEEDS_APPROVAL, "1.02")
+    tools.ledger.approve(decided.key, by="Ada", budgets=LIMITS)
+    assert tools.ledger.reserve(
+        decided.key, lying, "openai:test", estimate(lying, PRICE), LIMITS
+    ).approved_by  # what it says itself is less, and was agreed to
+
+
 @pytest.mark.parametrize(
     ("given", "change", "why"),
     [
         ({"catalogue_model": f"openai/{MODEL}"}, {"base_model": "dearer-model"}, "no price of 'openai/dearer-model'"),
-        ({"hours": ("0.01", "0.01")}, {"base_model": "o4-mini-2025-04-16", "method": "rft"}, "hours"),
+        ({"hours": ("0.01", "0.01")}, {"base_model": "o4-mini-2025-04-16", **RFT}, "hours"),
         ({"provider": {"type": "anthropic", **PROMPTS}}, {"provider": "anthropic"}, "rates"),
         ({}, {"tokens": 1}, "bytes"),
     ],
@@ -111,6 +170,8 @@ def test_what_only_the_plan_says_is_asked_of_a_person_even_for_a_cent(
     if "tokens" in change:
         tokens = TokenRange(low=1, high=1, method="a lie")
         change = {"training": tune.training.model_copy(update={"tokens": tokens})}
+    if "method" in change:
+        change = {**change, "training": tune.training.model_copy(update={"method": change["method"]})}
     found = held(plan_of(**given), tune.model_copy(update=change), flat("0.01"), Vendor(), LIMITS, shipped())  # type: ignore[arg-type]
     assert why in found.why_asked
     assert found.budgets.approval_usd < 0

@@ -23,7 +23,7 @@ from stepforge.errors import (
     ProviderUnavailable,
     Throttled,
 )
-from stepforge.finetune import Job, Prepared, TuneSpec, launch_key
+from stepforge.finetune import Job, Prepared, TokenRange, TuneSpec, launch_key
 from stepforge.finetune.entries import Stage
 from stepforge.finetune.launching import Launch, launch
 from stepforge.finetune.ledger import Ledger
@@ -106,6 +106,10 @@ def test_the_same_spec_twice_is_one_job(server: LocalOpenAI, spec: TuneSpec, tmp
     first, second = (run(server, spec, tmp_path, ledger, clock) for _ in range(2))
     assert first.entry.job_id == second.entry.job_id
     assert server.calls("POST", JOBS) == 1
+    # A machine with another counter says other numbers of the same data.
+    counted = spec.training.model_copy(update={"tokens": TokenRange(low=1, high=9_000_000, method="bytes/8..bytes/1")})
+    other = run(server, spec.model_copy(update={"training": counted}), tmp_path, open_ledger(tmp_path, clock), clock)
+    assert (other.key, server.calls("POST", JOBS)) == (first.key, 1)
     again = run(server, spec.model_copy(update={"attempt": 2}), tmp_path, ledger, clock)
     assert again.entry.job_id != first.entry.job_id
 
@@ -346,6 +350,7 @@ def test_what_was_not_sent_can_be_withdrawn_and_what_may_have_been_cannot(
     approved = run(server, spec.model_copy(update={"attempt": 2}), tmp_path, ledger, clock, budgets=budgets)
     ledger.approve(approved.key, by="Ada", budgets=BUDGETS)
     ledger.claim(approved.key, "someone", 60)
+    ledger.sending(approved.key, "someone", 60)
     with pytest.raises(LaunchUncertain):
         ledger.withdraw(approved.key, "too late")
 

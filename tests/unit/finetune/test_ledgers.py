@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +80,7 @@ def test_a_job_belongs_to_one_launch_in_the_file(tmp_path: Path) -> None:
     for key in ("sf-a", "sf-b"):
         reserve(ledger, key)
     ledger.record("sf-a", job())
-    with pytest.raises(sqlite3.IntegrityError, match="job_id"):
+    with pytest.raises(IdentityConflict, match="belongs to another launch than sf-b"):
         ledger.record("sf-b", job())
     assert ledger.entry("sf-a").job_id == "job-1"
 

@@ -7,10 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from stepforge.contracts.records import Provenance, Record
 from stepforge.economics.catalogue import Catalogue
-from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
+from stepforge.errors import InvalidInput, ModelGone, Throttled, UnknownPrice
 from stepforge.finetune import TuneSpec
 from stepforge.finetune.datasets import Pair, write
 from stepforge.finetune.job import estimate
@@ -52,10 +53,56 @@ def test_a_price_by_the_hour_is_found_for_a_reinforcement_tune() -> None:
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"hours": (-5, -2)},
+        {"hours": (0, 0)},
+        {"hours": ("NaN", 2)},
+        {"price": {**PRICE.model_dump(), "usd": "1e30"}},
+        {"budgets": {**BUDGETS.model_dump(), "job_usd": "Infinity"}},
+    ],
+    ids=str,
+)
+def test_amounts_that_are_none_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        plan(**given)
+
+
+def test_a_plan_says_before_an_upload_that_the_machine_would_find_no_key() -> None:
+    for given, lacks in (({}, True), ({"api_key_secret": "s"}, False), ({"base_url": "http://127.0.0.1:9"}, False)):
+        asked = plan(provider={"type": "openai", **given})
+        assert asked.lacks_secret() == lacks
+        if lacks:
+            with pytest.raises(InvalidInput, match="name it as api_key_secret"):
+                asked.provider.provider(lambda _: "sk-test")
+    assert not plan().lacks_secret()
+
+
+@pytest.mark.parametrize("secrets", [None, lambda _: "never asked"], ids=["here", "machine"])
+def test_a_local_server_wants_neither_key_nor_credentials(secrets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for given in (
+        {"type": "openai", "base_url": "http://127.0.0.1:9"},
+        {**BEDROCK, "role_arn": "arn:aws:iam::111122223333:role/r", "endpoint_url": "http://127.0.0.1:9"},
+    ):
+        provider = plan(provider=given).provider.provider(secrets)
+        assert provider.local
+        with pytest.raises(Throttled, match="could not be reached"):  # it was about to be asked
+            provider.status("j")
+
+
+def test_hours_are_the_fewest_and_the_most(spec: TuneSpec) -> None:
+    by_hour = PRICE.model_copy(update={"kind": "training_hours", "unit": "hour"})
+    with pytest.raises(InvalidInput, match="the fewest and the most"):
+        estimate(spec, by_hour, hours=(Decimal(5), Decimal("0.01")))
+
+
+@pytest.mark.parametrize(
     ("given", "error", "words"),
     [
         ({"base_model": "amazon.nova-9-v1:0"}, UnknownPrice, r"give \[price\]"),
-        ({"base_model": "meta.llama3-1-8b-instruct-v1:0"}, UnknownPrice, "no price of training_tokens"),
+        ({"base_model": "meta.llama3-1-8b-instruct-v1:0"}, UnknownPrice, r"no price of training_tokens .* \[price\]"),
         ({"base_model": "anthropic.claude-3-haiku-20240307-v1:0"}, ModelGone, "no new tunes .* since 2026-09-10"),
         ({"base_model": "amazon.nova-lite-v1:0", "method": "rft"}, ModelGone, "cannot be tuned by rft"),
     ],

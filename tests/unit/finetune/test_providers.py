@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def vertex_case(server: LocalVertex, folder: Path) -> Case:
     return Case(provider, server, spec, folder, ("POST", "/v1beta1/projects/demo/locations/us-central1/tuningJobs"))
 
 
+@cache
 def aws_session() -> Any:
+    """One for all: a session reads the service models, megabytes of JSON, only once."""
     import boto3
 
     return boto3.Session(aws_access_key_id="AKIATEST", aws_secret_access_key="test", region_name="us-east-1")

@@ -6,16 +6,18 @@ import logging
 import subprocess
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from stepforge.errors import InvalidInput, StepforgeError
-from stepforge.finetune import Message, Tuned
+from stepforge.errors import InvalidInput, ProviderRefused, ProviderUnavailable, StepforgeError
+from stepforge.finetune import Message, Prepared, Tuned
 from stepforge.finetune.keys import reveal
-from stepforge.testing.providers import LocalAnthropic, LocalProvider
+from stepforge.testing.providers import LocalAnthropic, LocalOpenAI, LocalProvider
+from stepforge.testing.providers._server import Reply
 from tests.unit.finetune import test_providers as providers
 from tests.unit.finetune.conftest import Clock
 from tests.unit.finetune.test_providers import CASES, start
@@ -24,16 +26,20 @@ KEY, PROMPT, TOKEN = "sk-planted-key-0123456789", "planted prompt 1 + 1 =", "ya2
 AWS_SECRET = "planted/aws/secret/key"
 
 
-def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The secrets of every adapter's case become ones that can be looked for."""
+@cache
+def planted_session() -> Any:
     import boto3
 
-    import tests.unit.finetune.test_providers as providers
-
-    session = boto3.Session(
+    return boto3.Session(
         aws_access_key_id="AKIAPLANTED000000", aws_secret_access_key=AWS_SECRET, region_name="us-east-1"
     )
-    monkeypatch.setattr(providers, "aws_session", lambda: session)
+
+
+def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The secrets of every adapter's case become ones that can be looked for."""
+    import tests.unit.finetune.test_providers as providers
+
+    monkeypatch.setattr(providers, "aws_session", planted_session)
     monkeypatch.setattr(providers, "SecretStr", lambda _: SecretStr(KEY))
 
 
@@ -96,6 +102,46 @@ def test_nothing_planted_leaves_the_optimiser_s_model(fault: Any, caplog: pytest
     assert PROMPT not in caplog.text + said
     # An answer that was lost may have been charged; a refusal was not.
     assert (meter.spent_usd > 0) == (fault != "echo")
+
+
+class Elsewhere(LocalOpenAI):
+    """Answers whatever it is asked, if only it is asked."""
+
+    def routes(self) -> Any:
+        return [(method, ".*", lambda *_: Reply(200, {})) for method in ("GET", "POST")]
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_neither_keys_nor_prompts_follow_to_another_address(status: int, tmp_path: Path) -> None:
+    from decimal import Decimal
+
+    from stepforge.finetune.prompts import AnthropicModel, Meter, TokenPrices
+
+    prompt = [Message(role="user", content=PROMPT)]
+    with Elsewhere() as there:
+
+        class Redirecting(Elsewhere):
+            def routes(self) -> Any:
+                away = lambda request, _: Reply(status, {}, {"location": f"{there.url}{request.path}"})  # noqa: E731
+                return [(method, ".*", away) for method in ("GET", "POST")]
+
+        with Redirecting() as server:
+            for name in CASES:
+                provider = CASES[name][1](server, tmp_path).provider  # type: ignore[operator]
+                tuned = Tuned(
+                    provider=provider.name, job_id="j", model="m", handle="projects/p/locations/l/endpoints/e"
+                )
+                for call in (
+                    lambda: provider.invoke(tuned, prompt, max_tokens=5),  # noqa: B023
+                    lambda: provider.status("projects/p/tuningJobs/1"),  # noqa: B023
+                    lambda: provider.find("sf-none", Prepared(training="t")),  # noqa: B023
+                ):
+                    with pytest.raises((ProviderRefused, ProviderUnavailable), match="names another address"):
+                        call()
+            meter = Meter(TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5)), budget_usd=Decimal(1))
+            with pytest.raises((ProviderRefused, ProviderUnavailable), match="names another address"):
+                AnthropicModel(SecretStr(KEY), "claude", meter, base_url=server.url).ask(prompt, max_tokens=5)
+        assert there.seen == []
 
 
 def test_nobody_else_s_log_is_quieter_for_a_provider(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

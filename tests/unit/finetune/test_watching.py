@@ -47,6 +47,15 @@ def test_a_watch_survives_outages_and_says_each_state_once(server: LocalOpenAI, 
     assert len(seen) == len({raw for raw, _ in seen})
 
 
+def test_a_launch_is_followed_and_cancelled_at_the_account_that_it_was_sent_to(launched: Any) -> None:
+    _, ledger, key, _ = launched
+    other = OpenAIProvider(SecretStr("sk-test"), base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(InvalidInput, match="give the plan that it was launched with"):
+        list(follow(other, ledger, key))
+    with pytest.raises(InvalidInput, match="give the plan that it was launched with"):
+        cancel(other, ledger, key)
+
+
 def test_a_watch_of_days_asks_seldom_and_ends_with_advice(server: LocalOpenAI, launched: Any, clock: Clock) -> None:
     provider, _, _, job_id = launched
     server.plan = lambda _: "unknown_state"
