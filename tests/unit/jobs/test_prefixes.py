@@ -59,6 +59,9 @@ def model(kind: str = "llama", *, vocabulary: int = 23, **more: Any) -> Any:
         "mistral": "Mistral",
         "mixtral": "Mixtral",
         "neox": "GPTNeoX",
+        "nanochat": "NanoChat",
+        "doge": "Doge",
+        "diffllama": "DiffLlama",
     }
     name = names[kind]
     torch.manual_seed(0)
@@ -302,8 +305,11 @@ def test_log_probabilities_and_entropies_are_those_of_the_network_itself() -> No
             partial(model, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
             "frequencies depend on the longest row",
         ),
+        # Before training: scores and logits are so small that neither costs anything yet.
+        (partial(model, "nanochat", initializer_range=0.02), "log-probabilities would differ"),
+        (partial(model, "doge", initializer_range=0.02), "a mask of its own"),
     ],
-    ids=["window", "router", "eager", "rope"],
+    ids=["window", "router", "eager", "rope", "cap", "mask"],
 )
 def test_what_does_not_fit_is_told_and_computed_row_by_row(network: Any, reason: str) -> None:
     made, said = network(), []
@@ -333,6 +339,16 @@ def test_state_space_layers_and_images_are_told() -> None:
     assert "reads images" in str(why_not(LlavaForConditionalGeneration(seeing)))
 
 
+def test_rotary_frequencies_of_each_kind_of_layer_and_attention_to_both_sides_are_told() -> None:
+    moving = model()
+    moving.config.rope_parameters = {"full_attention": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}
+    assert "frequencies depend on the longest row" in str(why_not(moving))
+    both = model(initializer_range=0.001)
+    for layer in both.model.layers:
+        layer.self_attn.is_causal = False
+    assert "is not causal" in str(why_not(both))
+
+
 def test_a_network_whose_logits_are_changed_after_its_head_is_found_by_the_check() -> None:
     network = model()
     network.register_forward_hook(lambda _module, _given, out: setattr(out, "logits", out.logits * 2) or out)
@@ -347,6 +363,8 @@ def test_dropout_goes_row_by_row_while_it_falls_and_is_shared_where_it_does_not(
     assert sharing.reasons == ["dropout 0.1 of config.attention_dropout falls on each row apart"]
     network.eval()
     assert dropout_of(network) is None
+    jitter = model("mixtral", router_jitter_noise=0.1, num_local_experts=2, sliding_window=None)
+    assert str(dropout_of(jitter)).startswith("dropout 0.1 of config.router_jitter_noise")
     nothing: Any = None
     adapted = with_lora(Policy(model(), nothing, 256), Lora(dropout=0.05), seed=0).network.train()
     assert dropout_of(adapted) == "dropout 0.05 of a layer falls on each row apart"
@@ -577,6 +595,16 @@ def test_prompts_stand_once_while_their_rows_are_sampled_and_finish(monkeypatch:
         monkeypatch.setattr(decode.OneCopy, "attend", attend)
 
 
+def test_layers_that_make_something_of_cached_values_sample_from_copies(caplog: pytest.LogCaptureFixture) -> None:
+    network = model("diffllama").double()
+    caplog.set_level("INFO", "stepforge_jobs.prefixes.decode")
+    alone = sampled(network, nested_prompts(), share_prefixes=False)
+    assert sampled(network, nested_prompts()) == alone
+    assert sampled(network, nested_prompts()) == alone
+    (line,) = caplog.messages
+    assert "layer 0 attends to other keys or values than its cache holds" in line
+
+
 def test_sides_of_a_pair_that_do_not_fit_in_one_pack_go_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     network, (prompts, completions) = model(), ragged(2)
     count = len(prompts) // 2
@@ -601,6 +629,7 @@ def test_rollouts_are_computed_as_one_until_they_draw_another_token(
 
     monkeypatch.setattr(decode, "FROM", start)
     network = model().double()
+    sampled(network, nested_prompts()[:3])  # A network's first time takes a step more, to see how it attends.
     steps: list[int] = []
     for kind in (decode.OneCopy, decode.Copies):
         step = kind.step
