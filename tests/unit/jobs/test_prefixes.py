@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stepforge.contracts.work import Lora, RlvrWork, SrlWork
 from stepforge_jobs.prefixes import network as packed
-from stepforge_jobs.prefixes.attention import NAME, plan_of
+from stepforge_jobs.prefixes.attention import NAME, attention, plan_of
 from stepforge_jobs.prefixes.flex import BLOCK, block_mask, bucket, flex
 from stepforge_jobs.prefixes.network import log_probabilities, rows_of
 from stepforge_jobs.prefixes.packing import Pack, common, in_tree_order, own_rows, pack, packs
@@ -218,6 +218,27 @@ def test_over_ragged_batches_gradients_are_those_of_rows_by_themselves(
     assert network.config._attn_implementation == NAME
 
 
+def test_scores_are_scaled_as_the_network_says() -> None:
+    network = model().double()
+    for layer in network.model.layers:
+        layer.self_attn.scaling = 0.9
+    assert worst(network, ragged(3)) <= 1e-6
+    alone = sampled(network, nested_prompts(), share_prefixes=False)
+    assert sampled(network, nested_prompts()) == alone
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"dropout": 0.1}, {"softcap": 50.0}, {"s_aux": torch.zeros(4)}, {"position_bias": torch.zeros(1)}],
+    ids=lambda given: next(iter(given)),
+)
+def test_attention_over_a_plan_refuses_what_it_does_not_know(given: dict[str, Any]) -> None:
+    tree = pack([[3, 4]], [[5, 6]], [0])
+    states = [torch.zeros(1, 4, len(tree.tokens), 8)] * 3
+    with pytest.raises(ValueError, match="knows neither"):
+        attention(torch.nn.Identity(), *states, None, prefix_plan=plan_of(tree), **given)
+
+
 def test_a_row_that_is_seen_where_it_may_not_be_would_be_found() -> None:
     network = model()
     assert why_not(network) is None
@@ -322,7 +343,8 @@ def test_what_does_not_fit_is_told_and_computed_row_by_row(network: Any, reason:
     (line,) = said
     assert line.startswith("prefixes are not shared: ")
     assert re.search(reason, line), line
-    assert sharing.reasons[0] in sharing.choice("the gradient")
+    choice = sharing.choice("sampling", "the gradient")
+    assert choice.endswith(f"else row by row: {sharing.reasons[0]}"), "nothing is said to be shared that was not"
 
 
 def test_state_space_layers_and_images_are_told() -> None:
@@ -361,6 +383,8 @@ def test_dropout_goes_row_by_row_while_it_falls_and_is_shared_where_it_does_not(
     sharing = Sharing(wanted=True)
     list(sharing.parts(network, *rows, temperature=1.0, device=CPU))
     assert sharing.reasons == ["dropout 0.1 of config.attention_dropout falls on each row apart"]
+    sharing.logps(network, *rows, temperature=1.0, device=CPU)
+    assert sharing.choice("the reference").startswith("tokens that rollouts share are computed once in the reference; ")
     network.eval()
     assert dropout_of(network) is None
     jitter = model("mixtral", router_jitter_noise=0.1, num_local_experts=2, sliding_window=None)
@@ -375,6 +399,9 @@ def test_completions_without_a_token_are_told() -> None:
     for part in sharing.parts(model(), [[3, 4]], [[]], temperature=1.0, device=CPU):
         assert not part.mask_BT.any()
     assert sharing.reasons == [EMPTY]
+    sharing = Sharing(wanted=True)
+    assert not list(sharing.parts(model(), [], [], temperature=1.0, device=CPU))
+    assert sharing.reasons == [], "a batch without a group that teaches is no exception"
 
 
 def test_the_switch_is_recorded_and_its_default_leaves_identities_alone() -> None:
