@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -588,16 +589,40 @@ def test_shared_prompts_sample_greedily_what_transformers_generates() -> None:
         assert completion == whole[0, prompt.shape[1] :].tolist()
 
 
-def test_tokens_after_a_shared_prefill_have_the_models_probabilities() -> None:
-    network, prompts = model(), nested_prompts()[:4]
-    drawn = sampled(network, prompts, count=4_000, max_new_tokens=1, temperature=0.7)
+@pytest.mark.parametrize("start", [1, 1_000], ids=["one copy", "copies"])
+def test_sampled_sequences_are_as_frequent_as_the_model_says(monkeypatch: pytest.MonkeyPatch, start: int) -> None:
+    """All prompts in one batch, padded and packed; expected are products of a plain forward pass of each sequence."""
+    from stepforge_jobs.evaluation import sampling
+    from stepforge_jobs.prefixes import decode, prefill
+
+    network, count = model(vocabulary=7), 6_000
+    prompts = [[word % 5 + 2 for word in prompt] for prompt in nested_prompts()]
+    taken: list[int] = []
+    packed_prefill = prefill._packed
+    monkeypatch.setattr(prefill, "_packed", lambda *given: taken.append(1) or packed_prefill(*given))
+    monkeypatch.setattr(sampling, "ROWS", 1 << 20)
+    monkeypatch.setattr(decode, "FROM", start)
+    drawn = sampled(network, prompts, count=count, max_new_tokens=3, temperature=0.7)
+    assert taken == [1]
+    sequences = [[a, b, c] for a in range(7) for b in range(7) for c in range(7)]
     for place, prompt in enumerate(prompts):
+        mine = drawn[place * count : (place + 1) * count]
         with torch.no_grad():
-            wanted = torch.softmax(network.eval()(input_ids=torch.tensor([prompt])).logits[0, -1] / 0.7, -1)
-        mine = torch.tensor(drawn[place * 4_000 : (place + 1) * 4_000]).flatten()
-        found = torch.bincount(mine, minlength=len(wanted)) / 4_000
-        # Six standard deviations of a share.
-        assert ((found - wanted).abs() <= 6 * (wanted * (1 - wanted) / 4_000).sqrt() + 1e-9).all()
+            ids = torch.tensor([prompt + sequence for sequence in sequences])
+            logps = torch.log_softmax(network.eval()(input_ids=ids).logits[:, len(prompt) - 1 : -1] / 0.7, -1)
+        chances = logps.gather(2, torch.tensor(sequences)[..., None])[..., 0].cumsum(1).exp()
+        wanted = {tuple(s[: s.index(1) + 1] if 1 in s else s): 0.0 for s in sequences}
+        wanted = {w: float(chances[sequences.index([*w, 0, 0][:3]), len(w) - 1]) for w in wanted}
+        assert sum(wanted.values()) == pytest.approx(1.0, abs=1e-5)
+        seen = Counter(map(tuple, mine))
+        assert seen.keys() <= wanted.keys()
+        # Pearson's statistic over sequences that are expected five times or more, and the others as one.
+        often = [w for w in wanted if wanted[w] * count >= 5]
+        rest = count - sum(seen[w] for w in often), count * (1 - sum(wanted[w] for w in often))
+        pairs = [(seen[w], wanted[w] * count) for w in often] + ([rest] if rest[1] >= 5 else [])
+        freedom = len(pairs) - 1
+        assert freedom > 10
+        assert sum((a - b) ** 2 / b for a, b in pairs) < freedom + 5 * (2 * freedom) ** 0.5
 
 
 def test_prompts_stand_once_while_their_rows_are_sampled_and_finish(monkeypatch: pytest.MonkeyPatch) -> None:
