@@ -647,6 +647,11 @@ def test_prompts_stand_once_while_their_rows_are_sampled_and_finish(monkeypatch:
         monkeypatch.setattr(decode.OneCopy, "attend", attend)
 
 
+def test_a_network_that_cannot_share_samples_from_copies_of_its_prompts() -> None:
+    network = model(attn_implementation="eager").double()
+    assert sampled(network, nested_prompts()) == sampled(network, nested_prompts(), share_prefixes=False)
+
+
 def test_layers_that_make_something_of_cached_values_sample_from_copies(caplog: pytest.LogCaptureFixture) -> None:
     network = model("diffllama").double()
     caplog.set_level("INFO", "stepforge_jobs.prefixes.decode")
