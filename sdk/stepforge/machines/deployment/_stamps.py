@@ -19,7 +19,7 @@ from stepforge.contracts.registry import (
     Stage,
     StageStatus,
 )
-from stepforge.errors import ArtifactRefused
+from stepforge.machines.deployment._lookups import check_approved
 from stepforge.machines.packages import summaries
 
 _DESCRIPTION = 1024
@@ -35,8 +35,8 @@ def stamp(sagemaker: Any, promotion: Promotion, step: PromotionStep, reason: str
     if step == "trying":
         change = _trying(package, promotion)
     elif step == "deployed":
-        if package["ModelApprovalStatus"] != "Approved" and not _is_written(package, promotion):
-            raise ArtifactRefused(f"{promotion.package_arn} is {package['ModelApprovalStatus']} by now, not Approved")
+        if not _is_written(package, promotion):
+            check_approved(package)
         change = {**_result(package, promotion, step), **life("Production", "Serving", reason)}
         change["CustomerMetadataProperties"][SERVES_SINCE] = _now()
     else:
