@@ -648,7 +648,7 @@ def test_prompts_stand_once_while_their_rows_are_sampled_and_finish(monkeypatch:
 
 
 def test_a_network_that_cannot_share_samples_from_copies_of_its_prompts() -> None:
-    network = model(attn_implementation="eager").double()
+    network = model(attn_implementation="eager")
     assert sampled(network, nested_prompts()) == sampled(network, nested_prompts(), share_prefixes=False)
 
 
