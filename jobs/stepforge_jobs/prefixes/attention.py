@@ -105,6 +105,12 @@ def attention(
         return found, None
     if more.get("dropout") or any(more.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
         raise ValueError("attention over shared prefixes knows neither dropout nor caps, sinks or biases of scores")
+    causal = more.get("is_causal")
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
+        raise ValueError("the layer's attention is not causal")
+    # What the network was called with has one element.
+    if attention_mask is not None and attention_mask.numel() != 1:
+        raise ValueError("the layer's attention has a mask of its own")
     if not isinstance(prefix_plan, Plan):
         scale = more.get("scaling") or query.shape[-1] ** -0.5
         return prefix_plan.attend(module.layer_idx, query, key, value, scale), None

@@ -9,14 +9,18 @@ Legend: P distinct prompts of at most L tokens, B rows that run, G slots for row
 
 from __future__ import annotations
 
+from logging import getLogger
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from stepforge_jobs.prefixes.network import base_of
 from stepforge_jobs.prefixes.prefill import roomy_cache
 from stepforge_jobs.prefixes.reasons import reason_of
 
+logger = getLogger(__name__)
 KEEP = 0.75
 """Nodes whose rows have finished are dropped when fewer than this share are left: dropping copies the cache."""
 APART = 0.75
@@ -25,6 +29,10 @@ FROM = 32
 """Tokens of the longest prompt from which one copy is a gain; below, two calls cost more than they save."""
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+class ChangedKeys(ValueError):
+    """A layer makes something of its cached keys or values before it attends to them."""
 
 
 class Branches(Protocol):
@@ -42,9 +50,26 @@ def branches(network: Any, cache: Any, mask_PL: Tensor, *, rows: int, share: boo
     several = rows >= 2 * len(mask_PL)
     plain = all(type(layer).__name__ == "RoomyLayer" for layer in cache.layers)
     pays = several and mask_PL.shape[1] >= FROM and mask_PL.device.type == "cpu" and plain
-    if share and pays and reason_of(network) is None:
+    if share and pays and reason_of(network) is None and _stands_once(network, cache, mask_PL):
         return OneCopy(network, cache, mask_PL)
     return Copies(cache, mask_PL)
+
+
+_STANDS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def _stands_once(network: Any, cache: Any, mask_PL: Tensor) -> bool:
+    """Whether the layers attend to what the cache holds: a step of each prompt when a network first samples."""
+    base = base_of(network)
+    if base not in _STANDS:
+        position_P = mask_PL.sum(1)
+        try:
+            OneCopy(network, cache, mask_PL).step(network, torch.zeros_like(position_P), position_P)
+            _STANDS[base] = True
+        except ChangedKeys as error:
+            logger.info("each rollout gets a copy of its prompt's keys: %s", error)
+            _STANDS[base] = False
+    return _STANDS[base]
 
 
 def branch(node_R: Tensor, next_R: Tensor, *, count: int, share: bool) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -136,6 +161,9 @@ class OneCopy:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Of one new token of each row: BH1D, over its own tokens' keys and values and its prompt's; B1HD."""
+        kept = self._cache.layers[layer] if layer < len(self._cache.layers) else None
+        if kept is None or not all(_same(one, other) for one, other in ((key, kept.keys), (value, kept.values))):
+            raise ChangedKeys(f"layer {layer} attends to other keys or values than its cache holds")
         (rows, heads, _, width), shared = query.shape, key.shape[1]
         q = query.reshape(rows, shared, heads // shared, width)
         own, own_lse = _flash(q, key, value, 0.0, False, scale=scale)
@@ -150,3 +178,7 @@ class OneCopy:
     def _by_row(self, by_slot: Tensor) -> Tensor:
         """P, heads, G and more to B, heads and more."""
         return by_slot.transpose(1, 2).flatten(0, 1)[self._slot_B]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.data_ptr() == other.data_ptr()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,10 +20,15 @@ DIFFERENCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.2, tor
 """Most nats that log-probabilities may differ in the check. A wrong mask or position costs more in random weights."""
 ON_CUDA = 0.02
 """There matrix products of float32 may keep 10 bits of a factor."""
+NOISES = ("drop", "jitter")
+"""What a configuration calls that which is drawn anew for each copy of a token while a network learns."""
 OTHER_HEADS = ("classifier", "summary")
 """Dropout of heads that a causal LM does not have, which its configuration names all the same."""
 MOVING = ("dynamic", "longrope")
 """Rotary frequencies that depend on the longest sequence of a batch."""
+LOUD = 20.0
+"""Size of the largest logit in the check: where weights are small, as before training, a cap on logits and most
+mistakes would cost next to nothing."""
 
 
 _REASONS: WeakKeyDictionary[Any, list[str | None]] = WeakKeyDictionary()
@@ -38,7 +45,7 @@ def reason_of(network: Any) -> str | None:
 def why_not(network: Any) -> str | None:
     """None where it can be; switches the network's attention to ours then, which changes no other call.
 
-    What is known not to fit is named. Then two short rows are computed both ways: whatever else does not fit differs.
+    What is known not to fit is named. Then three short rows are computed both ways: whatever else does not fit differs.
     Dropout is asked for apart (`dropout_of`), because it comes and goes with the network's mode.
     """
     base = base_of(network)
@@ -59,6 +66,8 @@ def _known(base: Any) -> str | None:
     device = next(base.parameters()).device.type
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
     rope = getattr(text, "rope_parameters", None) or {}
+    # One for all layers, or one for each kind of them.
+    ropes = [rope, *(of for of in rope.values() if isinstance(of, dict))]
     checks = {
         f"its device is {device}; cpu and cuda are known": device not in ("cpu", "cuda"),
         "it reads images or sounds": text is not config,
@@ -67,7 +76,7 @@ def _known(base: Any) -> str | None:
         "its attention slides over a window": bool(getattr(text, "sliding_window", None))
         and getattr(text, "use_sliding_window", True),
         "the auxiliary loss of its router counts tokens": bool(getattr(text, "output_router_logits", False)),
-        "its rotary frequencies depend on the longest row": rope.get("rope_type") in MOVING,
+        "its rotary frequencies depend on the longest row": any(of.get("rope_type") in MOVING for of in ropes),
         "it takes no positions": "position_ids" not in inspect.signature(base.forward).parameters,
         f"its attention is {config._attn_implementation!r}, and this needs 'sdpa'": config._attn_implementation
         not in ("sdpa", attention.NAME),
@@ -82,7 +91,10 @@ def dropout_of(network: Any) -> str | None:
     rates = {
         f"config.{name}": value
         for name, value in base_of(network).config.get_text_config().to_dict().items()
-        if "drop" in name and not name.startswith(OTHER_HEADS) and isinstance(value, float) and value > 0
+        if any(noise in name for noise in NOISES)
+        and not name.startswith(OTHER_HEADS)
+        and isinstance(value, float)
+        and value > 0
     }
     rates |= {"a layer": m.p for m in network.modules() if isinstance(m, nn.Dropout) and m.p > 0 and m.training}  # noqa: B035
     return next((f"dropout {rate:g} of {name} falls on each row apart" for name, rate in rates.items()), None)
@@ -90,7 +102,7 @@ def dropout_of(network: Any) -> str | None:
 
 @torch.no_grad()
 def _difference(base: Any) -> str | None:
-    """Two prompts, one of which begins the other, with completions that begin alike, by both ways."""
+    """Three rows of two prompts, one of which begins the other, with completions that begin alike, by both ways."""
     device = next(base.parameters()).device
     vocabulary = base.config.get_text_config().vocab_size
     tokens = [(7 * number + 3) % vocabulary for number in range(12)]
@@ -103,13 +115,14 @@ def _difference(base: Any) -> str | None:
     wanted: list[Tensor] = []
     try:
         tree = pack(prompts, completions, order)
-        found = log_probabilities(base, tree, temperature=1.0, precision=lambda _: exactly())
-        for row in order:
-            whole = torch.tensor([prompts[row] + completions[row]], device=device)
-            with exactly():
-                logits = base(input_ids=whole[:, :-1], use_cache=False).logits[0, len(prompts[row]) - 1 :]
-            logps = logits.to(found.logps_BT.dtype).log_softmax(-1)
-            wanted.append(logps.gather(1, whole[0, len(prompts[row]) :, None])[:, 0])
+        with _loud(base.get_output_embeddings()):
+            found = log_probabilities(base, tree, temperature=1.0, precision=lambda _: exactly())
+            for row in order:
+                whole = torch.tensor([prompts[row] + completions[row]], device=device)
+                with exactly():
+                    logits = base(input_ids=whole[:, :-1], use_cache=False).logits[0, len(prompts[row]) - 1 :]
+                logps = logits.to(found.logps_BT.dtype).log_softmax(-1)
+                wanted.append(logps.gather(1, whole[0, len(prompts[row]) :, None])[:, 0])
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         # A layer that knows no such argument, a network without such parts: each model says it in its own way.
         return f"it cannot be called so: {type(error).__name__}: {error}"
@@ -120,3 +133,19 @@ def _difference(base: Any) -> str | None:
     if device.type == "cuda":
         most = max(most, ON_CUDA)
     return None if worst <= most else f"its log-probabilities would differ by {worst:.2g} nats"
+
+
+@contextmanager
+def _loud(head: Any) -> Iterator[None]:
+    """What the head makes, times one factor for all calls, so that the first one's largest logit is LOUD or more."""
+    factors: list[Tensor] = []
+
+    def raised(_head: Any, _given: Any, logits: Tensor) -> Tensor:
+        factors.append(factors[0] if factors else (LOUD / logits.abs().max()).clamp(min=1.0))
+        return logits * factors[0]
+
+    hook = head.register_forward_hook(raised)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -49,6 +49,7 @@ class Sharing:
         self._wanted, self._say = wanted, say
         self.reasons: list[str] = []
         """Why some passes went row by row, in the order in which that was found."""
+        self._shared = False
 
     def parts(
         self,
@@ -133,14 +134,20 @@ class Sharing:
         """For the stage's report: where tokens that rows share were computed once, and why elsewhere they were not."""
         if not self._wanted:
             return f"row by row: {SWITCHED_OFF}"
-        exceptions = f"; but row by row: {'; '.join(self.reasons)}" if self.reasons else ""
+        reasons = "; ".join(self.reasons)
+        if reasons and not self._shared:
+            return f"sampling alone reads what prompts share once, as far as that is exact; else row by row: {reasons}"
+        exceptions = f"; but row by row: {reasons}" if reasons else ""
         return f"tokens that rollouts share are computed once in {', '.join(of)}{exceptions}"
 
     def _shares(self, network: Any, completions: Sequence[Sequence[int]]) -> bool:
+        if not completions:
+            return False
         reason = SWITCHED_OFF if not self._wanted else None if any(completions) else EMPTY
         reason = reason or reason_of(network) or dropout_of(network)
         if reason is not None:
             self._tell(reason)
+        self._shared |= reason is None
         return reason is None
 
     def _tell(self, reason: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from stepforge.contracts.work import Lora, RlvrWork, SrlWork
 from stepforge_jobs.prefixes import network as packed
-from stepforge_jobs.prefixes.attention import NAME, plan_of
+from stepforge_jobs.prefixes.attention import NAME, attention, plan_of
 from stepforge_jobs.prefixes.flex import BLOCK, block_mask, bucket, flex
 from stepforge_jobs.prefixes.network import log_probabilities, rows_of
 from stepforge_jobs.prefixes.packing import Pack, common, in_tree_order, own_rows, pack, packs
@@ -59,6 +60,9 @@ def model(kind: str = "llama", *, vocabulary: int = 23, **more: Any) -> Any:
         "mistral": "Mistral",
         "mixtral": "Mixtral",
         "neox": "GPTNeoX",
+        "nanochat": "NanoChat",
+        "doge": "Doge",
+        "diffllama": "DiffLlama",
     }
     name = names[kind]
     torch.manual_seed(0)
@@ -215,6 +219,27 @@ def test_over_ragged_batches_gradients_are_those_of_rows_by_themselves(
     assert network.config._attn_implementation == NAME
 
 
+def test_scores_are_scaled_as_the_network_says() -> None:
+    network = model().double()
+    for layer in network.model.layers:
+        layer.self_attn.scaling = 0.9
+    assert worst(network, ragged(3)) <= 1e-6
+    alone = sampled(network, nested_prompts(), share_prefixes=False)
+    assert sampled(network, nested_prompts()) == alone
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"dropout": 0.1}, {"softcap": 50.0}, {"s_aux": torch.zeros(4)}, {"position_bias": torch.zeros(1)}],
+    ids=lambda given: next(iter(given)),
+)
+def test_attention_over_a_plan_refuses_what_it_does_not_know(given: dict[str, Any]) -> None:
+    tree = pack([[3, 4]], [[5, 6]], [0])
+    states = [torch.zeros(1, 4, len(tree.tokens), 8)] * 3
+    with pytest.raises(ValueError, match="knows neither"):
+        attention(torch.nn.Identity(), *states, None, prefix_plan=plan_of(tree), **given)
+
+
 def test_a_row_that_is_seen_where_it_may_not_be_would_be_found() -> None:
     network = model()
     assert why_not(network) is None
@@ -302,8 +327,11 @@ def test_log_probabilities_and_entropies_are_those_of_the_network_itself() -> No
             partial(model, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
             "frequencies depend on the longest row",
         ),
+        # Before training: scores and logits are so small that neither costs anything yet.
+        (partial(model, "nanochat", initializer_range=0.02), "log-probabilities would differ"),
+        (partial(model, "doge", initializer_range=0.02), "a mask of its own"),
     ],
-    ids=["window", "router", "eager", "rope"],
+    ids=["window", "router", "eager", "rope", "cap", "mask"],
 )
 def test_what_does_not_fit_is_told_and_computed_row_by_row(network: Any, reason: str) -> None:
     made, said = network(), []
@@ -316,7 +344,8 @@ def test_what_does_not_fit_is_told_and_computed_row_by_row(network: Any, reason:
     (line,) = said
     assert line.startswith("prefixes are not shared: ")
     assert re.search(reason, line), line
-    assert sharing.reasons[0] in sharing.choice("the gradient")
+    choice = sharing.choice("sampling", "the gradient")
+    assert choice.endswith(f"else row by row: {sharing.reasons[0]}"), "nothing is said to be shared that was not"
 
 
 def test_state_space_layers_and_images_are_told() -> None:
@@ -333,6 +362,16 @@ def test_state_space_layers_and_images_are_told() -> None:
     assert "reads images" in str(why_not(LlavaForConditionalGeneration(seeing)))
 
 
+def test_rotary_frequencies_of_each_kind_of_layer_and_attention_to_both_sides_are_told() -> None:
+    moving = model()
+    moving.config.rope_parameters = {"full_attention": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}
+    assert "frequencies depend on the longest row" in str(why_not(moving))
+    both = model(initializer_range=0.001)
+    for layer in both.model.layers:
+        layer.self_attn.is_causal = False
+    assert "is not causal" in str(why_not(both))
+
+
 def test_a_network_whose_logits_are_changed_after_its_head_is_found_by_the_check() -> None:
     network = model()
     network.register_forward_hook(lambda _module, _given, out: setattr(out, "logits", out.logits * 2) or out)
@@ -345,8 +384,12 @@ def test_dropout_goes_row_by_row_while_it_falls_and_is_shared_where_it_does_not(
     sharing = Sharing(wanted=True)
     list(sharing.parts(network, *rows, temperature=1.0, device=CPU))
     assert sharing.reasons == ["dropout 0.1 of config.attention_dropout falls on each row apart"]
+    sharing.logps(network, *rows, temperature=1.0, device=CPU)
+    assert sharing.choice("the reference").startswith("tokens that rollouts share are computed once in the reference; ")
     network.eval()
     assert dropout_of(network) is None
+    jitter = model("mixtral", router_jitter_noise=0.1, num_local_experts=2, sliding_window=None)
+    assert str(dropout_of(jitter)).startswith("dropout 0.1 of config.router_jitter_noise")
     nothing: Any = None
     adapted = with_lora(Policy(model(), nothing, 256), Lora(dropout=0.05), seed=0).network.train()
     assert dropout_of(adapted) == "dropout 0.05 of a layer falls on each row apart"
@@ -357,6 +400,9 @@ def test_completions_without_a_token_are_told() -> None:
     for part in sharing.parts(model(), [[3, 4]], [[]], temperature=1.0, device=CPU):
         assert not part.mask_BT.any()
     assert sharing.reasons == [EMPTY]
+    sharing = Sharing(wanted=True)
+    assert not list(sharing.parts(model(), [], [], temperature=1.0, device=CPU))
+    assert sharing.reasons == [], "a batch without a group that teaches is no exception"
 
 
 def test_the_switch_is_recorded_and_its_default_leaves_identities_alone() -> None:
@@ -543,16 +589,40 @@ def test_shared_prompts_sample_greedily_what_transformers_generates() -> None:
         assert completion == whole[0, prompt.shape[1] :].tolist()
 
 
-def test_tokens_after_a_shared_prefill_have_the_models_probabilities() -> None:
-    network, prompts = model(), nested_prompts()[:4]
-    drawn = sampled(network, prompts, count=4_000, max_new_tokens=1, temperature=0.7)
+@pytest.mark.parametrize("start", [1, 1_000], ids=["one copy", "copies"])
+def test_sampled_sequences_are_as_frequent_as_the_model_says(monkeypatch: pytest.MonkeyPatch, start: int) -> None:
+    """All prompts in one batch, padded and packed; expected are products of a plain forward pass of each sequence."""
+    from stepforge_jobs.evaluation import sampling
+    from stepforge_jobs.prefixes import decode, prefill
+
+    network, count = model(vocabulary=7), 6_000
+    prompts = [[word % 5 + 2 for word in prompt] for prompt in nested_prompts()]
+    taken: list[int] = []
+    packed_prefill = prefill._packed
+    monkeypatch.setattr(prefill, "_packed", lambda *given: taken.append(1) or packed_prefill(*given))
+    monkeypatch.setattr(sampling, "ROWS", 1 << 20)
+    monkeypatch.setattr(decode, "FROM", start)
+    drawn = sampled(network, prompts, count=count, max_new_tokens=3, temperature=0.7)
+    assert taken == [1]
+    sequences = [[a, b, c] for a in range(7) for b in range(7) for c in range(7)]
     for place, prompt in enumerate(prompts):
+        mine = drawn[place * count : (place + 1) * count]
         with torch.no_grad():
-            wanted = torch.softmax(network.eval()(input_ids=torch.tensor([prompt])).logits[0, -1] / 0.7, -1)
-        mine = torch.tensor(drawn[place * 4_000 : (place + 1) * 4_000]).flatten()
-        found = torch.bincount(mine, minlength=len(wanted)) / 4_000
-        # Six standard deviations of a share.
-        assert ((found - wanted).abs() <= 6 * (wanted * (1 - wanted) / 4_000).sqrt() + 1e-9).all()
+            ids = torch.tensor([prompt + sequence for sequence in sequences])
+            logps = torch.log_softmax(network.eval()(input_ids=ids).logits[:, len(prompt) - 1 : -1] / 0.7, -1)
+        chances = logps.gather(2, torch.tensor(sequences)[..., None])[..., 0].cumsum(1).exp()
+        wanted = {tuple(s[: s.index(1) + 1] if 1 in s else s): 0.0 for s in sequences}
+        wanted = {w: float(chances[sequences.index([*w, 0, 0][:3]), len(w) - 1]) for w in wanted}
+        assert sum(wanted.values()) == pytest.approx(1.0, abs=1e-5)
+        seen = Counter(map(tuple, mine))
+        assert seen.keys() <= wanted.keys()
+        # Pearson's statistic over sequences that are expected five times or more, and the others as one.
+        often = [w for w in wanted if wanted[w] * count >= 5]
+        rest = count - sum(seen[w] for w in often), count * (1 - sum(wanted[w] for w in often))
+        pairs = [(seen[w], wanted[w] * count) for w in often] + ([rest] if rest[1] >= 5 else [])
+        freedom = len(pairs) - 1
+        assert freedom > 10
+        assert sum((a - b) ** 2 / b for a, b in pairs) < freedom + 5 * (2 * freedom) ** 0.5
 
 
 def test_prompts_stand_once_while_their_rows_are_sampled_and_finish(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -575,6 +645,21 @@ def test_prompts_stand_once_while_their_rows_are_sampled_and_finish(monkeypatch:
         assert sizes[-1][0] < 4, "a prompt whose rows have finished is dropped"
         assert len({rows for _, rows in sizes}) > 3, "and rows are, as they finish"
         monkeypatch.setattr(decode.OneCopy, "attend", attend)
+
+
+def test_a_network_that_cannot_share_samples_from_copies_of_its_prompts() -> None:
+    network = model(attn_implementation="eager")
+    assert sampled(network, nested_prompts()) == sampled(network, nested_prompts(), share_prefixes=False)
+
+
+def test_layers_that_make_something_of_cached_values_sample_from_copies(caplog: pytest.LogCaptureFixture) -> None:
+    network = model("diffllama").double()
+    caplog.set_level("INFO", "stepforge_jobs.prefixes.decode")
+    alone = sampled(network, nested_prompts(), share_prefixes=False)
+    assert sampled(network, nested_prompts()) == alone
+    assert sampled(network, nested_prompts()) == alone
+    (line,) = caplog.messages
+    assert "layer 0 attends to other keys or values than its cache holds" in line
 
 
 def test_sides_of_a_pair_that_do_not_fit_in_one_pack_go_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -601,6 +686,7 @@ def test_rollouts_are_computed_as_one_until_they_draw_another_token(
 
     monkeypatch.setattr(decode, "FROM", start)
     network = model().double()
+    sampled(network, nested_prompts()[:3])  # A network's first time takes a step more, to see how it attends.
     steps: list[int] = []
     for kind in (decode.OneCopy, decode.Copies):
         step = kind.step
