@@ -20,6 +20,7 @@ from stepforge.contracts.registry import (
     StageStatus,
 )
 from stepforge.errors import ArtifactRefused
+from stepforge.machines.deployment._lookups import hold_order
 from stepforge.machines.packages import summaries
 
 _DESCRIPTION = 1024
@@ -29,14 +30,19 @@ _ENDED: dict[PromotionStep, StageStatus] = {"refused": "Refused", "failed": "Fai
 def stamp(sagemaker: Any, promotion: Promotion, step: PromotionStep, reason: str) -> None:
     """Write where the promotion of a package stands; where it was deployed, the champion before it is archived.
 
-    Raises ArtifactRefused where it was deployed, and its approval was taken back before anybody wrote so.
+    Raises ArtifactRefused where it was deployed, and its approval was taken back, or a later one promoted, before
+    anybody wrote so.
     """
     package = sagemaker.describe_model_package(ModelPackageName=promotion.package_arn)
     if step == "trying":
         change = _trying(package, promotion)
     elif step == "deployed":
-        if package["ModelApprovalStatus"] != "Approved" and not _is_written(package, promotion):
-            raise ArtifactRefused(f"{promotion.package_arn} is {package['ModelApprovalStatus']} by now, not Approved")
+        if not _is_written(package, promotion):
+            if package["ModelApprovalStatus"] != "Approved":
+                said = f"{promotion.package_arn} is {package['ModelApprovalStatus']} by now, not Approved"
+                raise ArtifactRefused(said)
+            # What a provider serves holds no candidate, and so waits for nobody.
+            hold_order(sagemaker, promotion)
         change = {**_result(package, promotion, step), **life("Production", "Serving", reason)}
         change["CustomerMetadataProperties"][SERVES_SINCE] = _now()
     else:
