@@ -1,6 +1,7 @@
 """What an environment may cost in a month. At the limit, new jobs and endpoints are denied until a person lifts it.
 
-Denied to the roles of the stacks: the machine's, the promotions', those of Studio's trainers. The roles that people
+Denied to the roles of the stacks: the machine's, the promotions', the paid tunes', those of Studio's trainers. A promotion
+needs a candidate first, so an update of what is live is not denied: one that is under way must be able to go back. The roles that people
 sign in with elsewhere are not ours to change, so a trainer with one still creates jobs by hand, within `limits`.
 
 Spending is known hours late, and only what carries the tag `stepforge:environment` counts: activate it once as a cost
@@ -22,7 +23,7 @@ from cdk.settings import Settings
 from stepforge.contracts.names import ENVIRONMENT_TAG
 
 SPENDING = ("sagemaker:CreateTrainingJob", "sagemaker:CreateProcessingJob", "sagemaker:CreateTransformJob",
-            "sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint", "sagemaker:CreateApp")  # fmt: skip
+            "sagemaker:CreateEndpoint", "sagemaker:CreateApp", "bedrock:CreateModelCustomizationJob")  # fmt: skip
 
 
 class Budgets(Construct):

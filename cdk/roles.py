@@ -89,7 +89,10 @@ class Roles(Construct):
                 ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
                 arns(self, "logs", f"log-group:/aws/sagemaker/{log_group}*"),
             ),
-            allow(["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], arns(self, "ecr", "repository/stepforge-*")),
+            allow(
+                ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+                arns(self, "ecr", f"repository/stepforge-{self._settings.name}-*"),
+            ),
             allow(["ecr:GetAuthorizationToken"], ["*"]),
             allow(
                 ["cloudwatch:PutMetricData"],

@@ -121,5 +121,7 @@ def test_an_approval_that_waited_while_a_later_one_was_promoted_does_not_replace
         stamp(sagemaker, older, "deployed", "its provider answers")
     assert live(sagemaker) == served.config
     stamp(sagemaker, newer, "deployed", "a retry of the task")
-    again = waits.model_copy(update={"promotion": older.model_copy(update={"approved_at": "2026-11-01T12:00:00+00:00"})})
+    again = waits.model_copy(
+        update={"promotion": older.model_copy(update={"approved_at": "2026-11-01T12:00:00+00:00"})}
+    )
     assert look_live(sagemaker, again) == served.config, "approved anew, the older version comes back"
