@@ -1,8 +1,9 @@
 """What an environment may cost in a month. At the limit, new jobs and endpoints are denied until a person lifts it.
 
-Denied to the roles of the stacks: the machine's, the promotions', the paid tunes', those of Studio's trainers. A promotion
-needs a candidate first, so an update of what is live is not denied: one that is under way must be able to go back. The roles that people
-sign in with elsewhere are not ours to change, so a trainer with one still creates jobs by hand, within `limits`.
+Denied to the roles of the stacks: the machine's, the promotions', the paid tunes', those of Studio's trainers. What is
+live may still be updated: nothing new is promoted without a candidate, and a promotion that is under way must be able
+to go back. The roles that people sign in with elsewhere are not ours to change, so a trainer with one still creates
+jobs by hand, within `limits`.
 
 Spending is known hours late, and only what carries the tag `stepforge:environment` counts: activate it once as a cost
 allocation tag (docs/deploy.md). The estimate that is refused before a submission does not wait for the bill.

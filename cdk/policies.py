@@ -15,6 +15,9 @@ from constructs import IConstruct
 from stepforge.contracts.names import group_prefix
 from stepforge.contracts.resources import OWN_STORAGE
 
+DECIDES = {"Null": {"sagemaker:ModelApprovalStatus": "false", "sagemaker:ModelLifeCycle:stage": "true"}}
+"""Condition on a change of a package that approves or rejects it: a version's stage is its promotion's to write."""
+
 
 def groups(environment: str) -> str:
     """Model package groups, endpoints, models and configurations of an environment."""

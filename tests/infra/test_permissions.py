@@ -190,9 +190,15 @@ def test_only_an_approver_and_the_machine_that_asks_one_may_approve(cloud: Cloud
         assert may == {"approver", "MachinesApprove"}, status
 
 
+def test_who_approves_says_yes_or_no_and_moves_no_version_to_a_stage(cloud: Cloud) -> None:
+    """A version that a person calls Production is what a failed promotion would go back to."""
+    said = {"sagemaker__ModelApprovalStatus": "Approved", "sagemaker__ModelLifeCycle__stage": "Production"}
+    assert cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, **said) == set()
+
+
 def test_a_stamp_changes_a_package_and_never_its_approval(cloud: Cloud) -> None:
     assert cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE) == {
-        "approver", "MachinesApprove", "FunctionsStamp", "FunctionsOnRejection", "FunctionsOnApproval",
+        "FunctionsStamp", "FunctionsOnRejection", "FunctionsOnApproval",
     }  # fmt: skip
     production = {"sagemaker__ModelLifeCycle__stage": "Production"}
     assert "FunctionsStamp" in cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, **production)

@@ -71,8 +71,8 @@ def test_a_model_of_somebody_else_does_not_get_a_persons_own_key_sent_to_any_add
         pipeline_sha256=sha256, model_sha256="1" * 64, evaluation_sha256="2" * 64, evaluation_uri="s3://bucket/e/",
         dataset_sha256="3" * 64, training_job_arn="arn:j", domain="records",
     ).properties() | ExternalLineage(
-        external_provider=given["type"], external_job="j", external_model="m", external_handle="m", external_base="small",
-        external_key="k", external_request_uri="s3://bucket/r", external_cost_usd="1",
+        external_provider=given["type"], external_job="j", external_model="m", external_handle="m",
+        external_base="small", external_key="k", external_request_uri="s3://bucket/r", external_cost_usd="1",
     ).properties()  # fmt: skip
     asked = InvokeRequest(records=(Prompt(prompt="7"),))
     with pytest.raises(AddressRefused) as refused:
