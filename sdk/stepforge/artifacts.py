@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest, parse_manifest
 from stepforge.contracts.names import split_uri
@@ -32,6 +33,19 @@ def read_bytes(s3: Any, uri: str) -> bytes:
         raise InvalidInput(
             f"{uri} does not exist: what should have written it did not finish, or it was deleted"
         ) from error
+
+
+def write_json(s3: Any, value: object, *, bucket: str, key: str, key_arn: str, **conditions: str) -> None:
+    """Write canonical JSON, encrypted with the environment's key; `conditions` are S3's, such as `IfNoneMatch="*"`."""
+    s3.put_object(
+        Bucket=bucket,
+        Key=key,
+        Body=canonical_json(value),
+        ContentType="application/json",
+        ServerSideEncryption="aws:kms",
+        SSEKMSKeyId=key_arn,
+        **conditions,
+    )
 
 
 def read_manifest(s3: Any, uri: str, *, expected_sha256: str | None = None) -> Manifest:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from botocore.exceptions import ClientError as AwsError
 from pydantic import ValidationError
 
+from stepforge.absence import existing, is_absent
 from stepforge.connection import Connection
 from stepforge.contracts.manifests import MANIFEST
 from stepforge.contracts.names import endpoint_name, group_prefix, job_name
@@ -171,12 +172,7 @@ class Housekeeping:
 
     def _job(self, name: str) -> dict[str, Any] | None:
         if name not in self._jobs:
-            try:
-                self._jobs[name] = self._sagemaker.describe_training_job(TrainingJobName=name)
-            except AwsError as error:
-                if not attempts.is_absent(error):
-                    raise
-                self._jobs[name] = None
+            self._jobs[name] = existing(self._sagemaker.describe_training_job, TrainingJobName=name)
         return self._jobs[name]
 
     def _attempts(self, prefix: str) -> list[dict[str, Any]]:
@@ -331,7 +327,7 @@ class Housekeeping:
         try:
             delete[item.kind]()
         except AwsError as error:
-            if "Could not find" in str(error) or attempts.is_absent(error):
+            if is_absent(error):
                 return False
             raise
         return True

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from botocore.exceptions import ClientError as AwsError
+
+from stepforge.absence import existing, is_absent
 from stepforge.connection import LOCAL, Connection, command
 from stepforge.contracts.jobs import JobOutcome, JobRequest
 from stepforge.contracts.names import job_name
@@ -106,13 +109,10 @@ class Jobs:
     def get(self, name: str) -> dict[str, Any]:
         """DescribeTrainingJob's answer. Raises UnknownName."""
         sagemaker = self._connection.client("sagemaker")
-        try:
-            answer: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=name)
-        except sagemaker.exceptions.ClientError as error:
-            if attempts.is_absent(error):
-                names = [job["TrainingJobName"] for job in self.recent(most=_LISTED)]
-                raise UnknownName("job", name, names, newest=len(names) == _LISTED) from error
-            raise
+        answer = existing(sagemaker.describe_training_job, TrainingJobName=name)
+        if answer is None:
+            names = [job["TrainingJobName"] for job in self.recent(most=_LISTED)]
+            raise UnknownName("job", name, names, newest=len(names) == _LISTED)
         return answer
 
     def recent(self, *, most: int = _LISTED) -> list[dict[str, Any]]:
@@ -210,8 +210,8 @@ class JobSteps:
     def __call__(self, out: Out) -> bool:
         try:
             job = self._jobs.describe_training_job(TrainingJobName=self._name)
-        except attempts.AwsError as error:
-            if attempts.is_absent(error):
+        except AwsError as error:
+            if is_absent(error):
                 raise UnknownName("job", self._name, None) from error
             raise
         state = JobState(self._name, job)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stepforge.artifacts import read_report
+from stepforge.artifacts import read_report, write_json
 from stepforge.connection import Connection, command
-from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
@@ -16,7 +15,7 @@ from stepforge.contracts.reports import EvaluationReport
 from stepforge.errors import UnknownName
 from stepforge.following import stopping
 from stepforge.following.follow import RunEvent, Survivor
-from stepforge.following.links import execution as execution_link
+from stepforge.following.job_runs import Watched
 from stepforge.following.overview import RunSummary, summarise
 from stepforge.following.pace import Pace, paced_jobs
 from stepforge.following.steps import PlannedJob, RunSteps
@@ -24,7 +23,6 @@ from stepforge.following.stopping import Stopped
 from stepforge.following.views import run_html
 from stepforge.jobs import JobState, attempts_of
 from stepforge.machines import executions
-from stepforge.machines.executions import Execution, run_failure
 from stepforge.machines.packages import EVALUATION
 from stepforge.machines.planning import advance, pipeline_job_request, read_pipeline
 
@@ -39,15 +37,9 @@ class Pipelines:
     def start(self, spec: PipelineSpec) -> Run:
         """Submit a pipeline. Submitting it twice is adopting it once."""
         connection, environment = self._connection, self._connection.environment
-        key = Keys.pipeline(spec.identity)
-        connection.client("s3").put_object(
-            Bucket=environment.bucket,
-            Key=key,
-            Body=canonical_json(spec),
-            ServerSideEncryption="aws:kms",
-            SSEKMSKeyId=environment.key_arn,
-        )
-        state = {"pipeline_uri": f"s3://{environment.bucket}/{key}", "pipeline_sha256": spec.identity}
+        bucket, key = environment.bucket, Keys.pipeline(spec.identity)
+        write_json(connection.client("s3"), spec, bucket=bucket, key=key, key_arn=environment.key_arn)
+        state = {"pipeline_uri": f"s3://{bucket}/{key}", "pipeline_sha256": spec.identity}
         execution = executions.start_or_adopt(
             connection.client("stepfunctions"), environment.machines["train"], "train", spec.identity, state
         )
@@ -134,25 +126,11 @@ class Walk:
         return found
 
 
-class Run:
+@dataclass(eq=False, repr=False)
+class Run(Watched):
     """One execution of the machine `train`, with the pipeline that it runs."""
 
-    def __init__(self, connection: Connection, execution: Execution, spec: PipelineSpec) -> None:
-        self.connection = connection
-        self.execution = execution
-        self.spec = spec
-
-    @property
-    def name(self) -> str:
-        return self.execution.name
-
-    @property
-    def links(self) -> dict[str, str]:
-        """Where the run can be looked at; empty locally."""
-        connection = self.connection
-        if connection.endpoint_url is not None or not connection.region:
-            return {}
-        return {"step functions": execution_link(connection.region, self.execution.arn)}
+    spec: PipelineSpec
 
     def _repr_html_(self) -> str:
         """What a notebook shows: its jobs as they stand now, and what to do about one that failed."""
@@ -162,13 +140,6 @@ class Run:
             for job in self.jobs()
         ]
         return run_html(self.name, word, rows, self.links)
-
-    def refresh(self, connection: Connection | None = None) -> Execution:
-        found = executions.describe((connection or self.connection).client("stepfunctions"), self.execution.arn)
-        if found is None:
-            raise UnknownName("run", self.name, None)
-        self.execution = found
-        return found
 
     def jobs(self) -> list[PlannedJob]:
         """The jobs that are done, and the one after them."""
@@ -212,10 +183,7 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """The output of a run that has succeeded. Raises RunFailed where it has not."""
-        execution = self.refresh()
-        if execution.status != "SUCCEEDED":
-            raise run_failure(self.name, execution)
-        return execution.output or {}
+        return self.succeeded().output or {}
 
 
 def _advice(attempt: JobState) -> str:

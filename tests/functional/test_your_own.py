@@ -93,7 +93,9 @@ def test_its_commands_are_commands(command: str) -> None:
     while names and hasattr(found, "commands"):
         found = found.commands[names.pop(0)]
     context = found.make_context("stepforge", names)
+    assert context.command is found, command
+    assert not hasattr(found, "commands"), command
     for item in context.params.get("set_") or []:
         key, _, value = item.partition("=")
         domain = context.params["domain"]
-        load_recipe(domain or "records", path=None if domain else RECORDS_RECIPE, overrides={key: value})
+        assert load_recipe(domain or "records", path=None if domain else RECORDS_RECIPE, overrides={key: value})

@@ -13,6 +13,7 @@ import math
 import random
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class StepResult:
     """Tokens that the gradient is of; 0 where nothing could be learnt, and then no optimiser step is taken."""
 
 
-class Stage:
+class Stage(ABC):
     """What one kind of training is; a stage of its own kind inherits this and says what differs."""
 
     weight_decay: float = 0.0
@@ -71,9 +72,9 @@ class Stage:
     probe: Callable[[int], Values]
     """Costly measurements, taken at checkpoints and after the last step."""
 
+    @abstractmethod
     def backward(self, step: int, update: int) -> StepResult:
         """Add the gradient of update `update` of step `step` (both 0-based) to the parameters."""
-        raise NotImplementedError
 
     def parameters(self) -> dict[str, Tensor]:
         """What is trained beside the network: kept in checkpoints, absent from the saved model."""
@@ -92,6 +93,7 @@ class Stage:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
+        del state
 
 
 def train(job: Job, work: Optimisation, network: Any, stage: Stage) -> TrainingState:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stepforge.cli import _doctor, _follow, _local, _plan, _resources
+from stepforge.cli import _doctor, _follow, _local, _plan, _runs
 from stepforge.cli._output import columns, emit, say
 from stepforge.cli._progress import show
 from stepforge.client import Client
@@ -15,11 +15,11 @@ from stepforge.contracts.registry import Comparison
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.requests import AssemblyOutput, EvaluateOutput
 from stepforge.datasets import prepare_parts
-from stepforge.errors import InvalidInput, RunFailed
+from stepforge.errors import RunFailed
 from stepforge.evaluations import Against
 from stepforge.following.job_runs import JobRun
 from stepforge.plans import Planner
-from stepforge.recipes import RECORDS_RECIPE, load_recipe, pairs_of, records_domain
+from stepforge.recipes import pairs_of
 from stepforge.submitting.started import find
 
 _SHOWN = 12
@@ -39,7 +39,7 @@ def evaluate(
     wait: bool,
     as_json: bool,
 ) -> None:
-    asked = client.evaluations.ask(model, on=on, overrides=pairs_of(overrides), **_resources.fields(**resources))
+    asked = client.evaluations.ask(model, on=on, overrides=pairs_of(overrides), **resources)
     against = client.evaluations.against(asked) if compare else Against()
     specs = {"evaluate": asked.spec} | ({} if against.spec is None else {"champion": against.spec})
     planned = Planner(client.connection).evaluations(specs, checks=dry_run)
@@ -101,16 +101,9 @@ def dataset(
     wait: bool,
     as_json: bool,
 ) -> None:
-    if bool(data) != (verifier is not None):
-        raise InvalidInput("--data and --verifier belong together: records need something that judges their answers")
-    if domain is None and not data and recipe is None:
-        raise InvalidInput("give --domain NAME, or --data FILE with --verifier MODULE:FUNCTION")
-    name = domain or (records_domain(data[0]) if data else "")
-    source = recipe or (RECORDS_RECIPE if data else None)
-    chosen = load_recipe(name, path=source, overrides=pairs_of(overrides))
-    if domain is not None and chosen.domain != domain:
-        raise InvalidInput(f"--domain {domain!r} contradicts the recipe, which says {chosen.domain!r}: leave one out")
-    chosen = _resources.apply(chosen, **resources)
+    chosen = _runs.chosen_recipe(
+        domain, data=data[0] if data else None, verifier=verifier, recipe=recipe, overrides=overrides
+    ).running_on(**resources)
     # A mistake in what was given is told before an environment is started or asked.
     with prepare_parts(chosen, parts=parts, data=data, verifier=verifier) as inputs:
         client = Client(env)

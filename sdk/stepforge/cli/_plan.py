@@ -160,13 +160,9 @@ def _planned(given: Given) -> Iterator[_Planned]:
         found = Planner(client.connection).job(spec, resources, checks=given.checks)
         yield _Planned(client, found, allowed(client, None, given.max_usd), None, spec, resources)
         return
+    _runs.check_has_model(given.data, given.model)
     chosen = _runs.chosen_recipe(
-        given.domain,
-        data=given.data,
-        verifier=given.verifier,
-        model=given.model,
-        recipe=given.recipe,
-        overrides=list(given.overrides),
+        given.domain, data=given.data, verifier=given.verifier, recipe=given.recipe, overrides=given.overrides
     )
     with prepare(chosen, model=given.model, data=given.data, verifier=given.verifier) as inputs:
         client = Client(given.env)

@@ -7,19 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from stepforge.cli._options import Data, Domain, MaxUsd, Model, RecipeFile, Set, Verifier
 from stepforge.cli._output import Env, Json
 
 prices_app = typer.Typer(help="Training prices, dated: list, refresh, set, withdraw.", no_args_is_help=True)
 jobs_app = typer.Typer(help="Single jobs.", no_args_is_help=True)
 
-Domain = Annotated[str | None, typer.Option(help="Domain to train, such as facial.")]
-Data = Annotated[Path | None, typer.Option(help="Your own records, one JSON object a line.")]
-Verifier = Annotated[str | None, typer.Option(help="Your own verifier: package.module:function.")]
-Model = Annotated[Path | None, typer.Option(help="Local Hugging Face directory to start from.")]
-RecipeFile = Annotated[Path | None, typer.Option(help="Recipe (TOML) instead of the domain's own.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override: stages.srl.steps=50")]
 JobFile = Annotated[Path | None, typer.Option(help="One job by itself: a JobSpec as JSON, and its resources.")]
-MaxUsd = Annotated[float | None, typer.Option(min=0.0, help="Refuse what may cost more, in US dollars.")]
 Checks = Annotated[bool, typer.Option("--checks/--no-checks", help="Ask AWS about quotas and permissions.")]
 Region = Annotated[str | None, typer.Option(help="Instead of the environment's.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

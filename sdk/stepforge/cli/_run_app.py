@@ -7,32 +7,43 @@ from typing import Annotated
 
 import typer
 
-from stepforge.cli import _resources
+from stepforge.cli._options import (
+    Data,
+    Domain,
+    DryRun,
+    Instances,
+    InstanceType,
+    KeepWarm,
+    MaxRuntime,
+    MaxUsd,
+    Model,
+    RecipeFile,
+    Set,
+    Spot,
+    Verifier,
+    Wait,
+    resources,
+)
 from stepforge.cli._output import Env, Json
 
 run_app = typer.Typer(help="Start a pipeline, an evaluation or a dataset by itself.", no_args_is_help=True)
-DryRun = Annotated[bool, typer.Option(help="Print the plan and change nothing.")]
-Wait = Annotated[bool, typer.Option("--wait/--detach", help="Follow the run, or return once it is submitted.")]
-MaxUsd = Annotated[float | None, typer.Option(min=0.0, help="Refuse what may cost more, in US dollars.")]
 
 
 @run_app.command("train")
 def run_train(
-    domain: Annotated[str | None, typer.Option(help="Domain to train, such as facial.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Your own records, one JSON object a line.")] = None,
-    verifier: Annotated[str | None, typer.Option(help="Your own verifier: package.module:function.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Local Hugging Face directory to start from.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML) instead of the domain's own.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: stages.srl.steps=50")] = None,
-    instance_type: _resources.InstanceType = None,
-    spot: _resources.Spot = None,
-    instances: _resources.Instances = None,
-    max_runtime: _resources.MaxRuntime = None,
-    keep_warm: _resources.KeepWarm = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and change nothing.")] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait/--detach", help="Follow the run, or return once it is submitted.")
-    ] = True,
+    domain: Domain = None,
+    data: Data = None,
+    verifier: Verifier = None,
+    model: Model = None,
+    recipe: RecipeFile = None,
+    set_: Set = None,
+    instance_type: InstanceType = None,
+    spot: Spot = None,
+    instances: Instances = None,
+    max_runtime: MaxRuntime = None,
+    keep_warm: KeepWarm = None,
+    dry_run: DryRun = False,
+    wait: Wait = True,
     env: Env = "local",
     json: Json = False,
 ) -> None:
@@ -49,13 +60,8 @@ def run_train(
         model=model,
         recipe=recipe,
         overrides=set_ or [],
-        resources={
-            "instance_type": instance_type,
-            "spot": spot,
-            "instances": instances,
-            "max_runtime": max_runtime,
-            "keep_warm": keep_warm,
-        },
+        resources=resources(instance_type=instance_type, spot=spot, max_runtime=max_runtime, keep_warm=keep_warm)
+        | {"instance_count": instances},
         dry_run=dry_run,
         wait=wait,
         env=env,
@@ -83,10 +89,10 @@ def run_evaluate(
         bool,
         typer.Option("--compare/--no-compare", help="Compare it with the champion of its domain on the same records."),
     ] = True,
-    instance_type: _resources.InstanceType = None,
-    spot: _resources.Spot = None,
-    max_runtime: _resources.MaxRuntime = None,
-    keep_warm: _resources.KeepWarm = None,
+    instance_type: InstanceType = None,
+    spot: Spot = None,
+    max_runtime: MaxRuntime = None,
+    keep_warm: KeepWarm = None,
     max_usd: MaxUsd = None,
     dry_run: DryRun = False,
     wait: Wait = True,
@@ -106,12 +112,7 @@ def run_evaluate(
         on=on,
         overrides=set_ or [],
         compare=compare,
-        resources={
-            "instance_type": instance_type,
-            "spot": spot,
-            "max_runtime": max_runtime,
-            "keep_warm": keep_warm,
-        },
+        resources=resources(instance_type=instance_type, spot=spot, max_runtime=max_runtime, keep_warm=keep_warm),
         max_usd=max_usd,
         dry_run=dry_run,
         wait=wait,
@@ -127,13 +128,13 @@ def run_dataset(
         list[Path] | None,
         typer.Option(help="Your own records, one JSON object a line. Give more: a job for each file."),
     ] = None,
-    verifier: Annotated[str | None, typer.Option(help="Your own verifier: package.module:function.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML) instead of the domain's own.")] = None,
+    verifier: Verifier = None,
+    recipe: RecipeFile = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: dataset.rl=5000")] = None,
-    instance_type: _resources.InstanceType = None,
-    spot: _resources.Spot = None,
-    max_runtime: _resources.MaxRuntime = None,
-    keep_warm: _resources.KeepWarm = None,
+    instance_type: InstanceType = None,
+    spot: Spot = None,
+    max_runtime: MaxRuntime = None,
+    keep_warm: KeepWarm = None,
     max_usd: MaxUsd = None,
     dry_run: DryRun = False,
     wait: Wait = True,
@@ -154,12 +155,7 @@ def run_dataset(
         verifier=verifier,
         recipe=recipe,
         overrides=set_ or [],
-        resources={
-            "instance_type": instance_type,
-            "spot": spot,
-            "max_runtime": max_runtime,
-            "keep_warm": keep_warm,
-        },
+        resources=resources(instance_type=instance_type, spot=spot, max_runtime=max_runtime, keep_warm=keep_warm),
         max_usd=max_usd,
         dry_run=dry_run,
         wait=wait,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stepforge.cli import _doctor, _follow, _local, _resources
+from stepforge.cli import _doctor, _follow, _local
 from stepforge.cli._output import emit, say, table
 from stepforge.cli._progress import duration, show
 from stepforge.client import Client
@@ -32,15 +33,16 @@ def train(
     verifier: str | None,
     model: Path | None,
     recipe: Path | None,
-    overrides: list[str],
+    overrides: Sequence[str],
     resources: dict[str, Any],
     dry_run: bool,
     wait: bool,
     env: str,
     as_json: bool,
 ) -> None:
-    chosen = chosen_recipe(domain, data=data, verifier=verifier, model=model, recipe=recipe, overrides=overrides)
-    chosen = _resources.apply(chosen, **resources)
+    check_has_model(data, model)
+    chosen = chosen_recipe(domain, data=data, verifier=verifier, recipe=recipe, overrides=overrides)
+    chosen = chosen.running_on(**resources)
     # A mistake in what was given is told before an environment is started or asked.
     with prepare(chosen, model=model, data=data, verifier=verifier) as inputs:
         client = Client(env)
@@ -131,16 +133,14 @@ def chosen_recipe(
     *,
     data: Path | None,
     verifier: str | None,
-    model: Path | None,
     recipe: Path | None,
-    overrides: list[str],
+    overrides: Sequence[str],
 ) -> Recipe:
+    """The recipe that the options of a command name together. Raises InvalidInput where they contradict each other."""
     if (data is None) != (verifier is None):
         raise InvalidInput("--data and --verifier belong together: records need something that judges their answers")
     if domain is None and data is None and recipe is None:
         raise InvalidInput("give --domain NAME, or --data FILE with --verifier MODULE:FUNCTION")
-    if data is not None and model is None:
-        raise InvalidInput("--data needs --model PATH: your own records bring no base model to start from")
     pairs = pairs_of(overrides)
     source = recipe or (RECORDS_RECIPE if data is not None else None)
     name = domain or (records_domain(data) if data is not None else "")
@@ -151,6 +151,12 @@ def chosen_recipe(
             f"--domain {domain!r} contradicts {where}, which says {chosen.domain!r}: leave one of them out"
         )
     return chosen
+
+
+def check_has_model(data: Path | None, model: Path | None) -> None:
+    """Raises InvalidInput where records have no model to train."""
+    if data is not None and model is None:
+        raise InvalidInput("--data needs --model PATH: your own records bring no base model to start from")
 
 
 def _print_plan(client: Client, spec: PipelineSpec, *, as_json: bool) -> None:

@@ -22,8 +22,9 @@ from botocore.exceptions import BotoCoreError
 from botocore.exceptions import ClientError as AwsError
 from pydantic import ValidationError
 
-from stepforge.artifacts import read_bytes
-from stepforge.contracts.base import canonical_json, first_problem
+from stepforge.absence import existing
+from stepforge.artifacts import read_bytes, write_json
+from stepforge.contracts.base import first_problem
 from stepforge.contracts.economics import LedgerEntry
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.metrics import Count
@@ -98,15 +99,8 @@ def cost_usd(billable_seconds: float, instance_count: int, usd_per_hour: float) 
 def write(s3: Any, entry: LedgerEntry, *, bucket: str, key_arn: str) -> bool:
     """Book an entry. Returns False where it was booked before; the first stays."""
     try:
-        s3.put_object(
-            Bucket=bucket,
-            Key=Keys.ledger(entry.ended.date().isoformat(), entry.job),
-            Body=canonical_json(entry),
-            ContentType="application/json",
-            ServerSideEncryption="aws:kms",
-            SSEKMSKeyId=key_arn,
-            IfNoneMatch="*",
-        )
+        key = Keys.ledger(entry.ended.date().isoformat(), entry.job)
+        write_json(s3, entry, bucket=bucket, key=key, key_arn=key_arn, IfNoneMatch="*")
     except AwsError as error:
         if error.response["Error"]["Code"] in EXISTS:
             return False
@@ -118,7 +112,7 @@ def book(
     sagemaker: Any, s3: Any, name: str, *, bucket: str, key_arn: str, table: Prices | None = None
 ) -> LedgerEntry | None:
     """Book the end of a job. None where it has not ended, does not exist, or its spec is not in this bucket."""
-    job = _described(sagemaker, name)
+    job = existing(sagemaker.describe_training_job, TrainingJobName=name)
     if job is None:
         return None
     return _book(sagemaker, s3, job, bucket=bucket, key_arn=key_arn, table=table)
@@ -293,7 +287,7 @@ def heal(
         looked = 0
         for number in _unbooked(there, written):
             looked += 1
-            job = _described(sagemaker, job_name(prefix, number))
+            job = existing(sagemaker.describe_training_job, TrainingJobName=job_name(prefix, number))
             if job is None:
                 break
             if job["TrainingJobStatus"] not in ENDED:
@@ -348,13 +342,3 @@ def _unreadable(bucket: str, sha: str, error: Exception) -> str:
 
 def _prefix(s3: Any, bucket: str, sha: str) -> str:
     return JobSpec.model_validate_json(read_bytes(s3, f"s3://{bucket}/{Keys.spec(sha)}")).prefix
-
-
-def _described(sagemaker: Any, name: str) -> dict[str, Any] | None:
-    try:
-        job: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=name)
-    except AwsError as error:
-        if attempts.is_absent(error):
-            return None
-        raise
-    return job

@@ -19,7 +19,8 @@ from typing import Any
 from botocore.exceptions import ClientError as AwsError
 from pydantic import ValidationError
 
-from stepforge.contracts.base import canonical_json, first_problem
+from stepforge.artifacts import write_json
+from stepforge.contracts.base import first_problem
 from stepforge.contracts.economics import Price, PriceTable
 from stepforge.contracts.names import Keys
 from stepforge.errors import InvalidInput, UnknownPrice
@@ -176,14 +177,7 @@ def withdraw(s3: Any, instance_type: str, region: str, *, bucket: str, key_arn: 
 
 
 def _put(s3: Any, merged: Prices, *, bucket: str, key_arn: str) -> Prices:
-    s3.put_object(
-        Bucket=bucket,
-        Key=Keys.prices(),
-        Body=canonical_json(PriceTable(rows=merged.rows)),
-        ContentType="application/json",
-        ServerSideEncryption="aws:kms",
-        SSEKMSKeyId=key_arn,
-    )
+    write_json(s3, PriceTable(rows=merged.rows), bucket=bucket, key=Keys.prices(), key_arn=key_arn)
     return merged
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -23,7 +24,7 @@ def is_taken(refusal: ProviderRefused) -> bool:
     return any(code in str(refusal) for code in ("ConflictException", "ResourceInUse"))
 
 
-class AwsCustomization:
+class AwsCustomization(ABC):
     """A provider's half that the two share: clients, uploads, looking for what was launched, errors in our words."""
 
     name: ProviderName
@@ -77,11 +78,11 @@ class AwsCustomization:
                 raise
             return None
 
-    def status(self, job_id: str) -> Job:
-        raise NotImplementedError
+    @abstractmethod
+    def status(self, job_id: str) -> Job: ...
 
-    def _stop(self, job_id: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _stop(self, job_id: str) -> None: ...
 
     def cancel(self, job_id: str) -> Job:
         before = self.status(job_id)

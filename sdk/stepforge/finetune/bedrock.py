@@ -32,7 +32,7 @@ class BedrockProvider(AwsCustomization):
     """Customization jobs in one account and region. `folder_uri` is where data and results go, `s3://bucket/prefix`."""
 
     name: ProviderName = "bedrock"
-    _absent = ("ResourceNotFoundException", "404", "NoSuchKey", "NotFound")
+    _absent = (": 404 ", "ResourceNotFoundException", "NoSuchKey")
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from stepforge.absence import is_absent
 from stepforge.errors import InvalidInput, ProviderRefused
 
 VARIANT = "main"
@@ -119,7 +120,7 @@ class Endpoint:
         try:
             return self._call(operation, **given)
         except ProviderRefused as refusal:
-            if not is_missing(refusal):
+            if not is_absent(refusal):
                 raise
             return None
 
@@ -132,9 +133,3 @@ class Endpoint:
 
 TRIAL = "-trial"
 """Of the name of an endpoint that lives for an evaluation: what serves is another's to remove."""
-
-
-def is_missing(refusal: ProviderRefused) -> bool:
-    """SageMaker has no error code of its own for what does not exist."""
-    text = str(refusal).lower()
-    return any(words in text for words in ("could not find", "not found", "does not exist"))

@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
 
+from stepforge.absence import is_absent
 from stepforge.connection import Connection, command
 from stepforge.errors import EnvironmentUnavailable, UnknownName
 from stepforge.following.pace import NotYet, Pace, PacedJobs
-from stepforge.machines.attempts import Ending, ending, is_absent
+from stepforge.machines.attempts import Ending, ending
 from stepforge.patience import hint, trouble
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from stepforge.contracts.names import Machine
 from stepforge.contracts.requests import AssemblySpec, EvaluationSpec
 from stepforge.contracts.resources import Resources
 from stepforge.economics.estimate import model_of
-from stepforge.errors import RunFailed
+from stepforge.errors import RunFailed, UnknownName
 from stepforge.following import stopping
 from stepforge.following.follow import RunEvent, Survivor
 from stepforge.following.links import execution as execution_link
@@ -34,24 +34,51 @@ _AT_ONCE = 16
 
 
 @dataclass
-class Started(Generic[Output]):
-    """An execution, and the model of its output."""
+class Watched:
+    """An execution that can be looked at."""
 
     connection: Connection
     execution: Execution
-    output: type[Output]
 
     @property
     def name(self) -> str:
         return self.execution.name
 
+    @property
+    def links(self) -> dict[str, str]:
+        """Where it can be looked at; empty locally."""
+        connection = self.connection
+        if connection.endpoint_url is not None or not connection.region:
+            return {}
+        return {"step functions": execution_link(connection.region, self.execution.arn)}
+
+    def refresh(self, connection: Connection | None = None) -> Execution:
+        """Ask how it stands. Raises UnknownName where Step Functions keeps it no longer."""
+        found = executions.describe((connection or self.connection).client("stepfunctions"), self.execution.arn)
+        if found is None:
+            raise UnknownName("run", self.name, None)
+        self.execution = found
+        return found
+
+    def succeeded(self) -> Execution:
+        """It, as it ended. Raises RunFailed with the cause where it has not succeeded."""
+        execution = self.refresh()
+        if execution.status != "SUCCEEDED":
+            raise run_failure(self.name, execution)
+        return execution
+
+
+@dataclass
+class Started(Watched, Generic[Output]):
+    """An execution, and the model of its output."""
+
+    output: type[Output]
+
     def wait(self, *, timeout_seconds: float = 7 * 86_400.0) -> Output:
         """Block until it has ended. Raises RunFailed with its cause, or where it has not ended in time."""
         pause, began = (0.1 if self.connection.name == LOCAL else 15.0), time.monotonic()
         while time.monotonic() - began < timeout_seconds:
-            found = executions.describe(self.connection.client("stepfunctions"), self.execution.arn)
-            assert found is not None  # it was started
-            self.execution = found
+            found = self.refresh()
             if found.status == "SUCCEEDED":
                 return self.output.model_validate(found.output)
             if found.status not in executions.ADOPTED:
@@ -70,14 +97,6 @@ class JobRun(Started[Output], Generic[Output, Spec]):
     def machine(self) -> Machine:
         return "evaluate" if isinstance(self.spec, EvaluationSpec) else "dataset"
 
-    @property
-    def links(self) -> dict[str, str]:
-        """Where it can be looked at; empty locally."""
-        connection = self.connection
-        if connection.endpoint_url is not None or not connection.region:
-            return {}
-        return {"step functions": execution_link(connection.region, self.execution.arn)}
-
     def walk(self, sagemaker: Any = None) -> EvaluationWalk | DatasetWalk:
         """Its jobs from the beginning; `sagemaker` describes them instead of the connection's own client."""
         connection = self.connection if sagemaker is None else self.connection.once
@@ -88,12 +107,6 @@ class JobRun(Started[Output], Generic[Output, Spec]):
     def jobs(self) -> list[PlannedJob]:
         """The jobs that are done, and those that are due."""
         return all_jobs(self.walk())
-
-    def refresh(self, connection: Connection | None = None) -> Execution:
-        found = executions.describe((connection or self.connection).client("stepfunctions"), self.execution.arn)
-        assert found is not None  # it was started
-        self.execution = found
-        return found
 
     def follow(self, *, pace: Pace | None = None) -> Iterator[RunEvent]:
         """Yield what happens until the execution has ended; whatever passes by itself is waited out.
@@ -106,10 +119,7 @@ class JobRun(Started[Output], Generic[Output, Spec]):
 
     def result(self) -> Output:
         """The output of one that has succeeded. Raises RunFailed with the cause where it has not."""
-        execution = self.refresh()
-        if execution.status != "SUCCEEDED":
-            raise run_failure(self.name, execution)
-        return self.output.model_validate(execution.output)
+        return self.output.model_validate(self.succeeded().output)
 
     def stop(self) -> Stopped:
         """Stop the execution and its jobs, but for those that another execution waits for."""

@@ -16,8 +16,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError as AwsError
 
+from stepforge.absence import is_absent
 from stepforge.connection import Connection
-from stepforge.machines.attempts import ending, is_absent
+from stepforge.machines.attempts import ending
 from stepforge.patience import trouble
 
 _LONGEST_BACKOFF = 2

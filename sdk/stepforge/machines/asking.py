@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from stepforge.contracts.base import canonical_json
+from stepforge.artifacts import write_json
 from stepforge.contracts.names import Keys
 from stepforge.contracts.requests import PendingApproval
 
 
 def ask(s3: Any, pending: PendingApproval, *, bucket: str, key_arn: str) -> None:
     """Keep a question in the bucket. A retry of the task has a token of its own, and the last one counts."""
-    s3.put_object(
-        Bucket=bucket,
-        Key=Keys.approval(pending.name),
-        Body=canonical_json(pending),
-        ContentType="application/json",
-        ServerSideEncryption="aws:kms",
-        SSEKMSKeyId=key_arn,
-    )
+    write_json(s3, pending, bucket=bucket, key=Keys.approval(pending.name), key_arn=key_arn)
 
 
 def notify(sns: Any, pending: PendingApproval, *, topic_arn: str, environment: str) -> None:

@@ -12,8 +12,8 @@ from collections import Counter
 from typing import Any, TypeVar
 
 from stepforge import errors
-from stepforge.artifacts import folder, read_bytes, read_manifest
-from stepforge.contracts.base import Contract, canonical_json
+from stepforge.artifacts import folder, read_bytes, read_manifest, write_json
+from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import ArtifactRef, JobRequest, JobSpec
 from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
 from stepforge.contracts.names import Keys, split_uri
@@ -89,14 +89,7 @@ def plan_parts(s3: Any, request: PlanRequest, *, bucket: str, key_arn: str, envi
         put_spec(s3, job, bucket=bucket, key_arn=key_arn)
         jobs.append(_request(job, spec.image, resources, request, bucket=bucket, environment=environment))
     key = Keys.parts(spec.identity)
-    s3.put_object(
-        Bucket=bucket,
-        Key=key,
-        Body=canonical_json([job.model_dump(mode="json") for job in jobs]),
-        ContentType="application/json",
-        ServerSideEncryption="aws:kms",
-        SSEKMSKeyId=key_arn,
-    )
+    write_json(s3, [job.model_dump(mode="json") for job in jobs], bucket=bucket, key=key, key_arn=key_arn)
     return PlannedParts(bucket=bucket, key=key, count=len(jobs))
 
 
@@ -114,7 +107,7 @@ def join_parts(s3: Any, request: JoinRequest, *, bucket: str, key_arn: str, envi
         from_bucket, from_prefix = split_uri(folder(artifacts[part].uri))
         source = {"Bucket": from_bucket, "Key": from_prefix + path}
         s3.copy_object(Bucket=bucket, Key=prefix + entry.path, CopySource=source, **encryption)
-    s3.put_object(Bucket=bucket, Key=prefix + MANIFEST, Body=canonical_json(manifest), **encryption)
+    write_json(s3, manifest, bucket=bucket, key=prefix + MANIFEST, key_arn=key_arn)
     dataset = ArtifactRef(uri=f"s3://{bucket}/{prefix}", sha256=manifest.sha256)
     gate = spec.gate_of(dataset)
     put_spec(s3, gate, bucket=bucket, key_arn=key_arn)

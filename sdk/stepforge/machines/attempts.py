@@ -8,10 +8,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from botocore.exceptions import ClientError as AwsError
 from pydantic import Field
 
 from stepforge import errors, logs
+from stepforge.absence import existing
 from stepforge.artifacts import read_manifest
 from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest
@@ -127,12 +127,9 @@ def describe(sagemaker: Any, request: JobRequest, name: str, *, bucket: str) -> 
 
     Raises IdentityConflict where it is another spec's or another environment's, or is not what was asked for.
     """
-    try:
-        job = sagemaker.describe_training_job(TrainingJobName=name)
-    except AwsError as error:
-        if is_absent(error):
-            return None
-        raise
+    job = existing(sagemaker.describe_training_job, TrainingJobName=name)
+    if job is None:
+        return None
     # What the job was created with cannot change, as its tags can, and it costs no call of its own.
     found = job.get("HyperParameters", {}).get("spec_sha256")
     if found is None:
@@ -153,12 +150,6 @@ def describe(sagemaker: Any, request: JobRequest, name: str, *, bucket: str) -> 
     if next_action(job) is not None:  # of a spent attempt nothing is taken
         check_is_asked_for(job, request)
     return job
-
-
-def is_absent(error: AwsError) -> bool:
-    """SageMaker says ValidationException for a job that does not exist as well as for a name it does not like."""
-    code = error.response["Error"]["Code"]
-    return "not found" in str(error).lower() or code in ("ResourceNotFound", "ResourceNotFoundException")
 
 
 def _is_whole(s3: Any, job: dict[str, Any] | None, *, bucket: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError as AwsError
 
+from stepforge.absence import existing, is_absent
 from stepforge.artifacts import folder, read_file, read_report
 from stepforge.contracts.base import Contract, digest
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest, JobSpec
@@ -62,7 +63,7 @@ def summaries(sagemaker: Any, group: str, **filters: str) -> Iterator[dict[str, 
         for page in pages:
             yield from page["ModelPackageSummaryList"]
     except AwsError as error:
-        if not _no_group(error):
+        if not is_absent(error):
             raise
 
 
@@ -272,18 +273,10 @@ def model_card(
 
 
 def ensure_group(sagemaker: Any, group: str, *, domain: str) -> None:
-    try:
-        sagemaker.describe_model_package_group(ModelPackageGroupName=group)
-    except AwsError as error:
-        if not _no_group(error):
-            raise
+    if existing(sagemaker.describe_model_package_group, ModelPackageGroupName=group) is None:
         sagemaker.create_model_package_group(
             ModelPackageGroupName=group, ModelPackageGroupDescription=f"Models of the domain {domain}"
         )
-
-
-def _no_group(error: AwsError) -> bool:
-    return "does not exist" in str(error) or "not found" in str(error).lower()
 
 
 def _outcome(outcome: JobOutcome | None) -> JobOutcome:

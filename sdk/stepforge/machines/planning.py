@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from stepforge.artifacts import folder, read_bytes
-from stepforge.contracts.base import Contract, canonical_json
+from stepforge.artifacts import folder, read_bytes, write_json
+from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import JobOutcome, JobRequest, JobSpec, Resources
 from stepforge.contracts.names import DOMAIN_TAG, ENVIRONMENT_TAG, MODEL_TAG, RUN_TAG, Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
@@ -98,14 +98,7 @@ def pipeline_model(pipeline: PipelineSpec) -> str:
 
 def put_spec(s3: Any, job: JobSpec, *, bucket: str, key_arn: str) -> None:
     """Write a job's spec where its channel `spec` reads it. Twice writes the same bytes."""
-    s3.put_object(
-        Bucket=bucket,
-        Key=Keys.spec(job.identity),
-        Body=canonical_json(job),
-        ContentType="application/json",
-        ServerSideEncryption="aws:kms",
-        SSEKMSKeyId=key_arn,
-    )
+    write_json(s3, job, bucket=bucket, key=Keys.spec(job.identity), key_arn=key_arn)
 
 
 def read_pipeline(s3: Any, state: PipelineState) -> PipelineSpec:

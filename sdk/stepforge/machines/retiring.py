@@ -13,6 +13,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError as AwsError
 
+from stepforge.absence import is_absent
 from stepforge.contracts.names import TUNE_PREFIX, endpoint_name
 from stepforge.contracts.registry import SERVES_SINCE, ExternalLineage
 from stepforge.machines.packages import summaries
@@ -62,8 +63,7 @@ def _delete(sagemaker: Any, name: str) -> bool:
             return False
         sagemaker.delete_endpoint(EndpointName=name)
     except AwsError as error:
-        text = str(error).lower()
-        if any(words in text for words in ("could not find", "not found", "does not exist")):
+        if is_absent(error):
             return False
         raise
     return True

@@ -5,24 +5,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from stepforge.artifacts import read_report
+from stepforge.artifacts import read_report, write_json
 from stepforge.connection import Connection
-from stepforge.contracts.base import canonical_json
-from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import Keys, Machine
-from stepforge.contracts.registry import PackageMetadata
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.requests import AssemblyOutput, AssemblySpec, EvaluateOutput, EvaluationSpec, SpecRef
-from stepforge.contracts.resources import Resources
-from stepforge.contracts.work import EvaluateWork
-from stepforge.errors import InvalidInput, UnknownName
+from stepforge.errors import UnknownName
 from stepforge.following.job_runs import JobRun
 from stepforge.machines import executions
 from stepforge.machines.assembly import read_spec
 from stepforge.machines.executions import Execution
 from stepforge.machines.packages import EVALUATION
-from stepforge.recipes import bound_resources, job_image
-from stepforge.registry import Package
 
 _NAME = re.compile(r"(evaluate|dataset)-[0-9a-f]{12}-r\d+")
 _LISTED = 20
@@ -43,48 +36,17 @@ def assemble(connection: Connection, spec: AssemblySpec) -> JobRun[AssemblyOutpu
     return JobRun(connection, _start(connection, "dataset", spec), AssemblyOutput, spec)
 
 
-def evaluation_spec(
-    connection: Connection,
-    package: Package,
-    data: ArtifactRef,
-    *,
-    work: EvaluateWork | None = None,
-    resources: Resources | None = None,
-) -> EvaluationSpec:
-    """The spec that scores a registered version on `data`. Raises InvalidInput where stepforge did not register it."""
-    metadata = PackageMetadata.of(package.metadata)
-    if metadata is None or package.artifact is None:
-        raise InvalidInput(f"model {package.reference} names no artifact: it was not registered by stepforge")
-    environment = connection.environment
-    bound = bound_resources({} if resources is None else {"evaluate": resources}, environment)
-    return EvaluationSpec(
-        domain=metadata.domain,
-        model=package.artifact,
-        data=data,
-        evaluation=work or EvaluateWork(),
-        code_sha256=environment.code["evaluate"],
-        image=job_image(environment, "evaluate"),
-        resources=bound["evaluate"],
-    )
-
-
 def scores(connection: Connection, output: EvaluateOutput) -> EvaluationReport:
     """Raises IntegrityError where they were altered."""
     return read_report(connection.client("s3"), output.evaluation.artifact, EVALUATION, EvaluationReport)
 
 
 def _start(connection: Connection, machine: Machine, spec: EvaluationSpec | AssemblySpec) -> Execution:
-    environment, key = connection.environment, Keys.request(machine, spec.identity)
-    connection.client("s3").put_object(
-        Bucket=environment.bucket,
-        Key=key,
-        Body=canonical_json(spec),
-        ServerSideEncryption="aws:kms",
-        SSEKMSKeyId=environment.key_arn,
-    )
-    ref = SpecRef(spec_uri=f"s3://{environment.bucket}/{key}", spec_sha256=spec.identity)
-    states = connection.client("stepfunctions")
-    arn = environment.machines[machine]
+    environment = connection.environment
+    bucket, key = environment.bucket, Keys.request(machine, spec.identity)
+    write_json(connection.client("s3"), spec, bucket=bucket, key=key, key_arn=environment.key_arn)
+    ref = SpecRef(spec_uri=f"s3://{bucket}/{key}", spec_sha256=spec.identity)
+    states, arn = connection.client("stepfunctions"), environment.machines[machine]
     return executions.start_or_adopt(states, arn, machine, spec.identity, ref.model_dump(mode="json"))
 
 

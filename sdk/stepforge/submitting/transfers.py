@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stepforge.artifacts import folder as folder_of
-from stepforge.artifacts import read_manifest
+from stepforge.artifacts import read_manifest, write_json
 from stepforge.connection import Connection
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import ArtifactRef
@@ -52,7 +52,7 @@ def upload(
                 )
         done += entry.bytes
         progress(entry.path, done, total)
-    s3.put_object(Bucket=environment.bucket, Key=prefix + MANIFEST, Body=canonical_json(manifest), **encryption)
+    write_json(s3, manifest, bucket=environment.bucket, key=prefix + MANIFEST, key_arn=environment.key_arn)
     return ref
 
 

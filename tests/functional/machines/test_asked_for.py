@@ -14,9 +14,10 @@ from stepforge.contracts.manifests import write_manifest
 from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.requests import ApprovalRequest, AssemblySpec
 from stepforge.errors import InvalidInput, RunFailed
+from stepforge.evaluations import Evaluations
 from stepforge.registry import Registry
 from stepforge.submitting import transfers
-from stepforge.submitting.started import assemble, evaluate, evaluation_spec, scores
+from stepforge.submitting.started import assemble, evaluate, scores
 from tests.functional.local_aws.helpers import wait
 
 from .conftest import CODE, IMAGE, Deployed
@@ -46,10 +47,10 @@ def assembly(*sources: ArtifactRef, **more: Any) -> AssemblySpec:
 
 def test_a_registered_model_is_evaluated_by_itself_and_once(deployed: Deployed, trained: TrainOutput) -> None:
     connection = deployed.connection
-    package = Registry(connection).get(trained.package_arn)
+    name = Registry(connection).get(trained.package_arn).reference
     other = deployed.train(deployed.pipeline(seed=61, stages=1))
     data = TrainOutput.model_validate_json(other["output"]).dataset.artifact
-    spec = evaluation_spec(connection, package, data)
+    spec = Evaluations(connection).ask(name, on=data.uri).spec
     started = evaluate(connection, spec)
     output = started.wait(timeout_seconds=BRIEFLY)
     assert started.name == f"evaluate-{spec.identity[:12]}-r0"

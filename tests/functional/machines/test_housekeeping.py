@@ -305,6 +305,8 @@ def test_a_candidate_that_just_came_up_stays(deployed: Deployed, registered: Tra
         assert name not in look(deployed, days=0.02)
         assert look(deployed, days=0.1)[name].kind == "endpoint"
     finally:
+        wait = {"Delay": 1, "MaxAttempts": 120}
+        sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=name, WaiterConfig=wait)
         sagemaker.delete_endpoint(EndpointName=name)
 
 

@@ -92,16 +92,16 @@ def test_the_handler_answers_json_and_names_a_malformed_field(
             "_runtime._configure_logs", lambda name: logging.enter_context(logs.configure(name, queued=False))
         )
         answer = handler({"state": started.model_dump(mode="json")}, None)
+        line = json.loads(capsys.readouterr().out.splitlines()[-1])
+        with pytest.raises(ValidationError, match="pipeline_sha256"):
+            handler({"state": {"pipeline_uri": started.pipeline_uri}}, None)
     assert answer["phase"] == "dataset"
     assert json.loads(json.dumps(answer)) == answer
-    line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (line["trace_id"], line["service"], line["level"]) == (
         "1-67890abc-0123456789abcdef01234567",
         "stepforge.plan_job",
         "INFO",
     )
-    with pytest.raises(ValidationError, match="pipeline_sha256"):
-        handler({"state": {"pipeline_uri": started.pipeline_uri}}, None)
 
 
 # The gate

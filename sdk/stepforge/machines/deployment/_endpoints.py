@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 from botocore.exceptions import ClientError as AwsError
 
+from stepforge.absence import existing, is_absent
 from stepforge.artifacts import folder
 from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import EndpointFailed, PromotionBusy
 from stepforge.machines.deployment._contracts import Deployment
-from stepforge.machines.deployment._lookups import OWNER_TAG, approved, exists, hold_order, is_absent, owner_of, runs
-from stepforge.machines.deployment._surfaces import MOVING, Surface, surface
+from stepforge.machines.deployment._lookups import OWNER_TAG, approved, hold_order, owner_of, runs
+from stepforge.machines.deployment._surfaces import MOVING, Served, Surface, surface
 from stepforge.machines.deployment._versions import previous_config
 from stepforge.machines.rollout import Rollout, ensure_alarm
 
@@ -29,7 +30,7 @@ def prepare(sagemaker: Any, deployment: Deployment, *, role_arn: str, key_arn: s
         # An instance that is replaced later fetches the weights again: the server refuses others.
         "Environment": {"STEPFORGE_MODEL_SHA256": deployment.artifact.sha256},
     }
-    if exists(sagemaker.describe_model, ModelName=deployment.model) is None:
+    if existing(sagemaker.describe_model, ModelName=deployment.model) is None:
         sagemaker.create_model(
             ModelName=deployment.model,
             PrimaryContainer=container,
@@ -81,9 +82,7 @@ def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment, rollout
         # What failed can be neither updated nor created again.
         at.delete(name)
         raise PromotionBusy(f"{name} had failed and is being deleted: wait for it to go")
-    elif found.status in MOVING:
-        raise PromotionBusy(f"{name} is {found.status}: wait for that to end")
-    elif found.version != deployment.config:
+    elif _still(found).version != deployment.config:
         at.update(name, deployment.config, ensure_alarm(cloudwatch, name, mode), rollout)
 
 
@@ -94,8 +93,8 @@ def look_live(sagemaker: Any, deployment: Deployment) -> str | None:
     """
     hold_order(sagemaker, deployment.promotion)
     found = _surface(sagemaker, deployment).find(deployment.endpoint)
-    if found is not None and found.status in MOVING:
-        raise PromotionBusy(f"{found.name} is {found.status}: wait for that to end")
+    if found is not None:
+        _still(found)
     return previous_config(sagemaker, deployment.promotion, deployment.config, deployment.fleet)
 
 
@@ -109,9 +108,7 @@ def roll_back(sagemaker: Any, deployment: Deployment) -> None:
     found = at.find(name)
     if found is None or found.status == "Deleting":
         return
-    if found.status in MOVING:
-        raise PromotionBusy(f"{name} is {found.status}: it can be rolled back once that ends")
-    if found.version != deployment.config or deployment.config == deployment.previous_config:
+    if _still(found).version != deployment.config or deployment.config == deployment.previous_config:
         return
     if deployment.previous_config is None or found.status == "Failed":
         at.delete(name)
@@ -127,15 +124,14 @@ def remove_candidate(sagemaker: Any, deployment: Deployment, *, execution_arn: s
     at = _surface(sagemaker, deployment)
     found = at.find(deployment.candidate)
     if found is not None and owner_of(sagemaker, found.arn) == execution_arn:
-        if found.status in MOVING and found.status != "Deleting":
-            raise PromotionBusy(f"{found.name} is {found.status}: it can be deleted once that ends")
         if found.status != "Deleting":
+            _still(found)
             _delete(at, deployment.candidate)
         found = None
     served = [one.version for one in (at.find(deployment.endpoint), found) if one is not None]
     if failed and deployment.config not in served:
         at.forget(deployment.config)
-        if exists(sagemaker.describe_model, ModelName=deployment.model) is not None:
+        if existing(sagemaker.describe_model, ModelName=deployment.model) is not None:
             sagemaker.delete_model(ModelName=deployment.model)
 
 
@@ -179,6 +175,13 @@ def endpoint_state(sagemaker: Any, deployment: Deployment, name: str) -> Literal
 
 def _surface(sagemaker: Any, deployment: Deployment) -> Surface:
     return surface(sagemaker, deployment.promotion.group, deployment.fleet)
+
+
+def _still(found: Served) -> Served:
+    """Raises PromotionBusy while it moves."""
+    if found.status in MOVING:
+        raise PromotionBusy(f"{found.name} is {found.status}: wait for that to end")
+    return found
 
 
 def _delete(at: Surface, name: str) -> None:

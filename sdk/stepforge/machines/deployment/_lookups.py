@@ -1,12 +1,10 @@
-"""What SageMaker and Step Functions say now; None for what does not exist."""
+"""What SageMaker and Step Functions say now."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from botocore.exceptions import ClientError as AwsError
-
+from stepforge.absence import existing
 from stepforge.contracts.registry import APPROVED_AT, Promotion
 from stepforge.errors import ArtifactRefused
 from stepforge.machines import executions
@@ -19,9 +17,13 @@ OWNER_TAG = "stepforge:execution"
 def approved(sagemaker: Any, promotion: Promotion) -> dict[str, Any]:
     """The package as it is now. Raises ArtifactRefused where it is not approved."""
     package: dict[str, Any] = sagemaker.describe_model_package(ModelPackageName=promotion.package_arn)
-    if package["ModelApprovalStatus"] != "Approved":
-        raise ArtifactRefused(f"{promotion.package_arn} is {package['ModelApprovalStatus']} by now, not Approved")
+    check_approved(package)
     return package
+
+
+def check_approved(package: dict[str, Any]) -> None:
+    if package["ModelApprovalStatus"] != "Approved":
+        raise ArtifactRefused(f"{package['ModelPackageArn']} is {package['ModelApprovalStatus']} by now, not Approved")
 
 
 def approved_later(sagemaker: Any, group: str, approved_at: str | None) -> str | None:
@@ -45,30 +47,10 @@ def hold_order(sagemaker: Any, promotion: Promotion) -> None:
 
 def owner_of(sagemaker: Any, arn: str) -> str:
     """ARN of the execution that a candidate belongs to; empty where it has no such tag."""
-    try:
-        tags = sagemaker.list_tags(ResourceArn=arn)["Tags"]
-    except AwsError as error:
-        if is_absent(error):
-            return ""
-        raise
+    tags = (existing(sagemaker.list_tags, ResourceArn=arn) or {}).get("Tags", ())
     return next((tag["Value"] for tag in tags if tag["Key"] == OWNER_TAG), "")
 
 
 def runs(states: Any, execution_arn: str) -> bool:
     found = executions.describe(states, execution_arn) if execution_arn else None
     return found is not None and found.status == "RUNNING"
-
-
-def exists(describe: Callable[..., dict[str, Any]], **name: str) -> dict[str, Any] | None:
-    try:
-        return describe(**name)
-    except AwsError as error:
-        if is_absent(error):
-            return None
-        raise
-
-
-def is_absent(error: AwsError) -> bool:
-    """SageMaker has no error code of its own for what does not exist."""
-    text = str(error).lower()
-    return any(words in text for words in ("could not find", "not found", "does not exist"))

@@ -19,8 +19,7 @@ from stepforge.contracts.registry import (
     Stage,
     StageStatus,
 )
-from stepforge.errors import ArtifactRefused
-from stepforge.machines.deployment._lookups import hold_order
+from stepforge.machines.deployment._lookups import check_approved, hold_order
 from stepforge.machines.packages import summaries
 
 _DESCRIPTION = 1024
@@ -38,9 +37,7 @@ def stamp(sagemaker: Any, promotion: Promotion, step: PromotionStep, reason: str
         change = _trying(package, promotion)
     elif step == "deployed":
         if not _is_written(package, promotion):
-            if package["ModelApprovalStatus"] != "Approved":
-                said = f"{promotion.package_arn} is {package['ModelApprovalStatus']} by now, not Approved"
-                raise ArtifactRefused(said)
+            check_approved(package)
             # What a provider serves holds no candidate, and so waits for nobody.
             hold_order(sagemaker, promotion)
         change = {**_result(package, promotion, step), **life("Production", "Serving", reason)}

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Protocol
 
 from botocore.exceptions import ClientError as AwsError
 
+from stepforge.absence import existing
 from stepforge.contracts.base import digest
 from stepforge.contracts.names import Keys, endpoint_name
 from stepforge.contracts.serving import VARIANT, Answers, Fleet
 from stepforge.errors import EndpointFailed, PromotionBusy
 from stepforge.machines.attempts import volume_key
-from stepforge.machines.deployment._lookups import exists
 from stepforge.machines.rollout import Rollout, component_guardrails, guardrails
 
 MOVING = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
@@ -70,14 +70,14 @@ class Endpoints:
         self._sagemaker, self._fleet = sagemaker, fleet
 
     def find(self, name: str) -> Served | None:
-        found = exists(self._sagemaker.describe_endpoint, EndpointName=name)
+        found = existing(self._sagemaker.describe_endpoint, EndpointName=name)
         if found is None:
             return None
         reason, version = found.get("FailureReason", ""), found["EndpointConfigName"]
         return Served(name, found["EndpointArn"], found["EndpointStatus"], version, reason)
 
     def prepare(self, version: str, *, role_arn: str, key_arn: str) -> None:
-        if exists(self._sagemaker.describe_endpoint_config, EndpointConfigName=version) is None:
+        if existing(self._sagemaker.describe_endpoint_config, EndpointConfigName=version) is None:
             self._sagemaker.create_endpoint_config(**config_request(version, self._fleet, key_arn=key_arn))
 
     def create(self, name: str, version: str, tags: Tags = ()) -> None:
@@ -107,14 +107,14 @@ class Components:
         self._group, self._endpoint, self._config = group, endpoint_name(group), fleet_name(group, fleet)
 
     def find(self, name: str) -> Served | None:
-        found = exists(self._sagemaker.describe_inference_component, InferenceComponentName=name)
+        found = existing(self._sagemaker.describe_inference_component, InferenceComponentName=name)
         if found is None:
             return None
         reason, version = found.get("FailureReason", ""), found["Specification"]["ModelName"]
         return Served(name, found["InferenceComponentArn"], found["InferenceComponentStatus"], version, reason)
 
     def prepare(self, version: str, *, role_arn: str, key_arn: str) -> None:
-        if exists(self._sagemaker.describe_endpoint_config, EndpointConfigName=self._config) is None:
+        if existing(self._sagemaker.describe_endpoint_config, EndpointConfigName=self._config) is None:
             request = config_request(self._config, self._fleet, key_arn=key_arn, role_arn=role_arn)
             self._sagemaker.create_endpoint_config(**request)
 
@@ -135,7 +135,7 @@ class Components:
 
     def forget(self, version: str) -> None:
         """Without the live component nobody needs the endpoint, which is billed."""
-        endpoint = exists(self._sagemaker.describe_endpoint, EndpointName=self._endpoint)
+        endpoint = existing(self._sagemaker.describe_endpoint, EndpointName=self._endpoint)
         if endpoint is None or self.find(self._endpoint) is not None:
             return
         left = self._sagemaker.list_inference_components(EndpointNameEquals=self._endpoint)["InferenceComponents"]
@@ -146,7 +146,7 @@ class Components:
         _delete_config(self._sagemaker, endpoint["EndpointConfigName"])
 
     def clear(self) -> bool:
-        found = exists(self._sagemaker.describe_endpoint, EndpointName=self._endpoint)
+        found = existing(self._sagemaker.describe_endpoint, EndpointName=self._endpoint)
         if (
             found is None
             or found["EndpointStatus"] in MOVING
@@ -161,12 +161,12 @@ class Components:
 
     def _ensure_endpoint(self) -> None:
         """Raises PromotionBusy while the endpoint comes up, EndpointFailed where it does not."""
-        name, found = self._endpoint, exists(self._sagemaker.describe_endpoint, EndpointName=self._endpoint)
+        name, found = self._endpoint, existing(self._sagemaker.describe_endpoint, EndpointName=self._endpoint)
         if found is None:
             try:
                 self._sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=self._config)
             except AwsError:
-                if exists(self._sagemaker.describe_endpoint, EndpointName=name) is None:
+                if existing(self._sagemaker.describe_endpoint, EndpointName=name) is None:
                     raise
             raise PromotionBusy(f"{name} is being created: its component comes then")
         status = found["EndpointStatus"]
@@ -246,5 +246,5 @@ def _specification(model: str, fleet: Fleet) -> dict[str, Any]:
 
 
 def _delete_config(sagemaker: Any, name: str) -> None:
-    if exists(sagemaker.describe_endpoint_config, EndpointConfigName=name) is not None:
+    if existing(sagemaker.describe_endpoint_config, EndpointConfigName=name) is not None:
         sagemaker.delete_endpoint_config(EndpointConfigName=name)

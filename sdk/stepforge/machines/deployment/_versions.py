@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
+from stepforge.absence import existing
 from stepforge.contracts.base import digest
 from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.registry import ExternalLineage, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
-from stepforge.machines.deployment._lookups import exists
 from stepforge.machines.deployment._surfaces import MOVING, is_shared, surface
 from stepforge.machines.packages import summaries
 
@@ -38,7 +38,7 @@ def previous_config(sagemaker: Any, promotion: Promotion, config: str, fleet: Fl
             continue
         package = sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
         name = version_name(package, promotion, fleet)
-        if name is not None and exists(sagemaker.describe_model, ModelName=name) is not None:
+        if name is not None and existing(sagemaker.describe_model, ModelName=name) is not None:
             return name
     live = surface(sagemaker, promotion.group, fleet).find(endpoint_name(promotion.group))
     return None if live is None or live.version == config else live.version
@@ -82,7 +82,7 @@ def serving(sagemaker: Any, package: dict[str, Any], fleet: Fleet) -> Serving:
 
 def mode_of(sagemaker: Any, group: str) -> str | None:
     """The mode of a group's endpoint; None where there is none."""
-    found = exists(sagemaker.describe_endpoint, EndpointName=endpoint_name(group))
+    found = existing(sagemaker.describe_endpoint, EndpointName=endpoint_name(group))
     if found is None:
         return None
     if is_shared(found["EndpointConfigName"], group):

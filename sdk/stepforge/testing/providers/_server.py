@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ Handler = Callable[[Request, re.Match[str]], Reply]
 Planner = Callable[[Request], Fault | None]
 
 
-class LocalProvider:
+class LocalProvider(ABC):
     """A server of one protocol. Use it as a context manager; `url` is its address.
 
     `plan` decides on a fault for each request; `fail` orders one for the next matching request.
@@ -119,9 +120,9 @@ class LocalProvider:
 
     # What a protocol defines
 
+    @abstractmethod
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Method, pattern of the whole path, handler."""
-        raise NotImplementedError
 
     def error(self, status: int, code: str, message: str) -> Any:
         """The body of an error, as the protocol has it."""

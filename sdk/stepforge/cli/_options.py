@@ -1,13 +1,21 @@
-"""The options that say what jobs run on, for every command that starts some."""
+"""The options that several commands share: what is trained, and what jobs run on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from stepforge.recipes import Recipe
+Domain = Annotated[str | None, typer.Option(help="Domain to train, such as facial.")]
+Data = Annotated[Path | None, typer.Option(help="Your own records, one JSON object a line.")]
+Verifier = Annotated[str | None, typer.Option(help="Your own verifier: package.module:function.")]
+Model = Annotated[Path | None, typer.Option(help="Local Hugging Face directory to start from.")]
+RecipeFile = Annotated[Path | None, typer.Option(help="Recipe (TOML) instead of the domain's own.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override: stages.srl.steps=50")]
+MaxUsd = Annotated[float | None, typer.Option(min=0.0, help="Refuse what may cost more, in US dollars.")]
+DryRun = Annotated[bool, typer.Option(help="Print the plan and change nothing.")]
+Wait = Annotated[bool, typer.Option("--wait/--detach", help="Follow the run, or return once it is submitted.")]
 
 InstanceType = Annotated[
     list[str] | None,
@@ -25,26 +33,8 @@ KeepWarm = Annotated[
 ]
 
 
-def apply(
-    recipe: Recipe,
-    *,
-    instance_type: list[str] | None = None,
-    spot: bool | None = None,
-    instances: int | None = None,
-    max_runtime: int | None = None,
-    keep_warm: int | None = None,
-) -> Recipe:
-    """The recipe with what was given on the command line. Raises InvalidInput for a value that cannot work."""
-    changes = fields(instance_type=instance_type, spot=spot, max_runtime=max_runtime, keep_warm=keep_warm)
-    return recipe.running_on(**changes, instance_count=instances)
-
-
-def fields(
-    *,
-    instance_type: list[str] | None = None,
-    spot: bool | None = None,
-    max_runtime: int | None = None,
-    keep_warm: int | None = None,
+def resources(
+    *, instance_type: list[str] | None, spot: bool | None, max_runtime: int | None, keep_warm: int | None
 ) -> dict[str, Any]:
     """Fields of `Resources`; None is what was not given."""
     types = instance_type or []
