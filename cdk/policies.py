@@ -24,6 +24,11 @@ def groups(environment: str) -> str:
     return f"{group_prefix(environment)}*"
 
 
+def images(environment: str) -> str:
+    """Repositories of an environment's images; those of the local AWS have no other environment beside them."""
+    return "repository/stepforge-*" if environment == "local" else f"repository/stepforge-{environment}-*"
+
+
 def arns(scope: IConstruct, service: str, *resources: str) -> list[str]:
     """ARNs in the partition, region and account of the stack that `scope` is in."""
     stack = cdk.Stack.of(scope)
