@@ -18,6 +18,7 @@ from constructs import Construct
 from cdk.functions import Functions
 from cdk.guardrails import guardrails
 from cdk.policies import (
+    DECIDES,
     allow,
     arns,
     deny,
@@ -162,7 +163,7 @@ class People(Construct):
             *use_table(self._spend, self._key, "GetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"),
             # IAM knows no resource for an answer: whose token it is decides.
             allow(["states:SendTaskSuccess", "states:SendTaskFailure"], ["*"]),
-            allow(["sagemaker:UpdateModelPackage"], self._packages()),
+            allow(["sagemaker:UpdateModelPackage"], self._packages(), **DECIDES),
             allow(["states:StartExecution"], [self._functions.machine_arn("approve")]),
             # Who approves has not written it, with whatever other policy.
             deny(["s3:PutObject", "s3:DeleteObject"], [self._bucket.arn_for_objects("*")]),
