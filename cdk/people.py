@@ -57,15 +57,13 @@ class People(Construct):
         self._bucket, self._key = functions.bucket, functions.key
         self._own = groups(self._settings.name)
         # Apart, because a policy has 6,144 characters at most.
-        self.policies: dict[Person, iam.ManagedPolicy] = {
-            person: self._policy(person, statements)
-            for person, statements in (
-                ("viewer", self._look()),
-                ("trainer", self._train()),
-                ("approver", self._approve()),
-                ("housekeeper", self._tidy()),
-            )
+        statements: dict[Person, list[iam.PolicyStatement]] = {
+            "viewer": self._look(),
+            "trainer": self._train(),
+            "approver": self._approve(),
+            "housekeeper": self._tidy(),
         }
+        self.policies = {person: self._policy(person, its) for person, its in statements.items()}
 
     def of(self, person: Person) -> list[iam.IManagedPolicy]:
         """What a person has: the viewer's policy, and one of their own."""
