@@ -92,9 +92,13 @@ def _ended(package: dict[str, Any], promotion: Promotion, step: PromotionStep, r
     if step == "cut off":
         return moved if cycle.get("Stage") == "Staging" else {}
     said = f"promotion {step}: {reason}"[:_DESCRIPTION].replace("\n", " ")
-    # One that serves is not moved by a promotion that found nothing to do, and who rejected it has said why.
+    change = _result(package, promotion, step)
+    # Who rejected it has said why, and `on_rejection` may be yet to read it.
+    if package["ModelApprovalStatus"] != "Rejected":
+        change["ApprovalDescription"] = said
+    # One that serves is not moved by a promotion that found nothing to do.
     stays = cycle.get("Stage") == "Production" or cycle.get("StageStatus") == "Rejected"
-    return {**_result(package, promotion, step), "ApprovalDescription": said, **({} if stays else moved)}
+    return {**change, **({} if stays else moved)}
 
 
 def _result(package: dict[str, Any], promotion: Promotion, step: PromotionStep) -> dict[str, Any]:
