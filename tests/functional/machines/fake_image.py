@@ -27,6 +27,8 @@ from stepforge.contracts.work import DatasetWork
 BASE = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 LIAR = 0.5
 ENDLESS, FOREVER = 100, 101
+CRASHES = (7, 307)
+"""Seeds whose dataset fails; one for each file of tests that counts its attempts."""
 
 
 def train() -> None:
@@ -40,7 +42,7 @@ def train() -> None:
     if work.type == "dataset" and "records" in spec.inputs:
         part(spec, data, out)
     elif work.type == "dataset":
-        if work.seed == 7:
+        if work.seed in CRASHES:
             (BASE / "output" / "failure").write_text("line 17 of the records is malformed")
             sys.exit(2)
         if work.seed == 8:
