@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.prefixes import model
 from tests.support.whole_step import ours
-from tests.unit.jobs.test_prefixes import model
 from torch.utils.flop_counter import FlopCounterMode
 
 from stepforge.contracts.metrics import MEASURED, PHASES, Metric
