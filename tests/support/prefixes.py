@@ -42,13 +42,15 @@ def model(kind: str = "llama", *, vocabulary: int = 23, **more: Any) -> Any:
         "mistral": "Mistral",
         "mixtral": "Mixtral",
         "neox": "GPTNeoX",
+        "gpt2": "GPT2",
         "nanochat": "NanoChat",
         "doge": "Doge",
         "diffllama": "DiffLlama",
     }
     name = names[kind]
     torch.manual_seed(0)
-    return getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**shape | more)).train()
+    whole = {"gpt2": "GPT2LMHeadModel"}.get(kind, f"{name}ForCausalLM")
+    return getattr(transformers, whole)(getattr(transformers, f"{name}Config")(**shape | more)).train()
 
 
 def ragged(seed: int, vocabulary: int = 23) -> Rows:
@@ -110,10 +112,10 @@ class Words:
     pad, eos = 0, 1
 
 
-def sampled(network: Any, prompts: Sequence[Sequence[int]], **more: Any) -> list[list[int]]:
+def sampled(network: Any, prompts: Sequence[Sequence[int]], *, context: int = 256, **more: Any) -> list[list[int]]:
     words: Any = Words()
     given = {"count": 3, "max_new_tokens": 90, "temperature": 1.0, "seed": 5, "stops": {1}, **more}
-    return sample(Policy(network, words, 256), prompts, **given)
+    return sample(Policy(network, words, context), prompts, **given)
 
 
 def nested_prompts() -> list[list[int]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tests.support.prefixes import CPU, Words, gradients, model, nested_prompts, ragged, relative, sampled, worst
+from torch import Tensor
 
 from stepforge.contracts.work import Lora
 from stepforge_jobs.prefixes import network as packed
@@ -17,9 +19,10 @@ from stepforge_jobs.prefixes.attention import NAME, attention, plan_of
 from stepforge_jobs.prefixes.network import log_probabilities, rows_of
 from stepforge_jobs.prefixes.packing import in_tree_order, pack
 from stepforge_jobs.prefixes.reasons import why_not
+from stepforge_jobs.training import distance
 from stepforge_jobs.training import sharing as sharing_module
 from stepforge_jobs.training.models import Policy, with_lora
-from stepforge_jobs.training.sharing import Sharing
+from stepforge_jobs.training.sharing import GRADIENT, TORN, Sharing, most_tokens
 
 
 # RMSNorm computes in float32 whatever it is given; GPT-NeoX has none of it.
@@ -145,8 +148,6 @@ def test_log_probabilities_and_entropies_are_those_of_the_network_itself() -> No
 def test_the_exact_kl_and_its_gradient_are_those_of_rows_by_themselves(
     monkeypatch: pytest.MonkeyPatch, adapters: bool, at_once: int
 ) -> None:
-    from stepforge_jobs.training import distance
-
     monkeypatch.setitem(packed.LOGITS, "cpu", at_once)
     words: Any = Words()
     start = Policy(model().double(), words, 256)
@@ -191,3 +192,87 @@ def test_sides_of_a_pair_that_do_not_fit_in_one_pack_go_row_by_row(monkeypatch: 
         assert sharing.reasons == ([] if most > 2 else [sharing_module.TORN])
     for number, sums in found[2].items():
         assert torch.allclose(torch.stack(sums), torch.stack(found[4_096][number]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("most", [2, 4_096], ids=["torn", "whole"])
+def test_a_stage_does_not_say_that_its_gradient_was_shared_where_all_its_pairs_were_torn(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    network, (prompts, completions) = model(), ragged(2)
+    count = len(prompts) // 2
+    sides = completions[:count], completions[count : 2 * count]
+    monkeypatch.setattr(sharing_module, "most_tokens", lambda *_: most)
+    sharing, whole = Sharing(wanted=True), "tokens that rollouts share are computed once in sampling, the gradient"
+    list(sharing.pairs(network, prompts[:count], sides, temperature=1.0, device=CPU))
+    alone = f"sampling alone reads what prompts share once, as far as that is exact; else row by row: {TORN}"
+    assert sharing.choice("sampling", GRADIENT) == (alone if most == 2 else whole)
+    sharing.logps(network, prompts[:count], sides[0], temperature=1.0, device=CPU)
+    torn = f"tokens that rollouts share are computed once in sampling; but the gradient row by row: {TORN}"
+    assert sharing.choice("sampling", GRADIENT) == (torn if most == 2 else whole)
+    monkeypatch.setattr(sharing_module, "most_tokens", lambda *_: 4_096)
+    list(sharing.pairs(network, prompts[:count], sides, temperature=1.0, device=CPU))
+    some = f"{whole}; but row by row: {TORN}"
+    assert sharing.choice("sampling", GRADIENT) == (some if most == 2 else whole), "of the batches that fitted"
+
+
+def test_in_chunks_entropies_are_those_of_all_places_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, rows = model().double(), ragged(7)
+    found: list[list[Tensor]] = []
+    for at_once in (1 << 22, 23 * 4):
+        monkeypatch.setitem(packed.LOGITS, "cpu", at_once)
+        parts = Sharing(wanted=True).parts(network, *rows, temperature=0.7, device=CPU)
+        found.append([part.entropy_BT[part.mask_BT].detach() for part in parts])
+    assert torch.allclose(torch.cat(found[0]), torch.cat(found[1]), atol=1e-10)
+
+
+def test_in_mixed_precision_attention_over_a_plan_is_of_the_kind_that_it_is_of_without_one() -> None:
+    tree = pack([[3, 4]], [[5, 6]], [0])
+    states = [torch.randn(1, 4, len(tree.tokens), 8) for _ in range(3)]
+    module = torch.nn.Identity()
+    for enabled, kind in ((True, torch.bfloat16), (False, torch.float32)):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            plain, _ = attention(module, *states, None, is_causal=True)
+            found, _ = attention(module, *states, None, prefix_plan=plan_of(tree))
+        assert plain.dtype == found.dtype == kind
+        assert torch.allclose(plain, found, atol=0.03 if enabled else 1e-6)
+
+
+def test_the_reference_has_its_own_head_where_adapters_are_on_the_head_too() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    words: Any = Words()
+    adapters = LoraConfig(r=2, lora_dropout=0.0, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    policy = Policy(get_peft_model(model().double(), adapters), words, 256)
+    with torch.no_grad():
+        for name, parameter in policy.network.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(0))
+    rows = ragged(3)
+    logps = []
+    for heading in (nullcontext(), policy.network.disable_adapter()):
+        with torch.no_grad(), heading:
+            own = [
+                policy.network(input_ids=torch.tensor([p + c])).logits[0, len(p) - 1 : -1]
+                for p, c in zip(*rows, strict=True)
+            ]
+        logps.append(torch.cat(own).log_softmax(-1))
+    wanted = float((logps[0].exp() * (logps[0] - logps[1])).sum())
+    assert wanted > 0.01
+    assert distance.kl_of(policy, policy, *rows).total == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_pack_has_fewer_tokens_the_more_each_keeps_for_backward_within_bounds() -> None:
+    from transformers import LlamaConfig
+
+    def most(device: str, **shape: int) -> int:
+        return most_tokens(SimpleNamespace(config=LlamaConfig(**shape)), torch.device(device))
+
+    low, high = sharing_module.TOKENS["cpu"]
+    shape = {"hidden_size": 384, "intermediate_size": 1_024}
+    some = most("cpu", num_hidden_layers=12, **shape)
+    assert low < some < high
+    assert most("cpu", num_hidden_layers=13, **shape) == pytest.approx(some * 12 / 13, abs=1)
+    assert most("cpu", num_hidden_layers=12, hidden_size=384, intermediate_size=1_280) < some
+    assert most("cpu", num_hidden_layers=1, **shape) == high
+    assert most("cpu", num_hidden_layers=32, hidden_size=4_096, intermediate_size=11_008) == low
+    assert most("cuda", num_hidden_layers=32, hidden_size=4_096, intermediate_size=11_008) == 16_384

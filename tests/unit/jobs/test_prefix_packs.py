@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from tests.support.prefixes import ragged
@@ -57,6 +58,20 @@ def test_packs_keep_the_bound_and_split_a_prompt_whose_rows_do_not_fit() -> None
         assert len(list(packs(prompts, completions, rows, most=10_000))) == 1
     many = [[2, 3, 4]] * 9, [[n, n, n] for n in range(5, 14)]
     assert [len(one.rows) for one in packs(*many, range(9), most=9)] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("vocabulary", [2, 23])
+def test_a_pack_ends_only_where_what_comes_next_does_not_fit(vocabulary: int) -> None:
+    for seed in range(40):
+        prompts, completions = ragged(seed, vocabulary)
+        rows = in_tree_order(prompts, completions)
+        for most in (12, 30, 80):
+            for one, other in pairwise(packs(prompts, completions, rows, most=most)):
+                # One row more of a prompt whose rows are split; else all of the next prompt, which are kept together.
+                split = prompts[one.rows[-1]] == prompts[other.rows[0]]
+                comes = [row for row in rows if prompts[row] == prompts[other.rows[0]]]
+                comes = other.rows[:1] if split else comes
+                assert len(pack(prompts, completions, [*one.rows, *comes]).tokens) > most
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -92,6 +92,10 @@ def test_dropout_goes_row_by_row_while_it_falls_and_is_shared_where_it_does_not(
     nothing: Any = None
     adapted = with_lora(Policy(model(), nothing, 256), Lora(dropout=0.05), seed=0).network.train()
     assert dropout_of(adapted) == "dropout 0.05 of a layer falls on each row apart"
+    for module in adapted.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    assert dropout_of(adapted) is None, "none falls where the layers of dropout alone are switched off"
 
 
 def test_completions_without_a_token_are_told() -> None:
@@ -109,3 +113,23 @@ def test_the_switch_is_recorded_and_its_default_leaves_identities_alone() -> Non
     assert SrlWork(share_prefixes=False).model_dump()["share_prefixes"] is False
     assert RlvrWork.model_validate_json(RlvrWork(share_prefixes=False).model_dump_json()).share_prefixes is False
     assert Sharing(wanted=False).choice("the gradient") == "row by row: share_prefixes is false"
+
+
+def test_layers_that_do_not_pass_the_plan_on_are_told() -> None:
+    network = model()
+
+    def without(_layer: Any, given: Any, named: dict[str, Any]) -> Any:
+        return given, {name: value for name, value in named.items() if name != "prefix_plan"}
+
+    for layer in network.model.layers:
+        layer.register_forward_pre_hook(without, with_kwargs=True)
+    assert "LlamaForCausalLM have not passed the plan on to their attention" in str(why_not(network))
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluating", "training"])
+def test_log_probabilities_have_no_gradient_and_leave_the_network_in_its_mode(training: bool) -> None:
+    network = model().train(training)
+    assert not any(
+        row.requires_grad for row in Sharing(wanted=True).logps(network, *ragged(2), temperature=1.0, device=CPU)
+    )
+    assert network.training == training

@@ -151,3 +151,41 @@ def test_branches_keep_every_row_with_its_own_token_and_parent() -> None:
             parents_N = torch.arange(count) if parents_N is None else parents_N
             assert torch.equal(parents_N[new_R], node_R)
             assert len(parents_N) <= max(rows, count)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_completions_fill_the_models_context_and_no_more(kind: str) -> None:
+    """GPT-2 has a weight for each position: one beyond the context is no position. Rows of the long prompt finish while
+    the others, too many for theirs to be dropped, go on."""
+    network = model(kind, max_position_embeddings=48)
+    prompts = [[3 + n, *range(3, 12)] for n in range(5)] + [[*range(3, 23), *range(3, 23)]]
+    for share in (True, False):
+        found = sampled(network, prompts, count=2, context=48, stops={99}, share_prefixes=share)
+        assert [len(row) for row in found] == [48 - len(prompt) for prompt in prompts for _ in range(2)]
+
+
+def test_a_cache_with_room_holds_what_that_of_transformers_holds_whatever_is_done_to_it() -> None:
+    from transformers import DynamicCache
+
+    from stepforge_jobs.prefixes.prefill import roomy_cache
+
+    config = model().config
+    caches = roomy_cache(config), DynamicCache(config=config)
+    source = torch.Generator().manual_seed(0)
+    changes: list[tuple[str, Any]] = [
+        ("batch_select_indices", torch.tensor([2, 0, 2])),
+        ("reorder_cache", torch.tensor([1, 2, 0])),
+        ("batch_repeat_interleave", 2),
+        ("crop", -1),
+        ("batch_select_indices", torch.tensor([5, 1])),
+    ]
+    rows = 3
+    for change, given in changes:
+        for new in (3, 1, 1):
+            states = torch.randn(2, rows, 2, new, 8, generator=source)
+            (key, value), wanted = (cache.update(*states, 0) for cache in caches)
+            assert torch.equal(key, wanted[0])
+            assert torch.equal(value, wanted[1])
+        for cache in caches:
+            getattr(cache, change)(given)
+        rows = len(caches[1].layers[0].keys)
