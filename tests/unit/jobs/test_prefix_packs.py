@@ -61,17 +61,38 @@ def test_packs_keep_the_bound_and_split_a_prompt_whose_rows_do_not_fit() -> None
 
 
 @pytest.mark.parametrize("vocabulary", [2, 23])
-def test_a_pack_ends_only_where_what_comes_next_does_not_fit(vocabulary: int) -> None:
+def test_a_pack_ends_where_what_comes_next_does_not_fit_and_nowhere_else(vocabulary: int) -> None:
     for seed in range(40):
         prompts, completions = ragged(seed, vocabulary)
         rows = in_tree_order(prompts, completions)
         for most in (12, 30, 80):
-            for one, other in pairwise(packs(prompts, completions, rows, most=most)):
+            made = list(packs(prompts, completions, rows, most=most))
+            assert all(len(one.tokens) <= most or len(one.rows) == 1 for one in made)
+            for one, other in pairwise(made):
                 # One row more of a prompt whose rows are split; else all of the next prompt, which are kept together.
                 split = prompts[one.rows[-1]] == prompts[other.rows[0]]
                 comes = [row for row in rows if prompts[row] == prompts[other.rows[0]]]
                 comes = other.rows[:1] if split else comes
                 assert len(pack(prompts, completions, [*one.rows, *comes]).tokens) > most
+
+
+def test_rows_of_a_prompt_are_split_only_where_no_pack_holds_them_all() -> None:
+    together = 0
+    for seed in range(40):
+        prompts, completions = ragged(seed, 3)
+        rows = in_tree_order(prompts, completions)
+        for most in (12, 30, 80):
+            place = {
+                row: number
+                for number, one in enumerate(packs(prompts, completions, rows, most=most))
+                for row in one.rows
+            }
+            for prompt in prompts:
+                same = [row for row in rows if prompts[row] == prompt]
+                if len(pack(prompts, completions, same).tokens) <= most:
+                    assert len({place[row] for row in same}) == 1
+                    together += len(same) > 1
+    assert together > 100
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.prefixes import CPU, model, ragged
+from tests.support.prefixes import CPU, model, nested_prompts, ragged, sampled
 
 from stepforge.contracts.work import Lora, RlvrWork, SrlWork
 from stepforge_jobs.prefixes.reasons import dropout_of, why_not
@@ -115,15 +115,18 @@ def test_the_switch_is_recorded_and_its_default_leaves_identities_alone() -> Non
     assert Sharing(wanted=False).choice("the gradient") == "row by row: share_prefixes is false"
 
 
-def test_layers_that_do_not_pass_the_plan_on_are_told() -> None:
-    network = model()
-
+def test_layers_that_do_not_pass_the_plan_on_are_told_also_where_they_did_before() -> None:
     def without(_layer: Any, given: Any, named: dict[str, Any]) -> Any:
         return given, {name: value for name, value in named.items() if name != "prefix_plan"}
 
-    for layer in network.model.layers:
-        layer.register_forward_pre_hook(without, with_kwargs=True)
-    assert "LlamaForCausalLM have not passed the plan on to their attention" in str(why_not(network))
+    networks = model(), model()
+    sampled(networks[1], nested_prompts(), max_new_tokens=1)
+    for network in networks:
+        for layer in network.model.layers:
+            layer.register_forward_pre_hook(without, with_kwargs=True)
+    assert "LlamaForCausalLM have not passed the plan on to their attention" in str(why_not(networks[0]))
+    with pytest.raises(RuntimeError, match="have not passed the plan on"):
+        sampled(networks[1], nested_prompts(), max_new_tokens=1)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluating", "training"])
