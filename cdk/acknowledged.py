@@ -8,7 +8,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_s3 as s3
 from constructs import IConstruct
 
-from cdk.policies import groups
+from cdk.policies import groups, images
 from cdk.roles import NETWORK
 from cdk.settings import Settings
 from stepforge.contracts.manifests import ArtifactKind
@@ -72,7 +72,7 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         arn("states", f"execution:stepforge-{settings.name}-promote:*"): _OWN_NAMES,
         arn("states", f"execution:stepforge-{settings.name}-dataset/*"): "Step Functions names a Map's executions",
         arn("cloudwatch", f"alarm:{own_groups}"): "an endpoint's alarm is named by its endpoint",
-        arn("ecr", "repository/stepforge-*"): "the images of jobs and endpoints; what runs is pinned by digest",
+        arn("ecr", images(settings.name)): "the images of jobs and endpoints; what runs is pinned by digest",
         arn("logs", "log-group:/aws/sagemaker/TrainingJobs*"): "SageMaker makes the streams, one a host",
         arn("logs", "log-group:/aws/sagemaker/*"): "people read the logs of jobs and endpoints",
         arn("logs", f"log-group:/stepforge/{settings.name}/*"): "people read the logs of the handlers",

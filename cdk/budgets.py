@@ -1,7 +1,9 @@
 """What an environment may cost in a month. At the limit, new jobs and endpoints are denied until a person lifts it.
 
-Denied to the roles of the stacks: the machine's, the promotions', those of Studio's trainers. The roles that people
-sign in with elsewhere are not ours to change, so a trainer with one still creates jobs by hand, within `limits`.
+Denied to the roles of the stacks: the machine's, the promotions', the paid tunes', those of Studio's trainers. What is
+live may still be updated: nothing new is promoted without a candidate, and a promotion that is under way must be able
+to go back. The roles that people sign in with elsewhere are not ours to change, so a trainer with one still creates
+jobs by hand, within `limits`.
 
 Spending is known hours late, and only what carries the tag `stepforge:environment` counts: activate it once as a cost
 allocation tag (docs/deploy.md). The estimate that is refused before a submission does not wait for the bill.
@@ -22,7 +24,7 @@ from cdk.settings import Settings
 from stepforge.contracts.names import ENVIRONMENT_TAG
 
 SPENDING = ("sagemaker:CreateTrainingJob", "sagemaker:CreateProcessingJob", "sagemaker:CreateTransformJob",
-            "sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint", "sagemaker:CreateApp")  # fmt: skip
+            "sagemaker:CreateEndpoint", "sagemaker:CreateApp", "bedrock:CreateModelCustomizationJob")  # fmt: skip
 
 
 class Budgets(Construct):

@@ -12,7 +12,7 @@ from constructs import Construct
 
 from cdk.code import ROOT
 from cdk.functions import Functions
-from cdk.policies import allow, deny_unguarded_jobs, grant_key_to_aws, groups, pass_roles, use_key
+from cdk.policies import DECIDES, allow, deny_unguarded_jobs, grant_key_to_aws, groups, pass_roles, use_key
 from cdk.retention import RETENTION
 from stepforge.contracts.names import Machine
 from stepforge.contracts.work import WORK_TYPES
@@ -58,7 +58,7 @@ class Machines(Construct):
         self._add("dataset", run_job, [*self._run_jobs(), *self._map()])
         packages = functions.arns("sagemaker", f"model-package/{groups(self._settings.name)}/*")
         # Who starts it asks; who holds the token, which the approvers alone can read, decides.
-        self._add("approve", {}, [allow(["sagemaker:UpdateModelPackage"], packages)])
+        self._add("approve", {}, [allow(["sagemaker:UpdateModelPackage"], packages, **DECIDES)])
         self._add("promote", {}, [])
         self._add("finetune", {}, [])
 

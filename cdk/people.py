@@ -18,6 +18,7 @@ from constructs import Construct
 from cdk.functions import Functions
 from cdk.guardrails import guardrails
 from cdk.policies import (
+    DECIDES,
     allow,
     arns,
     deny,
@@ -56,15 +57,13 @@ class People(Construct):
         self._bucket, self._key = functions.bucket, functions.key
         self._own = groups(self._settings.name)
         # Apart, because a policy has 6,144 characters at most.
-        self.policies: dict[Person, iam.ManagedPolicy] = {
-            person: self._policy(person, statements)
-            for person, statements in (
-                ("viewer", self._look()),
-                ("trainer", self._train()),
-                ("approver", self._approve()),
-                ("housekeeper", self._tidy()),
-            )
+        statements: dict[Person, list[iam.PolicyStatement]] = {
+            "viewer": self._look(),
+            "trainer": self._train(),
+            "approver": self._approve(),
+            "housekeeper": self._tidy(),
         }
+        self.policies = {person: self._policy(person, its) for person, its in statements.items()}
 
     def of(self, person: Person) -> list[iam.IManagedPolicy]:
         """What a person has: the viewer's policy, and one of their own."""
@@ -162,7 +161,7 @@ class People(Construct):
             *use_table(self._spend, self._key, "GetItem", "Query", "PutItem", "UpdateItem", "ConditionCheckItem"),
             # IAM knows no resource for an answer: whose token it is decides.
             allow(["states:SendTaskSuccess", "states:SendTaskFailure"], ["*"]),
-            allow(["sagemaker:UpdateModelPackage"], self._packages()),
+            allow(["sagemaker:UpdateModelPackage"], self._packages(), **DECIDES),
             allow(["states:StartExecution"], [self._functions.machine_arn("approve")]),
             # Who approves has not written it, with whatever other policy.
             deny(["s3:PutObject", "s3:DeleteObject"], [self._bucket.arn_for_objects("*")]),

@@ -15,10 +15,18 @@ from constructs import IConstruct
 from stepforge.contracts.names import group_prefix
 from stepforge.contracts.resources import OWN_STORAGE
 
+DECIDES = {"Null": {"sagemaker:ModelApprovalStatus": "false", "sagemaker:ModelLifeCycle:stage": "true"}}
+"""Condition on a change of a package that approves or rejects it: a version's stage is its promotion's to write."""
+
 
 def groups(environment: str) -> str:
     """Model package groups, endpoints, models and configurations of an environment."""
     return f"{group_prefix(environment)}*"
+
+
+def images(environment: str) -> str:
+    """Repositories of an environment's images; those of the local AWS have no other environment beside them."""
+    return "repository/stepforge-*" if environment == "local" else f"repository/stepforge-{environment}-*"
 
 
 def arns(scope: IConstruct, service: str, *resources: str) -> list[str]:

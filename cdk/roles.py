@@ -14,7 +14,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from cdk.policies import allow, arns, grant_key_to_aws, read_objects, use_key, write_objects
+from cdk.policies import allow, arns, grant_key_to_aws, images, read_objects, use_key, write_objects
 from cdk.serving import answer
 from cdk.settings import Settings
 from stepforge.contracts.manifests import ArtifactKind
@@ -89,7 +89,10 @@ class Roles(Construct):
                 ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
                 arns(self, "logs", f"log-group:/aws/sagemaker/{log_group}*"),
             ),
-            allow(["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], arns(self, "ecr", "repository/stepforge-*")),
+            allow(
+                ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+                arns(self, "ecr", images(self._settings.name)),
+            ),
             allow(["ecr:GetAuthorizationToken"], ["*"]),
             allow(
                 ["cloudwatch:PutMetricData"],

@@ -173,7 +173,8 @@ class OperationsStack(_Stack):
     ) -> None:
         super().__init__(scope, settings, "operations", **options)
         Dashboard(self, settings, alarms=alarms, handlers=main.functions.names)
-        held = [main.machines["run-job"].role, main.functions["deploy"].role, *trainers]
+        spends = (main.machines["run-job"], main.functions["deploy"], main.functions["finetune"])
+        held = [*(one.role for one in spends), *trainers]
         Budgets(self, settings, topic=data.topic, held=[role for role in held if role is not None])
         if settings.repository:
             Ci(self, settings)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -101,11 +102,22 @@ def base_dir() -> Path:
 
 
 def read_spec(base: Path) -> JobSpec:
-    """Raises InvalidInput where the spec is missing or malformed."""
+    """Raises InvalidInput where the spec is missing, malformed, or another job's.
+
+    SageMaker tells a job its name (TRAINING_JOB_NAME), which begins with the digest of its spec: what comes of another
+    spec would be taken for the result of the one that is named.
+    """
     path = base / "input" / "data" / "spec" / "spec.json"
     if not path.is_file():
         raise InvalidInput(f"{path} is missing: a job reads its spec from the channel 'spec'")
     try:
-        return JobSpec.model_validate_json(path.read_bytes())
+        spec = JobSpec.model_validate_json(path.read_bytes())
     except ValueError as error:
         raise InvalidInput(f"{path} is not a job spec: {error}") from error
+    name = os.environ.get("TRAINING_JOB_NAME", "")
+    if name and not re.fullmatch(rf"{spec.prefix}-a\d+", name):
+        raise InvalidInput(
+            f"the spec of job {name!r} is that of {spec.prefix}: give it the channel 'spec' of its own, or let "
+            "stepforge submit it"
+        )
+    return spec

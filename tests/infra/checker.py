@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import botocore.session
 
+from .catching import of_state
+
 Json = Any
 
 
@@ -86,11 +88,20 @@ _PATH = re.compile(r"\$\$?(\.[A-Za-z_]\w*|\[\d+\]|\[\*\])*")
 
 def findings(machine: Machine) -> list[Finding]:
     """Every defect, in the order of the machine."""
-    plain = json.loads(machine.text)
-    levels = list(levels_of(plain))
     found = [*_tokens(machine)]
-    if "TimeoutSeconds" not in plain:
+
+    def once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        names = [name for name, _ in pairs]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            found.append(Finding("field", machine.name, f"{name!r} stands twice in one object: one of them is lost"))
+        return dict(pairs)
+
+    plain = json.loads(machine.text, object_pairs_hook=once)
+    levels = list(levels_of(plain))
+    limit = plain.get("TimeoutSeconds", 0)
+    if not isinstance(limit, int) or limit <= 0:
         found.append(Finding("timeout", machine.name, "the machine has no TimeoutSeconds"))
+        limit = float("inf")
     for level in levels:
         found += _graph(level)
         for name, state in level.states.items():
@@ -98,8 +109,13 @@ def findings(machine: Machine) -> list[Finding]:
             found += [*_fields(where, state), *_paths(where, state)]
             if state.get("Type") in ("Task", "Map", "Parallel"):
                 found += _guards(where, state)
+                found += [Finding(rule, where, said) for rule, said in of_state(state)]
             if state.get("Type") == "Task":
                 found += _parameters(where, state)
+                if state.get("TimeoutSeconds", 0) >= limit:
+                    found.append(
+                        Finding("timeout", where, f"its TimeoutSeconds must be less than the machine's {limit}")
+                    )
             if "ItemReader" in state:
                 found += _parameters(where, state["ItemReader"])
     found += _permissions(machine, levels)
@@ -207,19 +223,6 @@ def _guards(where: str, state: Json) -> Iterator[Finding]:
         yield Finding("timeout", where, "has no TimeoutSeconds: a lost answer would hang it for a year")
     if task:
         yield from _heartbeat(where, state)
-    catchers = state.get("Catch", [])
-    if not catchers or catchers[-1]["ErrorEquals"] != ["States.ALL"]:
-        yield Finding("catch", where, "its last Catch must be States.ALL, so that every failure is explained")
-    for catcher in catchers:
-        if catcher.get("ResultPath", "$") == "$":
-            yield Finding("catch", where, f"its Catch of {catcher['ErrorEquals']} replaces the input: set ResultPath")
-    if task and not state.get("Retry"):
-        yield Finding("retry", where, "has no Retry: one throttled call would end the execution")
-    for retry in state.get("Retry", []):
-        if broad := {"States.ALL", "States.TaskFailed", "States.Timeout"} & set(retry["ErrorEquals"]):
-            yield Finding("retry", where, f"retries {sorted(broad)}: what failed for good would be run again")
-        if missing := {"JitterStrategy", "MaxDelaySeconds", "MaxAttempts"} - set(retry):
-            yield Finding("retry", where, f"a Retry lacks {sorted(missing)}")
     resource = state.get("Resource", "")
     if resource.endswith(".waitForTaskToken") and "$$.Task.Token" not in json.dumps(state.get("Parameters", {})):
         yield Finding("token", where, "waits for a task token that it gives to nobody")

@@ -90,6 +90,25 @@ DEFECTS: dict[str, tuple[str, Callable[[Json], None], str, str]] = {
         "train", set_at("States", "Compare", "Retry", 0, "ErrorEquals", to=["States.ALL"]), "retry", "States.ALL"),
     "a retry without jitter": (
         "train", drop("States", "Compare", "Retry", 0, "JitterStrategy"), "retry", "JitterStrategy"),
+    "a task that outlives its machine": (
+        "promote", set_at("States", "Verify", "TimeoutSeconds", to=10**6), "timeout", "less than the machine's"),
+    "a catch of everything before another": (
+        "approve", set_at("States", "Ask", "Catch", 0, "ErrorEquals", to=["States.ALL"]), "catch", "stand alone"),
+    "a catch of everything and something": (
+        "approve", set_at("States", "Ask", "Catch", 0, "ErrorEquals", to=["States.Timeout", "States.ALL"]), "catch",
+        "stand alone"),
+    "a catch that loses the error": (
+        "promote", set_at("States", "Verify", "Catch", 0, "ResultPath", to=None), "catch", "throws the error away"),
+    "a retry of an error that Step Functions does not know": (
+        "promote", set_at("States", "Verify", "Retry", 0, "ErrorEquals", to=["States.TimeOut"]), "retry",
+        "does not raise"),
+    "a retry of an error that nobody raises": (
+        "promote", set_at("States", "DeployLive", "Retry", 0, "ErrorEquals", to=["PromotionBusi"]), "retry",
+        "'PromotionBusi', which is no error"),
+    "a misspelt field of a retry": (
+        "promote", set_at("States", "Verify", "Retry", 0, "Intervalseconds", to=1), "retry", "Intervalseconds"),
+    "a retry that is none": (
+        "promote", set_at("States", "Verify", "Retry", 0, "MaxAttempts", to=0), "retry", "MaxAttempts"),
     "a misspelt parameter": (
         "run-job", set_at(*CREATE, "Parameters", "OutputDataConfig", to={"KmsKey": "k", "S3OutputPath": "s"}),
         "parameters", "OutputDataConfig.KmsKey does not exist"),
@@ -130,6 +149,15 @@ def test_a_defect_in_the_file_is_found(defect: str) -> None:
     change(plain)
     found = findings(machine._replace(text=json.dumps(plain)))
     assert any(f.rule == rule and message in f"{f.where} {f.message}" for f in found), found
+
+
+def test_a_state_that_stands_twice_is_found() -> None:
+    """The second silently takes the place of the first."""
+    machine = committed("promote")
+    twice = machine.text.replace('"SmokeLive": {', '"SmokeLive": {"Type": "Pass", "Next": "Stamp"}, "SmokeLive": {', 1)
+    assert [f.message for f in findings(machine._replace(text=twice))] == [
+        "'SmokeLive' stands twice in one object: one of them is lost"
+    ]
 
 
 def without(machine: Machine, action: str) -> Machine:

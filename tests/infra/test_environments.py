@@ -271,7 +271,7 @@ def test_at_its_limit_the_budget_holds_what_starts_jobs_and_endpoints(synth: Syn
     template = synth.templates["dev"]
     action = only(template, "AWS::Budgets::BudgetsAction")
     held = {role["Ref"] for role in action["Definition"]["IamActionDefinition"]["Roles"]}
-    assert {name.partition("Role")[0] for name in held} == {"MachinesRunJob", "FunctionsDeploy"}
+    assert {name.partition("Role")[0] for name in held} == {"MachinesRunJob", "FunctionsDeploy", "FunctionsFinetune"}
     assert (action["ApprovalModel"], action["ActionType"]) == ("AUTOMATIC", "APPLY_IAM_POLICY")
     notes = only(template, "AWS::Budgets::Budget")["NotificationsWithSubscribers"]
     assert {(n["Notification"]["NotificationType"], n["Notification"]["Threshold"]) for n in notes} == {

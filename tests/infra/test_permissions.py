@@ -190,9 +190,15 @@ def test_only_an_approver_and_the_machine_that_asks_one_may_approve(cloud: Cloud
         assert may == {"approver", "MachinesApprove"}, status
 
 
+def test_who_approves_says_yes_or_no_and_moves_no_version_to_a_stage(cloud: Cloud) -> None:
+    """A version that a person calls Production is what a failed promotion would go back to."""
+    said = {"sagemaker__ModelApprovalStatus": "Approved", "sagemaker__ModelLifeCycle__stage": "Production"}
+    assert cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, **said) == set()
+
+
 def test_a_stamp_changes_a_package_and_never_its_approval(cloud: Cloud) -> None:
     assert cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE) == {
-        "approver", "MachinesApprove", "FunctionsStamp", "FunctionsOnRejection", "FunctionsOnApproval",
+        "FunctionsStamp", "FunctionsOnRejection", "FunctionsOnApproval",
     }  # fmt: skip
     production = {"sagemaker__ModelLifeCycle__stage": "Production"}
     assert "FunctionsStamp" in cloud.who_may("sagemaker:UpdateModelPackage", PACKAGE, **production)
@@ -387,7 +393,7 @@ def test_a_job_that_does_not_say_what_is_limited_is_denied(cloud: Cloud, who: st
     assert cloud.decide(who, "sagemaker:CreateTrainingJob", JOB, **given) == "deny"
 
 
-def test_a_budget_at_its_limit_holds_the_machine_promotions_and_the_trainers_of_studio(synth: Synth) -> None:
+def test_a_budget_at_its_limit_holds_who_spends_and_lets_what_is_live_go_back(synth: Synth) -> None:
     staging = Cloud(synth.templates["staging"])
     (budget,) = (who for who in staging.principals if who.startswith("Budgets"))
     (denies,) = (
@@ -401,8 +407,9 @@ def test_a_budget_at_its_limit_holds_the_machine_promotions_and_the_trainers_of_
         for who, principal in staging.principals.items()
         if staging.decide(budget, "iam:AttachRolePolicy", principal.arn, iam__PolicyARN=policy) == "allow"
     }
-    assert {"MachinesRunJob", "FunctionsDeploy"} < held
-    assert [staging.principals[who].arn for who in held - {"MachinesRunJob", "FunctionsDeploy"}] == [
+    ours_ = {"MachinesRunJob", "FunctionsDeploy", "FunctionsFinetune"}
+    assert ours_ < held
+    assert [staging.principals[who].arn for who in held - ours_] == [
         f"arn:aws:iam::{ACCOUNT}:role/stepforge-staging-studio-research"
     ]
     (action,) = (r["Properties"] for r in staging.resources.values() if r["Type"] == "AWS::Budgets::BudgetsAction")
@@ -411,6 +418,24 @@ def test_a_budget_at_its_limit_holds_the_machine_promotions_and_the_trainers_of_
     request = Request("sagemaker:CreateTrainingJob", JOB, {})
     for who in held:
         assert decide(request, identity=[*staging.principals[who].policies, denies]) == "deny", who
+    for action, who, decision in (
+        ("sagemaker:CreateEndpoint", "FunctionsDeploy", "deny"),
+        ("sagemaker:UpdateEndpoint", "FunctionsDeploy", "allow"),
+        ("bedrock:CreateModelCustomizationJob", "FunctionsFinetune", "deny"),
+    ):
+        arn = ENDPOINT.replace("-dev-", "-staging-") if "Endpoint" in action else TUNED[action]
+        asked = Request(action, arn, {})
+        assert decide(asked, identity=staging.principals[who].policies) == "allow", action
+        assert decide(asked, identity=[*staging.principals[who].policies, denies]) == decision, action
+
+
+def test_no_job_or_endpoint_pulls_the_images_of_another_environment(cloud: Cloud) -> None:
+    for name, pull in (
+        ("dev", {"RolesDataset", "RolesEvaluate", "RolesGate", "RolesServing", "RolesTraining"}),
+        ("prod", set()),
+    ):
+        repository = f"arn:aws:ecr:{STEM}:repository/stepforge-{name}-serve"
+        assert {who for who in cloud.who_may("ecr:BatchGetImage", repository) if who.startswith("Roles")} == pull
 
 
 def test_who_trains_creates_jobs_under_our_names_alone(cloud: Cloud) -> None:

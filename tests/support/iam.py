@@ -109,7 +109,8 @@ def _holds(operator: str, key: str, wanted: Json, request: Request) -> bool:
 
 
 def _filled(text: str, request: Request) -> str:
-    """Variables such as `${aws:PrincipalTag/team}`, of which those that are not in the request match nothing.
+    """Variables such as `${aws:PrincipalTag/team}`, of which those that are not in the request match nothing, but for
+    their default: `${aws:PrincipalTag/team, 'all'}`.
 
     `${*}`, `${?}` and `${$}` are these characters, and what stands in a variable is no pattern:
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html
@@ -117,9 +118,10 @@ def _filled(text: str, request: Request) -> str:
 
     def value(match: re.Match[str]) -> str:
         found = match[1] if match[1] in ("*", "?", "$") else request.value(match[1])
+        found = match[2] if found is None else found
         return found.translate(_LITERAL) if isinstance(found, str) else "\0"
 
-    return re.sub(r"\$\{([^}]+)\}", value, text)
+    return re.sub(r"\$\{([^},]+)(?:,\s*'([^']*)')?\}", value, text)
 
 
 def _names(statement: Json, request: Request, *, by_account: bool = True) -> bool:

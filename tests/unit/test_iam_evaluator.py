@@ -159,6 +159,13 @@ def test_variables_are_those_of_the_request() -> None:
     assert decide(request, identity=[own]) == "allow"
 
 
+def test_a_variable_that_the_request_lacks_is_its_default() -> None:
+    own = policy(statement(resource="arn:aws:s3:::b/${aws:PrincipalTag/team, 'red'}/*"))
+    for tags, decision in (({}, "allow"), ({"aws:principaltag/team": "blue"}, "implicit deny")):
+        request = Request("s3:GetObject", "arn:aws:s3:::b/red/x", tags, ME)
+        assert decide(request, identity=[own]) == decision
+
+
 def test_a_resource_allows_whom_it_names_and_a_boundary_limits_what_others_allow() -> None:
     named = policy(statement(Principal={"AWS": ME}))
     assert decide(asked(), resource=[named]) == "allow"

@@ -48,6 +48,18 @@ def hold_own(address: str | None) -> None:
         )
 
 
+def hold_known(address: str | None, *, own: str, named: str | None, variable: str) -> None:
+    """Of calls with a person's own key: no address but the vendor's `own`, or the one that the person `named` in
+    `variable`. Raises AddressRefused."""
+    hold_form(address)
+    if is_loopback(address) or _same(address or own, own) or _same(address, named):
+        return
+    raise AddressRefused(
+        f"{address!r} is named by the request that this model was tuned by, not by you, and your key would go there: "
+        f"if you trust it, set {variable} to it. Nothing was sent"
+    )
+
+
 def hold_form(address: str | None) -> None:
     """Before anything is read: what clients read differently is no address. Raises AddressRefused."""
     if address is None:

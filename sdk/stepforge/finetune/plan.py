@@ -20,7 +20,7 @@ from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import Catalogue, ModelPrice, warnings_of
 from stepforge.economics.quotes import training_price
 from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
-from stepforge.finetune.addresses import Secrets, credentials_for, hold_own, key_for
+from stepforge.finetune.addresses import Secrets, credentials_for, hold_known, hold_own, key_for
 from stepforge.finetune.datasets import Kind, write
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
@@ -213,6 +213,20 @@ def connect(settings: Settings, secrets: Secrets | None, s3: Any) -> Provider:
     if isinstance(settings, AnthropicSettings):
         return settings.provider(secrets, s3)
     return settings.provider(secrets)
+
+
+def hold_callers(settings: Settings) -> None:
+    """Of a call with a person's own key and the settings of somebody else's request. Raises AddressRefused.
+
+    The key goes to the vendor, or to the address that the person's environment names as the vendor's own clients read
+    it (OPENAI_BASE_URL, ANTHROPIC_BASE_URL).
+    """
+    if not isinstance(settings, OpenAISettings | AnthropicSettings):
+        hold_own(settings.base_url if isinstance(settings, VertexSettings) else settings.endpoint_url)
+        return
+    variable = f"{settings.type.upper()}_BASE_URL"
+    own = _OPENAI if isinstance(settings, OpenAISettings) else _ANTHROPIC
+    hold_known(settings.base_url, own=own, named=os.environ.get(variable), variable=variable)
 
 
 Hours = Annotated[Decimal, Field(gt=0, le=10_000)]

@@ -19,7 +19,7 @@ from stepforge.finetune.addresses import Secrets
 from stepforge.finetune.evaluation import identity
 from stepforge.finetune.flow import Request
 from stepforge.finetune.job import Message, Tuned
-from stepforge.finetune.plan import Plan, connect
+from stepforge.finetune.plan import Plan, connect, hold_callers
 from stepforge.finetune.provider import Deployed
 
 PROBE = "1 + 1 ="
@@ -36,12 +36,14 @@ class Tried(Contract):
 def answer(s3: Any, properties: dict[str, str], asked: InvokeRequest, secrets: Secrets | None) -> InvokeResponse:
     """Ask a registered tune. `properties` are its package's; `secrets` as in `Settings.provider`.
 
-    Raises InvalidInput for an export, IntegrityError where the request in S3 is not the registered one, and what the
-    provider raises.
+    Raises InvalidInput for an export, IntegrityError where the request in S3 is not the registered one, AddressRefused
+    where a key of the caller's own would go to an address that the request alone names, and what the provider raises.
     """
     if asked.export is not None:
         raise InvalidInput(f"export {asked.export!r}: a provider's model answers with text alone. Leave --export out")
     request, tuned = _reached(s3, properties)
+    if secrets is None:
+        hold_callers(request.plan.provider)
     provider = connect(request.plan.provider, secrets, s3)
     system = [Message(role="system", content=request.plan.system)] if request.plan.system else []
     completions = [

@@ -28,6 +28,7 @@ from stepforge.machines import executions
 from stepforge.machines.deployment import (
     MOVING,
     Serving,
+    approved_later,
     out_of_staging,
     remove_abandoned,
     remove_empty,
@@ -98,17 +99,9 @@ def on_event(sagemaker: Any, states: Any, change: PackageStateChange, fleet: Fle
 
 def _late(sagemaker: Any, package: dict[str, Any], approved_at: str | None) -> str | None:
     """Why an approval counts no more: a newer one was tried, of this version or of the one that serves."""
-    if approved_at is None:
-        return None
-    if approved_at < package.get("CustomerMetadataProperties", {}).get(APPROVED_AT, ""):
+    if approved_at is not None and approved_at < package.get("CustomerMetadataProperties", {}).get(APPROVED_AT, ""):
         return "a newer approval of it was tried"
-    for other in summaries(sagemaker, package["ModelPackageGroupName"]):
-        if other.get("ModelLifeCycle", {}).get("Stage") != "Production":
-            continue
-        serves = sagemaker.describe_model_package(ModelPackageName=other["ModelPackageArn"])
-        if approved_at < serves.get("CustomerMetadataProperties", {}).get(APPROVED_AT, ""):
-            return f"version {serves['ModelPackageVersion']}, which serves, was approved later"
-    return None
+    return approved_later(sagemaker, package["ModelPackageGroupName"], approved_at)
 
 
 def _stamped(package: dict[str, Any], changed_at: str | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.functional.jobs.conftest import World
-from tests.functional.local_aws.helpers import ECR, bucket, ended, job_request, wait
+from tests.functional.local_aws.helpers import ECR, bucket, ended, job_request, said_in, wait
 from tests.support import forked
 from tests.support.job_folders import ROOT, job_folder
 
@@ -142,7 +142,7 @@ def test_a_spot_job_that_trains_loses_an_interval_at_most_and_ends_with_the_same
     paused = cloud.home / "local/jobs" / name / "algo-1/ml/output/paused"
     for step in at:
         wait(
-            lambda: paused.read_text() if paused.exists() else "",
+            lambda: said_in(paused),
             lambda said, step=step: said == str(step),
             seconds=120,
         )

@@ -7,6 +7,7 @@ import json
 import time
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stepforge.local import Image, LocalAws, register_images
@@ -75,6 +76,14 @@ def wait(read: Callable[[], Any], until: Callable[[Any], bool], *, seconds: floa
             return value
         assert time.monotonic() < deadline, f"still {value!r} after {seconds} s"
         time.sleep(0.03)
+
+
+def said_in(path: Path) -> str:
+    """Of a file that comes and goes with the job that writes it; empty while there is none."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def bucket(aws: LocalAws, name: str = "artifacts") -> str:

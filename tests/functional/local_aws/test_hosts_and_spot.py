@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from stepforge import local
 from stepforge.local import Image, LocalAws, register_images
-from tests.functional.local_aws.helpers import ECR, bucket, ended, job_request, wait
+from tests.functional.local_aws.helpers import ECR, bucket, ended, job_request, said_in, wait
 
 Json = Any
 HOST = """
@@ -146,7 +146,7 @@ def test_a_spot_job_that_loses_its_instance_at_random_steps_loses_an_interval_at
     local_aws.client("sagemaker").create_training_job(**request)
     paused = local_aws.home / "local/jobs" / name / "algo-1/ml/output/paused.json"
     for step in pauses:
-        wait(lambda: paused.read_text() if paused.exists() else "", lambda said, step=step: said == str(step))
+        wait(lambda: said_in(paused), lambda said, step=step: said == str(step))
         interrupt(local_aws, name)
     done = ended(local_aws, name)
     assert done["TrainingJobStatus"] == "Completed", done.get("FailureReason")

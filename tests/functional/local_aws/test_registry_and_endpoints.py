@@ -183,6 +183,12 @@ def test_an_asynchronous_endpoint_answers_into_s3_with_the_key_and_tells_a_topic
         return [json.loads(message["Body"])["invocationStatus"] for message in got]
 
     assert sorted(wait(heard, lambda found: len(found) == 2)) == ["Completed", "Failed"]
+    told = {"X-Amzn-SageMaker-InvocationTimeoutSeconds": "ten"}
+    event = "before-call.sagemaker-runtime.InvokeEndpointAsync"
+    runtime.meta.events.register(event, lambda params, **_: params["headers"].update(told), unique_id="odd")
+    with pytest.raises(ClientError, match=r"ValidationError.*'ten': give a whole number from 1 to 3600"):
+        runtime.invoke_endpoint_async(EndpointName="later", InputLocation="s3://models/asked")
+    runtime.meta.events.unregister(event, unique_id="odd")
     with pytest.raises(ClientError, match="is asked with InvokeEndpointAsync"):
         ask(local_aws, "later")
     sagemaker.delete_endpoint(EndpointName="later")

@@ -40,7 +40,7 @@ def train() -> None:
     if work.type == "dataset" and "records" in spec.inputs:
         part(spec, data, out)
     elif work.type == "dataset":
-        if work.seed == 7:
+        if work.seed in CRASHES:
             (BASE / "output" / "failure").write_text("line 17 of the records is malformed")
             sys.exit(2)
         if work.seed == 8:

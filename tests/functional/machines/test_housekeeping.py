@@ -44,7 +44,7 @@ def registered(deployed: Deployed) -> TrainOutput:
 @pytest.fixture(scope="module")
 def failed(deployed: Deployed) -> str:
     """The pipeline of a run whose dataset crashed."""
-    spec = deployed.pipeline(seed=7, rate=0.31, stages=1)
+    spec = deployed.pipeline(seed=307, rate=0.31, stages=1)
     assert deployed.train(spec)["status"] == "FAILED"
     return spec.identity
 

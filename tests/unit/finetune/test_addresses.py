@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from stepforge.contracts.registry import ExternalLineage, PackageMetadata
+from stepforge.contracts.serving import InvokeRequest, Prompt
 from stepforge.errors import AddressRefused, InvalidInput
-from stepforge.finetune import TuneSpec, flow
-from stepforge.finetune.plan import Settings
+from stepforge.finetune import TuneSpec, flow, serving
+from stepforge.finetune.plan import Settings, hold_callers
 from tests.unit.finetune.conftest import BUDGETS, PRICE
 
 KEY, AZURE = "sk-THE-ENVIRONMENTS-KEY", "https://me.openai.azure.com/openai/v1"
@@ -46,6 +48,47 @@ def test_no_address_of_a_request_gets_a_key(given: dict[str, Any]) -> None:
     with pytest.raises(AddressRefused, match="leave base_url") as refused:
         provider(given, stored)
     assert KEY not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"type": "openai", "base_url": AZURE},
+        {"type": "openai", "base_url": "http://api.openai.com/v1"},
+        {"type": "anthropic", "base_url": "https://attacker.example", **PROMPTS},
+        {**GOOGLE, "base_url": "https://attacker.example"},
+        {"type": "bedrock", **TUNING, "endpoint_url": "https://attacker.example"},
+    ],
+    ids=["openai", "not encrypted", "anthropic", "vertex", "bedrock"],
+)
+def test_a_model_of_somebody_else_does_not_get_a_persons_own_key_sent_to_any_address(
+    given: dict[str, Any], spec: TuneSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(variable, KEY)
+    data, sha256 = request_of(given, spec, {"plan": "dev", "spec": "dev"})
+    properties = PackageMetadata(
+        pipeline_sha256=sha256, model_sha256="1" * 64, evaluation_sha256="2" * 64, evaluation_uri="s3://bucket/e/",
+        dataset_sha256="3" * 64, training_job_arn="arn:j", domain="records",
+    ).properties() | ExternalLineage(
+        external_provider=given["type"], external_job="j", external_model="m", external_handle="m",
+        external_base="small", external_key="k", external_request_uri="s3://bucket/r", external_cost_usd="1",
+    ).properties()  # fmt: skip
+    asked = InvokeRequest(records=(Prompt(prompt="7"),))
+    with pytest.raises(AddressRefused) as refused:
+        serving.answer(holding(data), properties, asked, None)
+    assert KEY not in str(refused.value)
+
+
+def test_a_persons_own_key_goes_to_the_vendor_and_where_the_person_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse: Any = TypeAdapter(Settings).validate_python
+    named, loopback = parse({"type": "openai", "base_url": AZURE}), {"base_url": "http://127.0.0.1:8080"}
+    for own in ({"type": "openai"}, {"type": "anthropic", **PROMPTS}, {"type": "anthropic", **PROMPTS, **loopback}):
+        hold_callers(parse(own))
+    with pytest.raises(AddressRefused, match="set OPENAI_BASE_URL to it"):
+        hold_callers(named)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{AZURE}/")
+    hold_callers(named)
 
 
 @pytest.mark.parametrize(
@@ -89,21 +132,29 @@ def test_a_location_cannot_become_another_host() -> None:
         provider({**GOOGLE, "location": "evil.example/"})
 
 
-@pytest.mark.parametrize("field", ["plan", "spec"])
-def test_a_request_of_another_environment_is_refused_before_anything_is_read(spec: TuneSpec, field: str) -> None:
-    dev = {"plan": "dev", "spec": "dev", field: "prod"}
-    settings = {"type": "openai", "api_key_secret": "s"}
-    plan = {"environment": dev["plan"], "base_model": "small", "method": "sft", "provider": settings}
+def request_of(settings: dict[str, Any], spec: TuneSpec, environments: dict[str, str]) -> tuple[bytes, str]:
+    plan = {"environment": environments["plan"], "base_model": "small", "method": "sft", "provider": settings}
     request = flow.Request.model_validate(
         {
             "plan": {**plan, "budgets": BUDGETS},
-            "spec": spec.model_copy(update={"environment": dev["spec"]}),
+            "spec": spec.model_copy(update={"environment": environments["spec"]}),
             "price": PRICE, "needed_until": "2026-12-01", "domain": "records", "heldout_sha256": "a" * 64,
         }
     )  # fmt: skip
     data, sha256 = flow.request_bytes(request)
     assert hashlib.sha256(data).hexdigest() == sha256
-    s3 = SimpleNamespace(get_object=lambda **_: {"Body": SimpleNamespace(read=lambda: data)})
+    return data, sha256
+
+
+def holding(data: bytes) -> Any:
+    return SimpleNamespace(get_object=lambda **_: {"Body": SimpleNamespace(read=lambda: data)})
+
+
+@pytest.mark.parametrize("field", ["plan", "spec"])
+def test_a_request_of_another_environment_is_refused_before_anything_is_read(spec: TuneSpec, field: str) -> None:
+    dev = {"plan": "dev", "spec": "dev", field: "prod"}
+    data, sha256 = request_of({"type": "openai", "api_key_secret": "s"}, spec, dev)
+    s3 = holding(data)
     read: list[str] = []
     tools = flow.Tools(
         ledger=None, s3=s3, sagemaker=None, secrets=read.append, bucket="b", environment="dev",  # type: ignore[arg-type]

@@ -444,6 +444,15 @@ def test_golden_prompts_are_greedy_and_spread_over_the_evaluation(s3: Any, deplo
     assert found.max_new_tokens == 20
 
 
+@pytest.mark.parametrize(
+    "row", [b"[]", b"{", b'{"decoding": "greedy", "prompt": "p"}'], ids=["list", "cut off", "short"]
+)
+def test_an_evaluation_with_a_malformed_row_is_refused_and_not_tried_again(s3: Any, row: bytes) -> None:
+    evaluation = put_artifact(s3, "evaluate-" + "c" * 12 + "-a0", "evaluation", {"rows.ndjson": row + b"\n"})
+    with pytest.raises(InvalidInput, match="has a malformed row"):
+        golden(s3, evaluation)
+
+
 def test_an_evaluation_without_greedy_rows_cannot_vouch_for_a_model(s3: Any) -> None:
     rows = (json.dumps({**ROWS[1]}) + "\n").encode()
     evaluation = put_artifact(s3, "evaluate-" + "b" * 12 + "-a0", "evaluation", {"rows.ndjson": rows})

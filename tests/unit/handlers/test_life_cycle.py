@@ -61,13 +61,17 @@ def test_a_version_that_serves_is_not_staged_and_one_that_was_rejected_keeps_its
     for step in ("trying", "failed", "cut off"):
         stamp(sagemaker, promotion_of(serves), step, "again")
         assert staged(sagemaker, serves) == ("Production", "Serving")
-    arn = add(sagemaker, ModelLifeCycle=NEW)
-    stamp(sagemaker, promotion_of(arn), "trying", "")
-    sagemaker.packages[arn] |= {"ModelApprovalStatus": "Rejected", "ApprovalDescription": "worse"}
-    on_rejection(sagemaker, change(arn, "Rejected"))
-    stamp(sagemaker, promotion_of(arn), "refused", "it is Rejected by now")
-    assert staged(sagemaker, arn) == ("Development", "Rejected")
-    assert sagemaker.packages[arn]["ModelLifeCycle"]["StageDescription"] == "worse"
+    for event_first in (True, False):
+        arn = add(sagemaker, ModelLifeCycle=NEW)
+        stamp(sagemaker, promotion_of(arn), "trying", "")
+        sagemaker.packages[arn] |= {"ModelApprovalStatus": "Rejected", "ApprovalDescription": "worse"}
+        if event_first:
+            on_rejection(sagemaker, change(arn, "Rejected"))
+        stamp(sagemaker, promotion_of(arn), "refused", "it is Rejected by now")
+        on_rejection(sagemaker, change(arn, "Rejected"))
+        assert staged(sagemaker, arn) == ("Development", "Rejected")
+        assert sagemaker.packages[arn]["ModelLifeCycle"]["StageDescription"] == "worse"
+        assert sagemaker.packages[arn]["ApprovalDescription"] == "worse"
 
 
 def test_the_end_of_an_earlier_promotion_takes_nothing_from_a_later_one(sagemaker: FakeSageMaker) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from stepforge.contracts.registry import PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
-from stepforge.errors import PromotionBusy
+from stepforge.errors import ArtifactRefused, PromotionBusy
 from stepforge.machines.deployment import Deployment, deploy_live, look_live, roll_back, stamp
 from tests.fakes import FakeAlarms, FakeSageMaker
 
@@ -103,3 +103,25 @@ def test_an_endpoint_that_moves_is_neither_looked_at_nor_rolled_back(
         with pytest.raises(PromotionBusy, match=status):
             step(sagemaker, deployment)
     assert live(sagemaker) == deployment.config
+
+
+@MODES
+def test_an_approval_that_waited_while_a_later_one_was_promoted_does_not_replace_it(
+    sagemaker: FakeSageMaker, s3: Any, promotion: Promotion, fleet: Fleet
+) -> None:
+    early, late = "2026-11-01T10:00:00+00:00", "2026-11-01T11:00:00+00:00"
+    older = promotion.model_copy(update={"approved_at": early})
+    newer = another(sagemaker, promotion).model_copy(update={"approved_at": late})
+    waits = verified(sagemaker, s3, older, fleet)
+    served = goes_live(sagemaker, verified(sagemaker, s3, newer, fleet))
+    stamp(sagemaker, newer, "deployed", "it answers")
+    with pytest.raises(ArtifactRefused, match=f"version {newer.version}, which serves, was approved later"):
+        look_live(sagemaker, waits)
+    with pytest.raises(ArtifactRefused, match="was approved later"):
+        stamp(sagemaker, older, "deployed", "its provider answers")
+    assert live(sagemaker) == served.config
+    stamp(sagemaker, newer, "deployed", "a retry of the task")
+    again = waits.model_copy(
+        update={"promotion": older.model_copy(update={"approved_at": "2026-11-01T12:00:00+00:00"})}
+    )
+    assert look_live(sagemaker, again) == served.config, "approved anew, the older version comes back"

@@ -62,8 +62,8 @@ class Invocations:
             "OutputLocation": answer,
             "FailureLocation": failure,
             "Passed": {key: headers[_PREFIX + key] for key in _PASSED if _PREFIX + key in headers},
-            "Seconds": int(headers.get(f"{_PREFIX}invocationtimeoutseconds", _SECONDS)),
-            "Ends": time.time() + int(headers.get(f"{_PREFIX}requestttlseconds", _TTL_SECONDS)),
+            "Seconds": _seconds(headers, "InvocationTimeoutSeconds", _SECONDS, (1, 3600)),
+            "Ends": time.time() + _seconds(headers, "RequestTTLSeconds", _TTL_SECONDS, (60, 21_600)),
             "Received": _now(),
         }
         self._context.store.put("invocation", name, waiting)
@@ -152,6 +152,14 @@ class Invocations:
             self._context.sns.publish(TopicArn=arn, Message=json.dumps(message))
         except (ClientError, BotoCoreError) as error:
             logger.warning("nobody was told: topic=%s reason=%s", arn, error)
+
+
+def _seconds(headers: Mapping[str, str], name: str, default: int, limits: tuple[int, int]) -> int:
+    given = headers.get(_PREFIX + name.lower(), str(default))
+    low, high = limits
+    if not (given.isascii() and given.isdigit()) or not low <= int(given) <= high:
+        raise ServiceError("ValidationError", f"{name} is {given!r}: give a whole number from {low} to {high}")
+    return int(given)
 
 
 def _now() -> str:

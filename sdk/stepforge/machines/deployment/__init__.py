@@ -19,7 +19,7 @@ from stepforge.machines.deployment._endpoints import (
     remove_empty,
     roll_back,
 )
-from stepforge.machines.deployment._lookups import OWNER_TAG
+from stepforge.machines.deployment._lookups import OWNER_TAG, approved_later
 from stepforge.machines.deployment._smoke import GOLDEN, golden, judge, smoke
 from stepforge.machines.deployment._stamps import out_of_staging, stamp
 from stepforge.machines.deployment._surfaces import MOVING, surface
@@ -35,6 +35,7 @@ __all__ = [
     "SmokeRequest",
     "SmokeResult",
     "Stamp",
+    "approved_later",
     "check_evaluation",
     "check_live",
     "check_weights",

@@ -13,7 +13,7 @@ from stepforge.contracts.names import endpoint_name
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import EndpointFailed, PromotionBusy
 from stepforge.machines.deployment._contracts import Deployment
-from stepforge.machines.deployment._lookups import OWNER_TAG, approved, owner_of, runs
+from stepforge.machines.deployment._lookups import OWNER_TAG, approved, hold_order, owner_of, runs
 from stepforge.machines.deployment._surfaces import MOVING, Served, Surface, surface
 from stepforge.machines.deployment._versions import previous_config
 from stepforge.machines.rollout import Rollout, ensure_alarm
@@ -89,8 +89,9 @@ def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment, rollout
 def look_live(sagemaker: Any, deployment: Deployment) -> str | None:
     """What the live endpoint goes back to, read while this promotion holds the candidate, before it changes anything.
 
-    Raises PromotionBusy while the endpoint moves.
+    Raises PromotionBusy while the endpoint moves, ArtifactRefused where a later approval was promoted meanwhile.
     """
+    hold_order(sagemaker, deployment.promotion)
     found = _surface(sagemaker, deployment).find(deployment.endpoint)
     if found is not None:
         _still(found)

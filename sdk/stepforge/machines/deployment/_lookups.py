@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from stepforge.absence import existing
-from stepforge.contracts.registry import Promotion
+from stepforge.contracts.registry import APPROVED_AT, Promotion
 from stepforge.errors import ArtifactRefused
 from stepforge.machines import executions
+from stepforge.machines.packages import summaries
 
 OWNER_TAG = "stepforge:execution"
 """Tag on the candidate: the ARN of the promotion that tries it. It is the lock between promotions."""
@@ -23,6 +24,25 @@ def approved(sagemaker: Any, promotion: Promotion) -> dict[str, Any]:
 def check_approved(package: dict[str, Any]) -> None:
     if package["ModelApprovalStatus"] != "Approved":
         raise ArtifactRefused(f"{package['ModelPackageArn']} is {package['ModelApprovalStatus']} by now, not Approved")
+
+
+def approved_later(sagemaker: Any, group: str, approved_at: str | None) -> str | None:
+    """Why an approval counts no more: a version that serves was approved after it. None where it counts."""
+    if approved_at is None:
+        return None
+    for other in summaries(sagemaker, group):
+        if other.get("ModelLifeCycle", {}).get("Stage") != "Production":
+            continue
+        serves = sagemaker.describe_model_package(ModelPackageName=other["ModelPackageArn"])
+        if approved_at < serves.get("CustomerMetadataProperties", {}).get(APPROVED_AT, ""):
+            return f"version {serves['ModelPackageVersion']}, which serves, was approved later"
+    return None
+
+
+def hold_order(sagemaker: Any, promotion: Promotion) -> None:
+    """Raises ArtifactRefused where an approval that came later was promoted while this promotion waited."""
+    if (reason := approved_later(sagemaker, promotion.group, promotion.approved_at)) is not None:
+        raise ArtifactRefused(f"{promotion.package_arn} is not promoted over it: {reason}")
 
 
 def owner_of(sagemaker: Any, arn: str) -> str:

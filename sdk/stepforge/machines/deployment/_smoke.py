@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from stepforge.artifacts import folder, read_file
+from stepforge.contracts.base import first_problem
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.serving import InvokeRequest, InvokeResponse, Prompt
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, SmokeFailed
@@ -21,18 +23,36 @@ SMOKE_SECONDS = 600.0
 """How long an asynchronous endpoint may take for them."""
 
 
+class _Row(BaseModel):
+    """What is asked again of a line of rows.ndjson."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    decoding: str
+    prompt: str
+    completion: str
+    tokens: int
+
+
 def golden(s3: Any, evaluation: ArtifactRef, count: int = GOLDEN) -> Golden:
-    """`count` recorded greedy answers, spread evenly over the evaluation. Raises InvalidInput where there is none."""
-    rows = [json.loads(line) for line in read_file(s3, evaluation, ROWS).splitlines()]
-    greedy = [row for row in rows if row["decoding"] == "greedy"]
+    """`count` recorded greedy answers, spread evenly over the evaluation.
+
+    Raises InvalidInput where there is none, or a row is malformed.
+    """
+    where = f"{folder(evaluation.uri)}{ROWS}"
+    try:
+        rows = [_Row.model_validate_json(line) for line in read_file(s3, evaluation, ROWS).splitlines()]
+    except ValidationError as error:
+        raise InvalidInput(f"{where} has a malformed row: {first_problem(error)}") from error
+    greedy = [row for row in rows if row.decoding == "greedy"]
     if not greedy:
-        raise InvalidInput(f"{folder(evaluation.uri)}{ROWS} has no greedy row: there is nothing to smoke-test with")
+        raise InvalidInput(f"{where} has no greedy row: there is nothing to smoke-test with")
     chosen = greedy[:: max(1, len(greedy) // count)][:count]
     return Golden(
-        prompts=tuple(row["prompt"] for row in chosen),
-        completions=tuple(row["completion"] for row in chosen),
+        prompts=tuple(row.prompt for row in chosen),
+        completions=tuple(row.completion for row in chosen),
         # What the evaluation cut off has this length, and what ended before it ends before it again.
-        max_new_tokens=max(1, *(row["tokens"] for row in greedy)),
+        max_new_tokens=max(1, *(row.tokens for row in greedy)),
     )
 
 

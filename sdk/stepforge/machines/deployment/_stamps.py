@@ -19,7 +19,7 @@ from stepforge.contracts.registry import (
     Stage,
     StageStatus,
 )
-from stepforge.machines.deployment._lookups import check_approved
+from stepforge.machines.deployment._lookups import check_approved, hold_order
 from stepforge.machines.packages import summaries
 
 _DESCRIPTION = 1024
@@ -29,7 +29,8 @@ _ENDED: dict[PromotionStep, StageStatus] = {"refused": "Refused", "failed": "Fai
 def stamp(sagemaker: Any, promotion: Promotion, step: PromotionStep, reason: str) -> None:
     """Write where the promotion of a package stands; where it was deployed, the champion before it is archived.
 
-    Raises ArtifactRefused where it was deployed, and its approval was taken back before anybody wrote so.
+    Raises ArtifactRefused where it was deployed, and its approval was taken back, or a later one promoted, before
+    anybody wrote so.
     """
     package = sagemaker.describe_model_package(ModelPackageName=promotion.package_arn)
     if step == "trying":
@@ -37,6 +38,8 @@ def stamp(sagemaker: Any, promotion: Promotion, step: PromotionStep, reason: str
     elif step == "deployed":
         if not _is_written(package, promotion):
             check_approved(package)
+            # What a provider serves holds no candidate, and so waits for nobody.
+            hold_order(sagemaker, promotion)
         change = {**_result(package, promotion, step), **life("Production", "Serving", reason)}
         change["CustomerMetadataProperties"][SERVES_SINCE] = _now()
     else:
@@ -89,9 +92,13 @@ def _ended(package: dict[str, Any], promotion: Promotion, step: PromotionStep, r
     if step == "cut off":
         return moved if cycle.get("Stage") == "Staging" else {}
     said = f"promotion {step}: {reason}"[:_DESCRIPTION].replace("\n", " ")
-    # One that serves is not moved by a promotion that found nothing to do, and who rejected it has said why.
+    change = _result(package, promotion, step)
+    # Who rejected it has said why, and `on_rejection` may be yet to read it.
+    if package["ModelApprovalStatus"] != "Rejected":
+        change["ApprovalDescription"] = said
+    # One that serves is not moved by a promotion that found nothing to do.
     stays = cycle.get("Stage") == "Production" or cycle.get("StageStatus") == "Rejected"
-    return {**_result(package, promotion, step), "ApprovalDescription": said, **({} if stays else moved)}
+    return {**change, **({} if stays else moved)}
 
 
 def _result(package: dict[str, Any], promotion: Promotion, step: PromotionStep) -> dict[str, Any]:
