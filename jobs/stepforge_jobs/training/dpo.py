@@ -25,7 +25,7 @@ from stepforge_jobs.training.models import Policy
 from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.rollouts import RolloutStage
 from stepforge_jobs.training.scoring import pick
-from stepforge_jobs.training.sharing import Sharing
+from stepforge_jobs.training.sharing import GRADIENT, Sharing
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Batch:
 
 class DpoStage(RolloutStage[Problem]):
     splits = True
-    shared = (*RolloutStage.shared, "the gradient")
+    shared = (*RolloutStage.shared, GRADIENT)
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)

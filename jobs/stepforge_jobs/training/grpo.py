@@ -30,7 +30,7 @@ from stepforge_jobs.training.loop import StepResult, Values
 from stepforge_jobs.training.ranks import ranks
 from stepforge_jobs.training.rollouts import RolloutStage
 from stepforge_jobs.training.scoring import laid_out, pick
-from stepforge_jobs.training.sharing import Sharing
+from stepforge_jobs.training.sharing import GRADIENT, Sharing
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class GrpoStage(RolloutStage[Problem]):
     """Any member of the family, as `work.loss` names it."""
 
     splits = True
-    shared = (*RolloutStage.shared, "the gradient")
+    shared = (*RolloutStage.shared, GRADIENT)
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)

@@ -30,6 +30,8 @@ ACTIVATIONS = 1 << 30
 SWITCHED_OFF = "share_prefixes is false"
 EMPTY = "no completion has a token"
 TORN = "the sides of a pair do not fit in one pack"
+GRADIENT = "the gradient"
+"""What a stage's report calls the passes that learn."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Sharing:
         self._wanted, self._say = wanted, say
         self.reasons: list[str] = []
         """Why some passes went row by row, in the order in which that was found."""
-        self._shared = False
+        self._shared: set[bool] = set()
+        """Of passes with a gradient, and of those without, whether some went over packs."""
 
     def parts(
         self,
@@ -65,6 +68,7 @@ class Sharing:
             group = ranks()
             rows = own_rows(prompts, completions, rank=group.rank, world=group.world)
             made = packs(prompts, completions, rows, most=most_tokens(network, device))
+            self._shared.add(torch.is_grad_enabled())
             yield from _over_packs(network, made, prompts, completions, temperature, device)
         else:
             yield from _row_by_row(network, prompts, completions, temperature, device)
@@ -95,6 +99,7 @@ class Sharing:
             if not all(_whole_pairs(pack.rows, both) for pack in made):
                 self._tell(TORN)
             else:
+                self._shared.add(torch.is_grad_enabled())
                 for part in _over_packs(network, made, twice, both, temperature, device):
                     sums = dict(zip(part.rows, (part.logps_BT * part.mask_BT).sum(1), strict=True))
                     numbers = sorted({row % count for row in part.rows})
@@ -137,8 +142,10 @@ class Sharing:
         reasons = "; ".join(self.reasons)
         if reasons and not self._shared:
             return f"sampling alone reads what prompts share once, as far as that is exact; else row by row: {reasons}"
-        exceptions = f"; but row by row: {reasons}" if reasons else ""
-        return f"tokens that rollouts share are computed once in {', '.join(of)}{exceptions}"
+        apart = f"{GRADIENT} " if reasons and GRADIENT in of and True not in self._shared else ""
+        where = ", ".join(name for name in of if not apart or name != GRADIENT)
+        exceptions = f"; but {apart}row by row: {reasons}" if reasons else ""
+        return f"tokens that rollouts share are computed once in {where}{exceptions}"
 
     def _shares(self, network: Any, completions: Sequence[Sequence[int]]) -> bool:
         if not completions:
@@ -147,7 +154,6 @@ class Sharing:
         reason = reason or reason_of(network) or dropout_of(network)
         if reason is not None:
             self._tell(reason)
-        self._shared |= reason is None
         return reason is None
 
     def _tell(self, reason: str) -> None:

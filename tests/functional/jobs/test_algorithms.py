@@ -114,6 +114,6 @@ def test_with_shared_prefixes_a_stage_learns_what_it_learns_row_by_row_and_says_
     assert words["shared"].endswith(", the gradient")
     assert words["rows"] == "row by row: share_prefixes is false"
     reason = "dropout 0.05 of a layer falls on each row apart"
-    assert words["adapters"].endswith(f", the gradient; but row by row: {reason}")
+    assert words["adapters"].endswith(f"that sampled; but the gradient row by row: {reason}")
     said = [json.loads(line) for line in (tmp_path / "adapters/log.txt").read_text().splitlines() if '"note"' in line]
     assert [line["message"] for line in said] == [f"rlvr: prefixes are not shared: {reason}"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from tests.support.prefixes import model, ragged
 from tests.support.whole_step import ours
-from tests.unit.jobs.test_prefixes import model
 from torch.utils.flop_counter import FlopCounterMode
 
 from stepforge.contracts.metrics import MEASURED, PHASES, Metric
@@ -16,6 +17,7 @@ from stepforge.contracts.work import Lora
 from stepforge_jobs.training import clock as clock_module
 from stepforge_jobs.training.clock import Clock, clock, costs, rate, start
 from stepforge_jobs.training.models import Policy, with_lora
+from stepforge_jobs.training.sharing import Sharing
 
 CPU = torch.device("cpu")
 
@@ -86,3 +88,23 @@ def test_a_whole_step_says_where_its_time_went(share: bool) -> None:
     assert all(0 < value < 60 for value in phases.values())
     ratio = clock().values(model(), CPU)[Metric.TOKEN_RATIO]
     assert ratio > 1.5 if share else ratio == 1.0
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "rows"])
+def test_a_step_is_counted_as_what_its_passes_read_score_and_attend_to(
+    monkeypatch: pytest.MonkeyPatch, share: bool
+) -> None:
+    counted: Counter[str] = Counter()
+    monkeypatch.setattr(Clock, "count", lambda _self, _network, **numbers: counted.update(numbers))
+    prompts, completions = rows = ragged(3)
+    list(Sharing(wanted=share).parts(model(), *rows, temperature=1.0, device=CPU))
+    inputs = [p + c[:-1] for p, c in zip(*rows, strict=True)]
+    # Each token attends to all before it and to itself; a token is its beginning, where those are computed once.
+    stems = {(tuple(p[: n + 1]), ()) for p in prompts for n in range(len(p))}
+    tails = {(tuple(p), tuple(c[: n + 1])) for p, c in zip(*rows, strict=True) for n in range(len(c) - 1)}
+    lasts = {(tuple(p), tuple(c[:n])) for p, c in zip(*rows, strict=True) for n in range(len(c))}
+    lengths = [len(p) + len(c) for p, c in stems | tails] if share else [n + 1 for i in inputs for n in range(len(i))]
+    scored = len(lasts) if share else sum(map(len, completions))
+    whole = sum(map(len, inputs))
+    assert counted == {"read": len(lengths), "scored": scored, "pairs": sum(lengths), "whole": whole}
+    assert (whole > len(lengths)) == share

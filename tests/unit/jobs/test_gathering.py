@@ -90,6 +90,18 @@ def test_groups_without_spread_are_replaced_by_whole_groups_of_fresh_prompts(pol
     assert found.metrics[Metric.ZERO_SPREAD] == 1 - sum(first) / 4
 
 
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "rows"])
+def test_rollouts_that_are_alike_so_far_are_computed_as_one_unless_sharing_is_off(policy: Policy, share: bool) -> None:
+    sizes: list[int] = []
+    hook = policy.network.register_forward_pre_hook(
+        lambda _network, _given, named: sizes.append(len(named["input_ids"])), with_kwargs=True
+    )
+    given = work(temperature=1e-3, group_size=6, share_prefixes=share, dynamic_sampling=False)
+    gather(policy, given, pools(policy, 4), 0, judge=lambda problems, _: Judged([0.0] * len(problems), {}), stops=[-1])
+    hook.remove()
+    assert sizes[-1] == (4 if share else 4 * 6)
+
+
 def test_rounds_are_bounded_and_a_step_may_find_nothing(policy: Policy) -> None:
     judge = Judge([])
     found = gather(policy, work(sampling_rounds=3), pools(policy, 4), 0, judge=judge, stops={policy.codec.eos})

@@ -12,7 +12,7 @@ from tests.support.job_folders import TINY
 from stepforge.contracts.work import Lora
 from stepforge.errors import IntegrityError, InvalidInput
 from stepforge_jobs.directories import check_directory
-from stepforge_jobs.evaluation.sampling import sample, seed_of
+from stepforge_jobs.evaluation.sampling import choose, sample, seed_of
 from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training.loop import learning_rate
 from stepforge_jobs.training.models import Policy, from_directory, from_scratch, save, with_lora
@@ -52,6 +52,13 @@ def test_sampled_tokens_have_the_models_probabilities(policy: Policy, prompts: l
     wanted = torch.softmax(logits / 0.7, -1)
     found = torch.bincount(torch.tensor(drawn).flatten(), minlength=len(wanted)) / 8_000
     assert (found - wanted).abs().max() < 0.02
+
+
+def test_a_token_without_probability_is_not_drawn_by_the_least_draw_nor_at_a_bound() -> None:
+    nothing = -float("inf")
+    logits = torch.tensor([[nothing, 0.0, nothing, 0.0]]).expand(4, -1)
+    draws = torch.tensor([0.0, 0.25, 0.5, 1 - 2**-53], dtype=torch.float64)
+    assert choose(logits, 1.0, draws).tolist() == [1, 1, 3, 3]
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-40, 5e-324], ids=str)
