@@ -14,6 +14,7 @@ from tests.functional.local_aws.helpers import ECR, bucket, ended, job_request, 
 from tests.support import forked
 from tests.support.job_folders import ROOT, job_folder
 
+from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.manifests import MANIFEST, sha256_of
 from stepforge.contracts.metrics import MEASURED
 from stepforge.contracts.work import LocalModel, SftWork, TrainingWork
@@ -83,6 +84,11 @@ def channels(aws: LocalAws, world: World, work: TrainingWork, base: Path) -> lis
     return [upload(aws, folder, f"{base.name}/{name}") for name, folder in folders.items()]
 
 
+def job_of(base: Path, attempt: int) -> str:
+    """The name of an attempt at the spec in `base`: a job runs no other."""
+    return f"{JobSpec.model_validate_json((base / 'input/data/spec/spec.json').read_bytes()).prefix}-a{attempt}"
+
+
 def model_of(aws: LocalAws, job: str, folder: Path) -> Path:
     """What a job left, without the manifest, which says when it was written."""
     done = ended(aws, job, seconds=500)
@@ -103,12 +109,13 @@ def test_two_hosts_learn_the_very_weights_of_two_processes_on_one(
 ) -> None:
     inputs = channels(cloud, world, SftWork(steps=8, checkpoint_every=4, batch_size=8), tmp_path / "hosts")
     sagemaker = cloud.client("sagemaker")
-    for name, count, processes in (("hosts-2", 2, "1"), ("hosts-1", 1, "2")):
+    names = [job_of(tmp_path / "hosts", attempt) for attempt in (0, 1)]
+    for name, count, processes in zip(names, (2, 1), ("1", "2"), strict=True):
         image = IMAGE.replace("training@", "training-plain@")
         request = job_request(name, image, bucket=BUCKET, InputDataConfig=inputs, Environment={PROCESSES: processes})
         request["ResourceConfig"]["InstanceCount"] = count
         sagemaker.create_training_job(**request)
-    two, one = (model_of(cloud, name, tmp_path / name) for name in ("hosts-2", "hosts-1"))
+    two, one = (model_of(cloud, name, tmp_path / name) for name in names)
     assert sha256_of(two / "model.safetensors") == sha256_of(one / "model.safetensors")
     rows = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (two, one)]
     told = [[{name: value for name, value in row.items() if name not in MEASURED} for row in of] for of in rows]
@@ -121,10 +128,11 @@ def test_a_spot_job_that_trains_loses_an_interval_at_most_and_ends_with_the_same
     cloud: LocalAws, world: World, tmp_path: Path
 ) -> None:
     """Twenty times; every second process takes no notice of SIGTERM and is killed after the grace."""
-    count, name = 20, "spot-training"
+    count = 20
     steps = 4 * count
     work = SftWork(steps=steps, checkpoint_every=EVERY, batch_size=8)
-    inputs = channels(cloud, world, work, tmp_path / name)
+    inputs = channels(cloud, world, work, tmp_path / "spot")
+    name = job_of(tmp_path / "spot", 0)
     at = sorted(random.Random(count).sample(range(1, steps), count))
     how = {step: ("term", "kill")[number % 2] for number, step in enumerate(at)}
     request = job_request(
@@ -148,7 +156,7 @@ def test_a_spot_job_that_trains_loses_an_interval_at_most_and_ends_with_the_same
         )
         sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "stepforge:local-interrupt", "Value": "now"}])
     model = model_of(cloud, name, tmp_path / "model")
-    whole = forked.succeed(tmp_path / name)
+    whole = forked.succeed(tmp_path / "spot")
     assert sha256_of(model / "model.safetensors") == sha256_of(whole / "model.safetensors")
 
     lines = [line.text for line in LogTail(cloud.client("logs"), name).read()]
