@@ -227,9 +227,11 @@ def test_the_budget_warns_and_stops_what_starts_jobs(dev: Dev) -> None:
     assert (action["ActionThreshold"], action["ApprovalModel"]) == ({"Type": "PERCENTAGE", "Value": 100}, "AUTOMATIC")
     held = action["Definition"]["IamActionDefinition"]
     dev.client("iam").get_policy(PolicyArn=held["PolicyArn"])
-    assert len(held["Roles"]) == 2
-    for role in held["Roles"]:
-        dev.client("iam").get_role(RoleName=role)
+    known = {role.physical_id: role.logical_id for role in dev.deployment.of("AWS::IAM::Role")}
+    stems = ["FunctionsDeployRole", "FunctionsFinetuneRole", "MachinesRunJobRole"]
+    by_machines, people = held["Roles"][:3], held["Roles"][3:]
+    assert sorted(known[role].rstrip("0123456789ABCDEF") for role in by_machines) == stems
+    assert people == ["stepforge-dev-studio-research"]
 
 
 def test_jobs_have_no_way_out_and_providers_one_address(dev: Dev) -> None:

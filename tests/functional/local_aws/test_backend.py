@@ -87,7 +87,7 @@ def test_ciphertext_is_authenticated_with_its_context(local_aws: LocalAws) -> No
 
 
 ROTATES = """
-import boto3
+import boto3, time
 client = boto3.client("secretsmanager")
 def handler(event, context):
     secret, token = event["SecretId"], event["ClientRequestToken"]
@@ -101,6 +101,7 @@ def handler(event, context):
         old = next(version for version, names in stages.items() if "AWSCURRENT" in names)
         moved = {"MoveToVersionId": token, "RemoveFromVersionId": old}
         client.update_secret_version_stage(SecretId=secret, VersionStage="AWSCURRENT", **moved)
+        time.sleep(.5)
 """
 
 
@@ -110,11 +111,14 @@ def test_a_secret_is_rotated_by_its_function(local_aws: LocalAws) -> None:
     rotation = function(local_aws, "rotates", ROTATES, Timeout=20)
     client.rotate_secret(SecretId=arn, RotationLambdaARN=rotation, RotationRules={"AutomaticallyAfterDays": 30})
     wait(lambda: client.get_secret_value(SecretId=arn)["SecretString"], lambda value: value == "rotated")
+    # The function is not done with the first yet.
+    second = client.rotate_secret(SecretId=arn)["VersionId"]
+    wait(lambda: client.get_secret_value(SecretId=arn)["VersionId"], lambda version: version == second)
     wait(
         lambda: sorted(chain(*client.describe_secret(SecretId=arn)["VersionIdsToStages"].values())),
         lambda stages: stages == ["AWSCURRENT", "AWSPREVIOUS"],
     )
-    assert client.get_secret_value(SecretId=arn, VersionStage="AWSPREVIOUS")["SecretString"] == "first"
+    assert client.get_secret_value(SecretId=arn, VersionStage="AWSPREVIOUS")["SecretString"] == "rotated"
 
 
 def test_what_cannot_be_delivered_goes_to_the_dead_letter_queue(local_aws: LocalAws) -> None:

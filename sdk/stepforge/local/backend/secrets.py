@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections import defaultdict
 from typing import Any
 
 import ministack.services.cloudformation.provisioners as provisioners
@@ -16,9 +17,11 @@ logger = logging.getLogger(__name__)
 Json = Any
 _rotate_secret = secretsmanager._rotate_secret
 _STEPS = ("createSecret", "setSecret", "testSecret", "finishSecret")
-_rotating: set[str] = set()
-"""Names of secrets that are rotated just now."""
+_rotating: set[tuple[str, str]] = set()
+"""Secrets and their versions that are rotated just now, or wait for another version's rotation to end."""
 _under_way = threading.Lock()
+_turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""By the name of the secret."""
 
 
 def install() -> None:
@@ -65,14 +68,16 @@ def rotate_secret(data: Json) -> Json:
 def _rotate(secret: Json, function: str, version: str) -> None:
     """A step that fails ends the rotation: the current version stays, and the pending one stays pending, unless the
     function took its label: the next rotation is the same one again."""
+    turn = (secret["Name"], version)
     with _under_way:
-        if (name := secret["Name"]) in _rotating:
+        if turn in _rotating:
             return
-        _rotating.add(name)
+        _rotating.add(turn)
     try:
-        _go_through(secret, function, version)
+        with _turns[secret["Name"]]:
+            _go_through(secret, function, version)
     finally:
-        _rotating.discard(name)
+        _rotating.discard(turn)
 
 
 def _go_through(secret: Json, function: str, version: str) -> None:
