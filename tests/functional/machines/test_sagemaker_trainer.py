@@ -86,7 +86,7 @@ def described(deployed: Deployed, name: str, spec: JobSpec) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_its_job_is_ours_by_every_field_and_is_adopted(deployed: Deployed, sagemaker_python: str) -> None:
-    theirs, ours = spec_of(201), spec_of(202)
+    theirs, ours = spec_of(1201), spec_of(1202)
     found = by_model_trainer(sagemaker_python, deployed, theirs)
     submitted = submit(deployed.connection, ours)
 
