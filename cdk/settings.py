@@ -28,7 +28,10 @@ from stepforge.contracts.names import package_group
 from stepforge.contracts.serving import ServeMode, Share
 from stepforge.errors import InvalidInput, UnknownName
 
-EnvironmentName = Annotated[str, form(r"[a-z][a-z0-9]{1,11}", "the file a name of 2 to 12 small letters and digits")]
+EnvironmentName = Annotated[
+    str,
+    form(r"(?!account$)[a-z][a-z0-9]{1,11}", "the file a name of 2 to 12 small letters and digits, and not account"),
+]
 InstanceType = Annotated[str, form(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", 'a SageMaker type, such as "ml.g5.xlarge"')]
 ProfileName = Annotated[
     str, form(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,25}", "at most 26 letters, digits and hyphens between them")

@@ -25,6 +25,13 @@ def test_there_is_no_other_file_and_no_other_name() -> None:
         settings("prd")
 
 
+@pytest.mark.parametrize("name", ["account", "Dev", "d", "dev-2", "a-name-of-over-twelve"])
+def test_a_name_that_no_environment_can_have_is_refused(name: str) -> None:
+    """`stepforge-account` is the stack of what an account has once."""
+    with pytest.raises(InvalidInput, match="not account"):
+        parse(name, DEV, source="x.toml")
+
+
 def test_networks_of_the_committed_environments_do_not_overlap() -> None:
     cidrs = [network.cidr for name in deployable() if (network := settings(name).network)]
     assert len(set(cidrs)) == len(cidrs) == 3
