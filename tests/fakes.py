@@ -9,8 +9,21 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from stepforge.contracts.jobs import JobRequest
+from stepforge.contracts.registry import ExternalLineage
 
 REGION_ARN = "arn:aws:sagemaker:us-east-1:123456789012"
+
+TUNE = ExternalLineage(
+    external_provider="sagemaker",
+    external_job="j",
+    external_model="m",
+    external_handle="sf-1",
+    external_base="b",
+    external_key="sf-1",
+    external_request_uri="s3://bucket/finetune/requests/1.json",
+    external_cost_usd="3",
+).properties()
+"""Properties of a package whose model SageMaker tuned without a server of ours."""
 
 
 def refusal(operation: str, message: str, code: str = "ValidationException") -> ClientError:

@@ -15,25 +15,15 @@ from botocore.exceptions import ClientError
 
 from stepforge.connection import Connection
 from stepforge.contracts.records import TEST_SPLITS
-from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT, ExternalLineage
+from stepforge.contracts.registry import PROMOTION, PROMOTION_EVENT
 from stepforge.contracts.reports import Interval, Score
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError, UnknownName
 from stepforge.machines.cards import metrics_of, scores_of
 from stepforge.registry import Package, Registry
-from tests.fakes import FakeSageMaker, refusal
+from tests.fakes import TUNE, FakeSageMaker, refusal
 
 GROUP = "stepforge-facial"
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
-EXTERNAL = ExternalLineage(
-    external_provider="sagemaker",
-    external_job="j",
-    external_model="m",
-    external_handle="sf-1",
-    external_base="b",
-    external_key="sf-1",
-    external_request_uri="s3://bucket/finetune/requests/1.json",
-    external_cost_usd="3",
-).properties()
 
 
 @pytest.mark.parametrize(
@@ -233,7 +223,7 @@ def test_a_providers_model_needs_no_endpoint_of_ours() -> None:
     held = OneVersion(
         ModelApprovalStatus="Approved",
         ModelLifeCycle={"Stage": "Production"},
-        CustomerMetadataProperties=EXTERNAL,
+        CustomerMetadataProperties=TUNE,
     )
     assert held.registry.get("facial/1").serving
 

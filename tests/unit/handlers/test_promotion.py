@@ -13,13 +13,13 @@ import pytest
 
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.names import group_prefix
-from stepforge.contracts.registry import SERVES_SINCE, ExternalLineage, PackageMetadata, Promotion
+from stepforge.contracts.registry import SERVES_SINCE, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import ArtifactRefused, EnvironmentUnavailable
 from stepforge.machines.deployment import stamp
 from stepforge.machines.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
 from stepforge.machines.retiring import retire
-from tests.fakes import FakeSageMaker, refusal
+from tests.fakes import TUNE, FakeSageMaker, refusal
 
 GROUP = "stepforge-facial"
 FLEET = Fleet(instance_type="ml.m5.large")
@@ -434,17 +434,6 @@ def test_the_sweep_deletes_the_candidate_of_a_promotion_that_was_stopped(
 
 
 # ── What served before ───────────────────────────────────────────────────────────────────────────
-
-TUNE = ExternalLineage(
-    external_provider="sagemaker",
-    external_job="j",
-    external_model="m",
-    external_handle="sf-1",
-    external_base="b",
-    external_key="sf-1",
-    external_request_uri="s3://bucket/finetune/requests/1.json",
-    external_cost_usd="3",
-).properties()
 
 
 def promoted(sagemaker: FakeSageMaker, arn: str, event: PackageStateChange | None = None) -> datetime:
