@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, Json
 
 from _runtime import Variables, client, handles, variables
 from stepforge.contracts.events import PackageStateChange
-from stepforge.contracts.names import has_prefix
 from stepforge.contracts.serving import Fleet
 from stepforge.machines.promotion import KEEP_PREVIOUS_DAYS, on_event, sweep
 
@@ -45,6 +44,6 @@ def handler(event: Event) -> list[dict[str, Any]]:
         )
     else:
         change = PackageStateChange.model_validate(event.detail)
-        ours = has_prefix(change.ModelPackageArn.partition("model-package/")[2], env.group_prefix)
+        ours = change.is_of(env.group_prefix)
         decisions = [on_event(sagemaker, states, change, env.fleet, machine_arn=env.promote_arn)] if ours else []
     return [decision.model_dump(mode="json") for decision in decisions]

@@ -6,7 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 from _runtime import Variables, client, handles, variables
 from stepforge.contracts.events import PackageStateChange
-from stepforge.contracts.names import has_prefix
 from stepforge.machines.promotion import Decision, on_rejection
 
 
@@ -26,6 +25,6 @@ class Event(BaseModel):
 @handles
 def handler(event: Event) -> Decision | None:
     """None for a package of another environment, about which nothing may be asked."""
-    if not has_prefix(event.detail.ModelPackageArn.partition("model-package/")[2], variables(Environment).group_prefix):
+    if not event.detail.is_of(variables(Environment).group_prefix):
         return None
     return on_rejection(client("sagemaker"), event.detail)

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from botocore.exceptions import ClientError as AwsError
-
-from stepforge.absence import existing, is_absent
+from stepforge.absence import existing
 from stepforge.connection import LOCAL, Connection, command
 from stepforge.contracts.jobs import JobOutcome, JobRequest
 from stepforge.contracts.names import job_name
@@ -208,12 +206,9 @@ class JobSteps:
         self._looks_after_end = 0 if connection.name == LOCAL else 1
 
     def __call__(self, out: Out) -> bool:
-        try:
-            job = self._jobs.describe_training_job(TrainingJobName=self._name)
-        except AwsError as error:
-            if is_absent(error):
-                raise UnknownName("job", self._name, None) from error
-            raise
+        job = existing(self._jobs.describe_training_job, TrainingJobName=self._name)
+        if job is None:
+            raise UnknownName("job", self._name, None)
         state = JobState(self._name, job)
         if self._lines is not None:
             self._lines.extend(self._narrator.tail.read())

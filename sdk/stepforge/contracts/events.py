@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from stepforge.contracts.base import digest
+from stepforge.contracts.names import has_prefix
 
 
 class PackageStateChange(BaseModel):
@@ -28,6 +29,10 @@ class PackageStateChange(BaseModel):
         """AWS may send several events for one change: they share this."""
         when = instant(self.LastModifiedTime)
         return digest([self.ModelPackageArn, "ModelApprovalStatus", self.ModelApprovalStatus, when])
+
+    def is_of(self, group_prefix: str) -> bool:
+        """Whether its package is the environment's with this prefix: others in the account hear of the same events."""
+        return has_prefix(self.ModelPackageArn.partition("model-package/")[2], group_prefix)
 
     @property
     def approved_at(self) -> str | None:

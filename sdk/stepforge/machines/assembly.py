@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any, TypeVar
 
 from stepforge import errors
-from stepforge.artifacts import folder, read_bytes, read_manifest, write_json
+from stepforge.artifacts import folder, read_manifest, write_json
 from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import ArtifactRef, JobRequest, JobSpec
 from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
@@ -22,8 +22,8 @@ from stepforge.contracts.requests import AssemblySpec, EvaluationSpec, Part, Spe
 from stepforge.contracts.resources import Resources
 from stepforge.contracts.solutions import ParsingReport
 from stepforge.economics.estimate import model_of
-from stepforge.errors import IdentityConflict, IntegrityError, InvalidInput
-from stepforge.machines.planning import job_request, job_tags, put_spec
+from stepforge.errors import IntegrityError
+from stepforge.machines.planning import job_request, job_tags, put_spec, read_started
 
 MOST_WORDS = 8_192
 """More different words than this are no vocabulary for a model that starts from scratch."""
@@ -62,15 +62,7 @@ class Joined(Contract):
 
 def read_spec(s3: Any, ref: SpecRef, model: type[Spec]) -> Spec:
     """The spec that an execution names. Raises IdentityConflict where the object was replaced by another spec."""
-    try:
-        spec = model.model_validate_json(read_bytes(s3, ref.spec_uri))
-    except ValueError as error:
-        raise InvalidInput(f"{ref.spec_uri} is not a {model.__name__}: {error}") from error
-    if spec.identity != ref.spec_sha256:
-        raise IdentityConflict(
-            f"{ref.spec_uri} holds the spec {spec.identity}, but {ref.spec_sha256} was started: submit it again"
-        )
-    return spec
+    return read_started(s3, ref.spec_uri, ref.spec_sha256, model, called=model.__name__)
 
 
 def plan_evaluation(s3: Any, request: PlanRequest, *, bucket: str, key_arn: str, environment: str = "") -> JobRequest:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from stepforge.artifacts import folder, read_bytes, write_json
 from stepforge.contracts.base import Contract
 from stepforge.contracts.jobs import JobOutcome, JobRequest, JobSpec, Resources
 from stepforge.contracts.names import DOMAIN_TAG, ENVIRONMENT_TAG, MODEL_TAG, RUN_TAG, Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
+from stepforge.contracts.requests import AssemblySpec, EvaluationSpec
 from stepforge.contracts.work import ScratchModel
 from stepforge.economics.estimate import model_name, scratch_name
 from stepforge.errors import IdentityConflict, InvalidInput
 
+Started = TypeVar("Started", PipelineSpec, EvaluationSpec, AssemblySpec)
 Phase = Literal["dataset", "gate", "stage", "evaluation", "end"]
 
 
@@ -103,15 +105,17 @@ def put_spec(s3: Any, job: JobSpec, *, bucket: str, key_arn: str) -> None:
 
 def read_pipeline(s3: Any, state: PipelineState) -> PipelineSpec:
     """The pipeline that `state` names. Raises IdentityConflict where the object was replaced by another pipeline."""
+    return read_started(s3, state.pipeline_uri, state.pipeline_sha256, PipelineSpec, called="pipeline")
+
+
+def read_started(s3: Any, uri: str, sha256: str, model: type[Started], *, called: str) -> Started:
+    """What an execution was started with. Raises IdentityConflict where the object was replaced by another."""
     try:
-        spec = PipelineSpec.model_validate_json(read_bytes(s3, state.pipeline_uri))
+        spec = model.model_validate_json(read_bytes(s3, uri))
     except ValueError as error:
-        raise InvalidInput(f"{state.pipeline_uri} is not a pipeline: {error}") from error
-    if spec.identity != state.pipeline_sha256:
-        raise IdentityConflict(
-            f"{state.pipeline_uri} holds the pipeline {spec.identity}, but {state.pipeline_sha256} was started: "
-            "submit it again"
-        )
+        raise InvalidInput(f"{uri} is not a {called}: {error}") from error
+    if spec.identity != sha256:
+        raise IdentityConflict(f"{uri} holds the {called} {spec.identity}, but {sha256} was started: submit it again")
     return spec
 
 
