@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,8 +11,9 @@ from stepforge.contracts.names import TUNE_PREFIX
 
 ProviderName = Literal["openai", "vertex", "bedrock", "sagemaker", "anthropic"]
 PROVIDERS: tuple[ProviderName, ...] = ("openai", "vertex", "bedrock", "sagemaker", "anthropic")
-Method = Literal["sft", "dpo", "rft", "prompt"]
-"""Supervised, preference pairs, reinforcement with a grader, and a better prompt in the place of new weights."""
+Method = Literal["sft", "dpo", "rft", "distillation", "prompt"]
+"""Supervised, preference pairs, reinforcement with a grader, the responses of a larger model, and a better prompt in
+the place of new weights."""
 Format = Literal["openai", "vertex", "bedrock", "sagemaker", "prompt"]
 
 
@@ -106,6 +107,20 @@ Grader = Annotated[
 ]
 
 
+class Teacher(Contract):
+    """The larger model of a distillation. The provider asks it for responses to our prompts, and tunes on them."""
+
+    model: Annotated[str, Field(min_length=1, max_length=2048)]
+    """As the provider's API calls it; at Bedrock an ARN or an inference profile too."""
+    max_response_tokens: Annotated[int, Field(ge=1, le=131_072)]
+    """Of one response, thoughts included. What the cost is held against; Bedrock cuts there, Vertex has no such
+    setting."""
+    labelled: bool = False
+    """Send our answers with the prompts: Bedrock may show them to the teacher as examples of good ones."""
+    sft_loss_weight: Annotated[float, Field(gt=0)] | None = None
+    """Vertex: the weight of the teacher's words beside its distribution."""
+
+
 class Hyperparameters(Contract):
     """Unset is the provider's own choice, but for the epochs: a price has to be known before anything is sent."""
 
@@ -137,6 +152,7 @@ class TuneSpec(Contract):
     validation: DatasetFile | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
+    teacher: Teacher | None = None
     suffix: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] = "stepforge"
     """Part of the tuned model's name, where the provider has one."""
     attempt: Annotated[int, Field(ge=1)] = 1
@@ -146,6 +162,10 @@ class TuneSpec(Contract):
     def _fits_together(self) -> TuneSpec:
         if (self.method == "rft") != (self.grader is not None):
             raise ValueError("method 'rft' needs a grader, and no other method has one")
+        if (self.method == "distillation") != (self.teacher is not None):
+            raise ValueError("method 'distillation' needs a teacher, and no other method has one")
+        if self.teacher is not None and self.validation is not None:
+            raise ValueError("a distillation splits its own validation off: leave validation out")
         for name, file in (("training", self.training), ("validation", self.validation)):
             if file is not None and file.method != self.method:
                 raise ValueError(f"{name} was written for method {file.method!r}, but the method is {self.method!r}")
@@ -161,5 +181,9 @@ def launch_key(spec: TuneSpec, target: str) -> str:
     How the tokens of the data were counted is no part of it: the same data on a machine with another counter, or after
     the counter was mended, are the same launch.
     """
-    counts = {"training": {"tokens"}, "validation": {"tokens"}}
-    return TUNE_PREFIX + digest({"spec": spec.model_dump(mode="json", exclude=counts), "target": target})[:40]
+    aside: dict[str, Any] = {"training": {"tokens"}, "validation": {"tokens"}}
+    if spec.teacher is None:
+        aside["teacher"] = True  # launches from before there were teachers keep their keys
+    elif spec.provider == "vertex":
+        aside["teacher"] = {"max_response_tokens"}  # which counts the cost there, and is not sent
+    return TUNE_PREFIX + digest({"spec": spec.model_dump(mode="json", exclude=aside), "target": target})[:40]

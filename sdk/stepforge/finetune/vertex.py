@@ -1,7 +1,7 @@
-"""Tuning of Gemini models on Vertex AI, through google-genai; data goes to Cloud Storage.
+"""Tuning of Gemini and distillation of open models on Vertex AI, through google-genai; data goes to Cloud Storage.
 
-Needs the extra `vertex`. Models and endpoints of
-Vertex's own registry: `vertex_registry`. Not covered: distillation, images.
+Needs the extra `vertex`. Models and endpoints of Vertex's own registry: `vertex_registry`. Not covered: images, and
+deploying what was distilled from an open model: its weights come to Cloud Storage.
 """
 
 from __future__ import annotations
@@ -16,9 +16,19 @@ from typing import TYPE_CHECKING, Any
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import IdentityConflict, InvalidInput, MissingExtra, ProviderRefused
 from stepforge.finetune import job as jobs
+from stepforge.finetune.datasets import format_of, is_gemini
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, normalise
 from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
-from stepforge.finetune.spec import Grader, HttpGrader, ProviderName, PythonGrader, ScoreModel, StringCheck, TuneSpec
+from stepforge.finetune.spec import (
+    Grader,
+    HttpGrader,
+    ProviderName,
+    PythonGrader,
+    ScoreModel,
+    StringCheck,
+    Teacher,
+    TuneSpec,
+)
 from stepforge.finetune.uploads import checked_bytes
 from stepforge.finetune.vertex_registry import VertexRegistry
 
@@ -41,7 +51,14 @@ _STATES = {
     "JOB_STATE_CANCELLED": State.CANCELLED,
     "JOB_STATE_EXPIRED": State.EXPIRED,
 }
-_METHODS = {"sft": "SUPERVISED_FINE_TUNING", "dpo": "PREFERENCE_TUNING", "rft": "REINFORCEMENT_TUNING"}
+_METHODS = {
+    "sft": "SUPERVISED_FINE_TUNING",
+    "dpo": "PREFERENCE_TUNING",
+    "rft": "REINFORCEMENT_TUNING",
+    "distillation": "DISTILLATION",
+}
+WEIGHTS = "postprocess/node-0/checkpoints/final"
+"""Below a job's output: the last checkpoint of an open model."""
 _ADAPTERS = {1: "ONE", 2: "TWO", 4: "FOUR", 8: "EIGHT", 16: "SIXTEEN", 32: "THIRTY_TWO"}
 
 
@@ -111,12 +128,37 @@ class VertexProvider:
     def validate(self, spec: TuneSpec) -> None:
         if spec.method not in _METHODS:
             raise InvalidInput(f"method {spec.method!r} is not offered by Vertex: use one of {', '.join(_METHODS)}")
-        if spec.training.format != "vertex":
-            raise InvalidInput(f"the data is in {spec.training.format!r} format: write it for 'vertex'")
+        wanted = format_of("vertex", spec.method, spec.base_model)
+        if spec.training.format != wanted:
+            raise InvalidInput(f"the data is in {spec.training.format!r} format: write it for {wanted!r}")
         if spec.grader is not None:
             reward_config(spec.grader)
         if spec.hyperparameters.beta is not None and spec.method != "dpo":
             raise InvalidInput("beta belongs to method 'dpo': leave it out")
+        if spec.teacher is not None:
+            self._validate_distillation(spec, spec.teacher)
+
+    @staticmethod
+    def _validate_distillation(spec: TuneSpec, teacher: Teacher) -> None:
+        h, gemini = spec.hyperparameters, is_gemini(spec.base_model)
+        if teacher.labelled:
+            raise InvalidInput("Vertex's teachers are asked for every answer: leave labelled out, or use Bedrock")
+        if h.samples_per_prompt is not None:
+            raise InvalidInput("samples_per_prompt belongs to method 'rft': leave it out")
+        if not gemini and (h.learning_rate_multiplier is not None or h.adapter_size is not None):
+            raise InvalidInput(
+                "learning_rate_multiplier and adapter_size are Gemini's: leave them out of an open model's"
+            )
+        if gemini and h.batch_size is not None:
+            raise InvalidInput("batch_size is for open models: leave it out of a distillation of Gemini")
+
+    def check_serving(self, spec: TuneSpec) -> None:
+        """An open model's weights answer nobody until someone deploys them, on machines by the hour."""
+        if spec.method == "distillation" and not is_gemini(spec.base_model):
+            raise InvalidInput(
+                f"{spec.base_model!r} comes back as weights in Cloud Storage, which no endpoint serves, so it could be "
+                "neither judged nor registered: use `stepforge finetune launch`, and deploy them from the Model Garden"
+            )
 
     def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
         return jobs.estimate(spec, price, hours=hours)
@@ -201,6 +243,11 @@ class VertexProvider:
             config.validation_dataset = t.TuningValidationDataset(gcs_uri=prepared.validation)
         if self._kms_key is not None:
             config.encryption_spec = t.EncryptionSpec(kms_key_name=self._kms_key)
+        if spec.teacher is not None:
+            config.base_teacher_model = spec.teacher.model
+            config.sft_loss_weight_multiplier = spec.teacher.sft_loss_weight
+            if not is_gemini(spec.base_model):
+                config.output_uri = f"gs://{self._bucket}/{self._prefix}".rstrip("/") + f"/output/{key}"
         if spec.grader is not None:
             config.reward_config = t.SingleReinforcementTuningRewardConfig.model_validate(reward_config(spec.grader))
         return config
@@ -241,6 +288,11 @@ class VertexProvider:
         with self._calling("tuningJobs.get"):
             found = self._client.tunings.get(name=job_id)
         tuned = found.tuned_model
+        if tuned is not None and tuned.model and not tuned.endpoint and found.output_uri:
+            raise ProviderRefused(
+                f"job {job_id} has made weights, which no endpoint serves: deploy them from the Model Garden (custom "
+                f"weights), {found.output_uri.rstrip('/')}/{WEIGHTS}"
+            )
         if tuned is None or not tuned.model or not tuned.endpoint:
             raise ProviderRefused(f"job {job_id} has no endpoint, it is {found.state}: watch it until it has succeeded")
         # The endpoint is what answers; the model's name only says what is behind it.
@@ -358,6 +410,7 @@ def reward_config(grader: Grader) -> dict[str, Any]:
 
 
 def _billable(stats: Any) -> int | None:
+    """What a job says that it billed. A distillation's statistics leave out what the teacher said: they are no bill."""
     if stats is None:
         return None
     for name in ("supervised_tuning_data_stats", "preference_optimization_data_stats"):
