@@ -140,17 +140,20 @@ def preference_tokens(provider: Provider, prompts: TokenCount, completions: Toke
     )
 
 
-def distillation(prompts: TokenCount, responses: TokenCount, epochs: int, price: ModelPrice) -> Bill:
+def distillation(
+    prompts: TokenCount, responses: TokenCount, epochs: int, price: ModelPrice, *, trained: TokenCount | None = None
+) -> Bill:
     """The teacher's reading of the prompts, its responses, and the student's training on both, three lines.
 
-    `prompts` and `responses` are of all pairs that are trained on: see `synthesised`. Raises UnknownPrice where the
+    `prompts` and `responses` are of all pairs that are made: see `synthesised`. `trained` is one epoch where somebody
+    has counted it: the sum of both leaves out what a tokenizer puts around an example. Raises UnknownPrice where the
     price has no teacher's rates.
     """
     if price.teacher is None:
         raise UnknownPrice(NO_RATES)
     asked = requests(prompts, responses, price.teacher.input, price.teacher.output)
     lines = tuple(replace(line, what=f"teacher's {line.what}") for line in asked.lines)
-    return Bill(lines) + by_tokens(prompts.plus(responses), epochs, price)
+    return Bill(lines) + by_tokens(prompts.plus(responses) if trained is None else trained, epochs, price)
 
 
 def synthesised(provider: Provider, one_each: TokenCount, rows: int) -> TokenCount:

@@ -280,7 +280,7 @@ def test_launches_with_faults_at_every_call_are_charged_once_each(
     def plan(request: Any) -> Fault | None:
         # Distillations are few: their charged calls fail more often, so that each meets every fault.
         rare = request.method == "POST" and request.path.endswith(("/model-customization-jobs", "/tuningJobs"))
-        return dice.choice(faults) if dice.random() < (0.8 if rare else 0.35) else None
+        return dice.choice(faults) if dice.random() < (0.6 if rare else 0.35) else None
 
     options = {"plan": plan, "delay_seconds": 0.001}
     with LocalOpenAI(**options) as server, LocalBedrock(**options) as bedrock, LocalVertex(**options) as vertex:
