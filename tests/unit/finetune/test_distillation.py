@@ -25,7 +25,7 @@ from stepforge.errors import (
     UnknownName,
     UnknownPrice,
 )
-from stepforge.finetune import Job, Message, State, TokenRange, TuneSpec, launch_key
+from stepforge.finetune import Job, Message, State, TokenRange, TuneSpec, flow, launch_key
 from stepforge.finetune.datasets import write
 from stepforge.finetune.entries import Stage
 from stepforge.finetune.holding import held, shipped
@@ -456,6 +456,34 @@ def test_the_machine_holds_a_distillation_to_the_dearer_price_and_asks_where_onl
     found = held(plan(GEMINI, TEACHERS[GEMINI]), distillation_spec(tmp_path, GEMINI), dear, shop, LIMITS, priced)
     assert "how long its teacher's responses are" in found.why_asked
     assert found.budgets.approval_usd < 0
+
+
+def test_the_machine_refuses_what_it_could_not_judge_or_nobody_vouches_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalVertex() as server:
+        for student, change, words in (
+            (QWEN, {}, "neither judged nor registered"),
+            (GEMINI, {"model": "gemini-9-pro"}, "gemini-9-pro is not known to teach vertex/gemini-2.5-flash"),
+        ):
+            case, price = distillation_case(server, tmp_path, student)
+            asked = distillation_spec(tmp_path, student, **change)
+            request = flow.Request(
+                plan=plan(student, TEACHERS[student], environment="local"),
+                spec=asked,
+                price=price,
+                needed_until=TODAY,
+                domain="d",
+                heldout_sha256="a" * 64,
+            )
+            data, sha256 = flow.request_bytes(request)
+            s3 = SimpleNamespace(get_object=lambda data=data, **_: {"Body": SimpleNamespace(read=lambda: data)})
+            monkeypatch.setattr(flow, "connect", lambda *_, case=case: case.provider)
+            ledger = FileLedger(tmp_path / "ledger.sqlite")
+            tools = flow.Tools(ledger, s3, sagemaker=None, secrets=None, bucket="b", environment="local")
+            with pytest.raises(InvalidInput, match=words):
+                flow.decide(tools, flow.Start(request_uri="s3://bucket/r", request_sha256=sha256), lambda _: None)
+            assert (server.seen, ledger.entries()) == ([], ())
 
 
 # ── From the command line ────────────────────────────────────────────────────────────────────────
