@@ -88,8 +88,7 @@ def test_what_a_person_would_miss_survives_the_servers_death(own_aws: LocalAws) 
         "again-a1",
         image,
         bucket="kept",
-        # Long enough to be cut off on a machine that does other things too.
-        hyperparameters={"steps": "14", "seconds": "0.5"},
+        hyperparameters={"steps": "4", "hold_at": "2"},
         RetryStrategy={"MaximumRetryAttempts": 2},
         CheckpointConfig={"S3Uri": "s3://kept/checkpoints/again"},
     )
