@@ -19,7 +19,7 @@ from stepforge.finetune import job as jobs
 from stepforge.finetune.datasets import format_of, is_gemini
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, normalise
 from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
-from stepforge.finetune.spec import ProviderName, Teacher, TuneSpec
+from stepforge.finetune.spec import Hyperparameters, ProviderName, Teacher, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
 from stepforge.finetune.vertex_registry import VertexRegistry
 from stepforge.finetune.vertex_rewards import reward_config
@@ -132,17 +132,16 @@ class VertexProvider:
 
     @staticmethod
     def _validate_distillation(spec: TuneSpec, teacher: Teacher) -> None:
-        h, gemini = spec.hyperparameters, is_gemini(spec.base_model)
         if teacher.labelled:
             raise InvalidInput("Vertex's teachers are asked for every answer: leave labelled out, or use Bedrock")
-        if h.samples_per_prompt is not None:
-            raise InvalidInput("samples_per_prompt belongs to method 'rft': leave it out")
-        if not gemini and (h.learning_rate_multiplier is not None or h.adapter_size is not None):
+        gemini, opened = ("epochs", "adapter_size", "learning_rate_multiplier"), ("epochs", "batch_size")
+        taken = gemini if is_gemini(spec.base_model) else opened
+        asked, unset = spec.hyperparameters, Hyperparameters()
+        given = [name for name in type(unset).model_fields if getattr(asked, name) != getattr(unset, name)]
+        if other := [name for name in given if name not in taken]:
             raise InvalidInput(
-                "learning_rate_multiplier and adapter_size are Gemini's: leave them out of an open model's"
+                f"a distillation of {spec.base_model!r} takes {', '.join(taken)}: leave {', '.join(other)} out"
             )
-        if gemini and h.batch_size is not None:
-            raise InvalidInput("batch_size is for open models: leave it out of a distillation of Gemini")
 
     def check_serving(self, spec: TuneSpec) -> None:
         """An open model's weights answer nobody until someone deploys them, on machines by the hour."""
