@@ -90,8 +90,13 @@ def ended(case: Case, job_id: str) -> Job:
 
 def test_a_teacher_belongs_to_a_distillation_and_to_nothing_else(spec: TuneSpec, tmp_path: Path) -> None:
     distilled = distillation_spec(tmp_path, NOVA).model_dump()
-    for change in ({"teacher": None}, {"method": "sft"}, {"validation": distilled["training"]}):
-        with pytest.raises(ValidationError, match=r"teacher|validation"):
+    other = {**distilled["training"], "sha256": "1" * 64}
+    for change, words in (
+        ({"teacher": None}, "needs a teacher"),
+        ({"method": "sft"}, "no other method has one"),
+        ({"validation": other}, "splits its own validation off"),
+    ):
+        with pytest.raises(ValidationError, match=words):
             TuneSpec.model_validate({**distilled, **change})
     with pytest.raises(ValidationError, match="needs a teacher, and no other method has one"):
         TuneSpec.model_validate({**spec.model_dump(), "teacher": distilled["teacher"]})
@@ -414,6 +419,13 @@ def test_the_estimate_goes_from_one_word_each_to_all_that_bedrock_may_make(tmp_p
     prompts, responses = 15_000 * 15_000, 15_000 * 200
     assert found.high_usd == (prompts + 3 * responses + 2 * 5 * (prompts + responses)) / Decimal(10**6)
     assert (found.tokens.low, found.tokens.high) == (1_200_120, 5 * (prompts + responses))
+    # A token each is read by nobody and still said, and trained on.
+    nothing = spec.training.model_copy(update={"tokens": TokenRange(low=0, high=0, method="a test")})
+    dear = distillation_price(TEACHERS[NOVA])
+    assert dear.teacher is not None
+    said = dear.teacher.output.model_copy(update={"usd": Decimal(30_000)})
+    dear = dear.model_copy(update={"usd": Decimal(20_000), "teacher": dear.teacher.model_copy(update={"output": said})})
+    assert estimate(spec.model_copy(update={"training": nothing}), dear).low_usd == Decimal("6.00")
     # Vertex makes no more of them, and trains as often as it is told.
     vertex = distillation_spec(tmp_path, GEMINI).model_copy(update={"hyperparameters": Hyperparameters(epochs=3)})
     vertex = vertex.model_copy(update={"training": vertex.training.model_copy(update={"tokens": tokens})})
