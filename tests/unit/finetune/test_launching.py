@@ -292,7 +292,7 @@ def test_launches_with_faults_at_every_call_are_charged_once_each(
         ledger = open_ledger(tmp_path, clock)
         outcomes: Counter[str] = Counter()
         for number in range(1, launches + 1):
-            shop = shops[(number % 10) // 8 * (1 + number % 2)]  # of ten launches two are distillations
+            shop = shops[0 if number % 10 else 1 + number // 10 % 2]  # of ten launches one is a distillation
             asked = shop.spec.model_copy(update={"attempt": number})
             given = {"provider": shop.provider, "price": shop.price, "tries": 3}
             for _ in range(20):  # whoever gives up comes back later, as a scheduler would
@@ -310,11 +310,10 @@ def test_launches_with_faults_at_every_call_are_charged_once_each(
     assert sorted(sent) == sorted((entry.key, entry.job_id) for entry in entries)
     # Bedrock's jobs go on with each look, and one that was looked for may have ended.
     assert {entry.stage for entry in entries} <= {Stage.LAUNCHED, Stage.SUCCEEDED}
-    assert Counter(entry.method for entry in entries) == {"sft": launches * 4 // 5, "distillation": launches // 5}
+    assert Counter(entry.method for entry in entries) == {"sft": launches * 9 // 10, "distillation": launches // 10}
     # The faults were there: each kind met the calls that are charged, and launches gave up and came back.
-    for shop in shops:
-        met = {seen.fault for seen in shop.server.seen if (seen.method, seen.path) == ("POST", shop.path)}
-        assert met == {None, *faults}
+    met = [{s.fault for s in shop.server.seen if (s.method, s.path) == ("POST", shop.path)} for shop in shops]
+    assert met[0] == met[1] | met[2] == {None, *faults}
     assert sum(outcomes.values()) > 0
 
 
