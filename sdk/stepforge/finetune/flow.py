@@ -181,7 +181,7 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
             raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
     provider, spec = tools.provider(request), request.spec
     if isinstance(request.plan.provider, AnthropicSettings):
-        request.plan.provider.check_machine()
+        request.plan.provider.check_machine(request.plan.optimiser)
     if isinstance(provider, ChecksServing):
         provider.check_serving(spec)
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from stepforge.contracts.base import Contract, Sha256, digest
 from stepforge.contracts.names import TUNE_PREFIX
+from stepforge.finetune.optimisers import Optimiser
 
 ProviderName = Literal["openai", "vertex", "bedrock", "sagemaker", "anthropic"]
 PROVIDERS: tuple[ProviderName, ...] = ("openai", "vertex", "bedrock", "sagemaker", "anthropic")
@@ -153,6 +154,8 @@ class TuneSpec(Contract):
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
     teacher: Teacher | None = None
+    optimiser: Optimiser | None = None
+    """Of method 'prompt': what searches; None: gepa as it comes."""
     suffix: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] = "stepforge"
     """Part of the tuned model's name, where the provider has one."""
     attempt: Annotated[int, Field(ge=1)] = 1
@@ -166,6 +169,8 @@ class TuneSpec(Contract):
             raise ValueError("method 'distillation' needs a teacher, and no other method has one")
         if self.teacher is not None and self.validation is not None:
             raise ValueError("a distillation splits its own validation off: leave validation out")
+        if self.optimiser is not None and self.method != "prompt":
+            raise ValueError(f"method {self.method!r} searches no prompt: leave optimiser out, or use method 'prompt'")
         for name, file in (("training", self.training), ("validation", self.validation)):
             if file is not None and file.method != self.method:
                 raise ValueError(f"{name} was written for method {file.method!r}, but the method is {self.method!r}")
@@ -181,9 +186,11 @@ def launch_key(spec: TuneSpec, target: str) -> str:
     How the tokens of the data were counted is no part of it: the same data on a machine with another counter, or after
     the counter was mended, are the same launch.
     """
-    aside: dict[str, Any] = {"training": {"tokens"}, "validation": {"tokens"}}
-    if spec.teacher is None:
-        aside["teacher"] = True  # launches from before there were teachers keep their keys
-    elif spec.provider == "vertex":
-        aside["teacher"] = {"max_response_tokens"}  # which counts the cost there, and is not sent
-    return TUNE_PREFIX + digest({"spec": spec.model_dump(mode="json", exclude=aside), "target": target})[:40]
+    counts = {"training": {"tokens"}, "validation": {"tokens"}}
+    known = spec.model_dump(mode="json", exclude=counts)
+    for added in ("teacher", "optimiser"):
+        if known[added] is None:
+            del known[added]  # what was launched before there was a choice keeps its key
+    if spec.teacher is not None and spec.provider == "vertex":
+        del known["teacher"]["max_response_tokens"]  # which counts the cost there, and is not sent
+    return TUNE_PREFIX + digest({"spec": known, "target": target})[:40]
