@@ -27,13 +27,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepforge.contracts.tools import VLLM_PYTHON
 from stepforge.contracts.work import PolicyGradient, Vllm
 from stepforge.errors import InvalidInput, SamplerFailed
 from stepforge_jobs.engines import vllm_worker
 from stepforge_jobs.engines.base import Completion, Request
 from stepforge_jobs.training.models import Policy, without_bars
 
-PYTHON = "STEPFORGE_VLLM_PYTHON"
 START_SECONDS = 1_800.0
 """Of a first start: vLLM reads the weights, compiles and records CUDA graphs."""
 CALL_SECONDS = 7_200.0
@@ -68,15 +68,16 @@ def engine_of(work: PolicyGradient, policy: Policy, prompts: Sequence[Sequence[i
 
 def interpreter(environment: Mapping[str, str] = os.environ) -> str:
     """The Python that has vLLM: of STEPFORGE_VLLM_PYTHON, or this one. Raises InvalidInput where there is none."""
-    given = environment.get(PYTHON)
+    given = environment.get(VLLM_PYTHON)
     if given:
         if shutil.which(given) is None:
-            raise InvalidInput(f"{PYTHON}={given!r} is no program: name the python of an environment that has vLLM")
+            raise InvalidInput(f"{VLLM_PYTHON}={given!r} is no program: name the python of an environment with vLLM")
         return given
     if find_spec("vllm") is None:
         raise InvalidInput(
-            f"vllm needs the package vllm, and {PYTHON} is not set: install it into an environment of its own (python "
-            f"-m venv vllm && vllm/bin/pip install 'stepforge[vllm]') and set {PYTHON} to its python, or leave vllm out"
+            f"vllm needs the package vllm, and {VLLM_PYTHON} is not set: install it into an environment of its own "
+            f"(python -m venv vllm && vllm/bin/pip install 'stepforge[vllm]') and set {VLLM_PYTHON} to its python, or "
+            "leave vllm out"
         )
     return sys.executable
 

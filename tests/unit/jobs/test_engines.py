@@ -11,11 +11,12 @@ from tests.support.job_folders import TINY
 from torch import Tensor
 
 from stepforge.contracts.metrics import Metric
+from stepforge.contracts.tools import VLLM_PYTHON
 from stepforge.contracts.work import Lora, PolicyGradient, RlvrWork
 from stepforge.errors import Diverged, InvalidInput, SamplerFailed
 from stepforge_jobs.engines import base
 from stepforge_jobs.engines.base import Completion, Request, check, complete
-from stepforge_jobs.engines.vllm import PYTHON, engine_of, interpreter, merged
+from stepforge_jobs.engines.vllm import engine_of, interpreter, merged
 from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.testing import CountingDomain
 from stepforge_jobs.training.gathering import ROLLOUTS, Judged, Pool
@@ -240,10 +241,10 @@ def test_vllm_is_refused_without_a_gpu_and_without_vllm(policy: Policy) -> None:
         engine_of(RlvrWork(vllm={}), policy, [[1]]),
     ):
         pass
-    with pytest.raises(InvalidInput, match=f"{PYTHON} is not set: install it into an environment of its own"):
+    with pytest.raises(InvalidInput, match=f"{VLLM_PYTHON} is not set: install it into an environment of its own"):
         interpreter({})
-    with pytest.raises(InvalidInput, match=f"{PYTHON}='/no/python' is no program"):
-        interpreter({PYTHON: "/no/python"})
+    with pytest.raises(InvalidInput, match=f"{VLLM_PYTHON}='/no/python' is no program"):
+        interpreter({VLLM_PYTHON: "/no/python"})
 
 
 @pytest.mark.parametrize(
