@@ -15,25 +15,32 @@ import platform
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, cast
 
 import torch
 
-from stepforge.contracts.work import Lora, ScratchModel, Vllm
+from stepforge.contracts.metrics import Metric
+from stepforge.contracts.work import Lora, RlvrWork, ScratchModel, Vllm
 from stepforge_jobs.engines.base import Completion, Request, complete
 from stepforge_jobs.engines.vllm import VllmEngine, interpreter, llm_arguments, sampling_parameters
 from stepforge_jobs.evaluation.sampling import sample
 from stepforge_jobs.rl.importance import importance
 from stepforge_jobs.testing import CountingDomain
+from stepforge_jobs.training.gathering import Judged, Pool
+from stepforge_jobs.training.grpo import GrpoStage
 from stepforge_jobs.training.models import Policy, from_scratch, with_lora
 from stepforge_jobs.training.sharing import Sharing
+from stepforge_jobs.training.stage import Start
 
 NAMES = Path(__file__).resolve().parent.parent / "unit" / "jobs" / "vllm_names.json"
 # Heads of 32: vLLM's attention on CPUs knows no narrower ones.
 SMALL = ScratchModel(hidden_size=64, layers=3, heads=2, context=96)
 PROMPTS, G, TOKENS = 16, 8, 24
 DRAWS = 4_000
+STEPS, WANTED = 40, 7
 ASK_NAMES = """
 import dataclasses, inspect, json, vllm
 from vllm.engine.arg_utils import EngineArgs
@@ -113,6 +120,33 @@ def first_tokens(engine: VllmEngine, policy: Policy) -> tuple[float, int]:
     return sum((n - e) ** 2 / e for n, e in cells), len(cells) - 1
 
 
+def learnt(engine: VllmEngine | None, steps: int) -> tuple[float, float, float, float]:
+    """Mean reward of the first and the last five steps of GRPO towards one token, largest KL and weight on the way."""
+    policy = from_scratch(SMALL, CountingDomain.vocabulary, step_end=";", seed=6)
+    work = RlvrWork(
+        batch_prompts=8, group_size=G, max_new_tokens=8, updates_per_batch=2, vllm=None if engine is None else Vllm()
+    )
+    pool = Pool([(prompt, place) for place, prompt in enumerate(prompts_of(policy))], count=8, seed=0)
+    start = Start(policy, None, cast(Any, None), [], [], cast(Any, None), warn=print)
+
+    def judge(problems: Sequence[int], completions: Sequence[Sequence[int]]) -> Judged:
+        return Judged(rewards=[row.count(WANTED) / len(row) for row in completions], metrics={})
+
+    stage = GrpoStage[int](start, work, pools=[pool], judge=judge, stops={policy.codec.eos}, engine=engine)
+    optimiser = torch.optim.AdamW(policy.network.parameters(), lr=1e-3)
+    rewards, kls, largest = [], [0.0], [1.0]
+    for step in range(steps):
+        for update in range(stage.updates):
+            optimiser.zero_grad()
+            metrics = stage.backward(step, update).metrics
+            optimiser.step()
+            if not update:
+                rewards.append(metrics[Metric.REWARD])
+                kls.append(metrics.get(Metric.SAMPLER_KL, 0.0))
+                largest.append(metrics.get(Metric.IMPORTANCE_LARGEST, 1.0))
+    return fmean(rewards[:5]), fmean(rewards[-5:]), max(kls), max(largest)
+
+
 def report(name: str, found: tuple[float, Any]) -> None:
     most, weights = found
     print(
@@ -177,10 +211,18 @@ def main(arguments: list[str] | None = None) -> None:
     shaken(adapted, seed=4)
     with VllmEngine(Vllm(), python=python, context=SMALL.context, seed=0) as engine:
         worst = max(worst, compare(adapted, engine, "adapters"))
+    with VllmEngine(Vllm(), python=python, context=SMALL.context, seed=0) as engine:
+        by_vllm = learnt(engine, STEPS)
+    for name, (before, after, kl, largest) in (("vLLM's rollouts", by_vllm), ("our own", learnt(None, STEPS))):
+        print(
+            f"{STEPS} steps of GRPO on {name:16} reward {before:.3f} -> {after:.3f}, "
+            f"largest KL {kl:.2e}, weight {largest:.6f}"
+        )
     # By Wilson and Hilferty's normal approximation.
     deviations = ((square / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
     print(f"BENCH vllm_logp_difference {worst:.3g} nats")
     print(f"BENCH vllm_first_token_deviations {deviations:.2f} sigma")
+    print(f"BENCH vllm_reward_gained {by_vllm[1] - by_vllm[0]:.3f} reward")
     print(f"BENCH vllm_unknown_names {len(wrong)} names")
 
 

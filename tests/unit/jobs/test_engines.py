@@ -19,7 +19,7 @@ from stepforge_jobs.engines.base import Completion, Request, check, complete
 from stepforge_jobs.engines.vllm import engine_of, interpreter, merged
 from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.testing import CountingDomain
-from stepforge_jobs.training.gathering import ROLLOUTS, Judged, Pool
+from stepforge_jobs.training.gathering import ROLLOUTS, Judged, Pool, gather
 from stepforge_jobs.training.grpo import GrpoStage
 from stepforge_jobs.training.models import Policy, from_scratch, with_lora
 from stepforge_jobs.training.ppo import PpoStage
@@ -117,15 +117,31 @@ def test_an_engine_like_our_own_network_gives_the_very_gradients_that_there_are_
     assert metrics[Metric.IMPORTANCE_CAPPED] == 0
 
 
-@pytest.mark.parametrize(("off", "weight"), [(0.5, 1.6487213), (1.0, 2.0)], ids=["below the cap", "above"])
-def test_weights_scale_the_gradient_to_the_cap_and_an_engine_far_off_is_told_once(off: float, weight: float) -> None:
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+@pytest.mark.parametrize(
+    ("off", "weight", "kl"), [(0.5, 1.6487213, "0.149"), (1.0, 2.0, "0.718")], ids=["below the cap", "above"]
+)
+def test_weights_scale_the_gradient_as_far_as_the_cap_and_an_engine_far_off_is_told(
+    algorithm: str, off: float, weight: float, kl: str
+) -> None:
     said: list[str] = []
-    plain, _ = gradient(RlvrWork(**SETTINGS), off=None)
-    found, metrics = gradient(RlvrWork(**SETTINGS), off=off, said=said)
+    work = RlvrWork.model_validate({**SETTINGS, "algorithm": algorithm})
+    plain, _ = gradient(work, off=None)
+    found, metrics = gradient(work, off=off, said=said)
     assert (found - weight * plain).norm() < 1e-4 * plain.norm()
     assert metrics[Metric.IMPORTANCE_CAPPED] == float(off > 0.7)
     assert len(said) == 1
-    assert "KL 0.149 nats" in said[0] or "KL 0.718 nats" in said[0]
+    assert f"KL {kl} nats" in said[0]
+
+
+def test_an_engine_far_off_is_told_once_and_a_near_one_not_at_all(policy: Policy) -> None:
+    work = RlvrWork(**SETTINGS, vllm={})
+    for off, times in ((0.5, 1), (0.01, 0)):
+        said: list[str] = []
+        stage = stage_of(policy, work, OwnNetwork(work, off), said)
+        stage.backward(0, 0)
+        stage.backward(0, 0)
+        assert len(said) == times
 
 
 def test_dropout_of_adapters_does_not_pass_for_a_difference_of_the_engine() -> None:
@@ -209,6 +225,29 @@ def test_a_rank_asks_its_engine_for_its_own_rows_with_the_seeds_that_one_process
     monkeypatch.setattr(base, "ranks", lambda: Second(rank=1, world=2))
     complete(second, policy, prompts, **asked)
     assert second.requests == alone.requests[4:]
+
+
+class Telling(Recorder):
+    """Every completion has tokens and a log-probability of its own."""
+
+    def generate(self, requests: Sequence[Request], *, temperature: float, stops: Collection[int]) -> list[Completion]:
+        made = [[4 + request.seed % 7, 4 + request.seed % 11] for request in requests]
+        return [Completion(row, [-row[0], -row[1] / 64]) for row in made]
+
+
+def test_with_dynamic_sampling_each_completion_keeps_its_own_log_probabilities(policy: Policy) -> None:
+    work = RlvrWork(**{**SETTINGS, "max_new_tokens": 2}, dynamic_sampling=True, vllm={})
+    pool = Pool([([4, 5, 6], place) for place in range(20)], count=4, seed=0)
+
+    def judge(problems: Sequence[int], completions: Sequence[Sequence[int]]) -> Judged:
+        return Judged(rewards=[float(p % 2 and i % G) for i, p in enumerate(problems)], metrics={})
+
+    found = gather(policy, work, [pool], 0, judge=judge, stops={0}, engine=Telling())
+    assert found.sampled_logps is not None
+    assert found.metrics[Metric.SAMPLING_ROUNDS] > 1
+    assert len(found.completions) == found.metrics[Metric.BATCH_GROUPS] * G
+    assert [row.tolist() for row in found.sampled_logps] == [[-a, -b / 64] for a, b in found.completions]
+    assert len({tuple(row) for row in found.completions}) > G
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_before_the_engine_is_asked(policy: Policy) -> None:
