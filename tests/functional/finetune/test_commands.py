@@ -11,7 +11,7 @@ import pytest
 
 from stepforge.cli import main
 from stepforge.finetune.entries import Stage
-from stepforge.testing.providers import LocalAnthropic
+from stepforge.testing.providers import LocalAnthropic, LocalBedrock
 
 from .conftest import SECRET, Bench, until
 
@@ -63,7 +63,9 @@ def write(folder: Path, bench: Bench, *, mark: str, approval: int = 100) -> tupl
     return str(plan), str(data)
 
 
-def test_a_tune_is_started_asked_compared_promoted_and_learnt_from(bench: Bench, call: Call, tmp_path: Path) -> None:
+def test_a_tune_is_started_asked_and_promoted_and_no_prior_learns_from_a_fake(
+    bench: Bench, call: Call, tmp_path: Path
+) -> None:
     plan, data = write(tmp_path, bench, mark="first")
     first = call("finetune", "start", plan, "--data", data)
     assert (first["local_fake"], first["registered"]["adopted"]) == (True, False)
@@ -90,8 +92,9 @@ def test_a_tune_is_started_asked_compared_promoted_and_learnt_from(bench: Bench,
     learnt = call("finetune", "outcome", str(verdict), "--tuned", new, "--base", old, "--experience", str(outcomes))
     assert learnt["local_fake"]
     assert (learnt["measured_gain"]["mean"], learnt["measured_fixed_usd"]) == (0.0, 3.0)
-    assert learnt["prior"]["after"]["mean"] < learnt["prior"]["before"]["mean"]
-    assert len(json.loads(outcomes.read_text())["outcomes"]) == 1
+    # Nothing was trained, so nothing is learnt: the outcome is kept, and the prior stays.
+    assert learnt["prior"]["after"] == learnt["prior"]["before"]
+    assert [one["local_fake"] for one in json.loads(outcomes.read_text())["outcomes"]] == [True]
 
 
 def test_a_tune_that_waits_for_a_person_is_approved_by_its_key(bench: Bench, call: Call, tmp_path: Path) -> None:
@@ -104,7 +107,10 @@ def test_a_tune_that_waits_for_a_person_is_approved_by_its_key(bench: Bench, cal
 
     port = f"{bench.server.url}/v1"
     key = until(waiting)
-    assert call("finetune", "approve", key, "--by", "Ada")["approved_by"] == "Ada"
+    refused = call("finetune", "approve", key, "--by", "Ada", "--up-to", "2.99", code=11)
+    assert refused["error"] == "OverBudget"
+    assert "may cost 3.00 USD, and you agree to 2.99" in refused["message"]
+    assert call("finetune", "approve", key, "--by", "Ada", "--up-to", "3")["approved_by"] == "Ada"
     ended = bench.deployed.ended(arn_of(bench, begun["name"]))
     assert ended["status"] == "SUCCEEDED"
     assert call("finetune", "approve", key, "--by", "Ada", code=2)["error"] == "InvalidInput"
@@ -182,13 +188,24 @@ input_usd = 1
 output_usd = 5
 as_of = 2026-11-01
 source = "given in a test"
-max_metric_calls = 20
 {folder}
+[optimiser]
+{optimiser}
 [budgets]
 job_usd = 50
 day_usd = 10_000
 environment_usd = 10_000
 approval_usd = 50
+"""
+
+
+BEDROCK = """
+type = "bedrock"
+target_model_id = "anthropic.claude-test-v1:0"
+token_usd = 30
+as_of = 2026-11-01
+source = "given in a test"
+endpoint_url = "{url}"
 """
 
 
@@ -207,10 +224,16 @@ def test_a_prompt_for_claude_goes_from_the_decision_to_an_answer_from_here_and_t
     rows = [{"prompt": f"{n} plus one", "answer": f"{n + 1}", "split": "rl"} for n in range(6)]
     rows += [{"prompt": f"{n} plus one", "answer": f"{n + 1}", "split": "test_new"} for n in (20, 30)]
     data.write_text("\n".join(json.dumps(row) for row in rows))
-    with LocalAnthropic(answer=claude, delay_seconds=0.02) as server:
-        for name, folder in (("cloud", f'folder_uri = "s3://{bench.deployed.bucket}/finetune/prompts"'), ("here", "")):
-            text = CLAUDE.format(url=server.url, secret=SECRET, folder=folder)
-            (tmp_path / f"{name}.toml").write_text(text)
+    with (
+        LocalAnthropic(answer=claude, delay_seconds=0.02) as server,
+        LocalBedrock(rewrite=lambda prompt: f"{prompt} ADD.") as bedrock,
+    ):
+        folder = f'folder_uri = "s3://{bench.deployed.bucket}/finetune/prompts"'
+        for name, more in (
+            ("cloud", {"folder": folder, "optimiser": BEDROCK.format(url=bedrock.url)}),
+            ("here", {"folder": "", "optimiser": 'type = "gepa"\nmax_metric_calls = 20'}),
+        ):
+            (tmp_path / f"{name}.toml").write_text(CLAUDE.format(url=server.url, secret=SECRET, **more))
         tuned = call("finetune", "start", str(tmp_path / "cloud.toml"), "--data", str(data))
         assert (tuned["local_fake"], float(tuned["cost_usd"]) <= 2) == (True, True)
         version = tuned["registered"]["version"]

@@ -33,6 +33,7 @@ from tests.functional.local_aws.helpers import (
     job_request,
     machine,
     register,
+    said_in,
     wait,
 )
 
@@ -192,7 +193,8 @@ def test_down_ends_everything_and_up_brings_it_back(own_aws: LocalAws) -> None:
         lambda: sagemaker.describe_training_job(TrainingJobName="ended-a1")["SecondaryStatus"],
         lambda s: s == "Training",
     )
-    time.sleep(1)
+    step = wait(lambda: list(own_aws.home.rglob("checkpoints/step")), bool)[0]
+    wait(lambda: int(said_in(step) or 0), lambda reached: reached > 3)
     children = psutil.Process(status().pid).children(recursive=True)
     assert down()
     assert psutil.wait_procs(children, timeout=2)[1] == []

@@ -85,7 +85,8 @@ def test_nothing_planted_is_logged_or_in_an_error(
 def test_nothing_planted_leaves_the_optimiser_s_model(fault: Any, caplog: pytest.LogCaptureFixture) -> None:
     from decimal import Decimal
 
-    from stepforge.finetune.prompts import AnthropicModel, Meter, TokenPrices
+    from stepforge.finetune.claude import AnthropicModel
+    from stepforge.finetune.metering import Meter, TokenPrices
 
     with LocalAnthropic() as server:
         meter = Meter(TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5)), budget_usd=Decimal(1))
@@ -115,7 +116,8 @@ class Elsewhere(LocalOpenAI):
 def test_neither_keys_nor_prompts_follow_to_another_address(status: int, tmp_path: Path) -> None:
     from decimal import Decimal
 
-    from stepforge.finetune.prompts import AnthropicModel, Meter, TokenPrices
+    from stepforge.finetune.claude import AnthropicModel
+    from stepforge.finetune.metering import Meter, TokenPrices
 
     prompt = [Message(role="user", content=PROMPT)]
     with Elsewhere() as there:
@@ -174,7 +176,7 @@ def test_a_key_is_a_secret_or_is_fetched() -> None:
         ("openai", "openai", "from stepforge.finetune.openai import OpenAIProvider as P; P(S('k'))"),
         ("google.genai", "vertex", "from stepforge.finetune.vertex import VertexProvider as P; "
          "P(project='p', location='l', folder_uri='gs://b')"),
-        ("anthropic", "anthropic", "from stepforge.finetune.prompts import AnthropicModel as P; P(S('k'), 'm', None)"),
+        ("anthropic", "anthropic", "from stepforge.finetune.claude import AnthropicModel as P; P(S('k'), 'm', None)"),
     ],
 )  # fmt: skip
 def test_a_missing_extra_names_its_install_command(module: str, extra: str, code: str) -> None:
