@@ -16,31 +16,16 @@ from typing import TYPE_CHECKING, Any
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import IdentityConflict, InvalidInput, MissingExtra, ProviderRefused
 from stepforge.finetune import job as jobs
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, normalise
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Tuned, normalise
 from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
 from stepforge.finetune.spec import Grader, HttpGrader, ProviderName, PythonGrader, ScoreModel, StringCheck, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
+from stepforge.finetune.vertex_calls import JOB_STATES, LABEL, labelled, root_of
 from stepforge.finetune.vertex_registry import VertexRegistry
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
-LABEL = "stepforge-key"
-MOST_LISTED = 2_000
-_STATES = {
-    "JOB_STATE_QUEUED": State.QUEUED,
-    "JOB_STATE_PENDING": State.QUEUED,
-    "JOB_STATE_RUNNING": State.RUNNING,
-    "JOB_STATE_UPDATING": State.RUNNING,
-    "JOB_STATE_PAUSED": State.RUNNING,
-    "JOB_STATE_CANCELLING": State.CANCELLING,
-    "JOB_STATE_SUCCEEDED": State.SUCCEEDED,
-    # The client goes on polling in this state; it has ended, and what it made can be used.
-    "JOB_STATE_PARTIALLY_SUCCEEDED": State.SUCCEEDED,
-    "JOB_STATE_FAILED": State.FAILED,
-    "JOB_STATE_CANCELLED": State.CANCELLED,
-    "JOB_STATE_EXPIRED": State.EXPIRED,
-}
 _METHODS = {"sft": "SUPERVISED_FINE_TUNING", "dpo": "PREFERENCE_TUNING", "rft": "REINFORCEMENT_TUNING"}
 _ADAPTERS = {1: "ONE", 2: "TWO", 4: "FOUR", 8: "EIGHT", 16: "SIXTEEN", 32: "THIRTY_TWO"}
 
@@ -88,8 +73,7 @@ class VertexProvider:
         )
         if credentials is None:
             credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-        root = base_url or f"https://{'' if location == 'global' else f'{location}-'}aiplatform.googleapis.com"
-        self._jobs_url = f"{root.rstrip('/')}/v1beta1/projects/{project}/locations/{location}/tuningJobs"
+        self._jobs_url = f"{root_of(location, base_url)}/v1beta1/projects/{project}/locations/{location}/tuningJobs"
         self._session = AuthorizedSession(credentials)
         self._timeout = timeout_seconds
         self._storage = storage.Client(
@@ -135,39 +119,14 @@ class VertexProvider:
         return f"gs://{self._bucket}/{name}"
 
     def find(self, key: str, prepared: Prepared) -> Job | None:
-        """By label. The list is read without the client, which takes an answer of any shape for an empty list."""
+        """By label."""
         del prepared
-        try:
-            found = self._labelled(key, f'labels.{LABEL}="{key}"')
-        except ProviderRefused:
-            found = self._labelled(key, None)  # where filters are not taken, the whole list is read
+        found = labelled(
+            self._session, self._jobs_url, "tuningJobs", key, target=self.target, timeout_seconds=self._timeout
+        )
         if len(found) > 1:
             raise IdentityConflict(f"launch {key} has several jobs: {', '.join(found)}. Cancel all but the first")
         return self.status(found[0]) if found else None
-
-    def _labelled(self, key: str, filter_: str | None) -> list[str]:
-        """Names of the jobs with this key."""
-        found, read, token = [], 0, ""
-        while True:
-            query = {"pageSize": "100", "pageToken": token, "filter": filter_ or ""}
-            with self._calling("tuningJobs.list"):
-                answer = self._session.get(
-                    self._jobs_url,
-                    params={k: v for k, v in query.items() if v},
-                    timeout=self._timeout,
-                    allow_redirects=False,
-                )
-            if answer.status_code != 200:
-                raise failure(self.target, "tuningJobs.list", status=answer.status_code, about_content=True)
-            with self._calling("tuningJobs.list"):
-                page = answer.json()
-            rows = page.get("tuningJobs", []) if isinstance(page, dict) else None
-            if rows is None or set(page) - {"tuningJobs", "nextPageToken"}:
-                raise unreadable(self.target, "tuningJobs.list", page)
-            found += [str(row["name"]) for row in rows if row.get("labels", {}).get(LABEL) == key]
-            read, token = read + len(rows), str(page.get("nextPageToken") or "")
-            if not token or read >= MOST_LISTED:
-                return found
 
     def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
         t, config = self._types, self._config(spec, prepared, key)
@@ -228,7 +187,7 @@ class VertexProvider:
             provider=self.name,
             id=found.name,
             key=(found.labels or {}).get(LABEL),
-            state=normalise(raw, _STATES),
+            state=normalise(raw, JOB_STATES),
             raw_state=raw,
             base_model=found.base_model or "",
             model=found.tuned_model.model if found.tuned_model else None,

@@ -1,0 +1,99 @@
+"""What all that is asked of Vertex AI has in common: states of jobs, lists by label, errors of Google's clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from stepforge.errors import ProviderRefused
+from stepforge.finetune.job import State
+from stepforge.finetune.keys import failure, unlogged, unreadable
+
+LABEL = "stepforge-key"
+MOST_LISTED = 2_000
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+JOB_STATES = {
+    "JOB_STATE_QUEUED": State.QUEUED,
+    "JOB_STATE_PENDING": State.QUEUED,
+    "JOB_STATE_RUNNING": State.RUNNING,
+    "JOB_STATE_UPDATING": State.RUNNING,
+    "JOB_STATE_PAUSED": State.RUNNING,
+    "JOB_STATE_CANCELLING": State.CANCELLING,
+    "JOB_STATE_SUCCEEDED": State.SUCCEEDED,
+    # The client goes on polling in this state; it has ended, and what it made can be used.
+    "JOB_STATE_PARTIALLY_SUCCEEDED": State.SUCCEEDED,
+    "JOB_STATE_FAILED": State.FAILED,
+    "JOB_STATE_CANCELLED": State.CANCELLED,
+    "JOB_STATE_EXPIRED": State.EXPIRED,
+}
+
+
+def root_of(location: str, base_url: str | None) -> str:
+    """The address of the service in a location, without a slash at its end.
+
+    >>> root_of("us-central1", None), root_of("global", None), root_of("global", "http://127.0.0.1:1/")
+    ('https://us-central1-aiplatform.googleapis.com', 'https://aiplatform.googleapis.com', 'http://127.0.0.1:1')
+    """
+    return (base_url or f"https://{'' if location == 'global' else f'{location}-'}aiplatform.googleapis.com").rstrip(
+        "/"
+    )
+
+
+@contextmanager
+def calling(target: str, call: str, *, about_content: bool = False) -> Iterator[None]:
+    """Failures of google-auth, requests and Google's generated clients in our words; their log lines are held back."""
+    import requests
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError, TransportError
+
+    try:
+        with unlogged():
+            yield
+    except GoogleAPICallError as error:
+        raise failure(
+            target, call, status=int(error.code or 500), message=str(error.message or ""), about_content=about_content
+        ) from None
+    except (requests.RequestException, TransportError) as error:
+        raise failure(target, call, status=None, code=type(error).__name__) from None
+    except GoogleAuthError as error:
+        raise ProviderRefused(
+            f"{target} {call}: no credentials ({type(error).__name__}): `gcloud auth application-default login`, or "
+            "give a service account"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unreadable(target, call, type(error)) from None
+
+
+def labelled(session: Any, url: str, rows: str, key: str, *, target: str, timeout_seconds: float) -> list[str]:
+    """Names of the jobs with this key, of the list at `url` whose field is `rows`, such as `customJobs`.
+
+    Read without the clients, which take an answer of any shape for an empty list: a launch would be sent twice.
+    """
+    try:
+        return _pages(session, url, rows, key, f'labels.{LABEL}="{key}"', target, timeout_seconds)
+    except ProviderRefused:
+        # Where filters are not taken, the whole list is read.
+        return _pages(session, url, rows, key, "", target, timeout_seconds)
+
+
+def _pages(session: Any, url: str, rows: str, key: str, filter_: str, target: str, seconds: float) -> list[str]:
+    found, read, token, call = [], 0, "", f"{rows}.list"
+    while True:
+        query = {"pageSize": "100", "pageToken": token, "filter": filter_}
+        with calling(target, call):
+            answer = session.get(
+                url, params={k: v for k, v in query.items() if v}, timeout=seconds, allow_redirects=False
+            )
+        if answer.status_code != 200:
+            raise failure(target, call, status=answer.status_code, about_content=True)
+        with calling(target, call):
+            page = answer.json()
+        listed = page.get(rows, []) if isinstance(page, dict) else None
+        if not isinstance(listed, list) or set(page) - {rows, "nextPageToken"}:
+            raise unreadable(target, call, page)
+        with calling(target, call):
+            found += [str(row["name"]) for row in listed if (row.get("labels") or {}).get(LABEL) == key]
+        read, token = read + len(listed), str(page.get("nextPageToken") or "")
+        if not token or read >= MOST_LISTED:
+            return found
