@@ -120,7 +120,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "stepforge finetune start plan.toml --data records.jsonl --env dev",
         "stepforge finetune start plan.toml --data records.jsonl --question question.toml --arm 'GPT-4.1 mini'",
     ),
-    "finetune approve": ("stepforge finetune approve sf-0123456789abcdef --by 'Ada Lovelace' --env dev",),
+    "finetune approve": ("stepforge finetune approve sf-0123456789abcdef --up-to 25 --by 'Ada Lovelace' --env dev",),
     "finetune refuse": ("stepforge finetune refuse sf-0123456789abcdef --by 'Ada Lovelace' --why 'too dear'",),
     "finetune stop": ("stepforge finetune stop finetune-0123456789ab-r0 --env dev",),
     "finetune compare": ("stepforge finetune compare records/3 records/2",),

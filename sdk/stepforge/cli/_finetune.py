@@ -208,13 +208,22 @@ By = Annotated[str, typer.Option(help="Your name.")]
 
 
 @app.command("approve")
-def approve(key: Key, by: By, env: Env = "local", json: Json = False) -> None:
+def approve(
+    key: Key,
+    by: By,
+    up_to: Annotated[float | None, typer.Option(help="US dollars; what may cost more is not approved.", min=0)] = None,
+    env: Env = "local",
+    json: Json = False,
+) -> None:
     """Agree to the cost of a launch that waits for a person."""
+    from decimal import Decimal
+
     from stepforge.cli import _finetune_cloud as cloud
     from stepforge.client import Client
     from stepforge.finetune.client import Tunes
 
-    cloud.decided(Tunes(Client(env).connection).approve(key, by=by), as_json=json)
+    up_to_usd = None if up_to is None else Decimal(str(up_to))
+    cloud.decided(Tunes(Client(env).connection).approve(key, by=by, up_to_usd=up_to_usd), as_json=json)
 
 
 @app.command("refuse")

@@ -127,7 +127,8 @@ def _followed(tunes: Tunes, execution: Execution) -> Execution:
             told = True
             say(
                 f"it may cost {entry.estimate_usd:,.2f} USD and waits for a person: "
-                f"`stepforge finetune approve {entry.key} --by 'NAME' --env {tunes.connection.name}`, or refuse"
+                f"`stepforge finetune approve {entry.key} --up-to {entry.estimate_usd:.2f} --by 'NAME' --env "
+                f"{tunes.connection.name}`, or refuse"
             )
         time.sleep(pause)
         execution = tunes.get(execution.name)
@@ -211,25 +212,26 @@ def outcome(
         raise InvalidInput(f"the verdict {str(verdict)!r} chose no arm: say which one was made, with --arm")
     theirs, booked = scores_of(tuned, lambda: Client(env).connection)
     scores, base_scores = paired(theirs, scores_of(base, lambda: Client(env).connection)[0])
+    fake = any(is_fake(side, lambda: Client(env).connection) for side in (tuned, base))
     found = measured(
         decision,
         chosen,
         scores=scores,
         base_scores=base_scores,
         fixed_usd=booked if cost_usd is None else cost_usd,
+        local_fake=fake,
     )
     known = Experience.read(experience)
-    fake = any(is_fake(side, lambda: Client(env).connection) for side in (tuned, base))
     learned = known.adding(found)
     learned.write(experience)
     before, after = known.prior(found.method), learned.prior(found.method)
     text = [
-        found.sentence + FAKE * fake,
+        found.sentence + "  [local fake: nothing was trained, and nothing is learnt from it]" * fake,
         f"what is expected of the next {found.method}: {before.mean:+.3f} (sd {before.sd:.3f}) before, "
         f"{after.mean:+.3f} (sd {after.sd:.3f}) now; {len(learned.outcomes)} outcomes in {experience}",
     ]
     prior = {"before": before.model_dump(), "after": after.model_dump()}
-    emit({**found.model_dump(mode="json"), "prior": prior, "local_fake": fake}, as_json=as_json, text="\n".join(text))
+    emit({**found.model_dump(mode="json"), "prior": prior}, as_json=as_json, text="\n".join(text))
 
 
 def read_verdict(path: Path) -> Decision:

@@ -266,4 +266,6 @@ class Outcome(Contract):
     measured_fixed_usd: float | None = None
     gain_inside: bool
     """Whether the measured mean lies in the predicted 80 % interval."""
+    local_fake: bool = False
+    """Of a local server's model: nothing was trained, so nothing is learnt from it."""
     sentence: str

@@ -97,7 +97,7 @@ class Experience(Contract):
         seen = [
             Observation(gain=outcome.measured_gain.mean, sd=outcome.measured_gain_sd)
             for outcome in self.outcomes
-            if outcome.method == method
+            if outcome.method == method and not outcome.local_fake
         ]
         return learn(start, seen)
 

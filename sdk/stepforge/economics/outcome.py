@@ -19,11 +19,14 @@ def measured(
     base_scores: Sequence[float],
     groups: Sequence[str] | None = None,
     fixed_usd: float | None = None,
+    local_fake: bool = False,
 ) -> Outcome:
     """What came of an arm, beside what the verdict said of it. Put it into `Experience.adding`, and the priors learn.
 
     `scores` and `base_scores` are of the same items in one order, each in [0, 1]; `fixed_usd` is what the arm has cost
-    in the end. Raises UnknownName for an arm that the verdict does not judge, InvalidInput for scores of other items.
+    in the end. The outcome of a `local_fake` is kept, and no prior learns from it.
+
+    Raises UnknownName for an arm that the verdict does not judge, InvalidInput for scores of other items.
     """
     if len(scores) != len(base_scores) or len(scores) < 2:
         raise InvalidInput(
@@ -53,5 +56,6 @@ def measured(
         predicted_fixed_usd=predicted.fixed_usd,
         measured_fixed_usd=fixed_usd,
         gain_inside=inside,
+        local_fake=local_fake,
         sentence="; ".join(parts) + ".",
     )

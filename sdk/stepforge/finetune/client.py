@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import date
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from stepforge.contracts.decisions import Question
 from stepforge.contracts.names import Machine, spend_table
 from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.economics.catalogue import Catalogue
-from stepforge.errors import InvalidInput
+from stepforge.errors import InvalidInput, OverBudget
 from stepforge.finetune.entries import Entry, Stage
 from stepforge.finetune.evaluation import Verify
 from stepforge.finetune.flow import (
@@ -191,9 +192,18 @@ class Tunes:
                 return entry
         return None
 
-    def approve(self, key: str, *, by: str) -> Entry:
-        """Agree to the cost of a launch, and let its execution go on. Raises OverBudget where there is no room."""
+    def approve(self, key: str, *, by: str, up_to_usd: Decimal | None = None) -> Entry:
+        """Agree to the cost of a launch, and let its execution go on.
+
+        Raises OverBudget where there is no room, or where it may cost more than `up_to_usd`: then it waits on.
+        """
         waiting = self._waiting(key)
+        most = self.ledger.entry(key).estimate_usd
+        if up_to_usd is not None and most > up_to_usd:
+            raise OverBudget(
+                f"launch {key} may cost {most:,.2f} USD, and you agree to {up_to_usd:,.2f}: it waits on. Agree to "
+                "more, or refuse it"
+            )
         start = Start(request_uri=waiting.request_uri, request_sha256=waiting.request_sha256)
         entry = self.ledger.approve(key, by=by, budgets=self._tools().request(start).plan.budgets)
         self._tell("send_task_success", key, taskToken=waiting.token, output="{}")

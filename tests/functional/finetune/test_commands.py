@@ -63,7 +63,9 @@ def write(folder: Path, bench: Bench, *, mark: str, approval: int = 100) -> tupl
     return str(plan), str(data)
 
 
-def test_a_tune_is_started_asked_compared_promoted_and_learnt_from(bench: Bench, call: Call, tmp_path: Path) -> None:
+def test_a_tune_is_started_asked_and_promoted_and_no_prior_learns_from_a_fake(
+    bench: Bench, call: Call, tmp_path: Path
+) -> None:
     plan, data = write(tmp_path, bench, mark="first")
     first = call("finetune", "start", plan, "--data", data)
     assert (first["local_fake"], first["registered"]["adopted"]) == (True, False)
@@ -90,8 +92,9 @@ def test_a_tune_is_started_asked_compared_promoted_and_learnt_from(bench: Bench,
     learnt = call("finetune", "outcome", str(verdict), "--tuned", new, "--base", old, "--experience", str(outcomes))
     assert learnt["local_fake"]
     assert (learnt["measured_gain"]["mean"], learnt["measured_fixed_usd"]) == (0.0, 3.0)
-    assert learnt["prior"]["after"]["mean"] < learnt["prior"]["before"]["mean"]
-    assert len(json.loads(outcomes.read_text())["outcomes"]) == 1
+    # Nothing was trained, so nothing is learnt: the outcome is kept, and the prior stays.
+    assert learnt["prior"]["after"] == learnt["prior"]["before"]
+    assert [one["local_fake"] for one in json.loads(outcomes.read_text())["outcomes"]] == [True]
 
 
 def test_a_tune_that_waits_for_a_person_is_approved_by_its_key(bench: Bench, call: Call, tmp_path: Path) -> None:
@@ -104,7 +107,10 @@ def test_a_tune_that_waits_for_a_person_is_approved_by_its_key(bench: Bench, cal
 
     port = f"{bench.server.url}/v1"
     key = until(waiting)
-    assert call("finetune", "approve", key, "--by", "Ada")["approved_by"] == "Ada"
+    refused = call("finetune", "approve", key, "--by", "Ada", "--up-to", "2.99", code=11)
+    assert refused["error"] == "OverBudget"
+    assert "may cost 3.00 USD, and you agree to 2.99" in refused["message"]
+    assert call("finetune", "approve", key, "--by", "Ada", "--up-to", "3")["approved_by"] == "Ada"
     ended = bench.deployed.ended(arn_of(bench, begun["name"]))
     assert ended["status"] == "SUCCEEDED"
     assert call("finetune", "approve", key, "--by", "Ada", code=2)["error"] == "InvalidInput"

@@ -34,6 +34,7 @@ print("start", start, flush=True)
 for step in range(start, int(hp.get("steps", "2"))):
     time.sleep(float(hp.get("seconds", "0.05")))
     save(step + 1); print(f"loss={1 / (step + 1):.3f}", flush=True)
+    if start == 0 and str(step + 1) == hp.get("hold_at"): time.sleep(600)  # until it is cut off
 if "fail" in hp:
     (base / "output/failure").write_text(hp["fail"]); sys.exit(3)
 if "kill" in hp and start == 0: os.kill(os.getpid(), 9)

@@ -33,6 +33,7 @@ from tests.functional.local_aws.helpers import (
     job_request,
     machine,
     register,
+    said_in,
     wait,
 )
 
@@ -88,8 +89,7 @@ def test_what_a_person_would_miss_survives_the_servers_death(own_aws: LocalAws) 
         "again-a1",
         image,
         bucket="kept",
-        # Long enough to be cut off on a machine that does other things too.
-        hyperparameters={"steps": "14", "seconds": "0.5"},
+        hyperparameters={"steps": "4", "hold_at": "2"},
         RetryStrategy={"MaximumRetryAttempts": 2},
         CheckpointConfig={"S3Uri": "s3://kept/checkpoints/again"},
     )
@@ -193,7 +193,8 @@ def test_down_ends_everything_and_up_brings_it_back(own_aws: LocalAws) -> None:
         lambda: sagemaker.describe_training_job(TrainingJobName="ended-a1")["SecondaryStatus"],
         lambda s: s == "Training",
     )
-    time.sleep(1)
+    step = wait(lambda: list(own_aws.home.rglob("checkpoints/step")), bool)[0]
+    wait(lambda: int(said_in(step) or 0), lambda reached: reached > 3)
     children = psutil.Process(status().pid).children(recursive=True)
     assert down()
     assert psutil.wait_procs(children, timeout=2)[1] == []

@@ -104,12 +104,12 @@ def test_every_attempt_has_a_token_of_its_own(local_aws: LocalAws, queue: str) -
 
 
 def test_a_task_without_heartbeats_times_out_and_one_with_them_does_not(local_aws: LocalAws, queue: str) -> None:
-    state = ask(queue, HeartbeatSeconds=1, TimeoutSeconds=60, Catch=catch("States.HeartbeatTimeout"))
+    state = ask(queue, HeartbeatSeconds=2, TimeoutSeconds=60, Catch=catch("States.HeartbeatTimeout"))
     arn = machine(local_aws, "heartbeat", {"T": state, **CAUGHT})
     sfn = local_aws.client("stepfunctions")
     execution = sfn.start_execution(stateMachineArn=arn, input="{}")["executionArn"]
     token = receive(local_aws, queue)
-    for _ in range(4):
+    for _ in range(5):
         time.sleep(0.5)
         sfn.send_task_heartbeat(taskToken=token)
     assert sfn.describe_execution(executionArn=execution)["status"] == "RUNNING"

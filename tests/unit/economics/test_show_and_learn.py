@@ -156,6 +156,8 @@ def test_what_came_of_an_arm_is_set_against_the_prediction_and_moves_the_next_ve
     assert learned.adding(outcome) == learned
     assert learned.prior("sft").mean < DEFAULT_PRIORS["sft"].mean
     assert learned.prior("rft") == Experience().prior("rft")
+    # Of a local fake, which trains nothing, no prior learns.
+    assert learned.adding(outcome.model_copy(update={"local_fake": True})).prior("sft") == Experience().prior("sft")
     assert decide(asked, experience=learned).arms[0].net_usd.mean < verdict.arms[0].net_usd.mean
 
 

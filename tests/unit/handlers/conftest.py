@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +15,13 @@ from stepforge.contracts.jobs import ArtifactRef, JobOutcome
 from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
 from stepforge.contracts.names import Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
+from stepforge.contracts.registry import PackageMetadata, Promotion
+from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork, WorkType
+from stepforge.machines.deployment import Deployment
 from tests.fakes import FakeSageMaker
+
+from .promoted import FILES, GROUP, ROWS, verified
 
 BUCKET = "stepforge-test"
 KEY_ARN = "arn:aws:kms:us-east-1:123456789012:key/0"
@@ -113,3 +119,39 @@ def started(s3: Any, pipeline: PipelineSpec) -> PipelineState:
     key = Keys.pipeline(pipeline.identity)
     s3.put_object(Bucket=BUCKET, Key=key, Body=canonical_json(pipeline))
     return PipelineState(pipeline_uri=f"s3://{BUCKET}/{key}", pipeline_sha256=pipeline.identity)
+
+
+@pytest.fixture
+def weights(s3: Any) -> ArtifactRef:
+    return put_artifact(s3, "srl-" + "a" * 12 + "-a0", "model", FILES)
+
+
+@pytest.fixture
+def promotion(sagemaker: FakeSageMaker, s3: Any, weights: ArtifactRef) -> Promotion:
+    rows = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    report = EvaluationReport(spec_sha256="0" * 64, model_sha256=weights.sha256, manifest_sha256="4" * 64, scores=())
+    files = {"rows.ndjson": rows, "evaluation.json": canonical_json(report)}
+    evaluation = put_artifact(s3, "evaluate-" + "a" * 12 + "-a0", "evaluation", files)
+    metadata = PackageMetadata(
+        pipeline_sha256="1" * 64,
+        model_sha256=weights.sha256,
+        evaluation_sha256=evaluation.sha256,
+        evaluation_uri=evaluation.uri,
+        dataset_sha256="4" * 64,
+        training_job_arn="arn:j",
+        domain="facial",
+    )
+    sagemaker.groups.add(GROUP)
+    source = {"S3DataSource": {"S3Uri": weights.uri, "S3DataType": "S3Prefix", "CompressionType": "None"}}
+    arn = sagemaker.create_model_package(
+        ModelPackageGroupName=GROUP,
+        ModelApprovalStatus="Approved",
+        CustomerMetadataProperties=metadata.properties(),
+        InferenceSpecification={"Containers": [{"Image": IMAGE, "ModelDataSource": source}]},
+    )["ModelPackageArn"]
+    return Promotion(package_arn=arn, group=GROUP, version=1, event_id="e" * 64)
+
+
+@pytest.fixture
+def deployment(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> Deployment:
+    return verified(sagemaker, s3, promotion)

@@ -38,9 +38,7 @@ from stepforge.machines.rollout import Rollout, component_guardrails
 from tests.fakes import FakeAlarms, FakeSageMaker
 
 from .conftest import BUCKET, IMAGE, KEY_ARN
-from .test_deployment import GROUP, promotion, weights
-
-__all__ = ["promotion", "weights"]
+from .promoted import GROUP
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:answers"
 REALTIME = Fleet(instance_type="ml.g5.xlarge")

@@ -12,10 +12,8 @@ from stepforge.errors import ArtifactRefused, PromotionBusy
 from stepforge.machines.deployment import Deployment, deploy_live, look_live, roll_back, stamp
 from tests.fakes import FakeAlarms, FakeSageMaker
 
-from .test_deployment import GROUP, promotion, weights
+from .promoted import GROUP
 from .test_modes import REALTIME, SHARED, verified
-
-__all__ = ["promotion", "weights"]
 
 
 def another(sagemaker: FakeSageMaker, first: Promotion) -> Promotion:
