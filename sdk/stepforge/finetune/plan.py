@@ -11,9 +11,9 @@ from datetime import date
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from stepforge.contracts.base import Contract, first_problem
 from stepforge.contracts.records import Record
@@ -27,12 +27,17 @@ from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
+from stepforge.finetune.vertex_prompts import DataDriven
 from stepforge.installation.home import home
+
+if TYPE_CHECKING:
+    from stepforge.finetune.vertex import VertexProvider
 
 NO_SECRET = (
     "the state machine has no environment variable with your key: store it below stepforge/ENV/finetune/ in Secrets "
     "Manager, and name it as api_key_secret in [provider] (docs/secrets.md)"
 )
+NO_VERIFIER = "the state machine runs no verifiers of users: use `finetune launch`, or leave it out"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _OPENAI = "https://api.openai.com/v1"
 _ANTHROPIC = "https://api.anthropic.com"
@@ -64,11 +69,26 @@ class VertexSettings(Contract):
     folder_uri: str
     kms_key: str | None = None
     base_url: str | None = None
+    prompts: DataDriven | None = None
+    """For method 'prompt': Vertex's data-driven optimiser searches for a better prompt of a Gemini."""
+
+    def check_machine(self) -> None:
+        """Raises InvalidInput where the state machine could not score what is found."""
+        if self.prompts is not None and self.prompts.verifier is not None:
+            raise InvalidInput(NO_VERIFIER)
 
     def provider(self, secrets: Secrets | None = None) -> Provider:
+        vertex = self._vertex(secrets)
+        if self.prompts is None:
+            return vertex
+        from stepforge.finetune.vertex_prompts import VertexPrompts
+
+        return VertexPrompts(vertex, self.prompts, look_seconds=600 if secrets is None else 120)
+
+    def _vertex(self, secrets: Secrets | None) -> VertexProvider:
         from stepforge.finetune.vertex import VertexProvider
 
-        given = self.model_dump(exclude={"type", "credentials_secret"})
+        given = self.model_dump(exclude={"type", "credentials_secret", "prompts"})
         if is_loopback(self.base_url):
             from google.oauth2.credentials import Credentials
 
@@ -172,7 +192,7 @@ class AnthropicSettings(Contract):
                 'the state machine keeps jobs in its bucket: give folder_uri = "s3://BUCKET/finetune/prompts"'
             )
         if self.verifier is not None:
-            raise InvalidInput("the state machine runs no verifiers of users: use `finetune launch`, or leave it out")
+            raise InvalidInput(NO_VERIFIER)
 
     def provider(self, secrets: Secrets | None = None, s3: Any = None) -> Provider:
         """`s3` is the client of the environment, where there is one."""
@@ -268,6 +288,25 @@ class Plan(Contract):
     """The day on which the base model ends; the catalogue's where this is left out."""
     needed_until: date | None = None
 
+    @model_validator(mode="after")
+    def _searches(self) -> Plan:
+        if isinstance(self.provider, VertexSettings) and (self.method == "prompt") != (
+            self.provider.prompts is not None
+        ):
+            raise ValueError(
+                "at Vertex method 'prompt' and [provider.prompts] belong together: give both (docs/finetune-vertex.md) "
+                "for a better prompt, or neither to tune weights"
+            )
+        return self
+
+    def search_price(self) -> ModelPrice | None:
+        """What a search for a prompt costs at most, in the plan's own words; None: weights are tuned."""
+        if isinstance(self.provider, AnthropicSettings):
+            return self.provider.price()
+        if isinstance(self.provider, VertexSettings) and self.provider.prompts is not None:
+            return self.provider.prompts.price()
+        return None
+
     def lacks_secret(self) -> bool:
         """Whether the state machine would find no key: what it tunes, and what is promoted, it asks itself."""
         settings = self.provider
@@ -280,10 +319,10 @@ class Plan(Contract):
 
         Raises UnknownPrice where neither has a price, ModelGone where the catalogue knows that it cannot be launched.
         """
-        if isinstance(self.provider, AnthropicSettings):
-            return Terms(price=self.provider.price(), shutdown=self.shutdown)
         model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
         row = catalogue.rows.get(model)
+        if (own := self.search_price()) is not None:
+            return Terms(price=own, shutdown=self.shutdown or (row.shuts_down if row else None))
         if row is None:
             if self.price is None:
                 raise UnknownPrice(
@@ -302,8 +341,8 @@ class Plan(Contract):
 
     def booked_at(self, catalogue: Catalogue) -> ModelPrice | None:
         """The price for the books of a job that was launched, though nothing may be any more; None: not known."""
-        if isinstance(self.provider, AnthropicSettings):
-            return self.provider.price()
+        if (own := self.search_price()) is not None:
+            return own
         model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
         if self.price is not None or model not in catalogue.rows:
             return self.price

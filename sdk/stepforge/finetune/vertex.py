@@ -75,12 +75,13 @@ class VertexProvider:
             credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
         self._jobs_url = f"{root_of(location, base_url)}/v1beta1/projects/{project}/locations/{location}/tuningJobs"
         self._session = AuthorizedSession(credentials)
+        self.project, self.location, self.base_url = project, location, base_url
+        self.folder_uri, self.kms_key, self.credentials = folder_uri.rstrip("/"), kms_key, credentials
         self._timeout = timeout_seconds
-        self._storage = storage.Client(
+        self.storage = storage.Client(
             project=project, credentials=credentials, client_options={"api_endpoint": base_url} if base_url else None
         )
         self._bucket, _, self._prefix = folder_uri.removeprefix("gs://").rstrip("/").partition("/")
-        self._kms_key = kms_key
         self.local = is_loopback(base_url)
         self.target = f"vertex:{project}:{location}" + (f":{base_url}" if base_url else "")
         self.registry = VertexRegistry(
@@ -113,7 +114,7 @@ class VertexProvider:
         data = checked_bytes(folder / filename, sha256)
         name = f"{self._prefix}/{filename}".lstrip("/")
         with self._calling("upload", about_content=True):
-            blob = self._storage.bucket(self._bucket).blob(name)
+            blob = self.storage.bucket(self._bucket).blob(name)
             # The name is the digest of the bytes: writing it again changes nothing.
             blob.upload_from_string(data, content_type="application/jsonl", retry=None, checksum=None)
         return f"gs://{self._bucket}/{name}"
@@ -158,8 +159,8 @@ class VertexProvider:
             config.samples_per_prompt = h.samples_per_prompt
         if prepared.validation is not None:
             config.validation_dataset = t.TuningValidationDataset(gcs_uri=prepared.validation)
-        if self._kms_key is not None:
-            config.encryption_spec = t.EncryptionSpec(kms_key_name=self._kms_key)
+        if self.kms_key is not None:
+            config.encryption_spec = t.EncryptionSpec(kms_key_name=self.kms_key)
         if spec.grader is not None:
             config.reward_config = t.SingleReinforcementTuningRewardConfig.model_validate(reward_config(spec.grader))
         return config
@@ -226,7 +227,8 @@ class VertexProvider:
             text=answer.text or "",
             model=answer.model_version or tuned.handle,
             input_tokens=usage.prompt_token_count or 0,
-            output_tokens=usage.candidates_token_count or 0,
+            # Thoughts are charged as what is said.
+            output_tokens=(usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0),
         )
 
     def label(self, tuned: Tuned, labels: Mapping[str, str]) -> None:

@@ -57,6 +57,7 @@ class PromptOptimisers:
             ("GET", job, lambda _, m: Reply(200, self._look(f"{m[1]}/customJobs/{m[2]}"))),
             ("POST", rf"{job}:cancel", self._cancel),
             ("GET", r"/storage/v1/b/([^/]+)/o", self._objects),
+            ("GET", r"/download/storage/v1/b/([^/]+)/o/(.+)", self._server._object),
         ]
 
     def _objects(self, request: Request, match: re.Match[str]) -> Reply:

@@ -1,0 +1,88 @@
+"""Vertex's zero-shot prompt optimiser: one call that proposes a better prompt, without data.
+
+Google says that it is for any model of Google's. Here a proposal is only a candidate: who uses it scores it with the
+model that will be asked. Sent as google-cloud-aiplatform 2.7 sends `client.prompts.optimize`, and not through it: that
+client logs an answer of another shape as a warning, prompt and all, and loads 150 MiB that functions have no room for.
+The answer says no tokens, and no page says a price. Not covered: the few-shot optimiser, Gemini Nano.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from stepforge.errors import MissingExtra
+from stepforge.finetune.keys import failure, is_loopback, unreadable
+from stepforge.finetune.vertex_calls import SCOPE, calling, root_of
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+_CALL = "tuningJobs.optimizePrompt"
+
+
+class ZeroShotOptimiser:
+    """The optimiser of one project and location."""
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        location: str,
+        credentials: Credentials | None = None,
+        base_url: str | None = None,
+        timeout_seconds: float = 120,
+    ) -> None:
+        """`credentials` are google-auth's; without them its default search applies. Raises MissingExtra."""
+        try:
+            import google.auth
+            from google.auth.transport.requests import AuthorizedSession
+        except ImportError as error:
+            raise MissingExtra(error.name or "google-auth", extra="vertex") from error
+        self.target = f"vertex:{project}:{location}" + (f":{base_url}" if base_url else "")
+        self.local = is_loopback(base_url)
+        if credentials is None:
+            with calling(self.target, "credentials"):
+                credentials, _ = google.auth.default(scopes=[SCOPE])
+        self._session: Any = AuthorizedSession(credentials)
+        self._url = (
+            f"{root_of(location, base_url)}/v1beta1/projects/{project}/locations/{location}/tuningJobs:optimizePrompt"
+        )
+        self._timeout = timeout_seconds
+
+    def rewrite(self, prompt: str) -> str:
+        """A better prompt, by Google's guidelines; sent once.
+
+        Raises ProviderRefused, Throttled, and ProviderUnavailable where it is not known what was done.
+        """
+        body = {"content": {"parts": [{"text": prompt}], "role": "user"}}
+        with calling(self.target, _CALL, about_content=True):
+            # Prompts go to the address that was given, and to none that it names.
+            answer = self._session.post(self._url, json=body, timeout=self._timeout, allow_redirects=False)
+        if answer.status_code != 200:
+            raise failure(self.target, _CALL, status=answer.status_code, about_content=True)
+        with calling(self.target, _CALL, about_content=True):
+            found = suggested(answer.json())
+        if not found:
+            raise unreadable(self.target, _CALL, type(answer))
+        return found
+
+
+def suggested(pieces: Any) -> str:
+    """The prompt in a streamed answer: pieces of a JSON text, in a fence of Markdown or not. Empty where there is none.
+
+    >>> suggested([{"content": {"parts": [{"text": '```json\\n{"suggested_prompt": '}]}},
+    ...            {"content": {"parts": [{"text": '"Be brief."}\\n```'}]}}])
+    'Be brief.'
+    """
+    if not isinstance(pieces, list):
+        return ""
+    parts = [
+        piece["content"]["parts"][0].get("text") or "" for piece in pieces if piece.get("content", {}).get("parts")
+    ]
+    text = "".join(parts)
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or end < start:
+        return ""
+    found = json.loads(text[start : end + 1]).get("suggested_prompt")
+    return found.strip() if isinstance(found, str) else ""
