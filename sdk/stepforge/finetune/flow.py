@@ -392,8 +392,8 @@ def register(tools: Tools, flow: Flow) -> Output:
 def label(provider: Provider, tuned: Tuned, labels: Mapping[str, str]) -> None:
     """Label the model in the provider's own registry, where there is one and its client is here.
 
-    The client of Vertex's registry is too large to be in every function. What is missed is for people who look there:
-    our registry has it all.
+    The client of Vertex's registry is large, and a layer may lack it. What is missed is for people who look there: our
+    registry has it all.
     """
     if not isinstance(provider, Labels):
         return

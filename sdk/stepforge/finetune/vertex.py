@@ -17,10 +17,10 @@ from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import IdentityConflict, InvalidInput, MissingExtra, ProviderRefused
 from stepforge.finetune import job as jobs
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Tuned, normalise
-from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
+from stepforge.finetune.keys import failure, is_loopback, unreadable
 from stepforge.finetune.spec import Grader, HttpGrader, ProviderName, PythonGrader, ScoreModel, StringCheck, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
-from stepforge.finetune.vertex_calls import JOB_STATES, LABEL, labelled, root_of
+from stepforge.finetune.vertex_calls import JOB_STATES, LABEL, SCOPE, calling, labelled, root_of, session_of, storage_of
 from stepforge.finetune.vertex_registry import VertexRegistry
 
 if TYPE_CHECKING:
@@ -50,9 +50,8 @@ class VertexProvider:
         """`credentials` are google-auth's; without them its default search applies. Raises MissingExtra."""
         try:
             import google.auth
+            import google.cloud.storage
             from google import genai
-            from google.auth.transport.requests import AuthorizedSession
-            from google.cloud import storage
             from google.genai import errors, types
         except ImportError as error:
             raise MissingExtra(error.name or "google-genai", extra="vertex") from error
@@ -72,15 +71,13 @@ class VertexProvider:
             vertexai=True, project=project, location=location, credentials=credentials, http_options=options
         )
         if credentials is None:
-            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+            credentials, _ = google.auth.default(scopes=[SCOPE])
         self._jobs_url = f"{root_of(location, base_url)}/v1beta1/projects/{project}/locations/{location}/tuningJobs"
-        self._session = AuthorizedSession(credentials)
+        self._session = session_of(credentials)
         self.project, self.location, self.base_url = project, location, base_url
         self.folder_uri, self.kms_key, self.credentials = folder_uri.rstrip("/"), kms_key, credentials
         self._timeout = timeout_seconds
-        self.storage = storage.Client(
-            project=project, credentials=credentials, client_options={"api_endpoint": base_url} if base_url else None
-        )
+        self.storage = storage_of(project, credentials, base_url)
         self._bucket, _, self._prefix = folder_uri.removeprefix("gs://").rstrip("/").partition("/")
         self.local = is_loopback(base_url)
         self.target = f"vertex:{project}:{location}" + (f":{base_url}" if base_url else "")
@@ -249,13 +246,9 @@ class VertexProvider:
     @contextmanager
     def _calling(self, call: str, *, about_content: bool = False) -> Iterator[None]:
         import httpx
-        import requests
-        from google.api_core.exceptions import GoogleAPICallError
-        from google.auth.exceptions import GoogleAuthError
-        from pydantic import ValidationError
 
         try:
-            with unlogged():
+            with calling(self.target, call, about_content=about_content):
                 yield
         except self._errors.APIError as error:
             raise failure(
@@ -266,14 +259,8 @@ class VertexProvider:
                 message=str(error.message or ""),
                 about_content=about_content,
             ) from None
-        except GoogleAPICallError as error:
-            raise failure(self.target, call, status=int(error.code or 500), about_content=True) from None
-        except (httpx.HTTPError, requests.RequestException) as error:
+        except httpx.HTTPError as error:
             raise failure(self.target, call, status=None, code=type(error).__name__) from None
-        except GoogleAuthError as error:
-            raise ProviderRefused(f"{self.target} {call}: no credentials ({type(error).__name__})") from None
-        except (ValidationError, ValueError, KeyError, TypeError) as error:
-            raise unreadable(self.target, call, type(error)) from None
 
 
 def reward_config(grader: Grader) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from stepforge.contracts.base import Contract
 from stepforge.errors import IdentityConflict, MissingExtra
 from stepforge.finetune.job import State, normalise
 from stepforge.finetune.keys import unreadable
-from stepforge.finetune.vertex_calls import JOB_STATES, LABEL, calling, labelled, root_of
+from stepforge.finetune.vertex_calls import JOB_STATES, LABEL, calling, labelled, root_of, session_of, straight
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -63,16 +63,15 @@ class VertexJobs:
     ) -> None:
         """Raises MissingExtra without google-cloud-aiplatform."""
         try:
-            from google.auth.transport.requests import AuthorizedSession
             from google.cloud import aiplatform_v1
         except ImportError as error:
             raise MissingExtra(error.name or "google-cloud-aiplatform", extra="vertex") from error
         root = root_of(location, base_url)
-        options: Any = {"api_endpoint": root}
-        self._client = aiplatform_v1.JobServiceClient(credentials=credentials, transport="rest", client_options=options)
+        given: Any = {"credentials": credentials, "transport": "rest", "client_options": {"api_endpoint": root}}
+        self._client = straight(aiplatform_v1.JobServiceClient(**given))
         self._types, self._target = aiplatform_v1, target
         self._parent = f"projects/{project}/locations/{location}"
-        self._session: Any = AuthorizedSession(credentials)
+        self._session = session_of(credentials)
         self._list_url = f"{root}/v1/{self._parent}/customJobs"
         # The library repeats what it may; a caller here does so itself, and knows how often.
         self._call: Any = {"timeout": timeout_seconds, "retry": None}

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from stepforge.contracts.base import Contract, canonical_json
 from stepforge.contracts.records import Record
@@ -29,6 +29,7 @@ from stepforge.finetune.anthropic import SEED_PROMPT, TRAINING_SHARE, Paused
 from stepforge.finetune.folders import GcsFolder
 from stepforge.finetune.job import FAKE_MARK, Completion, Estimate, Job, Message, Prepared, State, Tuned
 from stepforge.finetune.judging import Judge
+from stepforge.finetune.keys import unreadable
 from stepforge.finetune.prompts import SLACK_TOKENS, Meter, Optimised, TokenPrices
 from stepforge.finetune.spec import ProviderName, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
@@ -51,6 +52,7 @@ Metric = Literal[
 ]
 _JOB, _RESULT, _FAILED = "job.json", "result.json", "failed.json"
 _CANCELLED, _DELETED = "cancelled.json", "deleted.json"
+Form = TypeVar("Form", bound=Contract)
 Usd = Annotated[Decimal, Field(gt=0)]
 
 
@@ -240,11 +242,10 @@ class VertexPrompts:
     ) -> Completion:
         """With the prompt that was found in the place of any system message."""
         key = tuned.model.rpartition("@")[2].removeprefix(f"{FAKE_MARK}-")
-        raw = self._folder.read(f"{key}/{_RESULT}")
-        if raw is None or self._folder.read(f"{key}/{_DELETED}") is not None:
+        found = self._read(f"{key}/{_RESULT}", Optimised)
+        if found is None or self._folder.read(f"{key}/{_DELETED}") is not None:
             raise ProviderRefused(f"{tuned.model} has no prompt in {self._folder.name}: it was deleted")
-        prompt = Optimised.model_validate_json(raw).prompt
-        asked = [Message(role="system", content=prompt), *(m for m in messages if m.role != "system")]
+        asked = [Message(role="system", content=found.prompt), *(m for m in messages if m.role != "system")]
         return self._vertex.invoke(tuned, asked, max_tokens=max_tokens, temperature=temperature)
 
     def delete(self, tuned: Tuned) -> None:
@@ -255,10 +256,17 @@ class VertexPrompts:
     # Jobs
 
     def _made(self, key: str) -> OptimiserJob:
-        raw = self._folder.read(f"{key}/{_JOB}")
-        if raw is None:
+        made = self._read(f"{key}/{_JOB}", OptimiserJob)
+        if made is None:
             raise ProviderRefused(f"{self.target}: there is no job {key!r} in {self._folder.name}")
-        return OptimiserJob.model_validate_json(raw)
+        return made
+
+    def _read(self, name: str, form: type[Form]) -> Form | None:
+        raw = self._folder.read(name)
+        try:
+            return None if raw is None else form.model_validate_json(raw)
+        except ValidationError:  # which quotes what it was given
+            raise unreadable(self.target, name, form) from None
 
     def _job(self, found: CustomJob, *, look: bool) -> Job:
         if found.key is None:
@@ -301,8 +309,11 @@ class VertexPrompts:
         raw = self._folder.read(made.data)
         if raw is None:
             raise ProviderUnavailable(f"{self.target}: {made.data} is not there")
-        rows = [json.loads(line) for line in raw.splitlines()]
-        return [Record.model_validate(row["record"]) for row in rows], rows[0]["system"] or SEED_PROMPT
+        try:
+            rows = [json.loads(line) for line in raw.splitlines()]
+            return [Record.model_validate(row["record"]) for row in rows], rows[0]["system"] or SEED_PROMPT
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise unreadable(self.target, made.data, Record) from None
 
     def _config(self, made: OptimiserJob, seed: str) -> dict[str, Any]:
         """What the optimiser's container reads, in the guide's words."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stepforge.contracts.base import Contract
 from stepforge.errors import InvalidInput, MissingExtra, ProviderRefused
 from stepforge.finetune.keys import unlogged
-from stepforge.finetune.vertex_calls import calling, root_of
+from stepforge.finetune.vertex_calls import calling, root_of, straight
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -52,8 +52,8 @@ class VertexRegistry:
             raise MissingExtra(error.name or "google-cloud-aiplatform", extra="vertex") from error
         options: Any = {"api_endpoint": root_of(location, base_url)}
         given: Any = {"credentials": credentials, "transport": "rest", "client_options": options}
-        self._models = aiplatform_v1.ModelServiceClient(**given)
-        self._endpoints = aiplatform_v1.EndpointServiceClient(**given)
+        self._models = straight(aiplatform_v1.ModelServiceClient(**given))
+        self._endpoints = straight(aiplatform_v1.EndpointServiceClient(**given))
         self._types, self._target = aiplatform_v1, target
         # The library repeats what it may; a caller here does so itself, and knows how often.
         self._call: Any = {"timeout": timeout_seconds, "retry": None}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepforge.errors import MissingExtra
 from stepforge.finetune.keys import failure, is_loopback, unreadable
-from stepforge.finetune.vertex_calls import SCOPE, calling, root_of
+from stepforge.finetune.vertex_calls import SCOPE, calling, root_of, session_of
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -36,7 +36,7 @@ class ZeroShotOptimiser:
         """`credentials` are google-auth's; without them its default search applies. Raises MissingExtra."""
         try:
             import google.auth
-            from google.auth.transport.requests import AuthorizedSession
+            import google.auth.transport.requests
         except ImportError as error:
             raise MissingExtra(error.name or "google-auth", extra="vertex") from error
         self.target = f"vertex:{project}:{location}" + (f":{base_url}" if base_url else "")
@@ -44,7 +44,7 @@ class ZeroShotOptimiser:
         if credentials is None:
             with calling(self.target, "credentials"):
                 credentials, _ = google.auth.default(scopes=[SCOPE])
-        self._session: Any = AuthorizedSession(credentials)
+        self._session = session_of(credentials)
         self._url = (
             f"{root_of(location, base_url)}/v1beta1/projects/{project}/locations/{location}/tuningJobs:optimizePrompt"
         )
@@ -57,8 +57,7 @@ class ZeroShotOptimiser:
         """
         body = {"content": {"parts": [{"text": prompt}], "role": "user"}}
         with calling(self.target, _CALL, about_content=True):
-            # Prompts go to the address that was given, and to none that it names.
-            answer = self._session.post(self._url, json=body, timeout=self._timeout, allow_redirects=False)
+            answer = self._session.post(self._url, json=body, timeout=self._timeout)
         if answer.status_code != 200:
             raise failure(self.target, _CALL, status=answer.status_code, about_content=True)
         with calling(self.target, _CALL, about_content=True):

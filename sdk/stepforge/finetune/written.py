@@ -11,6 +11,7 @@ from stepforge.errors import ProviderUnavailable, StepforgeError
 from stepforge.finetune.anthropic import LOST_SECONDS, Asked, Paused
 from stepforge.finetune.folders import Folder
 from stepforge.finetune.job import Completion, Message
+from stepforge.finetune.keys import unreadable
 from stepforge.finetune.prompts import Meter
 
 
@@ -51,7 +52,10 @@ class Written:
         # The same question twice is two calls: the n-th of one look is the n-th of another.
         name = f"{self._prefix}/{request[:32]}-{self._times[request]}.json"
         raw = self._folder.read(name)
-        before = Asked(at=0, sent=0, most_input=most) if raw is None else Asked.model_validate_json(raw)
+        try:
+            before = Asked(at=0, sent=0, most_input=most) if raw is None else Asked.model_validate_json(raw)
+        except ValueError:  # which quotes what it was given
+            raise unreadable(self._folder.name, name, Asked) from None
         before.book(self.meter, max_tokens)
         if before.answer is not None:
             return before.answer

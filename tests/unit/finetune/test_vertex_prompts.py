@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from google.oauth2.credentials import Credentials
 from pydantic import ValidationError
 
-from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import Catalogue
 from stepforge.errors import InvalidInput, ModelGone, ProviderRefused, ProviderUnavailable
 from stepforge.finetune import Message, State
@@ -22,6 +20,7 @@ from stepforge.finetune.folders import GcsFolder
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.plan import Plan, VertexSettings
+from stepforge.finetune.vertex_calls import storage_of
 from stepforge.finetune.vertex_prompts import VertexPrompts
 from stepforge.finetune.watching import follow
 from stepforge.testing.providers import LocalVertex
@@ -42,25 +41,6 @@ def answer(system: str, contents: list[dict[str, Any]]) -> str:
 def candidates(config: dict[str, Any], rows: list[dict[str, Any]]) -> list[tuple[str, float]]:
     """By Google's metric the best is one that our verifier does not like."""
     return [(config["system_instruction"], 0.1), ("ADD the numbers.", 0.5), ("Be polite.", 0.9), ("Sing.", 0.2)]
-
-
-class QuickJudge:
-    """The rules of `records`, in this process: who judges is tested once, with the judge itself."""
-
-    def __init__(self, domain: str, verifier: str | None = None) -> None: ...
-
-    def __enter__(self) -> QuickJudge:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def __call__(self, record: Record, completion: str) -> Any:
-        return SimpleNamespace(reward=float(completion.split()[-1] == record.answer))
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stepforge.finetune.vertex_prompts.Judge", QuickJudge)
 
 
 @pytest.fixture
@@ -295,11 +275,7 @@ def test_a_search_is_cancelled_before_and_after_the_optimiser_has_ended(
 
 
 def test_a_folder_in_cloud_storage_is_written_once(server: LocalVertex) -> None:
-    from google.cloud import storage
-
-    client = storage.Client(
-        project="demo", credentials=Credentials(token="t"), client_options={"api_endpoint": server.url}
-    )
+    client = storage_of("demo", Credentials(token="t"), server.url)
     folder = GcsFolder(client, "gs://bucket/tunes")
     assert folder.read("a/b.json") is None
     assert [folder.write_once("a/b.json", data) for data in (b"1", b"2")] == [True, False]
@@ -312,5 +288,4 @@ def test_a_folder_in_cloud_storage_is_written_once(server: LocalVertex) -> None:
         server.seen.clear()
         with pytest.raises(ProviderUnavailable):
             call()
-        # Some calls are preceded by a look at the bucket; the call itself is sent once.
-        assert sum(seen.path != "/storage/v1/b/bucket" for seen in server.seen) == 1
+        assert len(server.seen) == 1
