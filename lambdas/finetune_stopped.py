@@ -16,7 +16,7 @@ from stepforge.errors import AddressRefused, LaunchUncertain, UnknownName
 from stepforge.finetune import flow as steps
 from stepforge.machines.executions import after
 
-DECIDING_SECONDS = 100
+LATE_SECONDS = 100
 """A function goes on after its execution was stopped. Lambda tries an event again after one minute and after two."""
 
 
@@ -45,14 +45,17 @@ def handler(event: Event) -> dict[str, Any]:
     # Events come late and twice: by then the same plan may have been started again.
     if (later := after(client("stepfunctions"), event.detail.executionArn)) is not None:
         return {"stopped": False, "why": f"{later} has taken it over"}
+    may_go_on = event.detail.status == "ABORTED" and time.time() - event.detail.stopDate / 1000 < LATE_SECONDS
     start = steps.Start.model_validate(json.loads(event.detail.input))
     try:
-        entry = steps.stop(tools_of(variables(Environment)), start)
+        ended = steps.stop(tools_of(variables(Environment)), start)
     except AddressRefused as error:
         # It was refused before anything was sent, so there is nothing to cancel.
         return {"stopped": False, "why": str(error)}
     except UnknownName as error:
-        if event.detail.status == "ABORTED" and time.time() - event.detail.stopDate / 1000 < DECIDING_SECONDS:
+        if may_go_on:
             raise LaunchUncertain("it may be decided still, and set money aside: this is looked at again") from error
         return {"stopped": False, "why": "nothing was set aside for it yet"}
-    return {"stopped": True, "key": entry.key, "stage": entry.stage.value}
+    if ended.deploys and may_go_on:
+        raise LaunchUncertain("an endpoint may just be made for it: this is looked at again, and removes it")
+    return {"stopped": True, "key": ended.entry.key, "stage": ended.entry.stage.value}

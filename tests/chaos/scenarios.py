@@ -271,7 +271,7 @@ SCENARIOS = (
     Scenario("promote", promote_that_fails_live, ("RollBack", "RemoveFailedCandidate", "Explain", "StampFailed"),
              "SmokeFailed"),
     Scenario("finetune", tune, ("Decide", "Launch", "Look", "Retrieve", "Evaluate", "Register")),
-    Scenario("finetune", tune_on_an_endpoint, ("Release",)),
+    Scenario("finetune", tune_on_an_endpoint, ("Retrieve", "Release")),
     Scenario("finetune", tune_that_is_asked_for, ("AskPerson",)),
     Scenario("finetune", tune_that_is_refused, ("GiveUp", "Explain"), "NotApproved"),
     Scenario("promote", promote_that_is_refused, ("StampRefused",), "ArtifactRefused"),

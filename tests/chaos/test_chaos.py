@@ -51,6 +51,7 @@ SOME = [
     ("tune", "Launch", "duplicate"),
     ("tune", "Look", "time-out"),
     ("tune", "Look", "cancelled"),
+    ("tune_on_an_endpoint", "Retrieve", "cancelled"),
     ("tune_that_is_asked_for", "AskPerson", "malformed"),
     ("tune_that_is_refused", "GiveUp", "capacity"),
 ]

@@ -110,6 +110,15 @@ class Output(Contract):
 
 
 @dataclass(frozen=True)
+class Ended:
+    """A launch whose execution ended without success."""
+
+    entry: Entry
+    deploys: bool
+    """Whether a step of it may just be making an endpoint for the evaluation."""
+
+
+@dataclass(frozen=True)
 class Tools:
     """What steps work with: the ledger, boto3 clients, and the environment's own settings."""
 
@@ -172,7 +181,7 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
             raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
     provider, spec = tools.provider(request), request.spec
     if isinstance(request.plan.provider, AnthropicSettings | VertexSettings):
-        request.plan.provider.check_machine()
+        request.plan.provider.check_machine(request.plan.optimiser)
     if isinstance(provider, Deployed):
         provider.check_serving(spec)
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)
@@ -435,14 +444,16 @@ def give_up(tools: Tools, flow: Flow) -> Flow:
     return flow.model_copy(update={"stage": tools.ledger.withdraw(flow.key, "not approved, or given up").stage})
 
 
-def stop(tools: Tools, start: Start) -> Entry:
+def stop(tools: Tools, start: Start) -> Ended:
     """Stop a launch wherever it stands, and with it its charge. For executions that were stopped or timed out."""
     request = tools.request(start)
     provider = tools.provider(request)
     entry = cancel(provider, tools.ledger, launch_key(request.spec, provider.target))
+    deploys = False
     if entry.job_id is not None and isinstance(provider, Deployed):
         provider.undeploy(entry.job_id, trial=True)
-    return entry
+        deploys = entry.stage == Stage.SUCCEEDED
+    return Ended(entry, deploys)
 
 
 def request_bytes(request: Request) -> tuple[bytes, str]:

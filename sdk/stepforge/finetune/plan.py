@@ -9,7 +9,6 @@ import os
 import tomllib
 from datetime import date
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,11 +19,12 @@ from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import Catalogue, ModelPrice, warnings_of
 from stepforge.economics.quotes import training_price
 from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
-from stepforge.finetune.addresses import Secrets, credentials_for, hold_known, hold_own, key_for
+from stepforge.finetune.addresses import Secrets, hold_known, hold_own, key_for
 from stepforge.finetune.datasets import Kind, write
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.keys import is_loopback
+from stepforge.finetune.optimisers import DspyOptimiser, Optimiser, VertexOptimiser
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
 from stepforge.finetune.vertex_prompts import DataDriven
@@ -37,8 +37,11 @@ NO_SECRET = (
     "the state machine has no environment variable with your key: store it below stepforge/ENV/finetune/ in Secrets "
     "Manager, and name it as api_key_secret in [provider] (docs/secrets.md)"
 )
+NO_CREDENTIALS = (
+    "the state machine has no credentials of Google's: store those of a service account below stepforge/ENV/finetune/ "
+    "in Secrets Manager, and name it as credentials_secret in [optimiser] (docs/secrets.md)"
+)
 NO_VERIFIER = "the state machine runs no verifiers of users: use `finetune launch`, or leave it out"
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _OPENAI = "https://api.openai.com/v1"
 _ANTHROPIC = "https://api.anthropic.com"
 
@@ -72,8 +75,9 @@ class VertexSettings(Contract):
     prompts: DataDriven | None = None
     """For method 'prompt': Vertex's data-driven optimiser searches for a better prompt of a Gemini."""
 
-    def check_machine(self) -> None:
+    def check_machine(self, optimiser: Optimiser | None) -> None:
         """Raises InvalidInput where the state machine could not score what is found."""
+        del optimiser
         if self.prompts is not None and self.prompts.verifier is not None:
             raise InvalidInput(NO_VERIFIER)
 
@@ -87,22 +91,11 @@ class VertexSettings(Contract):
 
     def _vertex(self, secrets: Secrets | None) -> VertexProvider:
         from stepforge.finetune.vertex import VertexProvider
+        from stepforge.finetune.vertex_calls import credentials_of
 
         given = self.model_dump(exclude={"type", "credentials_secret", "prompts"})
-        if is_loopback(self.base_url):
-            from google.oauth2.credentials import Credentials
-
-            # A local server looks at no credentials, and nobody's own are sent to it.
-            return VertexProvider(**given, credentials=Credentials(token="local"))
-        if secrets is not None and self.credentials_secret is not None:
-            import google.auth
-
-            about = credentials_for(secrets, self.credentials_secret, address=self.base_url)
-            found, _ = google.auth.load_credentials_from_dict(about, scopes=[SCOPE])
-            return VertexProvider(**given, credentials=found)
-        if secrets is not None:
-            hold_own(self.base_url)
-        return VertexProvider(**given)
+        found = credentials_of(secrets, self.credentials_secret, base_url=self.base_url)
+        return VertexProvider(**given, credentials=found)
 
 
 class BedrockSettings(Contract):
@@ -116,12 +109,13 @@ class BedrockSettings(Contract):
     endpoint_url: str | None = None
 
     def provider(self, secrets: Secrets | None = None) -> Provider:
+        from stepforge.finetune.aws import session_for
         from stepforge.finetune.bedrock import BedrockProvider
 
         if secrets is not None:
             hold_own(self.endpoint_url)
         return BedrockProvider(
-            _session(self.region, self.endpoint_url),
+            session_for(self.region, self.endpoint_url),
             role_arn=self.role_arn,
             folder_uri=self.folder_uri,
             kms_key=self.kms_key,
@@ -146,13 +140,14 @@ class SageMakerSettings(Contract):
     endpoint_url: str | None = None
 
     def provider(self, secrets: Secrets | None = None) -> Provider:
+        from stepforge.finetune.aws import session_for
         from stepforge.finetune.sagemaker import SageMakerProvider
 
         if secrets is not None:
             hold_own(self.endpoint_url)
         given = self.model_dump(exclude={"type", "region"})
         return SageMakerProvider(
-            _session(self.region, self.endpoint_url), **given, deploy_seconds=1_800 if secrets is None else 300
+            session_for(self.region, self.endpoint_url), **given, deploy_seconds=1_800 if secrets is None else 300
         )
 
 
@@ -172,7 +167,6 @@ class AnthropicSettings(Contract):
     base_url: str | None = None
     api_key_env: str = "ANTHROPIC_API_KEY"
     api_key_secret: str | None = None
-    max_metric_calls: Annotated[int, Field(ge=1)] = 200
     max_tokens: Annotated[int, Field(ge=1)] = 512
     """Of one answer."""
     verifier: str | None = None
@@ -185,8 +179,14 @@ class AnthropicSettings(Contract):
             kind="training_job", usd=self.budget_usd, unit="job", as_of=self.as_of, source=f"budget_usd; {self.source}"
         )
 
-    def check_machine(self) -> None:
+    def check_machine(self, optimiser: Optimiser | None) -> None:
         """Raises InvalidInput where the state machine could not run the search."""
+        if isinstance(optimiser, DspyOptimiser):
+            raise InvalidInput(
+                "the state machine's functions have no dspy: use `finetune launch`, or gepa, bedrock or vertex"
+            )
+        if isinstance(optimiser, VertexOptimiser) and optimiser.lacks_secret():
+            raise InvalidInput(NO_CREDENTIALS)
         if self.folder_uri is None:
             raise InvalidInput(
                 'the state machine keeps jobs in its bucket: give folder_uri = "s3://BUCKET/finetune/prompts"'
@@ -197,7 +197,7 @@ class AnthropicSettings(Contract):
     def provider(self, secrets: Secrets | None = None, s3: Any = None) -> Provider:
         """`s3` is the client of the environment, where there is one."""
         from stepforge.finetune.anthropic import AnthropicProvider
-        from stepforge.finetune.prompts import TokenPrices
+        from stepforge.finetune.metering import TokenPrices
 
         return AnthropicProvider(
             _given_key(self, secrets, own=_ANTHROPIC),
@@ -205,10 +205,10 @@ class AnthropicSettings(Contract):
             prices=TokenPrices(input_usd=self.input_usd, output_usd=self.output_usd),
             budget_usd=self.budget_usd,
             base_url=self.base_url,
-            max_metric_calls=self.max_metric_calls,
             max_tokens=self.max_tokens,
             verifier=self.verifier,
             look_seconds=600 if secrets is None else 120,
+            secrets=secrets,
         )
 
     def _folder(self, s3: Any) -> Folder:
@@ -280,6 +280,8 @@ class Plan(Contract):
     verifier: str | None = None
     """For rft in the place of a grader: what becomes a python grader. A domain, shipped or installed, or your own
     `package.module:function`."""
+    optimiser: Optimiser | None = None
+    """Of method 'prompt', what searches; None: gepa."""
     whole_records: bool = False
     """Put each record as a whole into its row: for a function made from your own verifier (Bedrock)."""
     suffix: str = "stepforge"
@@ -367,6 +369,7 @@ class Plan(Contract):
                 training=file,
                 hyperparameters=self.hyperparameters,
                 grader=grader,
+                optimiser=self.optimiser,
                 suffix=self.suffix,
                 attempt=self.attempt,
             )
@@ -414,29 +417,6 @@ def _given_key(settings: OpenAISettings | AnthropicSettings, secrets: Secrets | 
     if settings.api_key_secret is None:
         raise InvalidInput(NO_SECRET)
     return key_for(secrets, settings.api_key_secret, address=settings.base_url, own=own)
-
-
-def _session(region: str | None, endpoint_url: str | None) -> Any:
-    """A session of its own, with the service models of the first: megabytes of JSON that each would read again.
-
-    A local server looks at no credentials, and nobody's own are sent to it.
-    """
-    import boto3
-    from botocore.session import get_session
-
-    core = get_session()
-    core.register_component("data_loader", _loader())
-    if is_loopback(endpoint_url):
-        region = region or core.get_config_variable("region") or "us-east-1"
-        return boto3.Session("local", "local", botocore_session=core, region_name=region)
-    return boto3.Session(botocore_session=core, region_name=region)
-
-
-@cache
-def _loader() -> Any:
-    from botocore.session import get_session
-
-    return get_session().get_component("data_loader")
 
 
 def _key(name: str) -> SecretStr:

@@ -162,10 +162,15 @@ class SageMakerProvider(AwsCustomization):
         if self._instance_type is None:
             raise InvalidInput('it is not said what to deploy on: give instance_type = "ml.g5.2xlarge", say')
         endpoint = self._endpoint(tuned.handle, trial=trial)
-        waited = 0.0
+        waited, seen = 0.0, False
         while True:
             status, why = endpoint.status()
             if status == "":
+                if seen:
+                    raise ProviderRefused(
+                        f"endpoint {endpoint.name} was removed while it was being made, as it is when an execution is "
+                        "stopped: it is not made again"
+                    )
                 endpoint.create(
                     tuned.model,
                     role_arn=self._role,
@@ -182,6 +187,7 @@ class SageMakerProvider(AwsCustomization):
             elif waited >= self._deploy_seconds:
                 raise NotReady(f"endpoint {endpoint.name} is {status!r} after {waited:.0f} s: ask for it again later")
             else:
+                seen = True
                 self._sleep(self._pause)
                 waited += self._pause
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from stepforge.contracts.base import Contract, Sha256, digest
 from stepforge.contracts.names import TUNE_PREFIX
+from stepforge.finetune.optimisers import Optimiser
 
 ProviderName = Literal["openai", "vertex", "bedrock", "sagemaker", "anthropic"]
 PROVIDERS: tuple[ProviderName, ...] = ("openai", "vertex", "bedrock", "sagemaker", "anthropic")
@@ -137,6 +138,8 @@ class TuneSpec(Contract):
     validation: DatasetFile | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
+    optimiser: Optimiser | None = None
+    """Of method 'prompt': what searches; None: gepa as it comes."""
     suffix: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] = "stepforge"
     """Part of the tuned model's name, where the provider has one."""
     attempt: Annotated[int, Field(ge=1)] = 1
@@ -146,6 +149,8 @@ class TuneSpec(Contract):
     def _fits_together(self) -> TuneSpec:
         if (self.method == "rft") != (self.grader is not None):
             raise ValueError("method 'rft' needs a grader, and no other method has one")
+        if self.optimiser is not None and self.method != "prompt":
+            raise ValueError(f"method {self.method!r} searches no prompt: leave optimiser out, or use method 'prompt'")
         for name, file in (("training", self.training), ("validation", self.validation)):
             if file is not None and file.method != self.method:
                 raise ValueError(f"{name} was written for method {file.method!r}, but the method is {self.method!r}")
@@ -162,4 +167,7 @@ def launch_key(spec: TuneSpec, target: str) -> str:
     the counter was mended, are the same launch.
     """
     counts = {"training": {"tokens"}, "validation": {"tokens"}}
-    return TUNE_PREFIX + digest({"spec": spec.model_dump(mode="json", exclude=counts), "target": target})[:40]
+    known = spec.model_dump(mode="json", exclude=counts)
+    if spec.optimiser is None:
+        del known["optimiser"]  # what was launched before there was a choice keeps its key
+    return TUNE_PREFIX + digest({"spec": known, "target": target})[:40]

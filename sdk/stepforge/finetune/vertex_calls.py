@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from stepforge.errors import ProviderRefused
+from stepforge.finetune.addresses import Secrets, credentials_for, hold_own
 from stepforge.finetune.job import State
-from stepforge.finetune.keys import failure, unlogged, unreadable
+from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
 
 LABEL = "stepforge-key"
 MOST_LISTED = 2_000
@@ -38,6 +39,26 @@ def root_of(location: str, base_url: str | None) -> str:
     return (base_url or f"https://{'' if location == 'global' else f'{location}-'}aiplatform.googleapis.com").rstrip(
         "/"
     )
+
+
+def credentials_of(secrets: Secrets | None, name: str | None, *, base_url: str | None) -> Any:
+    """google-auth's credentials, of the secret of this name where it is the state machine that asks.
+
+    None: those that Google's own tools would find. A local server looks at none, and nobody's own are sent to it.
+    """
+    if is_loopback(base_url):
+        from google.oauth2.credentials import Credentials
+
+        return Credentials(token="local")
+    if secrets is not None and name is not None:
+        import google.auth
+
+        about = credentials_for(secrets, name, address=base_url)
+        found, _ = google.auth.load_credentials_from_dict(about, scopes=[SCOPE])
+        return found
+    if secrets is not None:
+        hold_own(base_url)
+    return None
 
 
 def session_of(credentials: Any) -> Any:

@@ -25,16 +25,17 @@ from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import InvalidInput, OverBudget, ProviderRefused, ProviderUnavailable, StepforgeError
 from stepforge.finetune import job as jobs
-from stepforge.finetune.anthropic import SEED_PROMPT, TRAINING_SHARE, Paused
+from stepforge.finetune.anthropic import SEED_PROMPT, TRAINING_SHARE
 from stepforge.finetune.folders import GcsFolder
 from stepforge.finetune.job import FAKE_MARK, Completion, Estimate, Job, Message, Prepared, State, Tuned
 from stepforge.finetune.judging import Judge
 from stepforge.finetune.keys import unreadable
-from stepforge.finetune.prompts import SLACK_TOKENS, Meter, Optimised, TokenPrices
+from stepforge.finetune.metering import Meter, TokenPrices, most_input
+from stepforge.finetune.prompts import Example, Optimised, Task, optimise
 from stepforge.finetune.spec import ProviderName, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
 from stepforge.finetune.vertex_jobs import Container, CustomJob, VertexJobs
-from stepforge.finetune.written import Written
+from stepforge.finetune.written import Paused, Written
 
 if TYPE_CHECKING:
     from stepforge.finetune.vertex import VertexProvider
@@ -124,13 +125,9 @@ class GeminiModel:
         self._vertex, self.meter, self.local = vertex, meter, vertex.local
         self._handle = Tuned(provider="vertex", job_id="none", model=model, handle=model)
 
-    def most_input(self, messages: Sequence[Message]) -> int:
-        """Tokens that these can be at most: a token is at least a byte."""
-        return sum(len(m.content.encode()) for m in messages) + SLACK_TOKENS * len(messages)
-
     def ask(self, messages: Sequence[Message], *, max_tokens: int) -> Completion:
         """One call, greedy. Raises OverBudget before it. A lost answer is booked at the most that it can cost."""
-        most = self.most_input(messages)
+        most = most_input(messages)
         self.meter.room(most, max_tokens)
         try:
             answer = self._vertex.invoke(self._handle, messages, max_tokens=max_tokens, temperature=0.0)
@@ -171,6 +168,11 @@ class VertexPrompts:
     def validate(self, spec: TuneSpec) -> None:
         if spec.method != "prompt" or spec.training.format != "prompt":
             raise InvalidInput(f"method {spec.method!r} is no search for a prompt: leave [provider.prompts] out")
+        if spec.optimiser is not None:
+            raise InvalidInput(
+                f"optimiser {spec.optimiser.type!r} searches with Claude: at Vertex the data-driven optimiser does, so "
+                "leave [optimiser] out"
+            )
         if TARGETS.fullmatch(spec.base_model) is None:
             raise InvalidInput(_why_not(spec.base_model))
         if self._vertex.location == "global":
@@ -345,8 +347,9 @@ class VertexPrompts:
         """The best of the first prompt and the candidates, by the verifier, on records that the optimiser never saw."""
         records, seed = self._records(made)
         proposed = self._proposed(made, seed)
-        given, kept = made.settings, records[_cut(len(records)) :]
-        meter = Meter(TokenPrices(input_usd=given.input_usd, output_usd=given.output_usd), budget_usd=given.scoring_usd)
+        given, cut = made.settings, _cut(len(records))
+        prices = TokenPrices(input_usd=given.input_usd, output_usd=given.output_usd)
+        meter = Meter(prices, budget_usd=given.scoring_usd)
         model = Written(
             GeminiModel(self._vertex, made.spec.base_model, meter),
             self._folder,
@@ -355,30 +358,23 @@ class VertexPrompts:
             clock=self._clock,
             stopped=lambda: self._folder.read(f"{made.key}/{_CANCELLED}") is not None,
         )
-        with Judge(kept[0].domain, given.verifier) as judge:
+        examples = [Example(prompt=record.prompt, reference=_target(record)) for record in records]
+        judged = {record.prompt: record for record in records[cut:]}
 
-            def mean(prompt: str) -> float:
-                asked = [[_say("system", prompt), _say("user", record.prompt)] for record in kept]
-                answers = [model.ask(messages, max_tokens=given.max_tokens).text for messages in asked]
-                return sum(judge(r, text).reward for r, text in zip(kept, answers, strict=True)) / len(kept)
+        def search(task: Task) -> None:
+            for prompt in proposed:
+                task.validate(prompt)
 
-            seed_score = score = mean(seed)
-            best, stopped = seed, False
-            try:
-                for prompt in proposed:
-                    if (found := mean(prompt)) > score:
-                        best, score = prompt, found
-            except OverBudget:
-                stopped = True
-        return Optimised(
-            prompt=best,
-            seed_score=seed_score,
-            score=score,
-            spent_usd=meter.spent_usd,
-            calls=meter.calls,
-            stopped_by_budget=stopped,
-            local_fake=self.local,
-        )
+        with Judge(records[0].domain, given.verifier) as judge:
+            return optimise(
+                model,
+                seed,
+                examples[:cut],
+                examples[cut:],
+                metric=lambda example, text: judge(judged[example.prompt], text).reward,
+                search=search,
+                max_tokens=given.max_tokens,
+            )
 
     def _proposed(self, made: OptimiserJob, seed: str) -> list[str]:
         """The optimiser's best, the best one first. Raises Useless where its results cannot be read."""
@@ -421,7 +417,7 @@ def _why_not(model: str) -> str:
     if "claude" in model:
         return (
             f"{model!r}: Vertex's data-driven optimiser takes Gemini models that are generally available. For a Claude "
-            "use [provider] type = 'anthropic', where Vertex's zero-shot optimiser can propose prompts"
+            "use [provider] type = 'anthropic', with [optimiser] type = 'vertex' for Vertex's zero-shot optimiser"
         )
     if "preview" in model or "exp" in model:
         return (
@@ -440,7 +436,3 @@ def _cut(count: int) -> int:
 
 def _target(record: Record) -> str:
     return record.answer or record.solution or ""
-
-
-def _say(role: Literal["system", "user"], text: str) -> Message:
-    return Message(role=role, content=text)

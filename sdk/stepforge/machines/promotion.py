@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from stepforge.contracts.base import Contract, digest
 from stepforge.contracts.events import PackageStateChange
-from stepforge.contracts.names import endpoint_name, execution_name, group_prefix, has_prefix
+from stepforge.contracts.names import endpoint_name, execution_name, has_prefix
 from stepforge.contracts.registry import (
     APPROVED_AT,
     PROMOTION,
@@ -127,7 +127,7 @@ def sweep(
     fleet: Fleet,
     *,
     machine_arn: str,
-    prefix: str = group_prefix("local"),
+    prefix: str,
     keep_previous_days: float = KEEP_PREVIOUS_DAYS,
 ) -> list[Decision]:
     """Promote what is approved but was never handled, because its event was lost. `prefix`: of the groups looked at.

@@ -91,7 +91,7 @@ def bedrock_case(server: LocalBedrock, folder: Path) -> Case:
     return Case(provider, server, spec, folder, ("POST", "/model-customization-jobs"))
 
 
-def sagemaker_case(server: LocalBedrock, folder: Path) -> Case:
+def sagemaker_case(server: LocalBedrock, folder: Path, *, sleep: Callable[[float], object] = lambda _: None) -> Case:
     from stepforge.finetune.sagemaker import SageMakerProvider
 
     provider = SageMakerProvider(
@@ -101,7 +101,7 @@ def sagemaker_case(server: LocalBedrock, folder: Path) -> Case:
         group_arn=GROUP,
         instance_type="ml.g5.2xlarge",
         endpoint_url=server.url,
-        sleep=lambda _: None,
+        sleep=sleep,
     )
     return Case(provider, server, make_spec(folder, "sagemaker", "sagemaker", HUB), folder, ("POST", "/"))
 
@@ -174,6 +174,19 @@ def test_every_provider_goes_from_launch_to_deletion(case: Case, clock: Clock) -
     case.provider.delete(tuned)
     with pytest.raises(ProviderRefused):
         case.provider.invoke(tuned, [Message(role="user", content="hi")], max_tokens=9)
+
+
+def test_an_endpoint_that_is_removed_while_it_is_made_is_not_made_again(tmp_path: Path, clock: Clock) -> None:
+    with LocalBedrock(delay_seconds=0.02) as server:
+        assert isinstance(server, LocalBedrock)
+        case = sagemaker_case(server, tmp_path, sleep=lambda _: server.endpoints.made["Endpoint"].clear())
+        assert isinstance(case.provider, Deployed)
+        job = start(case, clock).job
+        for _ in range(6):
+            case.provider.status(job.id)
+        with pytest.raises(ProviderRefused, match="removed while it was being made"):
+            case.provider.deploy(job.id, trial=True)
+        assert server.endpoints.made["Endpoint"] == {}
 
 
 def test_a_customized_model_is_served_as_the_hub_says_and_a_trial_never_touches_what_serves(

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import traceback
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from pydantic import SecretStr
 from stepforge.errors import InvalidInput, ProviderRefused, ProviderUnavailable, StepforgeError
 from stepforge.finetune import Message, Prepared, Tuned
 from stepforge.finetune.keys import reveal
+from stepforge.finetune.metering import Meter, TokenPrices
 from stepforge.finetune.plan import VertexSettings
+from stepforge.finetune.searches.vertex import VertexRewriter
 from stepforge.finetune.vertex import VertexProvider
 from stepforge.finetune.vertex_prompts import VertexPrompts
-from stepforge.finetune.vertex_rewriter import ZeroShotOptimiser
 from stepforge.testing.providers import LocalAnthropic, LocalOpenAI, LocalProvider, LocalVertex
 from stepforge.testing.providers._server import Reply
 from tests.unit.finetune import test_providers as providers
@@ -90,9 +92,8 @@ def test_nothing_planted_is_logged_or_in_an_error(
 
 @pytest.mark.parametrize("fault", ["echo", "error", "lost", None])
 def test_nothing_planted_leaves_the_optimiser_s_model(fault: Any, caplog: pytest.LogCaptureFixture) -> None:
-    from decimal import Decimal
-
-    from stepforge.finetune.prompts import AnthropicModel, Meter, TokenPrices
+    from stepforge.finetune.claude import AnthropicModel
+    from stepforge.finetune.metering import Meter, TokenPrices
 
     with LocalAnthropic() as server:
         meter = Meter(TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5)), budget_usd=Decimal(1))
@@ -111,15 +112,16 @@ def test_nothing_planted_leaves_the_optimiser_s_model(fault: Any, caplog: pytest
     assert (meter.spent_usd > 0) == (fault != "echo")
 
 
-def optimisers(server: Any) -> tuple[VertexPrompts, ZeroShotOptimiser]:
+def optimisers(server: Any) -> tuple[VertexPrompts, VertexRewriter]:
     """Vertex's, with the planted token."""
     place = {"project": "demo", "location": "us-central1", "base_url": server.url}
     credentials = Credentials(token=TOKEN)
+    meter = Meter(TokenPrices(input_usd=Decimal(1), output_usd=Decimal(1)), budget_usd=Decimal(9))
     vertex = VertexProvider(**place, credentials=credentials, folder_uri="gs://bucket/tunes")
     settings = vertex_plan(server).provider
     assert isinstance(settings, VertexSettings)
     assert settings.prompts is not None
-    return VertexPrompts(vertex, settings.prompts), ZeroShotOptimiser(**place, credentials=credentials)
+    return VertexPrompts(vertex, settings.prompts), VertexRewriter(meter, **place, credentials=credentials)
 
 
 @pytest.mark.usefixtures("quick")
@@ -148,7 +150,7 @@ def test_nothing_planted_leaves_vertex_s_optimisers_of_prompts(
                         [Message(role="user", content=PROMPT)],
                         max_tokens=5,
                     ),
-                    lambda: zero_shot.rewrite(PROMPT),
+                    lambda: zero_shot.ask([Message(role="user", content=PROMPT)], max_tokens=9),
                 ):
                     turns = iter([None] * calls + [fault] * 100)
                     server.plan = lambda _: next(turns)  # noqa: B023
@@ -172,9 +174,8 @@ class Elsewhere(LocalOpenAI):
 
 @pytest.mark.parametrize("status", [302, 307])
 def test_neither_keys_nor_prompts_follow_to_another_address(status: int, tmp_path: Path) -> None:
-    from decimal import Decimal
-
-    from stepforge.finetune.prompts import AnthropicModel, Meter, TokenPrices
+    from stepforge.finetune.claude import AnthropicModel
+    from stepforge.finetune.metering import Meter, TokenPrices
 
     prompt = [Message(role="user", content=PROMPT)]
     with Elsewhere() as there:
@@ -203,7 +204,7 @@ def test_neither_keys_nor_prompts_follow_to_another_address(status: int, tmp_pat
             search, zero_shot = optimisers(server)
             spec = vertex_plan().spec(records(8), tmp_path)
             for call in (
-                lambda: zero_shot.rewrite(PROMPT),
+                lambda: zero_shot.ask([Message(role="user", content=PROMPT)], max_tokens=9),
                 lambda: search.prepare(spec, tmp_path),
                 lambda: search.status("projects/p/locations/l/customJobs/1"),
                 lambda: search.find("sf-none", Prepared(training="t")),
@@ -243,7 +244,7 @@ def test_a_key_is_a_secret_or_is_fetched() -> None:
         ("openai", "openai", "from stepforge.finetune.openai import OpenAIProvider as P; P(S('k'))"),
         ("google.genai", "vertex", "from stepforge.finetune.vertex import VertexProvider as P; "
          "P(project='p', location='l', folder_uri='gs://b')"),
-        ("anthropic", "anthropic", "from stepforge.finetune.prompts import AnthropicModel as P; P(S('k'), 'm', None)"),
+        ("anthropic", "anthropic", "from stepforge.finetune.claude import AnthropicModel as P; P(S('k'), 'm', None)"),
     ],
 )  # fmt: skip
 def test_a_missing_extra_names_its_install_command(module: str, extra: str, code: str) -> None:

@@ -231,7 +231,7 @@ def test_what_cannot_work_is_refused_before_it_is_paid_for(server: LocalVertex, 
     settings = plan(server, verifier="my_rules:check").provider
     assert isinstance(settings, VertexSettings)
     with pytest.raises(InvalidInput, match="verifiers of users"):
-        settings.check_machine()
+        settings.check_machine(None)
 
 
 @pytest.mark.usefixtures("quick")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
+from decimal import Decimal
 
 import pytest
 from google.oauth2.credentials import Credentials
 
-from stepforge.errors import ProviderRefused, ProviderUnavailable, Throttled
-from stepforge.finetune.vertex_rewriter import ZeroShotOptimiser, suggested
+from stepforge.errors import OverBudget, ProviderRefused, ProviderUnavailable, Throttled
+from stepforge.finetune import Message
+from stepforge.finetune.metering import Meter, TokenPrices
+from stepforge.finetune.searches.vertex import VertexRewriter, suggested
 from stepforge.testing.providers import LocalVertex
 from stepforge.testing.providers._server import Request
 
@@ -34,10 +37,14 @@ def server() -> Iterator[Watched]:
         yield running
 
 
-def optimiser(server: LocalVertex) -> ZeroShotOptimiser:
-    return ZeroShotOptimiser(
-        project="demo", location="us-central1", credentials=Credentials(token="ya29.test"), base_url=server.url
-    )
+def rewriter(server: LocalVertex, budget_usd: str = "1") -> VertexRewriter:
+    meter = Meter(TokenPrices(input_usd=Decimal(10), output_usd=Decimal(10)), budget_usd=Decimal(budget_usd))
+    place = {"project": "demo", "location": "us-central1", "base_url": server.url}
+    return VertexRewriter(meter, **place, credentials=Credentials(token="ya29.test"))
+
+
+def rewrite(rewriter: VertexRewriter) -> str:
+    return rewriter.ask([Message(role="user", content=PROMPT)], max_tokens=100).text
 
 
 def test_google_s_own_client_sends_and_reads_the_same(server: Watched) -> None:
@@ -54,7 +61,7 @@ def test_google_s_own_client_sends_and_reads_the_same(server: Watched) -> None:
             http_options=HttpOptions(base_url=server.url),
         )
         theirs = client.prompts.optimize(prompt=PROMPT).parsed_response.suggested_prompt
-    assert optimiser(server).rewrite(PROMPT) == theirs == f"BETTER {PROMPT} {{}} ```"
+    assert rewrite(rewriter(server)) == theirs == f"BETTER {PROMPT} {{}} ```"
     one, other = server.bodies
     assert (one.method, one.path, one.query, one.json()) == (other.method, other.path, other.query, other.json())
     assert one.headers["authorization"] == other.headers["authorization"]
@@ -72,10 +79,26 @@ def test_google_s_own_client_sends_and_reads_the_same(server: Watched) -> None:
 )
 def test_it_is_sent_once_and_its_faults_are_told_without_the_prompt(server: Watched, fault: str, kind: type) -> None:
     server.plan = lambda _: fault  # type: ignore[assignment,return-value]
+    made = rewriter(server)
     with pytest.raises(kind) as refusal:
-        optimiser(server).rewrite(PROMPT)
+        rewrite(made)
     assert len(server.seen) == 1
+    # A lost answer may have been charged; what was refused was not.
+    assert (made.meter.spent_usd > 0) == (kind is ProviderUnavailable)
     assert "Quietly" not in str(refusal.value)
+
+
+def test_the_most_that_both_prompts_can_be_is_booked_and_what_may_cost_more_is_not_sent(server: Watched) -> None:
+    made = rewriter(server)
+    found = rewrite(made)
+    sizes = [len(text.encode()) for text in (PROMPT, found)]
+    least, most = (sum(sizes) / each * 10 / 1_000_000 for each in (6, 1))
+    assert least < made.meter.spent_usd <= most
+    assert made.meter.calls == 1
+    server.seen.clear()
+    with pytest.raises(OverBudget, match="not sent"):
+        rewrite(rewriter(server, "0.0005"))
+    assert server.seen == []
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 
 from stepforge.contracts.registry import Promotion, PromotionStep
 from stepforge.machines.deployment import stamp
-from stepforge.machines.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
+from stepforge.machines.promotion import MAX_EXECUTIONS, on_event, on_rejection
 from tests.fakes import FakeSageMaker
 
-from .test_promotion import FLEET, GROUP, add, change, executions
+from .test_promotion import FLEET, GROUP, add, change, executions, sweep
 
 NEW = {"Stage": "Development", "StageStatus": "PendingApproval"}
 SUPERSEDED = {"Stage": "Archived", "StageStatus": "Superseded", "StageDescription": "by version 4"}

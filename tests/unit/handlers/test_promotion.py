@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -16,12 +17,14 @@ from stepforge.contracts.names import group_prefix
 from stepforge.contracts.registry import SERVES_SINCE, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import ArtifactRefused, EnvironmentUnavailable
+from stepforge.machines import promotion
 from stepforge.machines.deployment import stamp
-from stepforge.machines.promotion import MAX_EXECUTIONS, on_event, on_rejection, sweep
+from stepforge.machines.promotion import MAX_EXECUTIONS, on_event, on_rejection
 from stepforge.machines.retiring import retire
 from tests.fakes import TUNE, FakeSageMaker, refusal
 
 GROUP = "stepforge-facial"
+sweep = partial(promotion.sweep, prefix=group_prefix("local"))
 FLEET = Fleet(instance_type="ml.m5.large")
 METADATA = PackageMetadata(
     pipeline_sha256="1" * 64,

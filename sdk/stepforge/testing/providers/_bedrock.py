@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from stepforge.testing.providers._endpoints import Endpoints
+from stepforge.testing.providers._rewriting import Rewrite, Rewriter
 from stepforge.testing.providers._server import (
     DISCLAIMER,
     FAKE,
@@ -27,9 +28,9 @@ PHASES = ("InProgress", "InProgress", "InProgress", "InProgress", "Completed")
 
 
 class LocalBedrock(LocalProvider):
-    """Bedrock, SageMaker and S3 on loopback: one `endpoint_url` for the three clients."""
+    """Bedrock, SageMaker and S3 on loopback: one `endpoint_url` for all clients. `rewrite` is its optimiser of prompts."""
 
-    def __init__(self, *, region: str = "us-east-1", **options: Any) -> None:
+    def __init__(self, *, region: str = "us-east-1", rewrite: Rewrite | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.region = region
         self.objects: dict[str, bytes] = {}
@@ -42,6 +43,7 @@ class LocalBedrock(LocalProvider):
         self.deployments: dict[str, str] = {}
         self.endpoints = Endpoints()
         """SageMaker's."""
+        self.rewriter = Rewriter(rewrite)
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -52,6 +54,7 @@ class LocalBedrock(LocalProvider):
             ("POST", r"/model-customization/custom-model-deployments", self._deploy),
             ("GET", r"/model-customization/custom-model-deployments/(.+)", self._deployment),
             ("DELETE", r"/model-customization/custom-model-deployments/(.+)", self._undeploy),
+            ("POST", r"/optimize-prompt", lambda request, _: self.rewriter.answer(request.json())),
             ("POST", r"/model/(.+)/converse", self._converse),
             ("POST", r"/endpoints/([^/]+)/invocations", self.endpoints.invoke),
             ("POST", r"/", self._sagemaker),

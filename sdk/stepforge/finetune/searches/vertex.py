@@ -1,18 +1,22 @@
 """Vertex's zero-shot prompt optimiser: one call that proposes a better prompt, without data.
 
-Google says that it is for any model of Google's. Here a proposal is only a candidate: who uses it scores it with the
-model that will be asked. Sent as google-cloud-aiplatform 2.7 sends `client.prompts.optimize`, and not through it: that
-client logs an answer of another shape as a warning, prompt and all, and loads 150 MiB that functions have no room for.
-The answer says no tokens, and no page says a price. Not covered: the few-shot optimiser, Gemini Nano.
+Google says that it is for any model of Google's. Here a proposal is only a candidate: it is scored with the model that
+will be asked. Sent as google-cloud-aiplatform 2.7 sends `client.prompts.optimize`, and not through it: that client logs
+an answer of another shape as a warning, prompt and all, and loads 150 MiB that functions have no room for. The answer
+says no tokens, and no page says a price. Not covered: the few-shot optimiser, Gemini Nano.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stepforge.errors import MissingExtra
+from stepforge.economics.tokens import guessed
+from stepforge.errors import MissingExtra, ProviderUnavailable
+from stepforge.finetune.job import Completion, Message
 from stepforge.finetune.keys import failure, is_loopback, unreadable
+from stepforge.finetune.metering import Meter, most_input
 from stepforge.finetune.vertex_calls import SCOPE, calling, root_of, session_of
 
 if TYPE_CHECKING:
@@ -21,11 +25,12 @@ if TYPE_CHECKING:
 _CALL = "tuningJobs.optimizePrompt"
 
 
-class ZeroShotOptimiser:
-    """The optimiser of one project and location."""
+class VertexRewriter:
+    """The optimiser of one project and location, metered: both texts are booked at the most that a guess gives."""
 
     def __init__(
         self,
+        meter: Meter,
         *,
         project: str,
         location: str,
@@ -40,21 +45,33 @@ class ZeroShotOptimiser:
         except ImportError as error:
             raise MissingExtra(error.name or "google-auth", extra="vertex") from error
         self.target = f"vertex:{project}:{location}" + (f":{base_url}" if base_url else "")
-        self.local = is_loopback(base_url)
+        self.meter, self.local = meter, is_loopback(base_url)
         if credentials is None:
             with calling(self.target, "credentials"):
                 credentials, _ = google.auth.default(scopes=[SCOPE])
-        self._session = session_of(credentials)
+        self._session: Any = session_of(credentials)
         self._url = (
             f"{root_of(location, base_url)}/v1beta1/projects/{project}/locations/{location}/tuningJobs:optimizePrompt"
         )
         self._timeout = timeout_seconds
 
-    def rewrite(self, prompt: str) -> str:
-        """A better prompt, by Google's guidelines; sent once.
+    def ask(self, messages: Sequence[Message], *, max_tokens: int) -> Completion:
+        """The prompt of the last message, rewritten by Google's guidelines; sent once. Raises OverBudget before it.
 
-        Raises ProviderRefused, Throttled, and ProviderUnavailable where it is not known what was done.
+        `max_tokens` is only what the budget is held against: the service takes no such limit.
         """
+        text, most = messages[-1].content, most_input(messages[-1:])
+        self.meter.room(most, max_tokens)
+        try:
+            found = self._rewritten(text)
+        except ProviderUnavailable:
+            self.meter.book(most, max_tokens)
+            raise
+        tokens = guessed([text]).high, guessed([found]).high
+        self.meter.book(*tokens)
+        return Completion(text=found, model=self.target, input_tokens=tokens[0], output_tokens=tokens[1])
+
+    def _rewritten(self, prompt: str) -> str:
         body = {"content": {"parts": [{"text": prompt}], "role": "user"}}
         with calling(self.target, _CALL, about_content=True):
             answer = self._session.post(self._url, json=body, timeout=self._timeout)
