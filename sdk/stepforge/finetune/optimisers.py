@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stepforge.contracts.base import Contract
 from stepforge.finetune.addresses import Secrets
@@ -83,6 +83,16 @@ class VertexOptimiser(Contract):
     credentials_secret: str | None = None
     """Secret with the JSON of a service account or of a workload identity federation, for the state machine."""
     base_url: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_price(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "token_usd" not in given:
+            raise ValueError(
+                "no page says what Vertex's zero-shot optimiser costs: give token_usd (for a million tokens of both "
+                "prompts), as_of and source, of your bill or your contract"
+            )
+        return given
 
     @field_validator("base_url")
     @classmethod

@@ -95,6 +95,16 @@ class DataDriven(Contract):
     verifier: str | None = None
     """Your own, as `package.module:function`, in the place of the domain's; not in the state machine."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_prices(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "job_usd" not in given:
+            raise ValueError(
+                "what the optimiser's job costs is not published as one price: give job_usd, the most that its machine "
+                "and Gemini's tokens in it may cost, with as_of and source (docs/finetune-vertex.md says what adds up)"
+            )
+        return given
+
     @model_validator(mode="after")
     def _fits_together(self) -> DataDriven:
         own = self.metric == "custom_metric"

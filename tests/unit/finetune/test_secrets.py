@@ -244,6 +244,8 @@ def test_a_key_is_a_secret_or_is_fetched() -> None:
         ("openai", "openai", "from stepforge.finetune.openai import OpenAIProvider as P; P(S('k'))"),
         ("google.genai", "vertex", "from stepforge.finetune.vertex import VertexProvider as P; "
          "P(project='p', location='l', folder_uri='gs://b')"),
+        ("google.cloud.aiplatform_v1", "vertex", "from stepforge.finetune.vertex_jobs import VertexJobs as P; "
+         "P(project='p', location='l', credentials=None)"),
         ("anthropic", "anthropic", "from stepforge.finetune.claude import AnthropicModel as P; P(S('k'), 'm', None)"),
     ],
 )  # fmt: skip

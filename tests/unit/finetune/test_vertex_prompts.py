@@ -224,6 +224,10 @@ def test_what_cannot_work_is_refused_before_it_is_paid_for(server: LocalVertex, 
     ):
         with pytest.raises(ValidationError, match=words):
             plan(server, **wrong)
+    whole = plan(server).model_dump(mode="json")
+    del whole["provider"]["prompts"]["job_usd"]
+    with pytest.raises(ValidationError, match="give job_usd"):
+        Plan.model_validate(whole)
     half = plan(server).model_dump(mode="json")
     for other in ({**half, "method": "sft"}, {**half, "provider": {**half["provider"], "prompts": None}}):
         with pytest.raises(ValidationError, match="belong together"):

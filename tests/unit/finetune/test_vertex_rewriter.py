@@ -9,13 +9,17 @@ from decimal import Decimal
 
 import pytest
 from google.oauth2.credentials import Credentials
+from pydantic import ValidationError
 
-from stepforge.errors import OverBudget, ProviderRefused, ProviderUnavailable, Throttled
+from stepforge.errors import InvalidInput, OverBudget, ProviderRefused, ProviderUnavailable, Throttled
 from stepforge.finetune import Message
 from stepforge.finetune.metering import Meter, TokenPrices
+from stepforge.finetune.optimisers import VertexOptimiser
+from stepforge.finetune.plan import AnthropicSettings
 from stepforge.finetune.searches.vertex import VertexRewriter, suggested
 from stepforge.testing.providers import LocalVertex
 from stepforge.testing.providers._server import Request
+from tests.unit.finetune.test_anthropic import plan
 
 PROMPT = 'Answer with a {number}.\n"Quietly", at 20 °C.'
 
@@ -107,3 +111,20 @@ def test_the_most_that_both_prompts_can_be_is_booked_and_what_may_cost_more_is_n
 def test_an_answer_without_a_prompt_is_none(text: str) -> None:
     assert suggested([{"content": {"parts": [{"text": text}]}}]) == ""
     assert suggested(json.loads("{}")) == ""
+
+
+def test_the_plan_s_price_and_credentials_are_asked_for_with_what_to_do() -> None:
+    given = {"type": "vertex", "project": "demo", "location": "us-central1", "as_of": "2026-11-01", "source": "a bill"}
+    with pytest.raises(ValidationError, match="give token_usd"):
+        VertexOptimiser.model_validate(given)
+    with pytest.raises(ValidationError, match="local server"):
+        VertexOptimiser.model_validate({**given, "token_usd": 1, "base_url": "https://example.com"})
+    settings = plan({**given, "token_usd": 1}, folder_uri="s3://bucket/finetune").provider
+    assert isinstance(settings, AnthropicSettings)
+    for secret, refused in ((None, True), ("stepforge/dev/finetune/vertex", False)):
+        optimiser = VertexOptimiser.model_validate({**given, "token_usd": 1, "credentials_secret": secret})
+        if refused:
+            with pytest.raises(InvalidInput, match="credentials_secret"):
+                settings.check_machine(optimiser)
+        else:
+            settings.check_machine(optimiser)
