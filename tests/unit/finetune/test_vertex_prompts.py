@@ -14,14 +14,16 @@ from google.oauth2.credentials import Credentials
 from pydantic import ValidationError
 
 from stepforge.economics.catalogue import Catalogue
-from stepforge.errors import InvalidInput, ModelGone, ProviderRefused, ProviderUnavailable
+from stepforge.errors import InvalidInput, ModelGone, ProviderRefused, ProviderUnavailable, StepforgeError
 from stepforge.finetune import Message, State
 from stepforge.finetune.folders import GcsFolder
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger_file import FileLedger
+from stepforge.finetune.metering import Meter, TokenPrices
 from stepforge.finetune.plan import Plan, VertexSettings
+from stepforge.finetune.vertex import VertexProvider
 from stepforge.finetune.vertex_calls import storage_of
-from stepforge.finetune.vertex_prompts import VertexPrompts
+from stepforge.finetune.vertex_prompts import GeminiModel, VertexPrompts
 from stepforge.finetune.watching import follow
 from stepforge.testing.providers import LocalVertex
 from tests.unit.finetune.conftest import Clock
@@ -249,6 +251,28 @@ def test_money_ends_the_scoring_and_what_was_scored_is_kept(server: LocalVertex,
     assert found["stopped_by_budget"]
     assert Decimal(found["spent_usd"]) <= Decimal("0.0030")
     assert found["score"] >= found["seed_score"]
+
+
+@pytest.mark.parametrize(("fault", "charged"), [("lost", True), ("error", True), ("throttled", False), ("echo", False)])
+def test_a_call_is_booked_where_it_may_have_been_charged(server: LocalVertex, fault: Any, charged: bool) -> None:
+    vertex = VertexProvider(
+        project="demo",
+        location="us-central1",
+        folder_uri="gs://bucket/tunes",
+        credentials=Credentials(token="t"),
+        base_url=server.url,
+    )
+    prices = TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5))
+    model = GeminiModel(vertex, MODEL, Meter(prices, budget_usd=Decimal(1)))
+    asked = [Message(role="user", content="1 plus one")]
+    server.fail(fault, path=GENERATE)
+    with pytest.raises(StepforgeError):
+        model.ask(asked, max_tokens=100)
+    assert model.meter.spent_usd == (prices.output_usd * 100 + 10 + 32) / 1_000_000 * charged
+    before = model.meter.spent_usd
+    found = model.ask(asked, max_tokens=100)
+    paid = (prices.output_usd * found.output_tokens + found.input_tokens) / 1_000_000
+    assert model.meter.spent_usd - before == paid
 
 
 def test_results_that_cannot_be_read_are_a_failed_tune_and_not_an_empty_one(tmp_path: Path, clock: Clock) -> None:
