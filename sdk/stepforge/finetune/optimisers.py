@@ -50,7 +50,7 @@ class BedrockOptimiser(Contract):
     source: str
     """Where the rate is from."""
     times: Annotated[int, Field(ge=1, le=10)] = 1
-    """How often the best prompt so far is rewritten."""
+    """How often it is rewritten, each time from the last prompt that was no worse."""
     region: str | None = None
     endpoint_url: str | None = None
 

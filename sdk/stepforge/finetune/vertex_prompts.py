@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 IMAGE = "us-docker.pkg.dev/vertex-ai/cair/vaipo:preview_v1_0"
 """What google-cloud-aiplatform 2.7 runs for VAPO."""
+IMAGES = r"^us-docker\.pkg\.dev/vertex-ai(/cair/vaipo|-restricted/builtin-algorithm/apd):[\w.-]+$"
 TEMPLATE = "Question: {question}\n\nAnswer: {target}"
 """The form that the guide gives where answers are known."""
 FEWEST_SAMPLES = 5
@@ -91,7 +92,8 @@ class DataDriven(Contract):
     max_tokens: Annotated[int, Field(ge=1)] = 512
     """Of one answer, where candidates are scored."""
     machine_type: str = "n1-standard-4"
-    image: str = IMAGE
+    image: Annotated[str, Field(pattern=IMAGES)] = IMAGE
+    """Of the optimiser's own: a plan may be another's, and whatever it names runs as the service account."""
     verifier: str | None = None
     """Your own, as `package.module:function`, in the place of the domain's; not in the state machine."""
 

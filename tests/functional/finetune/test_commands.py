@@ -11,7 +11,7 @@ import pytest
 
 from stepforge.cli import main
 from stepforge.finetune.entries import Stage
-from stepforge.testing.providers import LocalAnthropic, LocalVertex
+from stepforge.testing.providers import LocalAnthropic, LocalBedrock, LocalVertex
 
 from .conftest import SECRET, Bench, until
 
@@ -188,13 +188,24 @@ input_usd = 1
 output_usd = 5
 as_of = 2026-11-01
 source = "given in a test"
-max_metric_calls = 20
 {folder}
+[optimiser]
+{optimiser}
 [budgets]
 job_usd = 50
 day_usd = 10_000
 environment_usd = 10_000
 approval_usd = 50
+"""
+
+
+BEDROCK = """
+type = "bedrock"
+target_model_id = "anthropic.claude-test-v1:0"
+token_usd = 30
+as_of = 2026-11-01
+source = "given in a test"
+endpoint_url = "{url}"
 """
 
 
@@ -213,10 +224,16 @@ def test_a_prompt_for_claude_goes_from_the_decision_to_an_answer_from_here_and_t
     rows = [{"prompt": f"{n} plus one", "answer": f"{n + 1}", "split": "rl"} for n in range(6)]
     rows += [{"prompt": f"{n} plus one", "answer": f"{n + 1}", "split": "test_new"} for n in (20, 30)]
     data.write_text("\n".join(json.dumps(row) for row in rows))
-    with LocalAnthropic(answer=claude, delay_seconds=0.02) as server:
-        for name, folder in (("cloud", f'folder_uri = "s3://{bench.deployed.bucket}/finetune/prompts"'), ("here", "")):
-            text = CLAUDE.format(url=server.url, secret=SECRET, folder=folder)
-            (tmp_path / f"{name}.toml").write_text(text)
+    with (
+        LocalAnthropic(answer=claude, delay_seconds=0.02) as server,
+        LocalBedrock(rewrite=lambda prompt: f"{prompt} ADD.") as bedrock,
+    ):
+        folder = f'folder_uri = "s3://{bench.deployed.bucket}/finetune/prompts"'
+        for name, more in (
+            ("cloud", {"folder": folder, "optimiser": BEDROCK.format(url=bedrock.url)}),
+            ("here", {"folder": "", "optimiser": 'type = "gepa"\nmax_metric_calls = 20'}),
+        ):
+            (tmp_path / f"{name}.toml").write_text(CLAUDE.format(url=server.url, secret=SECRET, **more))
         tuned = call("finetune", "start", str(tmp_path / "cloud.toml"), "--data", str(data))
         assert (tuned["local_fake"], float(tuned["cost_usd"]) <= 2) == (True, True)
         version = tuned["registered"]["version"]

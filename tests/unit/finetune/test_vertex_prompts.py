@@ -223,6 +223,7 @@ def test_what_cannot_work_is_refused_before_it_is_paid_for(server: LocalVertex, 
         ({"metric": "custom_metric"}, "metric_function"),
         ({"service_account": "me@example.com"}, "pattern"),
         ({"steps": 9}, "10"),
+        ({"image": "docker.io/somebody/else:latest"}, "pattern"),
     ):
         with pytest.raises(ValidationError, match=words):
             plan(server, **wrong)

@@ -18,15 +18,18 @@ MOST_TOKENS = 8_192
 
 
 class Rewriting:
-    """Has the best prompt so far rewritten, `times` times."""
+    """Has the prompt rewritten `times` times, each time from the last one that was no worse."""
 
     def __init__(self, rewriter: Metered, *, times: int = 1) -> None:
         self._rewriter, self._times = rewriter, times
 
     def __call__(self, task: Task) -> None:
+        now = task.seed_prompt
         for _ in range(self._times):
-            asked = [Message(role="user", content=task.best[0])]
-            task.validate(self._rewriter.ask(asked, max_tokens=MOST_TOKENS).text)
+            asked = [Message(role="user", content=now)]
+            rewritten = self._rewriter.ask(asked, max_tokens=MOST_TOKENS).text
+            if task.validate(rewritten) >= task.validate(now):
+                now = rewritten
 
 
 class BedrockRewriter:
@@ -57,6 +60,7 @@ class BedrockRewriter:
 
     @contextmanager
     def _calling(self, most_input: int, most_output: int) -> Iterator[None]:
+        from botocore.eventstream import ParserError
         from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
         from botocore.parsers import ResponseParserError
 
@@ -68,12 +72,13 @@ class BedrockRewriter:
         except ClientError as error:
             # Errors within the stream come after it began, with status 200.
             code = str(error.response["Error"].get("Code", ""))
-            status = _STATUS.get(code[:1].lower() + code[1:], error.response["ResponseMetadata"]["HTTPStatusCode"])
+            status = _STATUS.get(code[:1].lower() + code[1:])
+            status = status or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             refusal = failure(self.target, "OptimizePrompt", status=status, code=code, about_content=True)
             if not isinstance(refusal, ProviderRefused) and status != 429:
                 self.meter.book(most_input, most_output)
             raise refusal from None
-        except (BotoCoreError, ResponseParserError) as error:
+        except (BotoCoreError, ResponseParserError, ParserError) as error:
             self.meter.book(most_input, most_output)
             raise failure(self.target, "OptimizePrompt", status=None, code=type(error).__name__) from None
         except (KeyError, TypeError, IndexError) as error:

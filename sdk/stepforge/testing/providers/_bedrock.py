@@ -28,7 +28,7 @@ PHASES = ("InProgress", "InProgress", "InProgress", "InProgress", "Completed")
 
 
 class LocalBedrock(LocalProvider):
-    """Bedrock, SageMaker and S3 on loopback: one `endpoint_url` for all clients. `rewrite` is its optimiser of prompts."""
+    """Bedrock, SageMaker and S3 on loopback: one `endpoint_url` for all clients. `rewrite` optimises prompts."""
 
     def __init__(self, *, region: str = "us-east-1", rewrite: Rewrite | None = None, **options: Any) -> None:
         super().__init__(**options)
