@@ -307,5 +307,5 @@ def test_a_prompt_for_gemini_is_a_custom_job_launched_once_from_here_or_by_the_m
         launched = call("finetune", "launch", str(plan), "--data", str(data))
         # Another ledger: the job is known by its label.
         (job,) = server.optimisers.jobs
-        assert launched["entry"]["job_id"] == job
+        assert launched["job_id"] == job
         assert call("finetune", "watch", str(plan), launched["key"])["stage"] == "succeeded"
