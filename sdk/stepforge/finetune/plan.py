@@ -27,7 +27,7 @@ from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.optimisers import DspyOptimiser, Optimiser, VertexOptimiser
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
-from stepforge.finetune.vertex_prompts import DataDriven
+from stepforge.finetune.vertex_settings import DataDriven
 from stepforge.installation.home import home
 
 if TYPE_CHECKING:
