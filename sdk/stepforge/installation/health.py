@@ -67,7 +67,7 @@ EXTRAS: dict[str, _Extra] = {
         "redis://localhost:6379/0",
     ),
     "openai": _Extra("paid fine-tunes at OpenAI and whoever speaks its protocol"),
-    "vertex": _Extra("paid fine-tunes of Gemini on Vertex"),
+    "vertex": _Extra("paid fine-tunes of Gemini on Vertex, and its optimisers of prompts"),
     "anthropic": _Extra("prompts for Claude"),
     "prompts": _Extra("the search for a better prompt"),
     "tokens": _Extra("exact counts of tokens before an upload; they are estimated as a range"),
