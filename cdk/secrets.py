@@ -179,7 +179,9 @@ def _guarded(secret: secretsmanager.CfnSecret, *, rotation: iam.IRole) -> dict[s
     A deployment changes the secret and this policy as CloudFormation's role, that of the CDK's bootstrap: it may lift
     all of this, and so may whoever deploys.
     """
-    deploys = cdk.Fn.sub(str(cdk.Stack.of(secret).synthesizer.cloud_formation_execution_role_arn))
+    stack = cdk.Stack.of(secret)
+    deploys = str(stack.synthesizer.cloud_formation_execution_role_arn)
+    deploys = cdk.Fn.sub(deploys.replace("${AWS::Partition}", stack.partition))
     return {
         "Version": "2012-10-17",
         "Statement": [
