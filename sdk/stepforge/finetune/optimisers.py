@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stepforge.contracts.base import Contract
 from stepforge.finetune.keys import is_loopback
@@ -52,6 +52,16 @@ class BedrockOptimiser(Contract):
     """How often it is rewritten, each time from the last prompt that was no worse."""
     region: str | None = None
     endpoint_url: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_price(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "token_usd" not in given:
+            raise ValueError(
+                "no page that we could read says what OptimizePrompt costs: give token_usd (for a million tokens of "
+                "both prompts), as_of and source, from AWS's price page or your bill"
+            )
+        return given
 
     @field_validator("endpoint_url")
     @classmethod

@@ -66,6 +66,10 @@ EXTRAS: dict[str, _Extra] = {
     "vertex": _Extra("paid fine-tunes of Gemini on Vertex"),
     "anthropic": _Extra("prompts for Claude"),
     "prompts": _Extra("the search for a better prompt"),
+    "dspy": _Extra(
+        "dspy as another optimiser of prompts",
+        mend="python -m venv dspy-env && dspy-env/bin/python -m pip install 'stepforge[anthropic,dspy]'",
+    ),
     "tokens": _Extra("exact counts of tokens before an upload; they are estimated as a range"),
     "verifiers": _Extra("environments of the `verifiers` package as domains"),
     "gguf": _Extra("models from GGUF files"),

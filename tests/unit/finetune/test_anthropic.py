@@ -93,9 +93,14 @@ def test_a_prompt_is_searched_once_booked_asked_and_deleted(
 ) -> None:
     done, ledger = start(lambda: provider(server, place), tmp_path, clock)
     assert (done.job.state, done.job.local_fake, server.seen) == (State.RUNNING, True, [])
+    assert (done.entry.method, done.job.raw_state) == ("prompt by gepa", "running (prompt by gepa)")
     with pytest.raises(ProviderRefused, match="until it has succeeded"):
         provider(server, place).retrieve(done.job.id)
     entry = list(follow(provider(server, place), ledger, done.key))[-1]
+    assert (entry.method, entry.raw_state) == (
+        "prompt by gepa",
+        "succeeded (gepa: 0.00 to 1.00, 1 tried beside it)",
+    )
     used = server.usage
     paid = (used["input_tokens"] + 5 * used["output_tokens"]) / Decimal(1_000_000)
     assert abs((entry.actual_usd or 0) - paid) <= Decimal("0.01")
@@ -139,9 +144,10 @@ def test_a_search_in_many_looks_and_through_lost_answers_is_the_search_in_one(
             return self.now
 
     place, ticking = DiskFolder(tmp_path / "many"), Ticking()
+    look_seconds = 40 if optimiser is None else 12
 
     def hurried() -> AnthropicProvider:
-        return provider(server, place, clock=ticking, look_seconds=12)
+        return provider(server, place, clock=ticking, look_seconds=look_seconds)
 
     many, books = start(hurried, tmp_path / "books", clock, optimiser)
     server.fail("lost", path="/v1/messages", times=2)
