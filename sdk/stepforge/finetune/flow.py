@@ -47,7 +47,7 @@ from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.plan import AnthropicSettings, Plan, connect
-from stepforge.finetune.provider import Deployed, Labels, Provider
+from stepforge.finetune.provider import ChecksServing, Deployed, Labels, Provider
 from stepforge.finetune.registering import register_external
 from stepforge.finetune.spec import TuneSpec, launch_key
 from stepforge.finetune.watching import billed, cancel
@@ -182,7 +182,7 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
     provider, spec = tools.provider(request), request.spec
     if isinstance(request.plan.provider, AnthropicSettings):
         request.plan.provider.check_machine(request.plan.optimiser)
-    if isinstance(provider, Deployed):
+    if isinstance(provider, ChecksServing):
         provider.check_serving(spec)
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)
     terms = tools.held(request, provider, counts=True)

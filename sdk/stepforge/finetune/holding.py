@@ -132,7 +132,8 @@ def _dearer(
     # By what is tuned: `catalogue_model` is the plan's word, and could name a cheaper one.
     model = f"{spec.provider}/{spec.base_model}"
     try:
-        known = training_price(catalogue, model, spec.method) if model in catalogue.rows else None
+        teacher = None if spec.teacher is None else spec.teacher.model
+        known = training_price(catalogue, model, spec.method, teacher=teacher) if model in catalogue.rows else None
     except UnknownPrice:
         known = None
     if known is None:
@@ -141,6 +142,8 @@ def _dearer(
     price = asked if asked_usd > known_usd else known
     if known.kind == "training_hours":
         return price, "how many hours it takes is the plan's word"
+    if spec.teacher is not None and spec.provider == "vertex":
+        return price, "how long its teacher's responses are is the plan's word"
     if spec.training.bytes > MOST_BYTES_A_TOKEN * spec.training.tokens.high:
         return price, "its data have more bytes than its tokens explain"
     return price, ""

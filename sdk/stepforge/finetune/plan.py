@@ -16,9 +16,9 @@ from pydantic import Field, SecretStr, ValidationError
 
 from stepforge.contracts.base import Contract, first_problem
 from stepforge.contracts.records import Record
-from stepforge.economics.catalogue import Catalogue, ModelPrice, warnings_of
-from stepforge.economics.quotes import training_price
-from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
+from stepforge.economics.catalogue import Catalogue, ModelPrice, teacher_row, warnings_of
+from stepforge.economics.quotes import teacher_prices, training_price
+from stepforge.errors import InvalidInput, ModelGone, UnknownName, UnknownPrice
 from stepforge.finetune.addresses import Secrets, credentials_for, hold_known, hold_own, key_for
 from stepforge.finetune.datasets import Kind, write
 from stepforge.finetune.entries import Budgets
@@ -26,7 +26,7 @@ from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.optimisers import DspyOptimiser, Optimiser
 from stepforge.finetune.provider import Provider
-from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
+from stepforge.finetune.spec import Grader, Hyperparameters, Teacher, TuneSpec
 from stepforge.installation.home import home
 
 NO_SECRET = (
@@ -259,6 +259,8 @@ class Plan(Contract):
     system: str | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
+    teacher: Teacher | None = None
+    """For distillation: the larger model. It has to be a teacher of the base model by the catalogue's [[pairs]]."""
     verifier: str | None = None
     """For rft in the place of a grader: what becomes a python grader. A domain, shipped or installed, or your own
     `package.module:function`."""
@@ -282,12 +284,17 @@ class Plan(Contract):
     def terms(self, catalogue: Catalogue, today: date) -> Terms:
         """Price and end of the base model: the plan's own, else the catalogue's.
 
-        Raises UnknownPrice where neither has a price, ModelGone where the catalogue knows that it cannot be launched.
+        Raises UnknownPrice where neither has a price, ModelGone where the catalogue knows that it cannot be launched,
+        UnknownName for a distillation of a model that it does not have: nobody would know who may teach it.
         """
         if isinstance(self.provider, AnthropicSettings):
             return Terms(price=self.provider.price(), shutdown=self.shutdown)
         model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
         row = catalogue.rows.get(model)
+        if row is None and self.method == "distillation":
+            raise UnknownName(
+                "student of the catalogue", model, [one for pair in catalogue.pairs for one in pair.students]
+            )
         if row is None:
             if self.price is None:
                 raise UnknownPrice(
@@ -295,23 +302,43 @@ class Plan(Contract):
                     "usd, unit, as_of, source), or name a row of the catalogue as catalogue_model"
                 )
             return Terms(price=self.price, shutdown=self.shutdown)
-        if refused := catalogue.refusals(model, self.method, today):
+        teacher = None if self.teacher is None else self.teacher.model
+        if refused := catalogue.refusals(model, self.method, today, teacher=teacher):
             raise ModelGone(f"{'; '.join(refused)}: choose another base model or method (`stepforge catalogue`)")
         warnings = () if self.price else warnings_of(catalogue, [model], today)
         try:
-            price = self.price or training_price(catalogue, model, self.method)
+            price = self._price(catalogue, model)
         except UnknownPrice as error:
             raise UnknownPrice(f"{error}. In a plan: [price], with kind, usd, unit, as_of and source") from error
+        if self.teacher is not None:
+            warnings += self._about_teacher(catalogue, teacher_row(model, self.teacher.model), today)
         return Terms(price=price, shutdown=self.shutdown or row.shuts_down, warnings=warnings)
+
+    def _price(self, catalogue: Catalogue, model: str) -> ModelPrice:
+        """Raises UnknownPrice. A distillation's own price may leave the teacher's rates to the catalogue."""
+        teacher = None if self.teacher is None else self.teacher.model
+        if self.price is None:
+            return training_price(catalogue, model, self.method, teacher=teacher)
+        if self.method != "distillation" or self.price.teacher is not None:
+            return self.price
+        return self.price.model_copy(update={"teacher": teacher_prices(catalogue, model, teacher)})
+
+    def _about_teacher(self, catalogue: Catalogue, teacher: str, today: date) -> tuple[str, ...]:
+        own = self.price is not None and self.price.teacher is not None
+        warnings = () if own else warnings_of(catalogue, [teacher], today)
+        ends = catalogue.row(teacher).shuts_down
+        if ends is not None and self.needed_until is not None and ends <= self.needed_until:
+            warnings += (f"{teacher} shuts down on {ends}: after that nobody can distil from it again",)
+        return warnings
 
     def booked_at(self, catalogue: Catalogue) -> ModelPrice | None:
         """The price for the books of a job that was launched, though nothing may be any more; None: not known."""
         if isinstance(self.provider, AnthropicSettings):
             return self.provider.price()
         model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
-        if self.price is not None or model not in catalogue.rows:
+        if model not in catalogue.rows:
             return self.price
-        return training_price(catalogue, model, self.method)
+        return self._price(catalogue, model)
 
     def spec(self, records: list[Record], folder: Path) -> TuneSpec:
         """Write the data below `folder`, and say what is to be launched. Raises InvalidInput."""
@@ -322,7 +349,16 @@ class Plan(Contract):
             from stepforge.finetune.graders import is_own
 
             grader, whole = self._from_verifier(self.verifier), is_own(self.verifier)
-        file = write(records, folder, provider=self.provider.type, method=self.method, system=self.system, whole=whole)
+        file = write(
+            records,
+            folder,
+            provider=self.provider.type,
+            method=self.method,
+            system=self.system,
+            whole=whole,
+            labelled=self.teacher is not None and self.teacher.labelled,
+            base_model=self.base_model,
+        )
         try:
             return TuneSpec(
                 provider=self.provider.type,
@@ -332,6 +368,7 @@ class Plan(Contract):
                 training=file,
                 hyperparameters=self.hyperparameters,
                 grader=grader,
+                teacher=self.teacher,
                 optimiser=self.optimiser,
                 suffix=self.suffix,
                 attempt=self.attempt,

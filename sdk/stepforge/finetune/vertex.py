@@ -1,7 +1,7 @@
-"""Tuning of Gemini models on Vertex AI, through google-genai; data goes to Cloud Storage.
+"""Tuning of Gemini and distillation of open models on Vertex AI, through google-genai; data goes to Cloud Storage.
 
-Needs the extra `vertex`. Models and endpoints of
-Vertex's own registry: `vertex_registry`. Not covered: distillation, images.
+Needs the extra `vertex`. Models and endpoints of Vertex's own registry: `vertex_registry`. Not covered: images, and
+deploying what was distilled from an open model: its weights come to Cloud Storage.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import IdentityConflict, InvalidInput, MissingExtra, ProviderRefused
 from stepforge.finetune import job as jobs
+from stepforge.finetune.datasets import format_of, is_gemini
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, normalise
 from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
-from stepforge.finetune.spec import Grader, HttpGrader, ProviderName, PythonGrader, ScoreModel, StringCheck, TuneSpec
+from stepforge.finetune.spec import Hyperparameters, ProviderName, Teacher, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
 from stepforge.finetune.vertex_registry import VertexRegistry
+from stepforge.finetune.vertex_rewards import reward_config
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -41,7 +43,14 @@ _STATES = {
     "JOB_STATE_CANCELLED": State.CANCELLED,
     "JOB_STATE_EXPIRED": State.EXPIRED,
 }
-_METHODS = {"sft": "SUPERVISED_FINE_TUNING", "dpo": "PREFERENCE_TUNING", "rft": "REINFORCEMENT_TUNING"}
+_METHODS = {
+    "sft": "SUPERVISED_FINE_TUNING",
+    "dpo": "PREFERENCE_TUNING",
+    "rft": "REINFORCEMENT_TUNING",
+    "distillation": "DISTILLATION",
+}
+WEIGHTS = "postprocess/node-0/checkpoints/final"
+"""Below a job's output: the last checkpoint of an open model."""
 _ADAPTERS = {1: "ONE", 2: "TWO", 4: "FOUR", 8: "EIGHT", 16: "SIXTEEN", 32: "THIRTY_TWO"}
 
 
@@ -111,12 +120,36 @@ class VertexProvider:
     def validate(self, spec: TuneSpec) -> None:
         if spec.method not in _METHODS:
             raise InvalidInput(f"method {spec.method!r} is not offered by Vertex: use one of {', '.join(_METHODS)}")
-        if spec.training.format != "vertex":
-            raise InvalidInput(f"the data is in {spec.training.format!r} format: write it for 'vertex'")
+        wanted = format_of("vertex", spec.method, spec.base_model)
+        if spec.training.format != wanted:
+            raise InvalidInput(f"the data is in {spec.training.format!r} format: write it for {wanted!r}")
         if spec.grader is not None:
             reward_config(spec.grader)
         if spec.hyperparameters.beta is not None and spec.method != "dpo":
             raise InvalidInput("beta belongs to method 'dpo': leave it out")
+        if spec.teacher is not None:
+            self._validate_distillation(spec, spec.teacher)
+
+    @staticmethod
+    def _validate_distillation(spec: TuneSpec, teacher: Teacher) -> None:
+        if teacher.labelled:
+            raise InvalidInput("Vertex's teachers are asked for every answer: leave labelled out, or use Bedrock")
+        gemini, opened = ("epochs", "adapter_size", "learning_rate_multiplier"), ("epochs", "batch_size")
+        taken = gemini if is_gemini(spec.base_model) else opened
+        asked, unset = spec.hyperparameters, Hyperparameters()
+        given = [name for name in type(unset).model_fields if getattr(asked, name) != getattr(unset, name)]
+        if other := [name for name in given if name not in taken]:
+            raise InvalidInput(
+                f"a distillation of {spec.base_model!r} takes {', '.join(taken)}: leave {', '.join(other)} out"
+            )
+
+    def check_serving(self, spec: TuneSpec) -> None:
+        """An open model's weights answer nobody until someone deploys them, on machines by the hour."""
+        if spec.method == "distillation" and not is_gemini(spec.base_model):
+            raise InvalidInput(
+                f"{spec.base_model!r} comes back as weights in Cloud Storage, which no endpoint serves, so it could be "
+                "neither judged nor registered: use `stepforge finetune launch`, and deploy them from the Model Garden"
+            )
 
     def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
         return jobs.estimate(spec, price, hours=hours)
@@ -201,6 +234,11 @@ class VertexProvider:
             config.validation_dataset = t.TuningValidationDataset(gcs_uri=prepared.validation)
         if self._kms_key is not None:
             config.encryption_spec = t.EncryptionSpec(kms_key_name=self._kms_key)
+        if spec.teacher is not None:
+            config.base_teacher_model = spec.teacher.model
+            config.sft_loss_weight_multiplier = spec.teacher.sft_loss_weight
+            if not is_gemini(spec.base_model):
+                config.output_uri = f"gs://{self._bucket}/{self._prefix}".rstrip("/") + f"/output/{key}"
         if spec.grader is not None:
             config.reward_config = t.SingleReinforcementTuningRewardConfig.model_validate(reward_config(spec.grader))
         return config
@@ -241,6 +279,11 @@ class VertexProvider:
         with self._calling("tuningJobs.get"):
             found = self._client.tunings.get(name=job_id)
         tuned = found.tuned_model
+        if tuned is not None and tuned.model and not tuned.endpoint and found.output_uri:
+            raise ProviderRefused(
+                f"job {job_id} has made weights, which no endpoint serves: deploy them from the Model Garden (custom "
+                f"weights), {found.output_uri.rstrip('/')}/{WEIGHTS}"
+            )
         if tuned is None or not tuned.model or not tuned.endpoint:
             raise ProviderRefused(f"job {job_id} has no endpoint, it is {found.state}: watch it until it has succeeded")
         # The endpoint is what answers; the model's name only says what is behind it.
@@ -315,49 +358,8 @@ class VertexProvider:
             raise unreadable(self.target, call, type(error)) from None
 
 
-def reward_config(grader: Grader) -> dict[str, Any]:
-    """A reward of google.genai.types.SingleReinforcementTuningRewardConfig, between -1 and 1.
-
-    Raises InvalidInput for a grader that Vertex has not.
-    """
-    reference = "{{references.reference_answer}}"
-    if isinstance(grader, StringCheck):
-        operations = {"eq": "EXACT_MATCH", "like": "PARTIAL_MATCH"}
-        if grader.operation not in operations:
-            raise InvalidInput(f"string_check {grader.operation!r} is not offered by Vertex: use 'eq' or 'like'")
-        expression = {"match_operation": operations[grader.operation], "expression": reference}
-        scorer = {"correct_answer_reward": 1.0, "wrong_answer_reward": 0.0, "string_match_expression": expression}
-        return {"reward_name": "reference", "string_match_reward_scorer": scorer}
-    if isinstance(grader, PythonGrader):
-        glue = (
-            "\n\ndef evaluate(example, response):\n"
-            "    text = ''.join(part.get('text', '') for part in response.get('parts', []))\n"
-            "    item = dict(example.get('references', {}))\n"
-            "    item.setdefault('messages', [\n"
-            "        {'role': turn.get('role', 'user'), 'content': turn.get('parts', [])}\n"
-            "        for turn in example.get('contents', [])\n"
-            "    ])\n"
-            "    return float(grade({'output_text': text}, item))\n"
-        )
-        return {
-            "reward_name": "verifier",
-            "code_execution_reward_scorer": {"python_code_snippet": grader.source + glue},
-        }
-    if isinstance(grader, HttpGrader):
-        return {"reward_name": "verifier", "cloud_run_reward_scorer": {"cloud_run_uri": grader.uri}}
-    if isinstance(grader, ScoreModel):
-        scorer = {
-            "autorater_prompt": grader.prompt.replace("{{sample.output_text}}", "{{response}}").replace(
-                "{{item.reference_answer}}", reference
-            ),
-            "autorater_config": {"autorater_model": grader.model},
-            "parsed_response_conversion_scorer": {},
-        }
-        return {"reward_name": "judge", "autorater_scorer": scorer}
-    raise InvalidInput(f"grader {grader.type!r} is not offered by Vertex: use string_check, python, score_model, http")
-
-
 def _billable(stats: Any) -> int | None:
+    """What a job says that it billed. A distillation's statistics leave out what the teacher said: they are no bill."""
     if stats is None:
         return None
     for name in ("supervised_tuning_data_stats", "preference_optimization_data_stats"):

@@ -16,6 +16,7 @@ from email import message_from_bytes
 from email.message import Message
 from typing import Any
 
+from stepforge.testing.providers._distillation import refused_by_vertex
 from stepforge.testing.providers._server import (
     DISCLAIMER,
     FAKE,
@@ -28,6 +29,8 @@ from stepforge.testing.providers._server import (
 )
 
 PHASES = ("JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED")
+_DATA = {"distillationSpec": "promptDatasetUri"}
+"""Where a spec names its data by another word."""
 _LABEL = re.compile(r'labels\.([\w-]+)\s*=\s*"?([\w-]+)"?')
 
 
@@ -111,9 +114,11 @@ class LocalVertex(LocalProvider):
         specs = [key for key in asked if key.endswith("Spec") and key != "encryptionSpec"]
         if len(specs) != 1:
             raise Refusal(400, "invalid_argument", f"one tuning spec is needed, got {specs}")
-        uri = asked[specs[0]].get("trainingDatasetUri")
+        uri = asked[specs[0]].get(_DATA.get(specs[0], "trainingDatasetUri"))
         if uri not in self.objects:
             raise Refusal(400, "invalid_argument", f"the training data {uri!r} cannot be read")
+        if specs[0] == "distillationSpec" and (why := refused_by_vertex(asked, self.objects[uri])):
+            raise Refusal(400, "invalid_argument", why)
         number = self.number()
         name = f"{match[1]}/tuningJobs/{FAKE}{number:06d}"
         now = datetime.now(UTC).isoformat()
@@ -146,11 +151,22 @@ class LocalVertex(LocalProvider):
             model, endpoint = f"{place}/models/{FAKE}{number}", f"{place}/endpoints/{FAKE}{number}"
             job["tunedModel"] = {"model": f"{model}@1", "endpoint": endpoint}
             spec = next(key for key in job if key.endswith("Spec") and key != "encryptionSpec")
-            tokens = len(self.objects[job[spec]["trainingDatasetUri"]]) // 4
-            stats = "preferenceOptimizationDataStats" if spec.startswith("preference") else "supervisedTuningDataStats"
-            job["tuningDataStats"] = {stats: {"totalBillableTokenCount": str(tokens)}}
+            data = self.objects[job[spec][_DATA.get(spec, "trainingDatasetUri")]]
+            if spec == "distillationSpec":
+                about = {"trainingDatasetStats": {"tuningDatasetExampleCount": str(len(data.splitlines()))}}
+                job["tuningDataStats"] = {"distillationDataStats": about}
+            else:
+                preference = spec.startswith("preference")
+                stats = "preferenceOptimizationDataStats" if preference else "supervisedTuningDataStats"
+                job["tuningDataStats"] = {stats: {"totalBillableTokenCount": str(len(data) // 4)}}
             self.models[model] = {"name": model, "versionId": "1", "labels": {}, "displayName": FAKE}
-            self.endpoints[endpoint] = [model]
+            if spec == "distillationSpec" and "@" in job["baseModel"]:
+                # Of open models there are weights, and no endpoint until somebody deploys them.
+                del job["tunedModel"]["endpoint"]
+                uri = f"{job['outputUri']}/postprocess/node-0/checkpoints/final/model.safetensors"
+                self.objects[uri] = DISCLAIMER.encode()
+            else:
+                self.endpoints[endpoint] = [model]
         return job
 
     def _cancel(self, _: Request, match: re.Match[str]) -> Reply:
