@@ -20,6 +20,7 @@ from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import InvalidInput, OverBudget, ProviderRefused, ProviderUnavailable
 from stepforge.finetune import job as jobs
+from stepforge.finetune.addresses import Secrets
 from stepforge.finetune.claude import AnthropicModel
 from stepforge.finetune.folders import Folder
 from stepforge.finetune.job import FAKE_MARK, Completion, Estimate, Job, Message, Prepared, State, Tuned
@@ -71,12 +72,16 @@ class AnthropicProvider:
         verifier: str | None = None,
         look_seconds: float = 600,
         clock: Callable[[], float] = time.time,
+        secrets: Secrets | None = None,
     ) -> None:
-        """`verifier` is a user's own, in the place of the domain's; `look_seconds` is how long a look searches."""
+        """`verifier` is a user's own, in the place of the domain's; `look_seconds` is how long a look searches.
+
+        With `secrets` an optimiser's credentials are read from there, where it names one.
+        """
         self._api_key, self._folder, self._base_url = api_key, folder, base_url
         self._prices, self._budget = prices, budget_usd
         self._max_tokens, self._verifier = max_tokens, verifier
-        self._look_seconds, self._clock = look_seconds, clock
+        self._look_seconds, self._clock, self._secrets = look_seconds, clock, secrets
         self.local = AnthropicModel(api_key, "none", self._unmetered(), base_url=base_url).local
         self.target = f"anthropic:{base_url or 'https://api.anthropic.com'}:{folder.name}"
 
@@ -224,7 +229,12 @@ class AnthropicProvider:
                 examples[:cut],
                 examples[cut:],
                 metric=lambda example, text: judge(records[example.prompt], text).reward,
-                search=search_of(optimiser, meter, lambda model: written(model, prefix=f"{made.key}/{_REWRITES}")),
+                search=search_of(
+                    optimiser,
+                    meter,
+                    lambda model: written(model, prefix=f"{made.key}/{_REWRITES}"),
+                    secrets=self._secrets,
+                ),
                 max_tokens=made.max_tokens,
             )
         return found.model_copy(update={"optimiser": optimiser.type})

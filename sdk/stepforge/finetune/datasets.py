@@ -58,6 +58,7 @@ FORMATS: dict[tuple[ProviderName, Kind], Format] = {
     ("sagemaker", "sft"): "sagemaker",
     ("sagemaker", "dpo"): "sagemaker",
     ("sagemaker", "rft"): "sagemaker",
+    ("vertex", "prompt"): "prompt",
     ("anthropic", "prompt"): "prompt",
 }
 LIMITS: dict[tuple[ProviderName, Kind], Limits] = {
@@ -74,6 +75,7 @@ LIMITS: dict[tuple[ProviderName, Kind], Limits] = {
     ("sagemaker", "sft"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
     ("sagemaker", "dpo"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
     ("sagemaker", "rft"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
+    ("vertex", "prompt"): Limits(8, 10_000, 100 * MB, 100_000),  # ours, but for the least: 5 samples beside our own
     ("anthropic", "prompt"): Limits(3, 10_000, 100 * MB, 100_000),  # ours: nothing is uploaded
 }
 _RATIOS: dict[ProviderName, tuple[float, float]] = {

@@ -14,7 +14,7 @@ from stepforge.economics.catalogue import Catalogue, ModelPrice
 from stepforge.economics.quotes import training_price
 from stepforge.errors import UnknownPrice
 from stepforge.finetune.entries import Budgets
-from stepforge.finetune.plan import AnthropicSettings, Plan
+from stepforge.finetune.plan import Plan
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import TokenRange, TuneSpec
 
@@ -127,7 +127,7 @@ def _dearer(
     plan: Plan, spec: TuneSpec, asked: ModelPrice, provider: Provider, catalogue: Catalogue
 ) -> tuple[ModelPrice, str]:
     """The price to hold it to, and why a person is asked all the same."""
-    if isinstance(plan.provider, AnthropicSettings):
+    if plan.search_price() is not None:
         return asked, "the rates of its search are the plan's own"
     # By what is tuned: `catalogue_model` is the plan's word, and could name a cheaper one.
     model = f"{spec.provider}/{spec.base_model}"

@@ -17,32 +17,17 @@ from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import IdentityConflict, InvalidInput, MissingExtra, ProviderRefused
 from stepforge.finetune import job as jobs
 from stepforge.finetune.datasets import format_of, is_gemini
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, normalise
-from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Tuned, normalise
+from stepforge.finetune.keys import failure, is_loopback, unreadable
 from stepforge.finetune.spec import Hyperparameters, ProviderName, Teacher, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
+from stepforge.finetune.vertex_calls import JOB_STATES, LABEL, SCOPE, calling, labelled, root_of, session_of, storage_of
 from stepforge.finetune.vertex_registry import VertexRegistry
 from stepforge.finetune.vertex_rewards import reward_config
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
-LABEL = "stepforge-key"
-MOST_LISTED = 2_000
-_STATES = {
-    "JOB_STATE_QUEUED": State.QUEUED,
-    "JOB_STATE_PENDING": State.QUEUED,
-    "JOB_STATE_RUNNING": State.RUNNING,
-    "JOB_STATE_UPDATING": State.RUNNING,
-    "JOB_STATE_PAUSED": State.RUNNING,
-    "JOB_STATE_CANCELLING": State.CANCELLING,
-    "JOB_STATE_SUCCEEDED": State.SUCCEEDED,
-    # The client goes on polling in this state; it has ended, and what it made can be used.
-    "JOB_STATE_PARTIALLY_SUCCEEDED": State.SUCCEEDED,
-    "JOB_STATE_FAILED": State.FAILED,
-    "JOB_STATE_CANCELLED": State.CANCELLED,
-    "JOB_STATE_EXPIRED": State.EXPIRED,
-}
 _METHODS = {
     "sft": "SUPERVISED_FINE_TUNING",
     "dpo": "PREFERENCE_TUNING",
@@ -74,9 +59,8 @@ class VertexProvider:
         """`credentials` are google-auth's; without them its default search applies. Raises MissingExtra."""
         try:
             import google.auth
+            import google.cloud.storage
             from google import genai
-            from google.auth.transport.requests import AuthorizedSession
-            from google.cloud import storage
             from google.genai import errors, types
         except ImportError as error:
             raise MissingExtra(error.name or "google-genai", extra="vertex") from error
@@ -96,16 +80,14 @@ class VertexProvider:
             vertexai=True, project=project, location=location, credentials=credentials, http_options=options
         )
         if credentials is None:
-            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-        root = base_url or f"https://{'' if location == 'global' else f'{location}-'}aiplatform.googleapis.com"
-        self._jobs_url = f"{root.rstrip('/')}/v1beta1/projects/{project}/locations/{location}/tuningJobs"
-        self._session = AuthorizedSession(credentials)
+            credentials, _ = google.auth.default(scopes=[SCOPE])
+        self._jobs_url = f"{root_of(location, base_url)}/v1beta1/projects/{project}/locations/{location}/tuningJobs"
+        self._session = session_of(credentials)
+        self.project, self.location, self.base_url = project, location, base_url
+        self.folder_uri, self.kms_key, self.credentials = folder_uri.rstrip("/"), kms_key, credentials
         self._timeout = timeout_seconds
-        self._storage = storage.Client(
-            project=project, credentials=credentials, client_options={"api_endpoint": base_url} if base_url else None
-        )
+        self.storage = storage_of(project, credentials, base_url)
         self._bucket, _, self._prefix = folder_uri.removeprefix("gs://").rstrip("/").partition("/")
-        self._kms_key = kms_key
         self.local = is_loopback(base_url)
         self.target = f"vertex:{project}:{location}" + (f":{base_url}" if base_url else "")
         self.registry = VertexRegistry(
@@ -162,45 +144,20 @@ class VertexProvider:
         data = checked_bytes(folder / filename, sha256)
         name = f"{self._prefix}/{filename}".lstrip("/")
         with self._calling("upload", about_content=True):
-            blob = self._storage.bucket(self._bucket).blob(name)
+            blob = self.storage.bucket(self._bucket).blob(name)
             # The name is the digest of the bytes: writing it again changes nothing.
             blob.upload_from_string(data, content_type="application/jsonl", retry=None, checksum=None)
         return f"gs://{self._bucket}/{name}"
 
     def find(self, key: str, prepared: Prepared) -> Job | None:
-        """By label. The list is read without the client, which takes an answer of any shape for an empty list."""
+        """By label."""
         del prepared
-        try:
-            found = self._labelled(key, f'labels.{LABEL}="{key}"')
-        except ProviderRefused:
-            found = self._labelled(key, None)  # where filters are not taken, the whole list is read
+        found = labelled(
+            self._session, self._jobs_url, "tuningJobs", key, target=self.target, timeout_seconds=self._timeout
+        )
         if len(found) > 1:
             raise IdentityConflict(f"launch {key} has several jobs: {', '.join(found)}. Cancel all but the first")
         return self.status(found[0]) if found else None
-
-    def _labelled(self, key: str, filter_: str | None) -> list[str]:
-        """Names of the jobs with this key."""
-        found, read, token = [], 0, ""
-        while True:
-            query = {"pageSize": "100", "pageToken": token, "filter": filter_ or ""}
-            with self._calling("tuningJobs.list"):
-                answer = self._session.get(
-                    self._jobs_url,
-                    params={k: v for k, v in query.items() if v},
-                    timeout=self._timeout,
-                    allow_redirects=False,
-                )
-            if answer.status_code != 200:
-                raise failure(self.target, "tuningJobs.list", status=answer.status_code, about_content=True)
-            with self._calling("tuningJobs.list"):
-                page = answer.json()
-            rows = page.get("tuningJobs", []) if isinstance(page, dict) else None
-            if rows is None or set(page) - {"tuningJobs", "nextPageToken"}:
-                raise unreadable(self.target, "tuningJobs.list", page)
-            found += [str(row["name"]) for row in rows if row.get("labels", {}).get(LABEL) == key]
-            read, token = read + len(rows), str(page.get("nextPageToken") or "")
-            if not token or read >= MOST_LISTED:
-                return found
 
     def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
         t, config = self._types, self._config(spec, prepared, key)
@@ -232,8 +189,8 @@ class VertexProvider:
             config.samples_per_prompt = h.samples_per_prompt
         if prepared.validation is not None:
             config.validation_dataset = t.TuningValidationDataset(gcs_uri=prepared.validation)
-        if self._kms_key is not None:
-            config.encryption_spec = t.EncryptionSpec(kms_key_name=self._kms_key)
+        if self.kms_key is not None:
+            config.encryption_spec = t.EncryptionSpec(kms_key_name=self.kms_key)
         if spec.teacher is not None:
             config.base_teacher_model = spec.teacher.model
             config.sft_loss_weight_multiplier = spec.teacher.sft_loss_weight
@@ -266,7 +223,7 @@ class VertexProvider:
             provider=self.name,
             id=found.name,
             key=(found.labels or {}).get(LABEL),
-            state=normalise(raw, _STATES),
+            state=normalise(raw, JOB_STATES),
             raw_state=raw,
             base_model=found.base_model or "",
             model=found.tuned_model.model if found.tuned_model else None,
@@ -310,7 +267,8 @@ class VertexProvider:
             text=answer.text or "",
             model=answer.model_version or tuned.handle,
             input_tokens=usage.prompt_token_count or 0,
-            output_tokens=usage.candidates_token_count or 0,
+            # Thoughts are charged as what is said.
+            output_tokens=(usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0),
         )
 
     def label(self, tuned: Tuned, labels: Mapping[str, str]) -> None:
@@ -331,13 +289,9 @@ class VertexProvider:
     @contextmanager
     def _calling(self, call: str, *, about_content: bool = False) -> Iterator[None]:
         import httpx
-        import requests
-        from google.api_core.exceptions import GoogleAPICallError
-        from google.auth.exceptions import GoogleAuthError
-        from pydantic import ValidationError
 
         try:
-            with unlogged():
+            with calling(self.target, call, about_content=about_content):
                 yield
         except self._errors.APIError as error:
             raise failure(
@@ -348,14 +302,8 @@ class VertexProvider:
                 message=str(error.message or ""),
                 about_content=about_content,
             ) from None
-        except GoogleAPICallError as error:
-            raise failure(self.target, call, status=int(error.code or 500), about_content=True) from None
-        except (httpx.HTTPError, requests.RequestException) as error:
+        except httpx.HTTPError as error:
             raise failure(self.target, call, status=None, code=type(error).__name__) from None
-        except GoogleAuthError as error:
-            raise ProviderRefused(f"{self.target} {call}: no credentials ({type(error).__name__})") from None
-        except (ValidationError, ValueError, KeyError, TypeError) as error:
-            raise unreadable(self.target, call, type(error)) from None
 
 
 def _billable(stats: Any) -> int | None:

@@ -67,11 +67,11 @@ EXTRAS: dict[str, _Extra] = {
         "redis://localhost:6379/0",
     ),
     "openai": _Extra("paid fine-tunes at OpenAI and whoever speaks its protocol"),
-    "vertex": _Extra("paid fine-tunes of Gemini on Vertex"),
+    "vertex": _Extra("paid fine-tunes of Gemini on Vertex, and its optimisers of prompts"),
     "anthropic": _Extra("prompts for Claude"),
     "prompts": _Extra("the search for a better prompt"),
     "dspy": _Extra(
-        "dspy as another optimiser of prompts",
+        "dspy's search for a better prompt",
         mend="python -m venv dspy-env && dspy-env/bin/python -m pip install 'stepforge[anthropic,dspy]'",
     ),
     "tokens": _Extra("exact counts of tokens before an upload; they are estimated as a range"),

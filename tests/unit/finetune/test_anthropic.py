@@ -24,7 +24,7 @@ from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.metering import TokenPrices
 from stepforge.finetune.plan import AnthropicSettings, Plan
 from stepforge.finetune.watching import follow
-from stepforge.testing.providers import LocalAnthropic, LocalBedrock
+from stepforge.testing.providers import LocalAnthropic, LocalBedrock, LocalVertex
 from tests.unit.finetune.conftest import Clock
 
 PRICES = TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5))
@@ -115,13 +115,17 @@ def test_a_prompt_is_searched_once_booked_asked_and_deleted(
         provider(server, place).invoke(tuned, asked, max_tokens=9)
 
 
-@pytest.fixture(params=["gepa", "bedrock", "dspy"])
+@pytest.fixture(params=["gepa", "bedrock", "vertex", "dspy"])
 def optimiser(request: pytest.FixtureRequest) -> Iterator[dict[str, Any] | None]:
     if request.param == "gepa":
         yield None
     elif request.param == "dspy":
         pytest.importorskip("dspy", reason="it needs an environment of its own (pyproject.toml)")
         yield {"type": "dspy", "breadth": 3, "depth": 2}
+    elif request.param == "vertex":
+        with LocalVertex(rewrite=lambda prompt: f"{prompt} ADD.", delay_seconds=0.02) as vertex:
+            about = {"project": "demo", "location": "us-central1", "token_usd": 30, "as_of": "2026-11-01"}
+            yield {"type": "vertex", **about, "source": "a test", "times": 3, "base_url": vertex.url}
     else:
         with LocalBedrock(rewrite=lambda prompt: f"{prompt} ADD.", delay_seconds=0.02) as bedrock:
             about = {"target_model_id": "anthropic.claude-test-v1:0", "token_usd": 30, "as_of": "2026-11-01"}
