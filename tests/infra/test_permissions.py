@@ -44,7 +44,7 @@ def cloud(synth: Synth) -> Cloud:
 
 
 def test_the_committed_list_is_what_the_template_grants(synth: Synth) -> None:
-    found = text(synth.templates["dev"])
+    found = text(synth.templates["dev"], synth.templates["staging"])
     assert FILE.read_text(encoding="utf-8") == found, "run `python -m tests.infra.permissions` and read the difference"
 
 
