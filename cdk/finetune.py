@@ -116,6 +116,8 @@ class Finetune(Construct):
                 ["bedrock:CreateCustomModelDeployment", "bedrock:GetCustomModelDeployment", "bedrock:InvokeModel"],
                 functions.arns("bedrock", "custom-model/*", "custom-model-deployment/*"),
             ),
+            # It rewrites a text that is given to it, and reads nothing.
+            allow(["bedrock:OptimizePrompt"], ["*"]),
             allow(
                 [f"sagemaker:{verb}TrainingJob" for verb in ("Create", "Describe", "Stop")],
                 functions.arns("sagemaker", f"training-job/{TUNE_PREFIX}*"),

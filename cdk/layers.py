@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,8 +31,11 @@ WHEELS = ROOT / ".wheels"
 PACKAGES = ("annotated-types", "cffi", "cryptography", "pycparser", "pydantic", "pydantic-core", "typing-extensions",
             "typing-inspection")  # fmt: skip
 """pydantic for every handler; cryptography signs for Vertex when a service account's key is rotated."""
-PROVIDERS = ("anthropic", "gepa", "google-cloud-storage", "google-genai", "openai")
-"""Without google-cloud-aiplatform, 149 MiB with what it needs: only labels in Vertex's own registry need it."""
+PROVIDERS = ("anthropic", "gepa", "google-cloud-aiplatform", "google-cloud-storage", "google-genai", "openai")
+NOT_LOADED = ("agentplatform", "vertexai", "google/cloud/aiplatform", "google/cloud/aiplatform_v1beta1",
+              "google/cloud/bigquery*", "google/cloud/resourcemanager*", "bin")  # fmt: skip
+"""Of google-cloud-aiplatform the clients of version 1 are used, for jobs, models and endpoints; they need none of
+these, with which the layer is larger than Lambda takes."""
 MOST_PROVIDERS_BYTES = 200 * 2**20
 """Of the 250 MiB that a function and its layers may unpack to, the rest is for handlers, pydantic and cryptography."""
 # Lambda's Python 3.11 runs on glibc 2.26: manylinux_2_28 would not load there.
@@ -150,6 +154,9 @@ def providers(target: Path) -> int:
         if done.returncode:
             said = done.stderr.strip()[-300:]
             raise EnvironmentUnavailable(f"{requirements} cannot be had ({said}): look at the network")
+        for pattern in NOT_LOADED:
+            for path in into.glob(pattern):
+                shutil.rmtree(path)
         files = sorted(path for path in into.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files)
         if size > MOST_PROVIDERS_BYTES:

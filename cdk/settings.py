@@ -25,6 +25,7 @@ from pydantic import (
 
 from cdk.refusals import form, said
 from stepforge.contracts.names import package_group
+from stepforge.contracts.resources import has_gpu
 from stepforge.contracts.serving import ServeMode, Share
 from stepforge.errors import InvalidInput, UnknownName
 
@@ -328,7 +329,7 @@ class Settings(_Frozen):
     @property
     def gpu(self) -> bool:
         """Whether training jobs run on NVIDIA GPUs, and so in the image that has their libraries."""
-        return self.train_instance_type.split(".")[1][0] in "gp"
+        return has_gpu(self.train_instance_type)
 
 
 def _all_different(names: tuple[T, ...]) -> tuple[T, ...]:

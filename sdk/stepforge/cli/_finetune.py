@@ -58,7 +58,8 @@ def launch_plan(
     # What the tuned model will be judged by stays at home.
     spec = asked.spec([r for r in records if not r.split.startswith("test_")], folder)
     ledger, provider = _ledger(), asked.provider.provider()
-    terms = asked.terms(Catalogue.load(*own or []), datetime.now(UTC).date())
+    catalogue = Catalogue.load(*own or [])
+    terms = asked.terms(catalogue, datetime.now(UTC).date())
     for warning in terms.warnings:
         say(f"price: {warning}")
     options = {
@@ -68,6 +69,7 @@ def launch_plan(
         "hours": asked.hours,
         "shutdown": terms.shutdown,
         "needed_until": asked.needed_until or datetime.now(UTC).date(),
+        "catalogue": catalogue,
     }
     done = launch(provider, spec, folder, **options)
     if done.stage == Stage.NEEDS_APPROVAL and approve is not None:

@@ -10,52 +10,35 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
-from stepforge.contracts.base import Contract, canonical_json, digest
+from stepforge.contracts.base import Contract, canonical_json
 from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import ModelPrice
-from stepforge.errors import InvalidInput, OverBudget, ProviderRefused, ProviderUnavailable, StepforgeError
+from stepforge.errors import InvalidInput, OverBudget, ProviderRefused, ProviderUnavailable
 from stepforge.finetune import job as jobs
+from stepforge.finetune.addresses import Secrets
+from stepforge.finetune.claude import AnthropicModel
 from stepforge.finetune.folders import Folder
 from stepforge.finetune.job import FAKE_MARK, Completion, Estimate, Job, Message, Prepared, State, Tuned
 from stepforge.finetune.judging import Judge
 from stepforge.finetune.keys import Key
-from stepforge.finetune.prompts import AnthropicModel, Example, Meter, Optimised, TokenPrices, optimise
+from stepforge.finetune.metering import Meter, TokenPrices
+from stepforge.finetune.optimisers import GepaOptimiser, Rewriter, search_of
+from stepforge.finetune.prompts import Example, Optimised, optimise
 from stepforge.finetune.spec import ProviderName, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
+from stepforge.finetune.written import Paused, Written, book_written
 
 SEED_PROMPT = "Solve the problem."
 TRAINING_SHARE = 2 / 3
 """Of the examples; by the others candidates are scored."""
-LOST_SECONDS = 900.0
-"""After which a call that has no answer is nobody's: longer than a client waits for one."""
 _JOB, _RESULT, _FAILED = "job.json", "result.json", "failed.json"
 _CANCELLED, _DELETED = "cancelled.json", "deleted.json"
-
-
-class Paused(StepforgeError):
-    """The time of this look is used up; the next goes on."""
-
-
-class Asked(Contract):
-    """One call of the model, as it is written down."""
-
-    at: float
-    """When it was sent; 0 where nobody waits for an answer."""
-    sent: int
-    """How many times, where it may have been charged."""
-    most_input: int
-    answer: Completion | None = None
-
-    def book(self, meter: Meter, max_tokens: int) -> None:
-        for _ in range(self.sent - (self.answer is not None)):
-            meter.book(self.most_input, max_tokens)
-        if self.answer is not None:
-            meter.book(self.answer.input_tokens, self.answer.output_tokens)
+_REWRITES = "rewrites"
 
 
 class PromptJob(Contract):
@@ -66,7 +49,6 @@ class PromptJob(Contract):
     data: str
     budget_usd: Decimal
     prices: TokenPrices
-    max_metric_calls: int
     max_tokens: int
     verifier: str | None
 
@@ -86,17 +68,20 @@ class AnthropicProvider:
         prices: TokenPrices,
         budget_usd: Decimal,
         base_url: str | None = None,
-        max_metric_calls: int = 200,
         max_tokens: int = 512,
         verifier: str | None = None,
         look_seconds: float = 600,
         clock: Callable[[], float] = time.time,
+        secrets: Secrets | None = None,
     ) -> None:
-        """`verifier` is a user's own, in the place of the domain's; `look_seconds` is how long a look searches."""
+        """`verifier` is a user's own, in the place of the domain's; `look_seconds` is how long a look searches.
+
+        With `secrets` an optimiser's credentials are read from there, where it names one.
+        """
         self._api_key, self._folder, self._base_url = api_key, folder, base_url
         self._prices, self._budget = prices, budget_usd
-        self._max_metric_calls, self._max_tokens, self._verifier = max_metric_calls, max_tokens, verifier
-        self._look_seconds, self._clock = look_seconds, clock
+        self._max_tokens, self._verifier = max_tokens, verifier
+        self._look_seconds, self._clock, self._secrets = look_seconds, clock, secrets
         self.local = AnthropicModel(api_key, "none", self._unmetered(), base_url=base_url).local
         self.target = f"anthropic:{base_url or 'https://api.anthropic.com'}:{folder.name}"
 
@@ -130,7 +115,6 @@ class AnthropicProvider:
             data=prepared.training,
             budget_usd=self._budget,
             prices=self._prices,
-            max_metric_calls=self._max_metric_calls,
             max_tokens=self._max_tokens,
             verifier=self._verifier,
         )
@@ -226,81 +210,38 @@ class AnthropicProvider:
         examples = [Example(prompt=prompt, reference=r.answer or r.solution or "") for prompt, r in records.items()]
         cut = max(1, round(len(examples) * TRAINING_SHARE))
         meter = Meter(made.prices, budget_usd=made.budget_usd)
-        model = _Written(self, made, meter, until=self._clock() + self._look_seconds)
+        model = AnthropicModel(self._api_key, made.spec.base_model, meter, base_url=self._base_url)
+        written = partial(
+            Written,
+            folder=self._folder,
+            until=self._clock() + self._look_seconds,
+            clock=self._clock,
+            stopped=lambda: self._folder.read(f"{made.key}/{_CANCELLED}") is not None,
+        )
+        optimiser = made.spec.optimiser or GepaOptimiser()
         with Judge(next(iter(records.values())).domain, made.verifier) as judge:
-            found = optimise(
-                model,
+            return optimise(
+                written(model, prefix=f"{made.key}/calls"),
                 rows[0]["system"] or SEED_PROMPT,
                 examples[:cut],
                 examples[cut:],
                 metric=lambda example, text: judge(records[example.prompt], text).reward,
-                max_metric_calls=made.max_metric_calls,
+                search=search_of(
+                    optimiser,
+                    meter,
+                    lambda model: written(model, prefix=f"{made.key}/{_REWRITES}"),
+                    secrets=self._secrets,
+                ),
                 max_tokens=made.max_tokens,
             )
-        if model.stopped_by is not None and not isinstance(model.stopped_by, OverBudget):
-            raise model.stopped_by
-        return found
 
     def _spent(self, made: PromptJob) -> Decimal:
         """By what is written down."""
         meter = Meter(made.prices, budget_usd=made.budget_usd)
-        for name in self._folder.names(f"{made.key}/calls/"):
-            raw = self._folder.read(name)
-            assert raw is not None
-            Asked.model_validate_json(raw).book(meter, made.max_tokens)
+        book_written(self._folder, f"{made.key}/calls", meter)
+        if isinstance(made.spec.optimiser, Rewriter):
+            book_written(self._folder, f"{made.key}/{_REWRITES}", meter.at(made.spec.optimiser.prices))
         return meter.spent_usd
-
-
-class _Written(AnthropicModel):
-    """The model of one look: what was answered before is read, and what is asked is written down."""
-
-    def __init__(self, provider: AnthropicProvider, made: PromptJob, meter: Meter, *, until: float) -> None:
-        super().__init__(provider._api_key, made.spec.base_model, meter, base_url=provider._base_url)
-        self._provider, self._made, self._until = provider, made, until
-        self._times: Counter[str] = Counter()
-        self.stopped_by: StepforgeError | None = None
-        """gepa passes over some errors and goes on: another search than the one that will be replayed."""
-
-    def ask(self, messages: Sequence[Message], *, max_tokens: int) -> Completion:
-        if self.stopped_by is not None:
-            raise self.stopped_by
-        try:
-            return self._ask(messages, max_tokens=max_tokens)
-        except StepforgeError as error:
-            self.stopped_by = error
-            raise
-
-    def _ask(self, messages: Sequence[Message], *, max_tokens: int) -> Completion:
-        folder, clock, most = self._provider._folder, self._provider._clock, self.most_input(messages)
-        request = digest([message.model_dump() for message in messages])
-        self._times[request] += 1
-        # The same question twice is two calls: the n-th of one look is the n-th of another.
-        name = f"{self._made.key}/calls/{request[:32]}-{self._times[request]}.json"
-        raw = folder.read(name)
-        before = Asked(at=0, sent=0, most_input=most) if raw is None else Asked.model_validate_json(raw)
-        before.book(self.meter, max_tokens)
-        if before.answer is not None:
-            return before.answer
-        if clock() - before.at < LOST_SECONDS:
-            raise Paused("another look is asking this")
-        if clock() >= self._until or folder.read(f"{self._made.key}/{_CANCELLED}") is not None:
-            raise Paused("the time of this look is used up")
-        self.meter.room(most, max_tokens)
-        asked = before.model_copy(update={"at": clock(), "sent": before.sent + 1})
-        if raw is not None:
-            folder.write(name, canonical_json(asked))
-        elif not folder.write_once(name, canonical_json(asked)):
-            raise Paused("another look is asking this")
-        try:
-            answer = super().ask(messages, max_tokens=max_tokens)
-        except ProviderUnavailable:
-            folder.write(name, canonical_json(asked.model_copy(update={"at": 0.0})))
-            raise
-        except StepforgeError:  # it was refused, and so not charged
-            folder.write(name, canonical_json(before))
-            raise
-        folder.write(name, canonical_json(asked.model_copy(update={"answer": answer})))
-        return answer
 
 
 def _key_of(job_id: str) -> str:

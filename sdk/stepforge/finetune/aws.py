@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,26 @@ class AwsCustomization(ABC):
             raise failure(self.target, call, status=None, code=type(error).__name__) from None
         except (KeyError, TypeError) as error:
             raise unreadable(self.target, call, type(error)) from None
+
+
+def session_for(region: str | None, endpoint_url: str | None) -> Any:
+    """A session of its own, with the service models of the first: megabytes of JSON that each would read again.
+
+    A local server looks at no credentials, and nobody's own are sent to it.
+    """
+    import boto3
+    from botocore.session import get_session
+
+    core = get_session()
+    core.register_component("data_loader", _loader())
+    if is_loopback(endpoint_url):
+        region = region or core.get_config_variable("region") or "us-east-1"
+        return boto3.Session("local", "local", botocore_session=core, region_name=region)
+    return boto3.Session(botocore_session=core, region_name=region)
+
+
+@cache
+def _loader() -> Any:
+    from botocore.session import get_session
+
+    return get_session().get_component("data_loader")

@@ -20,6 +20,7 @@ Key = SecretStr | Callable[[], str]
 HIDDEN = "***"
 # What these say at DEBUG are whole requests: prompts, completions, and headers.
 _TALKATIVE = (
+    "dspy",
     "openai",
     "anthropic",
     "google_genai",
@@ -136,7 +137,7 @@ def failure(
         # Of a redirect that a POST is answered with, 302 and 303 may say that it was done.
         found = ProviderUnavailable if status in (302, 303) else ProviderRefused
         return found(f"{text}. It names another address, where nothing was sent: give that one if it is the right one")
-    if status is None or status >= 500 or status in (408, 409):
+    if status is None or status >= 500 or status in (408, 409, 424):
         return ProviderUnavailable(f"{text}. Whether it was done is not known")
     remedy = {
         401: "check the key",

@@ -21,10 +21,10 @@ from stepforge.finetune.anthropic import AnthropicProvider
 from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.launching import launch
 from stepforge.finetune.ledger_file import FileLedger
+from stepforge.finetune.metering import TokenPrices
 from stepforge.finetune.plan import AnthropicSettings, Plan
-from stepforge.finetune.prompts import TokenPrices
 from stepforge.finetune.watching import follow
-from stepforge.testing.providers import LocalAnthropic
+from stepforge.testing.providers import LocalAnthropic, LocalBedrock, LocalVertex
 from tests.unit.finetune.conftest import Clock
 
 PRICES = TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5))
@@ -44,11 +44,12 @@ def records(count: int = 6) -> list[Record]:
     return [Record(id=f"r{n}", group=f"g{n}", prompt=f"{n} plus one", answer=f"{n + 1}", **made) for n in range(count)]
 
 
-def plan(**given: Any) -> Plan:
+def plan(optimiser: dict[str, Any] | None = None, **given: Any) -> Plan:
     about = {"budget_usd": 2, "input_usd": 1, "output_usd": 5, "as_of": "2026-11-01", "source": "given in a test"}
     budgets = {"job_usd": 5, "day_usd": 50, "environment_usd": 50, "approval_usd": 5}
     settings = {"type": "anthropic", **about, **given}
     rest = {"base_model": "claude-test", "method": "prompt", "budgets": budgets, "system": "Be kind."}
+    rest["optimiser"] = optimiser or {"type": "gepa", "max_metric_calls": 30}
     return Plan.model_validate({"environment": "local", "provider": settings, **rest})
 
 
@@ -66,7 +67,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def provider(server: LocalAnthropic, place: Folder, **given: Any) -> AnthropicProvider:
-    options = {"prices": PRICES, "budget_usd": Decimal(2), "max_metric_calls": 30, **given}
+    options = {"prices": PRICES, "budget_usd": Decimal(2), **given}
     return AnthropicProvider(SecretStr("sk-test"), place, base_url=server.url, **options)
 
 
@@ -77,8 +78,10 @@ def server() -> Iterator[LocalAnthropic]:
         yield running
 
 
-def start(make: Callable[[], AnthropicProvider], folder: Path, clock: Clock) -> tuple[Any, FileLedger]:
-    asked = plan()
+def start(
+    make: Callable[[], AnthropicProvider], folder: Path, clock: Clock, optimiser: dict[str, Any] | None = None
+) -> tuple[Any, FileLedger]:
+    asked = plan(optimiser)
     terms = asked.terms(Catalogue.load(), date(2026, 11, 22))
     ledger = FileLedger(folder / "spend.sqlite", clock=clock)
     options = {"ledger": ledger, "budgets": asked.budgets, "price": terms.price, "sleep": clock.sleep}
@@ -107,10 +110,27 @@ def test_a_prompt_is_searched_once_booked_asked_and_deleted(
         provider(server, place).invoke(tuned, asked, max_tokens=9)
 
 
+@pytest.fixture(params=["gepa", "bedrock", "vertex", "dspy"])
+def optimiser(request: pytest.FixtureRequest) -> Iterator[dict[str, Any] | None]:
+    if request.param == "gepa":
+        yield None
+    elif request.param == "dspy":
+        pytest.importorskip("dspy", reason="it needs an environment of its own (pyproject.toml)")
+        yield {"type": "dspy", "breadth": 3, "depth": 2}
+    elif request.param == "vertex":
+        with LocalVertex(rewrite=lambda prompt: f"{prompt} ADD.", delay_seconds=0.02) as vertex:
+            about = {"project": "demo", "location": "us-central1", "token_usd": 30, "as_of": "2026-11-01"}
+            yield {"type": "vertex", **about, "source": "a test", "times": 3, "base_url": vertex.url}
+    else:
+        with LocalBedrock(rewrite=lambda prompt: f"{prompt} ADD.", delay_seconds=0.02) as bedrock:
+            about = {"target_model_id": "anthropic.claude-test-v1:0", "token_usd": 30, "as_of": "2026-11-01"}
+            yield {"type": "bedrock", **about, "source": "a test", "times": 3, "endpoint_url": bedrock.url}
+
+
 def test_a_search_in_many_looks_and_through_lost_answers_is_the_search_in_one(
-    server: LocalAnthropic, tmp_path: Path, clock: Clock
+    server: LocalAnthropic, tmp_path: Path, clock: Clock, optimiser: dict[str, Any] | None
 ) -> None:
-    whole, ledger = start(lambda: provider(server, DiskFolder(tmp_path / "whole")), tmp_path, clock)
+    whole, ledger = start(lambda: provider(server, DiskFolder(tmp_path / "whole")), tmp_path, clock, optimiser)
     one = list(follow(provider(server, DiskFolder(tmp_path / "whole")), ledger, whole.key))[-1]
     calls = len(server.seen)
     server.seen.clear()
@@ -125,9 +145,9 @@ def test_a_search_in_many_looks_and_through_lost_answers_is_the_search_in_one(
     place, ticking = DiskFolder(tmp_path / "many"), Ticking()
 
     def hurried() -> AnthropicProvider:
-        return provider(server, place, clock=ticking, look_seconds=40)
+        return provider(server, place, clock=ticking, look_seconds=12)
 
-    many, books = start(hurried, tmp_path / "books", clock)
+    many, books = start(hurried, tmp_path / "books", clock, optimiser)
     server.fail("lost", path="/v1/messages", times=2)
     looks = 0
     while not (job := _patient(hurried, many.job.id)).state.terminal:
@@ -200,4 +220,4 @@ def test_the_machine_s_plan_needs_a_bucket_and_runs_no_verifier_of_users() -> No
         settings = plan(**given).provider
         assert isinstance(settings, AnthropicSettings)
         with pytest.raises(InvalidInput, match=words):
-            settings.check_machine()
+            settings.check_machine(None)

@@ -10,7 +10,10 @@ from pydantic import SecretStr
 
 from stepforge.errors import InvalidInput, OverBudget
 from stepforge.finetune import Message
-from stepforge.finetune.prompts import AnthropicModel, Example, Meter, Optimised, TokenPrices, optimise
+from stepforge.finetune.claude import AnthropicModel
+from stepforge.finetune.metering import Meter, TokenPrices
+from stepforge.finetune.prompts import Example, Optimised, Search, optimise
+from stepforge.finetune.searches.gepa import Gepa
 from stepforge.testing.providers import LocalAnthropic
 
 PRICES = TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5))
@@ -34,16 +37,14 @@ def model(server: Any, budget: str) -> AnthropicModel:
     return AnthropicModel(SecretStr("sk-test"), "claude-test", meter, base_url=server.url)
 
 
-def search(model: AnthropicModel, **options: int) -> Optimised:
-    return optimise(model, "Be kind.", EXAMPLES[:3], EXAMPLES[3:], metric=metric, **options)
+def search(model: AnthropicModel, search: Search, *, max_tokens: int = 512) -> Optimised:
+    return optimise(model, "Be kind.", EXAMPLES[:3], EXAMPLES[3:], metric=metric, search=search, max_tokens=max_tokens)
 
 
 def test_a_better_prompt_is_found_and_every_call_is_metered() -> None:
     with LocalAnthropic(answer=answer) as server:
         assert isinstance(server, LocalAnthropic)
-        found = optimise(
-            model(server, "10"), "Be kind.", EXAMPLES[:3], EXAMPLES[3:], metric=metric, max_metric_calls=30
-        )
+        found = search(model(server, "10"), Gepa(max_metric_calls=30))
         used = server.usage
         calls = server.calls("POST", "/v1/messages")
     assert (found.seed_score, found.score, found.local_fake, found.stopped_by_budget) == (0.0, 1.0, True, False)
@@ -55,7 +56,7 @@ def test_a_better_prompt_is_found_and_every_call_is_metered() -> None:
 @pytest.mark.parametrize("budget", ["0.03", "0.05"])
 def test_the_money_is_never_exceeded_and_what_was_found_is_kept(budget: str) -> None:
     with LocalAnthropic(answer=answer) as server:
-        found = search(model(server, budget), max_metric_calls=10_000, max_tokens=5000)
+        found = search(model(server, budget), Gepa(max_metric_calls=10_000), max_tokens=5000)
     assert found.stopped_by_budget
     assert found.spent_usd <= Decimal(budget)
     assert found.score >= found.seed_score
@@ -67,4 +68,4 @@ def test_a_call_that_may_cost_too_much_is_not_sent() -> None:
             model(server, "0.00001").ask([Message(role="user", content="hi")], max_tokens=100)
         assert server.seen == []
         with pytest.raises(InvalidInput, match="examples"):
-            optimise(model(server, "1"), "p", [], EXAMPLES, metric=metric)
+            optimise(model(server, "1"), "p", [], EXAMPLES, metric=metric, search=Gepa())

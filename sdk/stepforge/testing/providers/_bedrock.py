@@ -10,7 +10,9 @@ import re
 import time
 from typing import Any
 
+from stepforge.testing.providers._distillation import refused_by_bedrock
 from stepforge.testing.providers._endpoints import Endpoints
+from stepforge.testing.providers._rewriting import Rewrite, Rewriter
 from stepforge.testing.providers._server import (
     DISCLAIMER,
     FAKE,
@@ -27,9 +29,9 @@ PHASES = ("InProgress", "InProgress", "InProgress", "InProgress", "Completed")
 
 
 class LocalBedrock(LocalProvider):
-    """Bedrock, SageMaker and S3 on loopback: one `endpoint_url` for the three clients."""
+    """Bedrock, SageMaker and S3 on loopback: one `endpoint_url` for all clients. `rewrite` optimises prompts."""
 
-    def __init__(self, *, region: str = "us-east-1", **options: Any) -> None:
+    def __init__(self, *, region: str = "us-east-1", rewrite: Rewrite | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.region = region
         self.objects: dict[str, bytes] = {}
@@ -42,6 +44,7 @@ class LocalBedrock(LocalProvider):
         self.deployments: dict[str, str] = {}
         self.endpoints = Endpoints()
         """SageMaker's."""
+        self.rewriter = Rewriter(rewrite)
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -52,6 +55,7 @@ class LocalBedrock(LocalProvider):
             ("POST", r"/model-customization/custom-model-deployments", self._deploy),
             ("GET", r"/model-customization/custom-model-deployments/(.+)", self._deployment),
             ("DELETE", r"/model-customization/custom-model-deployments/(.+)", self._undeploy),
+            ("POST", r"/optimize-prompt", lambda request, _: self.rewriter.answer(request.json())),
             ("POST", r"/model/(.+)/converse", self._converse),
             ("POST", r"/endpoints/([^/]+)/invocations", self.endpoints.invoke),
             ("POST", r"/", self._sagemaker),
@@ -86,6 +90,11 @@ class LocalBedrock(LocalProvider):
             raise _refusal("ConflictException", f"the job name {asked['jobName']!r} is taken")
         if asked["trainingDataConfig"]["s3Uri"] not in self.objects:
             raise _refusal("ValidationException", "the training data cannot be read")
+        distils = asked.get("customizationType") == "DISTILLATION"
+        if distils != ("distillationConfig" in (asked.get("customizationConfig") or {})):
+            raise _refusal("ValidationException", "DISTILLATION needs a distillationConfig, and no other type has one")
+        if distils and (why := refused_by_bedrock(asked, self.objects[asked["trainingDataConfig"]["s3Uri"]])):
+            raise _refusal("ValidationException", why)
         arn = f"arn:aws:bedrock:{self.region}:{ACCOUNT}:model-customization-job/{FAKE}.base/{self.number():012d}"
         self.jobs[asked["jobName"]] = {"asked": asked, "jobArn": arn, "creationTime": _now()}
         self.phases[asked["jobName"]] = Phases(PHASES)
@@ -118,6 +127,10 @@ class LocalBedrock(LocalProvider):
             "customizationType": asked.get("customizationType", "FINE_TUNING"),
             "hyperParameters": asked.get("hyperParameters", {}),
         }
+        if found["customizationType"] == "DISTILLATION":
+            found["customizationConfig"] = asked["customizationConfig"]
+            done = {"status": status, "creationTime": job["creationTime"]}
+            found["statusDetails"] = {"validationDetails": done, "dataProcessingDetails": done, "trainingDetails": done}
         if status == "Completed":
             number = job["jobArn"][-12:]
             arn = f"arn:aws:bedrock:{self.region}:{ACCOUNT}:custom-model/{FAKE}.base/{number}"
