@@ -25,10 +25,10 @@ HEAD = """# Who may do what
 Every role of the environment `dev` and the policies for people (`viewer`, `trainer`, `approver`, `housekeeper`,
 `operator`; trainer, approver and housekeeper have the viewer's beside their own), and what `staging` adds with Studio,
 a repository whose workflows deploy it, and a role to tune with; read off the synthesised templates by
-`python -m tests.infra.permissions`; a test fails where this file is stale. Regions and accounts are left out of ARNs, a line that begins with NOT is an
-explicit deny. What a bucket, key or secret adds by its own policy stands at the end. That trainers cannot approve,
-that only approvers answer, and the rest of the matrix is decided by an evaluator of policies in
-`tests/infra`. The role of a profile of Studio has the policies of its person, and a workbench of its own.
+`python -m tests.infra.permissions`; a test fails where this file is stale. Regions and accounts are left out of ARNs,
+a line that begins with NOT is an explicit deny. What a bucket, key or secret adds by its own policy stands below. That
+trainers cannot approve, that only approvers answer, and the rest of the matrix is decided by an evaluator of policies
+in `tests/infra`. The role of a profile of Studio has the policies of its person, and a workbench of its own.
 """
 MORE = """
 ## What `staging` adds
