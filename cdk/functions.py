@@ -15,6 +15,7 @@ from constructs import Construct
 
 from cdk.code import bundled, uploaded
 from cdk.layers import layer
+from cdk.network import Network, where_providers_are_called
 from cdk.policies import allow, arns, grant_key_to_aws, groups, pass_roles, read_objects, use_key, write_objects
 from cdk.retention import RETENTION
 from cdk.roles import Roles
@@ -251,8 +252,12 @@ class Functions(Construct):
         memory: int = 512,
         code: lambda_.Code | None = None,
         layers: Sequence[lambda_.ILayerVersion] = (),
+        network: Network | None = None,
     ) -> None:
-        """Beside those made here: a handler of another construct, which other code may hold."""
+        """Beside those made here: a handler of another construct, which other code may hold.
+
+        With `network` it is placed where providers are called, if there is such a place.
+        """
         identifier = "".join(part.title() for part in name.split("_"))
         role = iam.Role(self, f"{identifier}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         for statement in statements:
@@ -271,6 +276,7 @@ class Functions(Construct):
             log_group=self._log_group,
             tracing=lambda_.Tracing.ACTIVE,
             layers=[*self._layers(), *layers],
+            **where_providers_are_called(network, role),
         )
         self._log_group.grant_write(function)
         self._functions[name] = function

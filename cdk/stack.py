@@ -93,7 +93,15 @@ class Stepforge(_Stack):
         access_logs = data.access_logs if data else None
         roles = Roles(self, settings, bucket=bucket, key=key)
         self.functions = Functions(self, settings, bucket=bucket, key=key, roles=roles)
-        finetune = Finetune(self, settings, functions=self.functions, bucket=bucket, key=key)
+        finetune = Finetune(
+            self,
+            settings,
+            functions=self.functions,
+            bucket=bucket,
+            key=key,
+            secrets_key=None if data is None else data.keys.secrets,
+            network=network,
+        )
         self.machines = Machines(self, functions=self.functions)
         self.people = People(self, functions=self.functions, spend=finetune.table, access_logs=access_logs)
         if data is None:

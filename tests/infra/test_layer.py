@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
 
-from cdk.layers import LOCK, NOT_LOADED, lay_out, locked, wheels
+from cdk.layers import LOCK, NOT_LOADED, PROVIDERS, PROVIDERS_LOCK, lay_out, locked, wheels
 
 from stepforge.errors import EnvironmentUnavailable, InvalidInput
 
@@ -65,6 +65,13 @@ def test_the_handlers_import_with_the_layer_and_what_lambda_has(synth: Synth) ->
 def test_the_layer_has_the_versions_that_datasets_are_checked_with() -> None:
     image = (ROOT / "containers" / "data" / "requirements.lock").read_text().splitlines()
     assert {line for line in image if "==" in line} <= set(locked().values())
+
+
+def test_the_clients_of_providers_are_locked_whole_and_mix_no_versions_with_the_handlers_layer() -> None:
+    ours, clients = ({line.partition("==")[0] for line in locked(lock).values()} for lock in (LOCK, PROVIDERS_LOCK))
+    assert set(PROVIDERS) <= clients
+    assert ours & clients == set()
+    assert {"httpx2", "google-auth", "requests"} <= clients
 
 
 def test_without_a_network_a_synth_is_served_from_the_wheels_that_are_here(

@@ -78,7 +78,7 @@ ACKNOWLEDGED: dict[tuple[str, str, str], str] = {
     (r"Studio", "UNKNOWN_ACTION", r"Mlflow"): "SageMaker has it since serverless MLflow; its list is older",
     (r"^staging Ci", "UNKNOWN_CONDITION_FOR_ACTION", r"token\.actions"): "an identity provider's own keys",
     (r"^staging Ci", "UNKNOWN_FEDERATION_SOURCE", r"token\.actions"): "GitHub, as an identity provider of the account",
-    (r"Secrets", "RESOURCE_STAR", r"ec2:\w+NetworkInterface"): "Lambda makes a function's interfaces",
+    (r"Secrets|Finetune", "RESOURCE_STAR", r"ec2:\w+NetworkInterface"): "Lambda makes a function's interfaces",
 }  # fmt: skip
 """Policy and detail, as patterns, with the issue between: findings that stand as they are, and why."""
 

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from stepforge.finetune.vertex import VertexProvider
 
 NO_SECRET = (
-    "the state machine has no environment variable with your key: store it below stepforge/ENV/finetune/ in Secrets "
-    "Manager, and name it as api_key_secret in [provider] (docs/secrets.md)"
+    "the state machine has no environment variable with your key: give api_key_secret in [provider], the environment's "
+    "own stepforge/ENV/openai or stepforge/ENV/anthropic, or one of yours below stepforge/ENV/finetune/ "
+    "(docs/secrets.md)"
 )
 NO_CREDENTIALS = (
     "the state machine has no credentials of Google's: store those of a service account below stepforge/ENV/finetune/ "
