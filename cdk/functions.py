@@ -13,15 +13,16 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from cdk.alerts import topic_name
 from cdk.code import bundled, uploaded
 from cdk.layers import layer
 from cdk.network import Network, where_providers_are_called
-from cdk.policies import allow, arns, grant_key_to_aws, groups, pass_roles, read_objects, use_key, write_objects
+from cdk.policies import allow, arns, grant_key_to_aws, groups, pass_roles, read_objects, start, use_key, write_objects
 from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.serving import ask, deploy_components, fleet, look_at_served, remove_candidates, serves_at
 from cdk.settings import Settings
-from stepforge.contracts.names import TUNE_PREFIX, group_prefix, parameter
+from stepforge.contracts.names import LIVE, TUNE_PREFIX, group_prefix, parameter
 from stepforge.contracts.work import WORK_TYPES
 
 
@@ -161,7 +162,12 @@ class Functions(Construct):
     def _of_promote(self) -> None:
         serving_with = {"FLEET": fleet(self.settings, self.bucket).model_dump_json(exclude_none=True)}
         tagged = self.arns("sagemaker", *(f"{kind}/{self._own}" for kind in serves_at(self.settings)))
-        rollout = {"ROLLOUT": self.settings.rollout, "BAKE_SECONDS": str(self.settings.bake_seconds)}
+        rollout = {
+            "ROLLOUT": self.settings.rollout,
+            "BAKE_SECONDS": str(self.settings.bake_seconds),
+            # By its name, as the machines are; the local AWS has nobody to tell.
+            "ALARM_TOPIC_ARN": "" if self.settings.local else self.arns("sns", topic_name(self.settings))[0],
+        }
         promotions = self.arns("states", f"execution:{self.machine_name('promote')}:*")
         self.add(
             "verify_package",
@@ -211,7 +217,7 @@ class Functions(Construct):
             "GROUP_PREFIX": group_prefix(self.settings.name),
             "KEEP_PREVIOUS_DAYS": str(self.settings.keep_previous_days),
         }
-        self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours, **serving_with}, [
+        self.add("on_approval", {"PROMOTE_ARN": f"{self.machine_arn('promote')}:{LIVE}", **ours, **serving_with}, [
             *self._read_packages,
             allow(["sagemaker:ListModelPackageGroups", "sagemaker:ListEndpoints"], ["*"]),
             # What a promotion that was stopped left behind.
@@ -222,7 +228,8 @@ class Functions(Construct):
             # Out of Staging, where a promotion that was stopped left it.
             allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": ["Development", "Archived"]}),
-            allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
+            start(self.machine_arn("promote")),
+            allow(["states:ListExecutions"], [self.machine_arn("promote")]),
             allow(["states:DescribeExecution"], promotions),
         ])  # fmt: skip
 

@@ -180,7 +180,9 @@ def _guarded(secret: secretsmanager.CfnSecret, *, rotation: iam.IRole) -> dict[s
     all of this, and so may whoever deploys.
     """
     stack = cdk.Stack.of(secret)
-    deploys = str(stack.synthesizer.cloud_formation_execution_role_arn)
+    synthesizer = stack.synthesizer
+    assert isinstance(synthesizer, cdk.DefaultStackSynthesizer)
+    deploys = synthesizer.cloud_formation_execution_role_arn
     deploys = cdk.Fn.sub(deploys.replace("${AWS::Partition}", stack.partition))
     return {
         "Version": "2012-10-17",

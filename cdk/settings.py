@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from cdk.gradual import Gradual
 from cdk.refusals import form, said
 from stepforge.contracts.names import package_group
 from stepforge.contracts.resources import has_gpu
@@ -249,6 +250,8 @@ class Settings(_Frozen):
     network: Network | None = None
     """None: no network of its own."""
     limits: Limits = Limits()
+    gradual: Gradual = Gradual()
+    """How a new definition of a state machine takes over."""
     asynchronous: Asynchronous = Asynchronous()
     component: Share = Share()
     """Of `serve_mode = "components"`: what one copy takes of `serve_instance_type`, which must hold three of them while
@@ -396,6 +399,7 @@ LOCAL = Settings(
     keep_data=False,
     access_logs=False,
     providers=Providers(names=()),
+    gradual=Gradual(type="ALL_AT_ONCE"),
     # Nothing is charged there: a plan's own budgets are tried out.
     tunes=Tunes(job_usd=1_000, day_usd=1_000_000, environment_usd=1_000_000, approval_usd=100),
 )

@@ -26,7 +26,7 @@ def _line(entry: Any) -> str:
     fake = "  [local fake: nothing is trained or charged]" if entry.local_fake else ""
     cost = f"up to {entry.estimate_usd:,.2f} USD" if entry.actual_usd is None else f"{entry.actual_usd:,.2f} USD"
     why = f", {entry.note}" if entry.note else ""
-    return f"{entry.key}: {entry.stage.value}, {cost}, job {entry.job_id or '-'}{why}{fake}"
+    return f"{entry.key}: {entry.stage.value}, {entry.method}, {cost}, job {entry.job_id or '-'}{why}{fake}"
 
 
 def _emit(entry: Any, *, as_json: bool) -> None:
@@ -125,8 +125,11 @@ def list_launches(
     if not entries:
         say("nothing was launched yet: `stepforge finetune launch plan.toml --data records.jsonl`")
         return
-    rows = [(e.key, e.stage.value, e.environment, e.base_model, f"{e.cost_usd:,.2f}", e.job_id or "-") for e in entries]
-    table(["LAUNCH", "STAGE", "ENV", "BASE", "USD", "JOB"], rows)
+    rows = [
+        (e.key, e.stage.value, e.environment, e.base_model, e.method, f"{e.cost_usd:,.2f}", e.job_id or "-")
+        for e in entries
+    ]
+    table(["LAUNCH", "STAGE", "ENV", "BASE", "METHOD", "USD", "JOB"], rows)
 
 
 @app.command("register")

@@ -172,7 +172,8 @@ class AnthropicProvider:
     def _job(self, key: str, *, look: bool) -> Job:
         made, raw = self._made(key), self._folder.read(f"{key}/{_RESULT}")
         if raw is not None:
-            return self._told(made, State.SUCCEEDED, self._spent(made))
+            found = Optimised.model_validate_json(raw)
+            return self._told(made, State.SUCCEEDED, self._spent(made), how=found.words)
         if self._folder.read(f"{key}/{_CANCELLED}") is not None:
             return self._told(made, State.CANCELLED, self._spent(made))
         if (failed := self._folder.read(f"{key}/{_FAILED}")) is not None:
@@ -187,14 +188,16 @@ class AnthropicProvider:
             self._folder.write_once(f"{key}/{_FAILED}", f"not one prompt could be scored: {error}".encode())
         return self._job(key, look=False)
 
-    def _told(self, made: PromptJob, state: State, cost: Decimal | None, error: str | None = None) -> Job:
+    def _told(
+        self, made: PromptJob, state: State, cost: Decimal | None, error: str | None = None, *, how: str = ""
+    ) -> Job:
         job_id = f"{FAKE_MARK}-{made.key}" if self.local else f"prompt-{made.key}"
         return Job(
             provider=self.name,
             id=job_id,
             key=made.key,
             state=state,
-            raw_state=state.value,
+            raw_state=f"{state.value} ({how or made.spec.how})",
             base_model=made.spec.base_model,
             model=f"{made.spec.base_model}@{job_id}" if state == State.SUCCEEDED else None,
             cost_usd=cost,
@@ -220,7 +223,7 @@ class AnthropicProvider:
         )
         optimiser = made.spec.optimiser or GepaOptimiser()
         with Judge(next(iter(records.values())).domain, made.verifier) as judge:
-            return optimise(
+            found = optimise(
                 written(model, prefix=f"{made.key}/calls"),
                 rows[0]["system"] or SEED_PROMPT,
                 examples[:cut],
@@ -234,6 +237,7 @@ class AnthropicProvider:
                 ),
                 max_tokens=made.max_tokens,
             )
+        return found.model_copy(update={"optimiser": optimiser.type})
 
     def _spent(self, made: PromptJob) -> Decimal:
         """By what is written down."""

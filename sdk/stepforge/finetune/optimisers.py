@@ -54,6 +54,16 @@ class BedrockOptimiser(Contract):
     region: str | None = None
     endpoint_url: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_price(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "token_usd" not in given:
+            raise ValueError(
+                "no page that we could read says what OptimizePrompt costs: give token_usd (for a million tokens of "
+                "both prompts), as_of and source, from AWS's price page or your bill"
+            )
+        return given
+
     @field_validator("endpoint_url")
     @classmethod
     def _is_local(cls, url: str | None) -> str | None:

@@ -178,6 +178,13 @@ class TuneSpec(Contract):
             raise ValueError("validation is the training file: it would measure nothing. Leave it out, or split it off")
         return self
 
+    @property
+    def how(self) -> str:
+        """The method in words: of prompts, with what searches them."""
+        chosen = "gepa" if self.optimiser is None and self.provider == "anthropic" else None
+        searching = self.optimiser.type if self.optimiser is not None else chosen
+        return f"{self.method} by {searching}" if self.method == "prompt" and searching else self.method
+
 
 def launch_key(spec: TuneSpec, target: str) -> str:
     """What a launch is known by in our ledger and at the provider: 43 letters, digits and one hyphen.
