@@ -20,7 +20,7 @@ from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.serving import ask, deploy_components, fleet, look_at_served, remove_candidates, serves_at
 from cdk.settings import Settings
-from stepforge.contracts.names import TUNE_PREFIX, group_prefix, parameter
+from stepforge.contracts.names import ENVIRONMENT_TAG, TUNE_PREFIX, group_prefix, parameter
 from stepforge.contracts.work import WORK_TYPES
 
 
@@ -185,8 +185,10 @@ class Functions(Construct):
             ),
             pass_roles(self.roles.serving),
             *grant_key_to_aws(self.key),
-            # The candidate's tag names the execution that it belongs to.
+            # The environment's tag, by which its budget counts; the candidate's names the execution that it belongs to.
             allow(["sagemaker:AddTags", "sagemaker:ListTags"], tagged),
+            allow(["sagemaker:AddTags"],
+                  self.arns("sagemaker", f"model/{self._own}", f"endpoint-config/{self._own}")),
             *deploy_components(self.settings, self.arns),
             allow(["states:DescribeExecution"], promotions),
             *self._read_packages,
@@ -215,9 +217,12 @@ class Functions(Construct):
             allow(["sagemaker:ListModelPackageGroups", "sagemaker:ListEndpoints"], ["*"]),
             # What a promotion that was stopped left behind.
             *remove_candidates(self.settings, self.arns),
-            # What served before.
-            allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"],
+            # What served before. Tunes of every environment have such names.
+            allow(["sagemaker:DescribeEndpoint"],
                   self.arns("sagemaker", f"endpoint/{self._own}", f"endpoint/{TUNE_PREFIX}*")),
+            allow(["sagemaker:DeleteEndpoint"], self.arns("sagemaker", f"endpoint/{self._own}")),
+            allow(["sagemaker:DeleteEndpoint"], self.arns("sagemaker", f"endpoint/{TUNE_PREFIX}*"),
+                  StringEquals={f"aws:ResourceTag/{ENVIRONMENT_TAG}": self.settings.name}),
             # Out of Staging, where a promotion that was stopped left it.
             allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": ["Development", "Archived"]}),

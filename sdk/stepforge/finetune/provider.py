@@ -29,10 +29,10 @@ class Deployed(Protocol):
         """Raises InvalidInput where a model of this spec could not be deployed. Sends nothing."""
         ...
 
-    def deploy(self, job_id: str, *, trial: bool) -> Tuned:
+    def deploy(self, job_id: str, *, trial: bool, tags: Mapping[str, str]) -> Tuned:
         """The model on an endpoint, which is made where there is none. Raises NotReady while it comes up.
 
-        With `trial` the endpoint is one of its own, for an evaluation.
+        With `trial` the endpoint is one of its own, for an evaluation. `tags`: by which the bill knows it.
         """
         ...
 
