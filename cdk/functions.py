@@ -167,8 +167,13 @@ class Functions(Construct):
             {**serving_with, "ENDPOINT_POLL_SECONDS": str(self.settings.endpoint_poll_seconds)},
             [
                 *self._read_packages,
-                *read_objects(self.bucket, "jobs"),
+                # Weights and evaluations, what a provider's model was asked for with, and what jobs were.
+                *read_objects(self.bucket, "jobs", "finetune/requests", "finetune/evaluations", "ledger"),
                 use_key(self.key),
+                allow(
+                    ["sagemaker:DescribeTrainingJob"],
+                    self.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES)),
+                ),
                 *look_at_served(self.settings, self.arns),
                 allow(["sagemaker:DescribeModel"], self.arns("sagemaker", f"model/{self._own}")),
             ],

@@ -218,7 +218,7 @@ class Settings(_Frozen):
     rollout: Literal["canary", "rolling"] = "canary"
     bake_seconds: Annotated[int, Field(ge=0, le=3_600)] = 300
     """Between the first traffic to a new version and the rest, and again before the old instances go: the time in which
-    its alarm may turn it back. The alarm counts whole minutes, and metrics are late: outside of `local` at least 180."""
+    its alarm may turn it back. It counts whole minutes, and metrics are late: outside of `local` at least 180."""
     job_poll_seconds: Seconds = 300
     """Between two looks at a job that another execution runs. A look is 9 history events of at most 25,000: 300 s
     lasts 9 days, 30 s would end after one."""

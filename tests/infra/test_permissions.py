@@ -85,10 +85,18 @@ READERS = {
     "curated": set(PEOPLE),
     "model-ready": set(PEOPLE),
     "evaluations": set(PEOPLE),
-    "ledger": set(PEOPLE),
+    # Of a job that SageMaker has forgotten, the ledger's word counts.
+    "ledger": {"FunctionsVerifyPackage", *PEOPLE},
     "prices": {"FunctionsClassifyJob", *PEOPLE},
     "approvals": {"approver"},
     "finetune": {"FunctionsFinetune", "FunctionsFinetuneStopped", *PEOPLE},
+    **{
+        f"finetune/{what}": {
+            "FunctionsFinetune", "FunctionsFinetuneStopped", *PEOPLE,
+            *(["FunctionsVerifyPackage"] if what in ("requests", "evaluations") else []),
+        }
+        for what in ("data", "heldout", "requests", "evaluations")
+    },
     "housekeeping": set(),
     "anything-else": set(),
 }  # fmt: skip
