@@ -53,6 +53,7 @@ def test_every_error_that_a_machine_names_is_one_that_stepforge_raises() -> None
         "Throttled",
         "PromotionBusy",
         "JobStillRunning",
+        "NameTaken",
     }
     assert all(issubclass(getattr(errors, name), errors.StepforgeError) for name in named)
 

@@ -202,7 +202,8 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
     """The outcome of a Completed attempt with the digest of its manifest.
 
     Raises the JobFailed that says why there is none; JobStillRunning where another execution won the race for the
-    name, and NameTaken where another environment did; InstanceTypeUnavailable where the cloud had no capacity and the request names another type.
+    name, and NameTaken where another environment did; InstanceTypeUnavailable where the cloud had no capacity and the
+    request names another type.
     """
     name = ended.attempt.name
     job = describe(sagemaker, ended.request, name, bucket=bucket)
