@@ -164,7 +164,10 @@ _BELOW: dict[str, dict[str, str]] = {
         _ANY: "ecr:GetAuthorizationToken and ec2:Describe take no resource, and PutMetricData only a namespace, "
         "which is given"
     },
-    "Functions": {_ANY: "X-Ray's actions take no resource; neither do ListModelPackageGroups and ListEndpoints"},
+    "Functions": {
+        _ANY: "X-Ray's actions take no resource; neither do ListModelPackageGroups, ListEndpoints and OptimizePrompt, "
+        "nor those on network interfaces of a function"
+    },
     "Machines": {_ANY: "X-Ray's actions and the delivery of logs take no resource; denies are of every job"},
     "People": {
         _ANY: "lists and answers to task tokens take no resource; denies are of everything",

@@ -15,12 +15,14 @@ from cdk.settings import Settings
 _SENDERS = ("cloudwatch", "budgets", "events")
 
 
+def topic_name(settings: Settings) -> str:
+    return f"stepforge-{settings.name}-alerts"
+
+
 class Alerts(Construct):
     def __init__(self, scope: Construct, settings: Settings, *, key: kms.IKey) -> None:
         super().__init__(scope, "Alerts")
-        self.topic = sns.Topic(
-            self, "Topic", topic_name=f"stepforge-{settings.name}-alerts", master_key=key, enforce_ssl=True
-        )
+        self.topic = sns.Topic(self, "Topic", topic_name=topic_name(settings), master_key=key, enforce_ssl=True)
         for sender in _SENDERS:
             self.topic.add_to_resource_policy(
                 iam.PolicyStatement(

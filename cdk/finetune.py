@@ -14,6 +14,7 @@ from constructs import Construct
 from cdk.code import bundled_for_finetune
 from cdk.functions import Functions
 from cdk.machines import Machines
+from cdk.network import Network
 from cdk.occasions import handler, on_event
 from cdk.policies import allow, groups, read_objects, use_key, use_table, write_objects
 from cdk.settings import Settings
@@ -23,13 +24,24 @@ LEDGER_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "Query", "ConditionCheckIt
 """A transaction is granted by what it is made of. Nothing may delete."""
 
 
+TUNING_PROVIDERS = ("openai", "anthropic", "vertex")
+"""Whose keys a tune asks with."""
 _SERVING = {"Model": "model", "EndpointConfig": "endpoint-config", "Endpoint": "endpoint"}
 
 
 class Finetune(Construct):
     def __init__(
-        self, scope: Construct, settings: Settings, *, functions: Functions, bucket: s3.IBucket, key: kms.IKey
+        self,
+        scope: Construct,
+        settings: Settings,
+        *,
+        functions: Functions,
+        bucket: s3.IBucket,
+        key: kms.IKey,
+        secrets_key: kms.IKey | None,
+        network: Network | None,
     ) -> None:
+        """`secrets_key`: of the keys that rotate; None where there are none."""
         super().__init__(scope, "Finetune")
         self.table = dynamodb.Table(
             self,
@@ -56,10 +68,7 @@ class Finetune(Construct):
         }
         common = [
             *use_table(self.table, key, *LEDGER_ACTIONS),
-            allow(
-                ["secretsmanager:GetSecretValue"],
-                functions.arns("secretsmanager", f"secret:stepforge/{settings.name}/finetune/*"),
-            ),
+            *self._keys(settings, functions, secrets_key),
             *self._tuning(settings, functions),
         ]
         code = None if settings.name == "local" else bundled_for_finetune()
@@ -90,6 +99,7 @@ class Finetune(Construct):
             memory=1024,
             code=code,
             layers=layers,
+            network=network,
         )  # fmt: skip
         functions.add("finetune_grade", {}, [], code=code)
         if settings.tuning_role_arn is not None:
@@ -97,7 +107,20 @@ class Finetune(Construct):
             functions["finetune_grade"].grant_invoke(role)
         after = functions.arns("states", f"execution:{functions.machine_name('finetune')}:*")
         looks = [*read_objects(bucket, "finetune"), use_key(key), allow(["states:DescribeExecution"], after)]
-        functions.add("finetune_stopped", variables, [*common, *looks], code=code, layers=layers)
+        functions.add("finetune_stopped", variables, [*common, *looks], code=code, layers=layers, network=network)
+
+    @staticmethod
+    def _keys(settings: Settings, functions: Functions, secrets_key: kms.IKey | None) -> list[iam.PolicyStatement]:
+        """Keys of one's own below finetune/, and those that rotate. Six characters are Secrets Manager's own."""
+        named = [f"secret:stepforge/{settings.name}/finetune/*"]
+        if secrets_key is not None:
+            names = [name for name in settings.providers.names if name in TUNING_PROVIDERS]
+            named += [f"secret:stepforge/{settings.name}/{name}-??????" for name in names]
+        read = allow(["secretsmanager:GetSecretValue"], functions.arns("secretsmanager", *named))
+        if secrets_key is None:
+            return [read]
+        through = f"secretsmanager.{settings.region}.amazonaws.com"
+        return [read, allow(["kms:Decrypt"], [secrets_key.key_arn], StringEquals={"kms:ViaService": through})]
 
     @staticmethod
     def _tuning(settings: Settings, functions: Functions) -> list[iam.PolicyStatement]:

@@ -13,14 +13,16 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from cdk.alerts import topic_name
 from cdk.code import bundled, uploaded
 from cdk.layers import layer
-from cdk.policies import allow, arns, grant_key_to_aws, groups, pass_roles, read_objects, use_key, write_objects
+from cdk.network import Network, where_providers_are_called
+from cdk.policies import allow, arns, grant_key_to_aws, groups, pass_roles, read_objects, start, use_key, write_objects
 from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.serving import ask, deploy_components, fleet, look_at_served, remove_candidates, serves_at
 from cdk.settings import Settings
-from stepforge.contracts.names import ENVIRONMENT_TAG, TUNE_PREFIX, group_prefix, parameter
+from stepforge.contracts.names import ENVIRONMENT_TAG, LIVE, TUNE_PREFIX, group_prefix, parameter
 from stepforge.contracts.work import WORK_TYPES
 
 
@@ -160,7 +162,12 @@ class Functions(Construct):
     def _of_promote(self) -> None:
         serving_with = {"FLEET": fleet(self.settings, self.bucket).model_dump_json(exclude_none=True)}
         tagged = self.arns("sagemaker", *(f"{kind}/{self._own}" for kind in serves_at(self.settings)))
-        rollout = {"ROLLOUT": self.settings.rollout, "BAKE_SECONDS": str(self.settings.bake_seconds)}
+        rollout = {
+            "ROLLOUT": self.settings.rollout,
+            "BAKE_SECONDS": str(self.settings.bake_seconds),
+            # By its name, as the machines are; the local AWS has nobody to tell.
+            "ALARM_TOPIC_ARN": "" if self.settings.local else self.arns("sns", topic_name(self.settings))[0],
+        }
         promotions = self.arns("states", f"execution:{self.machine_name('promote')}:*")
         self.add(
             "verify_package",
@@ -217,7 +224,7 @@ class Functions(Construct):
             "GROUP_PREFIX": group_prefix(self.settings.name),
             "KEEP_PREVIOUS_DAYS": str(self.settings.keep_previous_days),
         }
-        self.add("on_approval", {"PROMOTE_ARN": self.machine_arn("promote"), **ours, **serving_with}, [
+        self.add("on_approval", {"PROMOTE_ARN": f"{self.machine_arn('promote')}:{LIVE}", **ours, **serving_with}, [
             *self._read_packages,
             allow(["sagemaker:ListModelPackageGroups", "sagemaker:ListEndpoints"], ["*"]),
             # What a promotion that was stopped left behind.
@@ -231,7 +238,8 @@ class Functions(Construct):
             # Out of Staging, where a promotion that was stopped left it.
             allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": ["Development", "Archived"]}),
-            allow(["states:StartExecution", "states:ListExecutions"], [self.machine_arn("promote")]),
+            start(self.machine_arn("promote")),
+            allow(["states:ListExecutions"], [self.machine_arn("promote")]),
             allow(["states:DescribeExecution"], promotions),
         ])  # fmt: skip
 
@@ -261,8 +269,12 @@ class Functions(Construct):
         memory: int = 512,
         code: lambda_.Code | None = None,
         layers: Sequence[lambda_.ILayerVersion] = (),
+        network: Network | None = None,
     ) -> None:
-        """Beside those made here: a handler of another construct, which other code may hold."""
+        """Beside those made here: a handler of another construct, which other code may hold.
+
+        With `network` it is placed where providers are called, if there is such a place.
+        """
         identifier = "".join(part.title() for part in name.split("_"))
         role = iam.Role(self, f"{identifier}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         for statement in statements:
@@ -281,6 +293,7 @@ class Functions(Construct):
             log_group=self._log_group,
             tracing=lambda_.Tracing.ACTIVE,
             layers=[*self._layers(), *layers],
+            **where_providers_are_called(network, role),
         )
         self._log_group.grant_write(function)
         self._functions[name] = function

@@ -1,15 +1,17 @@
 """The layer with what handlers need beyond Lambda's own packages, for Linux on x86-64 whatever this machine is.
 
 `python -m cdk.layers` fetches the wheels that lambdas/requirements.lock names; after that a synth needs no network.
-`python -m cdk.layers --lock` writes the lock anew, at the versions that are installed here.
+`python -m cdk.layers --lock` writes the locks anew, at the versions that are installed here.
 `python -m cdk.layers --providers FILE.zip` makes the layer with the clients of OpenAI, Vertex and Anthropic that paid
-tunes need: it is published by hand, and named in `finetune_layer_arns`.
+tunes need, of lambdas/providers.lock: it is published by hand, and named in `finetune_layer_arns`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,12 +28,16 @@ from cdk.code import ROOT
 from stepforge.errors import EnvironmentUnavailable, IntegrityError, InvalidInput
 
 LOCK = ROOT / "lambdas" / "requirements.lock"
+PROVIDERS_LOCK = ROOT / "lambdas" / "providers.lock"
 WHEELS = ROOT / ".wheels"
 PACKAGES = ("annotated-types", "cffi", "cryptography", "pycparser", "pydantic", "pydantic-core", "typing-extensions",
             "typing-inspection")  # fmt: skip
 """pydantic for every handler; cryptography signs for Vertex when a service account's key is rotated."""
-PROVIDERS = ("anthropic", "gepa", "google-cloud-storage", "google-genai", "openai")
-"""Without google-cloud-aiplatform, 149 MiB with what it needs: only labels in Vertex's own registry need it."""
+PROVIDERS = ("anthropic", "gepa", "google-cloud-aiplatform", "google-cloud-storage", "google-genai", "openai")
+NOT_LOADED = ("agentplatform", "vertexai", "google/cloud/aiplatform", "google/cloud/aiplatform_v1beta1",
+              "google/cloud/bigquery*", "google/cloud/resourcemanager*", "bin")  # fmt: skip
+"""Of google-cloud-aiplatform the clients of version 1 are used, for jobs, models and endpoints; they need none of
+these, with which the layer is larger than Lambda takes."""
 MOST_PROVIDERS_BYTES = 200 * 2**20
 """Of the 250 MiB that a function and its layers may unpack to, the rest is for handlers, pydantic and cryptography."""
 # Lambda's Python 3.11 runs on glibc 2.26: manylinux_2_28 would not load there.
@@ -137,19 +143,47 @@ def relock(lock: Path = LOCK) -> str:
     return "\n".join([_HEAD, *sorted(lines)]) + "\n"
 
 
-def providers(target: Path) -> int:
-    """Write the layer with providers' clients as a zip; its unpacked bytes.
+def relock_providers() -> str:
+    """The text of the lock of the clients at the versions installed here, with all that they need.
+
+    What the handlers' own layer has is left out: Lambda lays both over each other, and two versions would mix.
+    """
+    ours = list(locked().values())
+    names = {requirement.partition("==")[0] for requirement in ours}
+    with tempfile.TemporaryDirectory() as folder:
+        report, constraints = Path(folder) / "report.json", Path(folder) / "constraints.txt"
+        constraints.write_text("\n".join(ours))
+        wanted = [f"{name}=={version(name)}" for name in PROVIDERS]
+        _install(wanted, Path(folder), "--dry-run", f"--report={report}", f"--constraint={constraints}")
+        found = json.loads(report.read_text())["install"]
+    lines = []
+    for one in found:
+        name = one["metadata"]["name"].lower().replace("_", "-").replace(".", "-")
+        if name not in names:
+            sha256 = one["download_info"]["archive_info"]["hashes"]["sha256"]
+            lines.append(f"{name}=={one['metadata']['version']} --hash=sha256:{sha256}")
+    return "\n".join([_HEAD, *sorted(lines)]) + "\n"
+
+
+def _install(requirements: list[str], into: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(into), *_TARGET]
+    done = subprocess.run([*command, *options, *requirements], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip()[-300:]
+        raise EnvironmentUnavailable(f"{requirements} cannot be had ({said}): look at the network")
+
+
+def providers(target: Path, lock: Path = PROVIDERS_LOCK) -> int:
+    """Write the layer with providers' clients as a zip; its unpacked bytes. The same lock gives the same bytes.
 
     Raises EnvironmentUnavailable where the wheels cannot be had, InvalidInput where Lambda would not take it.
     """
-    requirements = [f"{name}=={version(name)}" for name in PROVIDERS]
     with tempfile.TemporaryDirectory() as folder:
         into = Path(folder) / "python"
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(into)]
-        done = subprocess.run([*command, *_TARGET, *requirements], capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = done.stderr.strip()[-300:]
-            raise EnvironmentUnavailable(f"{requirements} cannot be had ({said}): look at the network")
+        _install(["-r", str(lock)], into, "--no-deps", "--require-hashes")
+        for pattern in NOT_LOADED:
+            for path in into.glob(pattern):
+                shutil.rmtree(path)
         files = sorted(path for path in into.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files)
         if size > MOST_PROVIDERS_BYTES:
@@ -159,7 +193,9 @@ def providers(target: Path) -> int:
             )
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in files:
-                archive.write(path, path.relative_to(folder))
+                about = zipfile.ZipInfo(str(path.relative_to(folder)))
+                about.external_attr = 0o644 << 16
+                archive.writestr(about, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return size
 
 
@@ -169,6 +205,7 @@ def main(arguments: list[str]) -> None:
         return
     if arguments == ["--lock"]:
         LOCK.write_text(relock(), encoding="utf-8")
+        PROVIDERS_LOCK.write_text(relock_providers(), encoding="utf-8")
     for path in wheels():
         print(path.name)
 

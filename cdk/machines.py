@@ -12,9 +12,9 @@ from constructs import Construct
 
 from cdk.code import ROOT
 from cdk.functions import Functions
-from cdk.policies import DECIDES, allow, deny_unguarded_jobs, grant_key_to_aws, groups, pass_roles, use_key
+from cdk.policies import DECIDES, allow, deny_unguarded_jobs, grant_key_to_aws, groups, pass_roles, start, use_key
 from cdk.retention import RETENTION
-from stepforge.contracts.names import Machine
+from stepforge.contracts.names import LIVE, Machine
 from stepforge.contracts.work import WORK_TYPES
 
 HANDLERS: dict[Machine, tuple[str, ...]] = {
@@ -27,15 +27,20 @@ HANDLERS: dict[Machine, tuple[str, ...]] = {
     "finetune": ("finetune", "explain"),
 }
 
+ALARMED = {"failed": "ExecutionsFailed", "timed-out": "ExecutionsTimedOut"}
+"""Endings that somebody is told of, `{machine}-{ending}`, to their metric. An execution is stopped by a person, or by
+the one that waited for it, and neither is news."""
+
 
 class Machines(Construct):
-    """`self[name]` is the machine of statemachines/{name}.asl.json."""
+    """`self[name]` is the machine of statemachines/{name}.asl.json, and `self.live(name)` what starts it."""
 
     def __init__(self, scope: Construct, *, functions: Functions) -> None:
         super().__init__(scope, "Machines")
         self._settings, self._functions = functions.settings, functions
         jobs_run_as = functions.roles.jobs
         self._machines: dict[str, sfn.StateMachine] = {}
+        self._aliases: dict[str, sfn.CfnStateMachineAlias] = {}
         jobs = functions.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES))
         self._add(
             "run-job",
@@ -52,7 +57,7 @@ class Machines(Construct):
                 self._managed_rule("StepFunctionsGetEventsForSageMakerTrainingJobsRule"),
             ],
         )
-        run_job = {"RunJobArn": self["run-job"].state_machine_arn}
+        run_job = {"RunJobArn": self.live("run-job")}
         self._add("train", run_job, self._run_jobs())
         self._add("evaluate", run_job, self._run_jobs())
         self._add("dataset", run_job, [*self._run_jobs(), *self._map()])
@@ -64,6 +69,10 @@ class Machines(Construct):
 
     def __getitem__(self, name: Machine) -> sfn.StateMachine:
         return self._machines[name]
+
+    def live(self, name: Machine) -> str:
+        """ARN of the alias that points to the version, or two for a while, that is started."""
+        return self._aliases[name].ref
 
     def _add(self, name: Machine, tokens: dict[str, str], statements: Sequence[iam.PolicyStatement]) -> None:
         identifier = "".join(part.title() for part in name.split("-"))
@@ -90,6 +99,34 @@ class Machines(Construct):
             logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
             tracing_enabled=True,
         )
+        self._publish(name, identifier)
+
+    def _publish(self, name: Machine, identifier: str) -> None:
+        machine, gradual = self._machines[name], self._settings.gradual
+        at_once = gradual.type == "ALL_AT_ONCE"
+        version = sfn.CfnStateMachineVersion(
+            self,
+            f"{identifier}Version",
+            state_machine_arn=machine.state_machine_arn,
+            state_machine_revision_id=machine.state_machine_revision_id,
+        )
+        # What was before can be gone back to by hand. Versions go with their machine, so a tear-down keeps none.
+        version.cfn_options.update_replace_policy = cdk.CfnDeletionPolicy.RETAIN
+        version.cfn_options.deletion_policy = cdk.CfnDeletionPolicy.DELETE
+        self._aliases[name] = sfn.CfnStateMachineAlias(
+            self,
+            f"{identifier}Alias",
+            name=LIVE,
+            state_machine_arn=machine.state_machine_arn,
+            deployment_preference=sfn.CfnStateMachineAlias.DeploymentPreferenceProperty(
+                state_machine_version_arn=version.ref,
+                type=gradual.type,
+                interval=None if at_once else gradual.minutes,
+                percentage=None if at_once else gradual.percent,
+                # Names: CloudWatch takes an ARN for an alarm that does not exist, and so for one that is OK.
+                alarms=[f"{self._functions.machine_name(name)}-{ending}" for ending in ALARMED],
+            ),
+        )
 
     def _definition(self, name: Machine) -> str:
         """The ASL as it lies there, but for the partition of the integrations' ARNs: linters know no token in them."""
@@ -100,7 +137,7 @@ class Machines(Construct):
         """Start executions of `run-job`, wait for them, and stop them when the machine's own execution is stopped."""
         executions = self._functions.arns("states", f"execution:{self._functions.machine_name('run-job')}:*")
         return [
-            allow(["states:StartExecution"], [self["run-job"].state_machine_arn]),
+            start(self["run-job"].state_machine_arn),
             allow(["states:DescribeExecution", "states:StopExecution"], executions),
             self._managed_rule("StepFunctionsGetEventsForStepFunctionsExecutionRule"),
         ]

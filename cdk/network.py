@@ -5,6 +5,8 @@ Gateways to S3 and DynamoDB cost nothing and are always there. Not covered: a fi
 
 from __future__ import annotations
 
+from typing import Any
+
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_ec2 as ec2
@@ -14,6 +16,7 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from cdk.alerts import alarm
+from cdk.policies import allow
 from cdk.retention import RETENTION
 from cdk.settings import Network as NetworkSettings
 from cdk.settings import Settings
@@ -88,6 +91,7 @@ class Network(Construct):
             self,
             "Providers",
             vpc=self.vpc,
+            # Another description would be another group.
             description="Handlers that call Vertex and OpenAI",
             allow_all_outbound=False,
         )
@@ -143,6 +147,26 @@ class Network(Construct):
                     ),
                     threshold=threshold,
                 )
+
+
+def where_providers_are_called(network: Network | None, role: iam.Role) -> dict[str, Any]:
+    """For a function that calls them: the subnets with an address of their own, where the environment has them."""
+    if network is None or not network.providers:
+        return {}
+    role.add_to_policy(
+        allow(
+            [f"ec2:{verb}" for verb in (
+                "CreateNetworkInterface", "DeleteNetworkInterface", "DescribeNetworkInterfaces", "DescribeSubnets",
+                "AssignPrivateIpAddresses", "UnassignPrivateIpAddresses",
+            )],
+            ["*"],
+        )
+    )  # fmt: skip
+    return {
+        "vpc": network.vpc,
+        "vpc_subnets": ec2.SubnetSelection(subnets=network.providers),
+        "security_groups": [network.provider_group],
+    }
 
 
 def _subnets(wanted: NetworkSettings) -> list[ec2.SubnetConfiguration]:

@@ -41,7 +41,7 @@ class Parameters(Construct):
             "instance-types/train": settings.train_instance_type,
             "instance-types/serve": settings.serve_instance_type,
             "serve-mode": settings.serve_mode,
-            **{f"machines/{name}": machines[name].state_machine_arn for name in MACHINES},
+            **{f"machines/{name}": machines.live(name) for name in MACHINES},
         }
         if network is not None and settings.jobs_in_vpc:
             values["network/subnets"] = ",".join(network.jobs.subnet_ids)

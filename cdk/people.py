@@ -26,6 +26,7 @@ from cdk.policies import (
     groups,
     pass_roles,
     read_objects,
+    start,
     use_key,
     use_table,
     write_objects,
@@ -124,8 +125,9 @@ class People(Construct):
         tagged, name = f"aws:ResourceTag/{ENVIRONMENT_TAG}", self._settings.name
         return [
             write_objects(bucket, "pipelines", "specs", "raw", "prices", "finetune", *_LAKE),
-            use_key(self._key, write=True),
-            allow(["states:StartExecution"], started),
+            # To decrypt is the viewer's.
+            allow(["kms:GenerateDataKey"], [self._key.key_arn]),
+            start(*started),
             allow(["states:StopExecution"], stopped),
             allow(["sagemaker:CreateTrainingJob", "sagemaker:AddTags"], self._jobs()),
             # Another environment's jobs have such names too, and who could tag one anew could stop it.
@@ -142,11 +144,11 @@ class People(Construct):
             deny(["states:StartExecution"], [self._functions.machine_arn("promote")]),
             deny(["s3:GetObject", "s3:PutObject"], [bucket.arn_for_objects("approvals/*")]),
             deny(
-                ["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query"],
+                ["dynamodb:*GetItem", "dynamodb:Query"],
                 spend,
                 **{"ForAnyValue:StringEquals": {"dynamodb:LeadingKeys": [_WAITING]}},
             ),
-            deny(["dynamodb:Scan", "dynamodb:PartiQLSelect", "dynamodb:ExportTableToPointInTime"], spend),
+            deny(["dynamodb:Scan", "dynamodb:PartiQL*", "dynamodb:ExportTable*"], spend),
         ]
 
     def _held(self) -> list[iam.PolicyStatement]:
@@ -162,7 +164,7 @@ class People(Construct):
             # IAM knows no resource for an answer: whose token it is decides.
             allow(["states:SendTaskSuccess", "states:SendTaskFailure"], ["*"]),
             allow(["sagemaker:UpdateModelPackage"], self._packages(), **DECIDES),
-            allow(["states:StartExecution"], [self._functions.machine_arn("approve")]),
+            start(self._functions.machine_arn("approve")),
             # Who approves has not written it, with whatever other policy.
             deny(["s3:PutObject", "s3:DeleteObject"], [self._bucket.arn_for_objects("*")]),
             deny(["sagemaker:CreateTrainingJob", "sagemaker:CreateModelPackage"], ["*"]),

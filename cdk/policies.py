@@ -12,7 +12,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import IConstruct
 
-from stepforge.contracts.names import group_prefix
+from stepforge.contracts.names import LIVE, STARTED_AS, group_prefix
 from stepforge.contracts.resources import OWN_STORAGE
 
 DECIDES = {"Null": {"sagemaker:ModelApprovalStatus": "false", "sagemaker:ModelLifeCycle:stage": "true"}}
@@ -38,6 +38,11 @@ def arns(scope: IConstruct, service: str, *resources: str) -> list[str]:
 
 def allow(actions: Sequence[str], resources: Sequence[str], **conditions: Any) -> iam.PolicyStatement:
     return iam.PolicyStatement(actions=list(actions), resources=list(resources), conditions=conditions or None)
+
+
+def start(*machine_arns: str) -> iam.PolicyStatement:
+    """Executions of machines, by their alias alone: a gradual deployment is gone round by nobody."""
+    return allow(["states:StartExecution"], machine_arns, **{"ForAnyValue:StringEquals": {STARTED_AS: [LIVE]}})
 
 
 def read_objects(bucket: s3.IBucket, *prefixes: str) -> list[iam.PolicyStatement]:

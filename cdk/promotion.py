@@ -9,7 +9,7 @@ from constructs import Construct
 
 from cdk.alerts import alarm
 from cdk.functions import Functions
-from cdk.machines import Machines
+from cdk.machines import ALARMED, Machines
 from cdk.occasions import dead_letters, handler, on_event
 from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, endpoint_name, package_group
@@ -52,14 +52,15 @@ class Promotion(Construct):
             metric=self.dead_letters.metric_approximate_number_of_messages_visible(statistic="Maximum"),
         )
         for name in MACHINES:
-            alarm(
-                self,
-                "".join(part.title() for part in name.split("-")) + "Failed",
-                name=f"{stem}-{name}-failed",
-                says=f"an execution of {name} failed",
-                runbook="A promotion failed" if name == "promote" else "An execution failed",
-                metric=machines[name].metric_failed(),
-            )
+            for ending, metric in ALARMED.items():
+                alarm(
+                    self,
+                    "".join(part.title() for part in f"{name}-{ending}".split("-")),
+                    name=f"{stem}-{name}-{ending}",
+                    says=f"an execution of {name} {ending.replace('-', ' ')}",
+                    runbook="A promotion failed" if name == "promote" else "An execution failed",
+                    metric=machines[name].metric(metric, statistic="Sum"),
+                )
         for domain in settings.domains:
             endpoint = endpoint_name(package_group(domain, settings.name))
             # Named by the endpoint: a deployment that finds the alarm rolls back when it fires.

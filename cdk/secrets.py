@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import aws_cdk as cdk
-from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
@@ -16,12 +15,21 @@ from constructs import Construct
 from cdk.alerts import alarm
 from cdk.code import bundled
 from cdk.layers import layer
-from cdk.network import Network
+from cdk.network import Network, where_providers_are_called
 from cdk.policies import allow, arns
 from cdk.retention import RETENTION
 from cdk.settings import Settings
 
-_WRITE = ["secretsmanager:PutSecretValue", "secretsmanager:UpdateSecret", "secretsmanager:UpdateSecretVersionStage"]
+_WRITE = ["secretsmanager:PutSecretValue", "secretsmanager:UpdateSecretVersionStage"]
+_CHANGE = [
+    f"secretsmanager:{verb}" for verb in (
+        "UpdateSecret", "DeleteSecret", "PutResourcePolicy", "DeleteResourcePolicy", "CancelRotateSecret",
+        "ReplicateSecretToRegions",
+    )
+]  # fmt: skip
+"""`UpdateSecret` writes a value, too; the others end what guards one, or take it where this policy does not follow."""
+TIMEOUT = cdk.Duration.minutes(10)
+"""Of one step, whose calls may each wait for a provider: a test adds them up."""
 _ROTATE = ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue",
            "secretsmanager:UpdateSecretVersionStage"]  # fmt: skip
 
@@ -89,11 +97,11 @@ class Secrets(Construct):
             layers=[self._layer],
             role=role,
             environment=variables,
-            timeout=cdk.Duration.minutes(2),
+            timeout=TIMEOUT,
             memory_size=512,
             log_group=self._log_group,
             tracing=lambda_.Tracing.ACTIVE,
-            **self._placed(role),
+            **where_providers_are_called(self._network, role),
         )
         self._log_group.grant_write(function)
         function.add_permission(
@@ -119,29 +127,10 @@ class Secrets(Construct):
             f"{identifier}Policy",
             secret_id=secret.ref,
             block_public_policy=True,
-            resource_policy=_only_rotation_writes(secret.ref, role),
+            resource_policy=_guarded(secret, rotation=role),
         )
         self._alarm(provider, identifier, function)
         self.arns[provider], self.functions[provider] = secret.ref, function
-
-    def _placed(self, role: iam.Role) -> dict[str, Any]:
-        """In the subnets from which providers are called, where the environment has them."""
-        if self._network is None or not self._network.providers:
-            return {}
-        role.add_to_policy(
-            allow(
-                [f"ec2:{verb}" for verb in (
-                    "CreateNetworkInterface", "DeleteNetworkInterface", "DescribeNetworkInterfaces", "DescribeSubnets",
-                    "AssignPrivateIpAddresses", "UnassignPrivateIpAddresses",
-                )],
-                ["*"],
-            )
-        )  # fmt: skip
-        return {
-            "vpc": self._network.vpc,
-            "vpc_subnets": ec2.SubnetSelection(subnets=self._network.providers),
-            "security_groups": [self._network.provider_group],
-        }
 
     def _alarm(self, provider: str, identifier: str, function: lambda_.Function) -> None:
         alarm(
@@ -165,7 +154,16 @@ class Secrets(Construct):
         for statement in (
             allow(["ssm:PutParameter"], arns(self, "ssm", f"parameter{folder}")),
             allow(["kms:Encrypt"], [self._key.key_arn]),
-            allow(["secretsmanager:RotateSecret", "secretsmanager:DescribeSecret"], list(self.arns.values())),
+            allow(["secretsmanager:DescribeSecret"], list(self.arns.values())),
+            # As it is: by its own function, and as often.
+            allow(
+                ["secretsmanager:RotateSecret"],
+                list(self.arns.values()),
+                ArnEqualsIfExists={
+                    "secretsmanager:RotationLambdaARN": [found.function_arn for found in self.functions.values()]
+                },
+                BoolIfExists={"secretsmanager:ModifyRotationRules": "false"},
+            ),
         ):
             self.keyholder.add_to_policy(statement)
 
@@ -175,17 +173,32 @@ def hand_in_parameter(environment: str, provider: str) -> str:
     return f"/stepforge-keys/{environment}/{provider}"
 
 
-def _only_rotation_writes(arn: str, role: iam.IRole) -> dict[str, Any]:
+def _guarded(secret: secretsmanager.CfnSecret, *, rotation: iam.IRole) -> dict[str, Any]:
+    """What nobody may do, whatever else they are allowed, but the one role that needs it.
+
+    A deployment changes the secret and this policy as CloudFormation's role, that of the CDK's bootstrap: it may lift
+    all of this, and so may whoever deploys.
+    """
+    stack = cdk.Stack.of(secret)
+    synthesizer = stack.synthesizer
+    assert isinstance(synthesizer, cdk.DefaultStackSynthesizer)
+    deploys = synthesizer.cloud_formation_execution_role_arn
+    deploys = cdk.Fn.sub(deploys.replace("${AWS::Partition}", stack.partition))
     return {
         "Version": "2012-10-17",
         "Statement": [
-            {
-                "Sid": "OnlyItsRotationWrites",
-                "Effect": "Deny",
-                "Principal": "*",
-                "Action": _WRITE,
-                "Resource": arn,
-                "Condition": {"ArnNotEquals": {"aws:PrincipalArn": role.role_arn}},
-            }
+            _all_but(rotation.role_arn, "OnlyItsRotationWrites", _WRITE, secret.ref),
+            _all_but(deploys, "OnlyADeploymentChanges", _CHANGE, secret.ref),
         ],
+    }
+
+
+def _all_but(role: str, sid: str, actions: list[str], arn: str) -> dict[str, Any]:
+    return {
+        "Sid": sid,
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": actions,
+        "Resource": arn,
+        "Condition": {"ArnNotEquals": {"aws:PrincipalArn": role}},
     }

@@ -23,8 +23,10 @@ from pydantic import (
     model_validator,
 )
 
+from cdk.gradual import Gradual
 from cdk.refusals import form, said
 from stepforge.contracts.names import package_group
+from stepforge.contracts.resources import has_gpu
 from stepforge.contracts.serving import ALARM_SECONDS, ServeMode, Share
 from stepforge.errors import InvalidInput, UnknownName
 
@@ -249,6 +251,8 @@ class Settings(_Frozen):
     network: Network | None = None
     """None: no network of its own."""
     limits: Limits = Limits()
+    gradual: Gradual = Gradual()
+    """How a new definition of a state machine takes over."""
     asynchronous: Asynchronous = Asynchronous()
     component: Share = Share()
     """Of `serve_mode = "components"`: what one copy takes of `serve_instance_type`, which must hold three of them while
@@ -334,7 +338,7 @@ class Settings(_Frozen):
     @property
     def gpu(self) -> bool:
         """Whether training jobs run on NVIDIA GPUs, and so in the image that has their libraries."""
-        return self.train_instance_type.split(".")[1][0] in "gp"
+        return has_gpu(self.train_instance_type)
 
 
 def _all_different(names: tuple[T, ...]) -> tuple[T, ...]:
@@ -401,6 +405,7 @@ LOCAL = Settings(
     keep_data=False,
     access_logs=False,
     providers=Providers(names=()),
+    gradual=Gradual(type="ALL_AT_ONCE"),
     # Nothing is charged there: a plan's own budgets are tried out.
     tunes=Tunes(job_usd=1_000, day_usd=1_000_000, environment_usd=1_000_000, approval_usd=100),
 )

@@ -88,7 +88,15 @@ class Stepforge(_Stack):
             key, bucket = data.keys.data, data.bucket
         roles = Roles(self, settings, bucket=bucket, key=key)
         self.functions = Functions(self, settings, bucket=bucket, key=key, roles=roles)
-        finetune = Finetune(self, settings, functions=self.functions, bucket=bucket, key=key)
+        finetune = Finetune(
+            self,
+            settings,
+            functions=self.functions,
+            bucket=bucket,
+            key=key,
+            secrets_key=None if data is None else data.keys.secrets,
+            network=network,
+        )
         self.machines = Machines(self, functions=self.functions)
         self.people = People(self, functions=self.functions, spend=finetune.table)
         if data is None:

@@ -17,6 +17,7 @@ class Environment(Variables):
     key_arn: str
     rollout: Literal["canary", "rolling"]
     bake_seconds: int
+    alarm_topic_arn: str = ""
 
 
 class Request(BaseModel):
@@ -46,7 +47,12 @@ def handler(request: Request) -> Answer:
         case "look_live":
             return Answer(previous_config=steps.look_live(sagemaker, deployment))
         case "live":
-            rollout = Rollout(instances=deployment.fleet.instances, strategy=env.rollout, bake_seconds=env.bake_seconds)
+            rollout = Rollout(
+                instances=deployment.fleet.instances,
+                strategy=env.rollout,
+                bake_seconds=env.bake_seconds,
+                alarm_topic_arn=env.alarm_topic_arn,
+            )
             steps.deploy_live(sagemaker, client("cloudwatch"), deployment, rollout)
         case "check_live":
             return Answer(state=steps.check_live(sagemaker, deployment))

@@ -69,7 +69,9 @@ class Approvals:
     def pending(self) -> list[Asked]:
         """What waits for an answer, oldest first."""
         states, machine = self._connection.client("stepfunctions"), self._connection.environment.machines["approve"]
-        pages = states.get_paginator("list_executions").paginate(stateMachineArn=machine, statusFilter="RUNNING")
+        pages = states.get_paginator("list_executions").paginate(
+            stateMachineArn=executions.unqualified(machine), statusFilter="RUNNING"
+        )
         arns = [execution["executionArn"] for page in pages for execution in page["executions"]]
         found = [executions.describe(states, arn) for arn in arns]
         return sorted((_asked(e) for e in found if e is not None), key=lambda asked: asked.asked)

@@ -10,10 +10,10 @@ from stepforge.connection import LOCAL, Connection, connect
 from stepforge.contracts.pipelines import PipelineSpec
 from stepforge.jobs import Jobs
 from stepforge.pipelines import Pipelines
-from stepforge.recipes import Recipe
+from stepforge.recipes import Recipe, bound_resources
 from stepforge.registry import Registry
 from stepforge.submitting import transfers
-from stepforge.submitting.inputs import Inputs, check_here, prepare
+from stepforge.submitting.inputs import Inputs, check_here, check_instances, prepare
 
 if TYPE_CHECKING:
     import boto3
@@ -81,10 +81,13 @@ class Client:
     ) -> PipelineSpec:
         """Upload what was prepared, and bind its recipe to this environment. A dry run uploads nothing.
 
-        Raises InvalidInput where this machine would run a stage that it cannot.
+        Raises InvalidInput where this machine, or an instance that it would get, cannot run a stage.
         """
+        stages = inputs.recipe.stages_for(given_model="model" in inputs.folders)
         if self.connection.name == LOCAL:
-            check_here(inputs.recipe.stages_for(given_model="model" in inputs.folders))
+            check_here(stages)
+        else:
+            check_instances(stages, bound_resources(inputs.recipe.resources, self.connection.environment))
         refs = {}
         for kind, (folder, manifest) in inputs.folders.items():
             if dry_run:

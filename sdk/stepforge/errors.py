@@ -41,6 +41,7 @@ StepforgeError
 │   └── LaunchUncertain      it is not known yet whether a job was created: launching again looks for it first
 ├── DiskFull                 no space is left where a job writes; what was there is unharmed
 ├── Diverged                 training has left the numbers: a loss, gradient or weight is inf or nan
+├── SamplerFailed            the engine that samples for training ended, hung, or answered what cannot be
 ├── Throttled                the cloud asks to call later
 ├── Detached                 not a failure: who followed went away, and what runs goes on: exit code 130
 ├── WatchdogError            a guarded call was ended or refused
@@ -247,6 +248,10 @@ class DiskFull(StepforgeError):
 
 
 class Diverged(StepforgeError):
+    pass
+
+
+class SamplerFailed(StepforgeError):
     pass
 
 

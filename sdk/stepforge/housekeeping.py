@@ -30,6 +30,7 @@ from stepforge.economics import ledger, prices
 from stepforge.errors import EnvironmentUnavailable, InvalidInput, StepforgeError
 from stepforge.machines import attempts
 from stepforge.machines.deployment import OWNER_TAG
+from stepforge.machines.executions import unqualified
 from stepforge.needs import UNDER_WAY, Needed, Needs, read_spec
 
 Kind = Literal["checkpoints", "attempt", "artifact", "spec", "pipeline", "upload", "endpoint", "config", "model"]
@@ -298,7 +299,7 @@ class Housekeeping:
 
     def _is_promoting(self) -> bool:
         states, machine = self._connection.client("stepfunctions"), self._connection.environment.machines["promote"]
-        return bool(states.list_executions(stateMachineArn=machine, statusFilter="RUNNING")["executions"])
+        return bool(states.list_executions(stateMachineArn=unqualified(machine), statusFilter="RUNNING")["executions"])
 
     def _names(self, operation: str, items: str, key: str) -> list[str]:
         """This environment's: another one of the account has names, and promotions, of its own."""

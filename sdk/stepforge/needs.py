@@ -141,7 +141,7 @@ class Needed:
         from stepforge.pipelines import Walk
 
         states, machine = self._connection.client("stepfunctions"), self._connection.environment.machines["train"]
-        for page in states.get_paginator("list_executions").paginate(stateMachineArn=machine):
+        for page in states.get_paginator("list_executions").paginate(stateMachineArn=executions.unqualified(machine)):
             for run in page["executions"]:
                 if run["status"] != "RUNNING" and "stopDate" in run and run["stopDate"] < self._since:
                     continue

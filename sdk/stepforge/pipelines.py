@@ -54,7 +54,7 @@ class Pipelines:
     def runs(self, *, most: int = _LISTED) -> list[dict[str, Any]]:
         """Summaries of runs, newest first."""
         answer = self._connection.client("stepfunctions").list_executions(
-            stateMachineArn=self._connection.environment.machines["train"], maxResults=most
+            stateMachineArn=executions.unqualified(self._connection.environment.machines["train"]), maxResults=most
         )
         summaries: list[dict[str, Any]] = answer["executions"]
         return sorted(summaries, key=lambda run: run["startDate"], reverse=True)

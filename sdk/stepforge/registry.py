@@ -171,7 +171,7 @@ class Registry:
         """
         tried = package.metadata.get(PROMOTION_EVENT) if PROMOTION not in package.metadata else None
         states = self._connection.client("stepfunctions")
-        machine = self._connection.environment.machines["promote"]
+        machine = executions.unqualified(self._connection.environment.machines["promote"])
         summaries_ = states.list_executions(stateMachineArn=machine, maxResults=100)["executions"]
         for summary in sorted(summaries_, key=lambda s: s["startDate"], reverse=True):
             found = executions.describe(states, summary["executionArn"])

@@ -224,6 +224,12 @@ _LOOK: dict[str, Callable[[Client, Resource], Any]] = {
     ],
     "AWS::SecretsManager::RotationSchedule": _rotates,
     "AWS::SecretsManager::Secret": lambda c, r: c("secretsmanager").describe_secret(SecretId=r.physical_id),
+    "AWS::StepFunctions::StateMachineAlias": lambda c, r: c("stepfunctions").describe_state_machine_alias(
+        stateMachineAliasArn=r.physical_id
+    ),
+    "AWS::StepFunctions::StateMachineVersion": lambda c, r: c("stepfunctions").describe_state_machine(
+        stateMachineArn=r.physical_id
+    ),
     "AWS::StepFunctions::StateMachine": lambda c, r: c("stepfunctions").describe_state_machine(
         stateMachineArn=r.physical_id
     ),

@@ -78,6 +78,7 @@ class Dev:
             seconds=seconds,
         )
         assert described["status"] == "SUCCEEDED", (described.get("error"), described.get("cause"))
+        assert described["stateMachineAliasArn"] == f"{arn}:live"
         return json.loads(described["output"])
 
 
@@ -415,7 +416,8 @@ def test_the_tear_down_removes_all_but_what_is_kept(dev: Dev) -> None:
     assert list(dev.deployment.stacks()) == ["stepforge-account"]
     kept = {"AWS::S3::Bucket", "AWS::KMS::Key", "AWS::SecretsManager::Secret", "AWS::ECR::Repository",
             "AWS::DynamoDB::Table", "AWS::SageMaker::Domain", "AWS::SageMaker::ModelPackageGroup"}  # fmt: skip
-    gone = {"AWS::Lambda::Function", "AWS::StepFunctions::StateMachine", "AWS::IAM::Role", "AWS::SSM::Parameter",
+    gone = {"AWS::StepFunctions::StateMachineVersion", "AWS::StepFunctions::StateMachineAlias",
+            "AWS::Lambda::Function", "AWS::StepFunctions::StateMachine", "AWS::IAM::Role", "AWS::SSM::Parameter",
             "AWS::EC2::VPC", "AWS::Events::Rule", "AWS::CloudWatch::Alarm", "AWS::SageMaker::MlflowApp"}  # fmt: skip
     for resource in dev.deployment.resources:
         if resource.stack == "stepforge-account":

@@ -28,6 +28,8 @@ class Machine(NamedTuple):
     """Token to its value in the template."""
     statements: tuple[dict[str, Json], ...]
     """Of the role's policies."""
+    aliases: dict[str, Json] = {}
+    """Logical id of an alias to the machine that it belongs to: IAM is asked about this one."""
 
 
 class Finding(NamedTuple):
@@ -372,7 +374,10 @@ def _task_needs(machine: Machine, where: str, state: Json, level: Level) -> Iter
         yield Need("lambda:InvokeFunction", value(parameters.get("FunctionName", "")), where)
         return
     if (service, action) == ("states", "StartExecution"):
-        yield Need("states:StartExecution", value(parameters.get("StateMachineArn", "")), where)
+        started = value(parameters.get("StateMachineArn", ""))
+        for alias, of in machine.aliases.items():
+            started = json.dumps(of, sort_keys=True) if started == json.dumps({"Ref": alias}) else started
+        yield Need("states:StartExecution", started, where)
         if mode.startswith(".sync"):
             extra = ("states:DescribeExecution", "states:StopExecution", *_MANAGED_RULE)
             yield from (Need(name, None, where) for name in extra)

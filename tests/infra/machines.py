@@ -44,4 +44,6 @@ def committed(machine: str, template: dict[str, Any] = LOCAL) -> Machine:
         if {"Ref": role} in policy["Roles"]
     ]
     statements = tuple(s for document in policies for s in listed(document["Statement"]) if s["Effect"] == "Allow")
-    return Machine(machine, TEXTS[machine], deployed["DefinitionSubstitutions"], statements)
+    aliases = resources(template, "AWS::StepFunctions::StateMachineAlias").items()
+    of = {logical: properties["StateMachineArn"] for logical, properties in aliases}
+    return Machine(machine, TEXTS[machine], deployed["DefinitionSubstitutions"], statements, of)

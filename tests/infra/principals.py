@@ -154,8 +154,11 @@ class Cloud:
 
     def decide(self, who: str, action: str, resource: str, **context: Any) -> Decision:
         """`context` has condition keys with `__` for `:`. Calls are by TLS unless it says otherwise."""
-        principal = self.principals[who]
-        keys = {"aws:securetransport": "true", "s3:tlsversion": "1.3"}
+        return self.decide_for(self.principals[who], action, resource, **context)
+
+    def decide_for(self, principal: Principal, action: str, resource: str, **context: Any) -> Decision:
+        """As `decide`, for anybody in the account."""
+        keys = {"aws:securetransport": "true", "s3:tlsversion": "1.3", "aws:principalarn": principal.arn}
         keys |= {key.replace("__", ":").lower(): value for key, value in context.items()}
         owner = resource if ":s3:::" not in resource else resource.split("/", 1)[0]
         return decide(
@@ -164,6 +167,14 @@ class Cloud:
             resource=self.of_resources.get(owner, []),
             key_policy=":kms:" in resource,
         )
+
+    def granted(self, action: str, resource: str) -> set[str]:
+        """Whom their own policies allow it, whatever the resource's policy says."""
+        return {
+            who
+            for who, principal in self.principals.items()
+            if decide(Request(action, resource, {}, principal.arn), identity=principal.policies) == "allow"
+        }
 
     def who_may(self, action: str, resource: str, **context: Any) -> set[str]:
         return {who for who in self.principals if self.decide(who, action, resource, **context) == "allow"}

@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from stepforge.contracts.manifests import read_manifest
+from stepforge.contracts.tools import VLLM_PYTHON
 from stepforge.contracts.work import DatasetWork
 from stepforge.local.dockerfile import instructions, read_dockerfile
 from tests.support.job_folders import job_folder
@@ -29,8 +31,8 @@ def dockerfile(name: str) -> Path:
     return ROOT / "containers" / name / "Dockerfile"
 
 
-def lock(name: str) -> dict[str, str]:
-    lines = (ROOT / "containers" / name / "requirements.lock").read_text().splitlines()
+def lock(name: str, file: str = "requirements.lock") -> dict[str, str]:
+    lines = (ROOT / "containers" / name / file).read_text().splitlines()
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
@@ -77,7 +79,8 @@ def test_everything_that_is_copied_exists_and_is_in_the_context(name: str) -> No
     assert ignored[0] == "*"
     admitted = [line[1:] for line in ignored if line.startswith("!")]
     sources = [rest.split()[0].rstrip("/") for rest in rest_of(name, "COPY") if not rest.startswith("--from=")]
-    assert sources == [f"containers/{name}/requirements.lock", "sdk/stepforge", "jobs/stepforge_jobs"]
+    locks = [f"containers/{name}/requirements.lock"] + ["containers/train-cuda/vllm.lock"] * (name == "train-cuda")
+    assert sources == [*locks, "sdk/stepforge", "jobs/stepforge_jobs"]
     for source in sources:
         assert (ROOT / source).exists()
         assert any(fnmatch(source, pattern) for pattern in admitted), f"{source} is kept out by .dockerignore"
@@ -89,8 +92,22 @@ def test_only_what_is_locked_is_installed(name: str) -> None:
     assert installs
     for run in installs:
         assert "--no-cache-dir" in run
-        assert "-r requirements.lock" in run or "grep '^torch==' requirements.lock" in run
+        assert any(of in run for of in ("-r requirements.lock", "-r vllm.lock", "grep '^torch==' requirements.lock"))
     assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in lock(name).values())
+
+
+def test_vllm_is_installed_where_it_is_asked_for_beside_what_trains_and_at_the_extras_version() -> None:
+    (run,) = [run for run in rest_of("train-cuda", "RUN") if "vllm.lock" in run]
+    assert 'if [ "${VLLM}" = yes ]' in run
+    assert "VLLM=no" in rest_of("train-cuda", "ARG")
+    assert read_dockerfile(dockerfile("train-cuda")).environment[VLLM_PYTHON] == "/opt/vllm/bin/python"
+    locked, train = lock("train-cuda", "vllm.lock"), lock("train-cuda")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["vllm"] == [f"vllm=={locked['vllm']}"]
+    assert locked["vllm"] == json.loads((ROOT / "tests" / "unit" / "jobs" / "vllm_names.json").read_text())["version"]
+    # The reason for an environment of its own: where this fails, one would do.
+    assert locked["transformers"] != train["transformers"]
+    assert locked["torch"] == train["torch"]
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"train"}))

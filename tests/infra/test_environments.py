@@ -221,9 +221,10 @@ def test_every_secret_rotates_has_no_value_of_the_templates_and_is_written_by_it
     assert {s["SecretId"]["Ref"] for s in schedules} == set(secrets)
     assert {s["RotateImmediatelyOnUpdate"] for s in schedules} == {False}
     for policy in resources(stack, "AWS::SecretsManager::ResourcePolicy").values():
-        (statement,) = policy["ResourcePolicy"]["Statement"]
-        assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
-        assert "secretsmanager:PutSecretValue" in statement["Action"]
+        writing, changing = policy["ResourcePolicy"]["Statement"]
+        assert {(s["Effect"], s["Principal"]) for s in (writing, changing)} == {("Deny", "*")}
+        assert "secretsmanager:PutSecretValue" in writing["Action"]
+        assert "secretsmanager:DeleteSecret" in changing["Action"]
 
 
 def test_the_rotation_functions_have_the_variables_that_they_read_and_run_where_providers_are_reached(
@@ -235,6 +236,29 @@ def test_the_rotation_functions_have_the_variables_that_they_read_and_run_where_
             given = set(function["Environment"]["Variables"])
             assert {"PROVIDER", "HAND_IN", "STEM"} <= given <= read
             assert ("VpcConfig" in function) is placed
+
+
+@pytest.mark.parametrize(("name", "elsewhere"), [("dev", False), ("staging", True), ("prod", True)])
+def test_who_calls_providers_and_nobody_else_goes_out_by_their_address(
+    synth: Synth, name: str, elsewhere: bool
+) -> None:
+    template = synth.templates[name]
+    functions = resources(template, "AWS::Lambda::Function").values()
+    placed = {f["FunctionName"].removeprefix(f"stepforge-{name}-") for f in functions if "VpcConfig" in f}
+    rotations = {f"rotate-{provider}" for provider in ("openai", "anthropic", "hugging-face")}
+    assert placed == ({*rotations, "finetune", "finetune-stopped"} if elsewhere else set())
+    groups = {json.dumps(f["VpcConfig"]["SecurityGroupIds"]) for f in functions if "VpcConfig" in f}
+    assert all("Providers" in group for group in groups)
+
+
+def test_a_step_of_a_rotation_has_time_for_every_call_that_it_may_wait_for(synth: Synth) -> None:
+    """The longest is Vertex's finishSecret: a test, a token, a list, and the 8 of 10 keys that are taken away."""
+    from stepforge.rotation import providers
+
+    call, tries, pause = providers._SECONDS, providers.Vertex.TRIES, providers.Vertex.PAUSE_SECONDS
+    longest = tries * call + (tries - 1) * pause + 2 * call + 8 * call
+    for function in resources(synth.stacks["stepforge-prod-secrets"], "AWS::Lambda::Function").values():
+        assert function["Timeout"] >= longest
 
 
 # ── Images, money, alarms, people ────────────────────────────────────────────────────────────────

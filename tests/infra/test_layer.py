@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
 
-from cdk.layers import LOCK, lay_out, locked, wheels
+from cdk.layers import LOCK, NOT_LOADED, PROVIDERS, PROVIDERS_LOCK, lay_out, locked, wheels
 
 from stepforge.errors import EnvironmentUnavailable, InvalidInput
 
@@ -67,6 +67,13 @@ def test_the_layer_has_the_versions_that_datasets_are_checked_with() -> None:
     assert {line for line in image if "==" in line} <= set(locked().values())
 
 
+def test_the_clients_of_providers_are_locked_whole_and_mix_no_versions_with_the_handlers_layer() -> None:
+    ours, clients = ({line.partition("==")[0] for line in locked(lock).values()} for lock in (LOCK, PROVIDERS_LOCK))
+    assert set(PROVIDERS) <= clients
+    assert ours & clients == set()
+    assert {"httpx2", "google-auth", "requests"} <= clients
+
+
 def test_without_a_network_a_synth_is_served_from_the_wheels_that_are_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,3 +91,18 @@ def test_a_line_without_a_hash_is_refused(tmp_path: Path) -> None:
     lock.write_text(LOCK.read_text() + "requests==2.0\n")
     with pytest.raises(InvalidInput, match=r"requests==2\.0"):
         locked(lock)
+
+
+def test_what_is_left_out_of_the_layer_of_providers_is_not_loaded_by_them() -> None:
+    left_out = [entry.replace("/", ".") for entry in NOT_LOADED]
+    script = (
+        "import sys; from fnmatch import fnmatch; from google.oauth2.credentials import Credentials as C; "
+        "from stepforge.finetune.vertex import VertexProvider as V; "
+        "from stepforge.finetune.vertex_jobs import VertexJobs as J; "
+        "given = {'project': 'p', 'location': 'l', 'credentials': C(token='t')}; "
+        "V(folder_uri='gs://b/f', **given), J(**given); "
+        f"left_out = {left_out!r}; "
+        "print([m for m in sys.modules if any(fnmatch(m, l) or fnmatch(m, l + '.*') for l in left_out)])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": "sdk"})
+    assert done.stdout.strip() == "[]", done.stderr

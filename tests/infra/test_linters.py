@@ -76,7 +76,7 @@ ACKNOWLEDGED: dict[tuple[str, str, str], str] = {
     (r"^staging .*Finetune", "INVALID_ARN", r"Account expected"): "SageMaker's public hub is AWS's, in no account",
     (r"^staging .*Finetune", "UNKNOWN_ACTION", r"CustomModelDeployment"): "Bedrock has it; its list is older",
     (r"Studio", "UNKNOWN_ACTION", r"Mlflow"): "SageMaker has it since serverless MLflow; its list is older",
-    (r"Secrets", "RESOURCE_STAR", r"ec2:\w+NetworkInterface"): "Lambda makes a function's interfaces",
+    (r"Secrets|Finetune", "RESOURCE_STAR", r"ec2:\w+NetworkInterface"): "Lambda makes a function's interfaces",
 }  # fmt: skip
 """Policy and detail, as patterns, with the issue between: findings that stand as they are, and why."""
 

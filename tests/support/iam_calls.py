@@ -7,6 +7,8 @@ from typing import Any
 
 from tests.support.iam import Request
 
+from stepforge.machines.executions import unqualified
+
 Json = Any
 _S3 = {"ListObjectsV2": "s3:ListBucket", "DeleteObjects": "s3:DeleteObject", "HeadObject": "s3:GetObject"}
 _NAMED = {
@@ -48,7 +50,9 @@ def requests(call: Call, *, stem: str) -> list[Request]:
         return [Request(f"sagemaker:{call.operation}", _of_sagemaker(given, stem))]
     if call.service == "stepfunctions":
         arn = given.get("stateMachineArn") or given["executionArn"]
-        return [Request(f"states:{call.operation}", arn)]
+        machine = unqualified(arn) if ":stateMachine:" in arn else arn
+        qualifier = {"states:statemachinequalifier": [arn.removeprefix(f"{machine}:")]} if machine != arn else {}
+        return [Request(f"states:{call.operation}", machine, qualifier)]
     if call.service == "dynamodb":
         key = given["Key"]["pk"] if "Key" in given else given["ExpressionAttributeValues"][":pk"]
         arn = f"arn:aws:dynamodb:{stem}:table/{given['TableName']}"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stepforge.client import Client
+from stepforge.contracts.resources import Resources
 from stepforge.contracts.work import EvaluateWork, Lora, RlvrWork, SftWork, SrlWork
 from stepforge.errors import InvalidInput
 from stepforge.installation import health
@@ -103,3 +104,33 @@ def test_4_bit_adapters_are_refused_where_this_machine_would_train_them_and_cann
     else:
         with pytest.raises(InvalidInput, match=f"stage 'rlvr' has lora.bits = 4, .*{said}"):
             here.bind(inputs, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "packages", "python", "said"),
+    [
+        (Part("gpu", "missing", "no NVIDIA device"), ("vllm",), "", r"no CUDA device that torch can use"),
+        (Part("gpu", "ok", "driver 570"), (), "", "no package vllm, and STEPFORGE_VLLM_PYTHON names no Python"),
+        (Part("gpu", "ok", "driver 570"), ("vllm",), "", None),
+        (Part("gpu", "ok", "driver 570"), (), "/opt/vllm/bin/python", None),
+    ],
+    ids=["no-gpu", "no-package", "package", "environment"],
+)
+def test_vllm_is_refused_where_this_machine_or_the_instance_cannot_run_it(
+    monkeypatch: pytest.MonkeyPatch, found: Part, packages: tuple[str, ...], python: str, said: str | None
+) -> None:
+    monkeypatch.setattr(health, "_gpu", lambda _: found)
+    monkeypatch.setattr(health, "packages", lambda: dict.fromkeys(packages))
+    monkeypatch.setenv("STEPFORGE_VLLM_PYTHON", python)
+    recipe = load_recipe("facial", overrides={"stages.rlvr.vllm": "{}"})
+    here, elsewhere = (_Connected(SimpleNamespace(name=name, environment=ENVIRONMENT)) for name in ("local", "dev"))
+    assert elsewhere.bind(Inputs(recipe), dry_run=True).stages == recipe.stages
+    if said is None:
+        assert here.bind(Inputs(recipe), dry_run=True).stages == recipe.stages
+    else:
+        with pytest.raises(InvalidInput, match=f"stage 'rlvr' has vllm, .*{said}"):
+            here.bind(Inputs(recipe), dry_run=True)
+    falling_back = Resources(fallback_instance_types=("ml.m5.large",))
+    cheap = recipe.model_copy(update={"resources": {"rlvr": falling_back}})
+    with pytest.raises(InvalidInput, match=r"stage 'rlvr' has vllm, which needs a GPU, and ml\.m5\.large has none"):
+        elsewhere.bind(Inputs(cheap), dry_run=True)

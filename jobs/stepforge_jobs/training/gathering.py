@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stepforge.contracts.metrics import Metric
 from stepforge.contracts.work import PolicyGradient
+from stepforge_jobs.engines.base import Engine, complete
 from stepforge_jobs.evaluation.sampling import sample, seed_of
 from stepforge_jobs.rl.advantages import has_spread
 from stepforge_jobs.rl.dynamic_sampling import informative
@@ -76,6 +77,8 @@ class Gathered:
     """B, each prompt G times."""
     completions: list[list[int]]
     rewards_PG: Tensor
+    sampled_logps: list[Tensor] | None
+    """Of each completion's tokens as the engine that drew them says; None where our own sampler did."""
     metrics: Values
     """Of the prompts that were drawn first, so that they mean the same with dynamic sampling and without."""
 
@@ -88,32 +91,27 @@ def gather(
     *,
     judge: JudgeFunction[Problem],
     stops: Collection[int],
+    engine: Engine | None = None,
 ) -> Gathered:
     """Sample and judge a step's groups; with dynamic sampling, refill from each pool what it lacks of informative ones.
 
-    Fewer groups than asked for come back where `sampling_rounds` or the pool's problems are used up, maybe none.
+    An engine that is given must be renewed, and samples in place of our own sampler. Fewer groups than asked for come
+    back where `sampling_rounds` or the pool's problems are used up, maybe none.
     """
     group = work.group_size
     wanted = [(number, place) for number, pool in enumerate(pools) for place in pool.batch(step)]
     fresh = [pool.fresh(step) for pool in pools]
     prompts: list[list[int]] = []
     completions: list[list[int]] = []
+    logps: list[Tensor] = []
     rewards: list[Tensor] = []
     metrics: Values = {}
     sampled = kept = rounds = 0
     while wanted and rounds < (work.sampling_rounds if work.dynamic_sampling else 1):
         drawn = [pools[number].items[place] for number, place in wanted]
         with clock().phase(Metric.SAMPLING_SECONDS):
-            found = sample(
-                policy,
-                [prompt for prompt, _ in drawn],
-                count=group,
-                max_new_tokens=work.max_new_tokens,
-                temperature=work.temperature,
-                seed=seed_of(work.seed, step, ROLLOUTS, *([rounds] if rounds else [])),
-                stops=stops,
-                share_prefixes=work.share_prefixes,
-            )
+            seed = seed_of(work.seed, step, ROLLOUTS, *([rounds] if rounds else []))
+            found, found_logps = _draw(policy, work, [prompt for prompt, _ in drawn], seed, stops, engine)
         problems = [problem for _, problem in drawn for _ in range(group)]
         with clock().phase(Metric.REWARD_SECONDS):
             judged = ranks().same(partial(judge, problems, found))
@@ -124,7 +122,9 @@ def gather(
         takes = informs_P.tolist() if work.dynamic_sampling else [True] * len(drawn)
         for place in (place for place, take in enumerate(takes) if take):
             prompts += [drawn[place][0]] * group
-            completions += found[place * group : (place + 1) * group]
+            rows = slice(place * group, (place + 1) * group)
+            completions += found[rows]
+            logps += found_logps[rows]
             rewards.append(rewards_PG[place])
         sampled, kept, rounds = sampled + len(drawn), kept + sum(takes), rounds + 1
         lacking = [number for (number, _), take in zip(wanted, takes, strict=True) if not take]
@@ -132,7 +132,35 @@ def gather(
     if work.dynamic_sampling:
         metrics |= {Metric.KEPT_GROUPS: kept / sampled, Metric.SAMPLING_ROUNDS: rounds, Metric.BATCH_GROUPS: kept}
     stacked = torch.stack(rewards) if rewards else torch.zeros(0, group)
-    return Gathered(prompts=prompts, completions=completions, rewards_PG=stacked, metrics=metrics)
+    return Gathered(
+        prompts=prompts,
+        completions=completions,
+        rewards_PG=stacked,
+        sampled_logps=None if engine is None else logps,
+        metrics=metrics,
+    )
+
+
+def _draw(
+    policy: Policy,
+    work: PolicyGradient,
+    prompts: list[list[int]],
+    seed: int,
+    stops: Collection[int],
+    engine: Engine | None,
+) -> tuple[list[list[int]], list[Tensor]]:
+    """A group of completions of each prompt, with the log-probabilities of their tokens where an engine drew them."""
+    asked: dict[str, Any] = {
+        "count": work.group_size,
+        "max_new_tokens": work.max_new_tokens,
+        "temperature": work.temperature,
+        "seed": seed,
+        "stops": stops,
+    }
+    if engine is None:
+        return sample(policy, prompts, **asked, share_prefixes=work.share_prefixes), []
+    found = complete(engine, policy, prompts, **asked)
+    return [completion.tokens for completion in found], [torch.tensor(completion.logps) for completion in found]
 
 
 def _metrics(rewards_PG: Tensor, completions: Sequence[Sequence[int]], judged: Judged) -> Values:

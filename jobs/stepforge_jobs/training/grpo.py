@@ -46,6 +46,8 @@ class Batch:
     """Log-probabilities of the policy that sampled; None where that is the policy itself."""
     reference: list[Tensor] | None = None
     """Those of the stage's initial policy; None where nothing pulls towards it."""
+    importance: list[Tensor] | None = None
+    """Weight of each token, where another engine drew it than the policy."""
 
 
 class GrpoStage(RolloutStage[Problem]):
@@ -63,7 +65,8 @@ class GrpoStage(RolloutStage[Problem]):
         metrics: Values = {}
         if update == 0:
             rolled = self.roll_out(step)
-            metrics, self._batch = rolled.metrics, self._prepare(rolled)
+            self._batch, found = self._prepare(rolled)
+            metrics = rolled.metrics | found
         batch = self._batch
         assert batch is not None
         policy, work = self.policy, self.work
@@ -75,14 +78,17 @@ class GrpoStage(RolloutStage[Problem]):
                 self.held.add_gradient()
         return StepResult(metrics=metrics, tokens=sum(map(len, batch.completions)))
 
-    def _prepare(self, rolled: Gathered) -> Batch:
+    def _prepare(self, rolled: Gathered) -> tuple[Batch, Values]:
         work, rewards_PG = self.work, rolled.rewards_PG
         # With no pull to a reference, a group without spread has a gradient of exactly zero: it need not be computed.
         spread_P = has_spread(rewards_PG) | bool(self.beta)
         kept_B = spread_P.repeat_interleave(rewards_PG.shape[1])
         kept = kept_B.nonzero()[:, 0].tolist()
         given = pick(rolled.prompts, kept), pick(rolled.completions, kept)
-        old = self.old_logps(*given) if work.updates_per_batch > 1 or work.kl_penalty == "k1_in_reward" else None
+        engine = None if rolled.sampled_logps is None else pick(rolled.sampled_logps, kept)
+        needs_old = work.updates_per_batch > 1 or work.kl_penalty == "k1_in_reward" or engine is not None
+        old = self.old_logps(*given) if needs_old else None
+        importance, found = self.importance(old or [], engine)
         reference = self.reference_logps(*given) if self.beta else None
         if reference is not None and work.kl_penalty == "k1_in_reward":
             assert old is not None
@@ -90,13 +96,15 @@ class GrpoStage(RolloutStage[Problem]):
             rewards_PG = rewards_PG - self.beta * torch.tensor(sums).view_as(rewards_PG)
         self.rewards = self.rewards.merge(Moments.of(rewards_PG.flatten().tolist()))
         advantages_PG = group_advantages(rewards_PG, work.divisor, running=self.rewards)
-        return Batch(
+        batch = Batch(
             *given,
             advantages_B=advantages_PG.flatten()[kept_B],
             whole=Whole(len(kept_B), sum(map(len, rolled.completions)), work.max_new_tokens),
             old=old if work.updates_per_batch > 1 else None,
             reference=reference,
+            importance=importance,
         )
+        return batch, found
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -130,6 +138,9 @@ def add_gradient(
             reference_BT = laid_out(pick(batch.reference, rows), mask_BT)
             values_BT = values_BT + beta * penalty(work.kl_penalty, logps_BT, old_BT, reference_BT)
             k3_sum += float(k3(logps_BT.detach(), reference_BT)[mask_BT].sum())
+        if batch.importance is not None:
+            # The penalty too: it is a mean over the policy's tokens, and these are not quite its own.
+            values_BT = values_BT * laid_out(pick(batch.importance, rows), mask_BT)
         loss = losses.share(work.loss, values_BT, mask_BT, batch.whole)
         with clock().phase(Metric.BACKWARD_SECONDS):
             loss.backward()  # type: ignore[no-untyped-call]

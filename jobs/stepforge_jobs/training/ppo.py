@@ -46,6 +46,8 @@ class Batch:
     values: list[Tensor]
     advantages: list[Tensor]
     returns: list[Tensor]
+    importance: list[Tensor] | None
+    """Weight of each token, where another engine drew it than the policy."""
 
 
 class ValueHead:
@@ -109,14 +111,15 @@ class PpoStage(RolloutStage[Problem]):
         rewards_BT = token_rewards(rewards_B, mask_BT, logps_BT=old_BT, reference_logps_BT=reference_BT, beta=self.beta)
         advantages_BT = gae(rewards_BT, values_BT, mask_BT, gamma=self._ppo.gamma, lam=self._ppo.lam)
         returns_BT = advantages_BT + values_BT
-        metrics: Values = {Metric.EXPLAINED: explained(returns_BT[mask_BT], values_BT[mask_BT])}
+        importance, found = self.importance(old, rolled.sampled_logps)
+        metrics: Values = found | {Metric.EXPLAINED: explained(returns_BT[mask_BT], values_BT[mask_BT])}
         if reference_BT is not None:
             metrics[Metric.KL_K3] = float(k3(old_BT, reference_BT)[mask_BT].mean())
 
         def rows(values_BT: Tensor) -> list[Tensor]:
             return [values_T[mask_T] for values_T, mask_T in zip(values_BT, mask_BT, strict=True)]
 
-        return Batch(*given, old, values, whiten(rows(advantages_BT)), rows(returns_BT)), metrics
+        return Batch(*given, old, values, whiten(rows(advantages_BT)), rows(returns_BT), importance), metrics
 
     def _normalised(self, rewards_B: Tensor) -> Tensor:
         batch = Moments.of(rewards_B.tolist())
@@ -153,6 +156,8 @@ class PpoStage(RolloutStage[Problem]):
                 laid_out(pick(of, rows), mask_BT) for of in (batch.old, batch.values, batch.advantages, batch.returns)
             )
             policy_BT = losses.token_losses("grpo", logps_BT, old_BT, advantages_BT, mask_BT, clip=low, clip_high=high)
+            if batch.importance is not None:
+                policy_BT = policy_BT * laid_out(pick(batch.importance, rows), mask_BT)
             value_BT = value_losses(self._head(scored), old_values_BT, returns_BT, clip=self._ppo.value_clip)
             policy_loss, value_loss = (losses.share("dapo", of, mask_BT, whole) for of in (policy_BT, value_BT))
             # The head's scale is in its gradient too, where the clipped norm would feel it.

@@ -15,6 +15,7 @@ from stepforge.contracts.rewards import Verdict
 from stepforge.contracts.work import RlvrWork
 from stepforge.errors import InvalidInput
 from stepforge_jobs.domains.judging import FAILED, Judge, judge_of
+from stepforge_jobs.engines.vllm import engine_of
 from stepforge_jobs.evaluation.verdicts import verdicts_of
 from stepforge_jobs.job import Job
 from stepforge_jobs.training.asking import UNFINISHED, UNTHOUGHT
@@ -52,28 +53,30 @@ def _run(job: Job, judge: Judge) -> None:
     def verdicts(records: Sequence[Record], completions: Sequence[Sequence[int]]) -> list[Verdict]:
         return verdicts_of(judge, asker, records, completions)
 
-    stage: RolloutStage[Record] = ALGORITHMS[work.algorithm](
-        start,
-        work,
-        pools=pools,
-        judge=lambda records, completions: judged(work, verdicts(records, completions)),
-        stops=stops,
-        hard=pools[0].items,
-    )
-    if start.reference is not None:
-        watch = Watch(
-            start.policy,
-            start.reference,
-            trained=target,
-            held_out=start.held_out or demonstrated,
-            judge=verdicts,
-            reward=lambda verdict: reward_of(work, verdict),
-            seed=work.seed,
-            max_new_tokens=work.max_new_tokens,
-            warn=lambda text: job.progress.event("warning", message=f"{work.name}: {text}"),
+    with engine_of(work, start.policy, [prompt for pool in pools for prompt, _ in pool.items]) as engine:
+        stage: RolloutStage[Record] = ALGORITHMS[work.algorithm](
+            start,
+            work,
+            pools=pools,
+            judge=lambda records, completions: judged(work, verdicts(records, completions)),
+            stops=stops,
+            hard=pools[0].items,
+            engine=engine,
         )
-        stage.probe.watches.append(watch)
-    state = train(job, work, start.policy.network, stage)
+        if start.reference is not None:
+            watch = Watch(
+                start.policy,
+                start.reference,
+                trained=target,
+                held_out=start.held_out or demonstrated,
+                judge=verdicts,
+                reward=lambda verdict: reward_of(work, verdict),
+                seed=work.seed,
+                max_new_tokens=work.max_new_tokens,
+                warn=start.warn,
+            )
+            stage.probe.watches.append(watch)
+        state = train(job, work, start.policy.network, stage)
     choices = {
         **stage.choices,
         **CHOICES,

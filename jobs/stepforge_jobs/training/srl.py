@@ -17,6 +17,7 @@ from stepforge.contracts.records import Record
 from stepforge.contracts.solutions import without_head
 from stepforge.contracts.work import SrlWork
 from stepforge.errors import InvalidInput
+from stepforge_jobs.engines.vllm import engine_of
 from stepforge_jobs.job import Job
 from stepforge_jobs.rl.rewards import FORMAT_PENALTY, similarity
 from stepforge_jobs.training import asking
@@ -51,14 +52,16 @@ def run(job: Job) -> None:
     asker = start.policy.asker
     records = demonstrations(start)
     pool = pool_of(start, work)
-    stage = GrpoStage[str](
-        start,
-        work,
-        pools=[pool],
-        judge=lambda steps, completions: judge(asker, work, steps, completions),
-        stops=stops_of(asker, work),
-    )
-    state = train(job, work, start.policy.network, stage)
+    with engine_of(work, start.policy, [prompt for prompt, _ in pool.items]) as engine:
+        stage = GrpoStage[str](
+            start,
+            work,
+            pools=[pool],
+            judge=lambda steps, completions: judge(asker, work, steps, completions),
+            stops=stops_of(asker, work),
+            engine=engine,
+        )
+        state = train(job, work, start.policy.network, stage)
     told = {**choices(work, records, len(pool.items)), "parsing": start.data.metadata.get("parsing")}
     finish(job, work, "srl", start.policy, state, {**stage.choices, **CHOICES, **told})
 

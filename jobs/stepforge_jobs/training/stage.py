@@ -52,6 +52,8 @@ class Start:
     validation: Validation
     say: Callable[[str], None] = lambda text: None
     """Tells whoever follows the job."""
+    warn: Callable[[str], None] = lambda text: None
+    """The same, of what may spoil the result."""
 
 
 def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
@@ -79,6 +81,7 @@ def begin(job: Job, work: Optimisation, *splits: Split) -> Start:
         held_out=problems,
         validation=validation,
         say=lambda text: job.progress.event("note", message=f"{work.name}: {text}"),
+        warn=lambda text: job.progress.warn(f"{work.name}: {text}"),
     )
 
 

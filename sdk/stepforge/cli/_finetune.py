@@ -26,7 +26,7 @@ def _line(entry: Any) -> str:
     fake = "  [local fake: nothing is trained or charged]" if entry.local_fake else ""
     cost = f"up to {entry.estimate_usd:,.2f} USD" if entry.actual_usd is None else f"{entry.actual_usd:,.2f} USD"
     why = f", {entry.note}" if entry.note else ""
-    return f"{entry.key}: {entry.stage.value}, {cost}, job {entry.job_id or '-'}{why}{fake}"
+    return f"{entry.key}: {entry.stage.value}, {entry.method}, {cost}, job {entry.job_id or '-'}{why}{fake}"
 
 
 def _emit(entry: Any, *, as_json: bool) -> None:
@@ -58,7 +58,8 @@ def launch_plan(
     # What the tuned model will be judged by stays at home.
     spec = asked.spec([r for r in records if not r.split.startswith("test_")], folder)
     ledger, provider = _ledger(), asked.provider.provider()
-    terms = asked.terms(Catalogue.load(*own or []), datetime.now(UTC).date())
+    catalogue = Catalogue.load(*own or [])
+    terms = asked.terms(catalogue, datetime.now(UTC).date())
     for warning in terms.warnings:
         say(f"price: {warning}")
     options = {
@@ -68,6 +69,7 @@ def launch_plan(
         "hours": asked.hours,
         "shutdown": terms.shutdown,
         "needed_until": asked.needed_until or datetime.now(UTC).date(),
+        "catalogue": catalogue,
     }
     done = launch(provider, spec, folder, **options)
     if done.stage == Stage.NEEDS_APPROVAL and approve is not None:
@@ -123,8 +125,11 @@ def list_launches(
     if not entries:
         say("nothing was launched yet: `stepforge finetune launch plan.toml --data records.jsonl`")
         return
-    rows = [(e.key, e.stage.value, e.environment, e.base_model, f"{e.cost_usd:,.2f}", e.job_id or "-") for e in entries]
-    table(["LAUNCH", "STAGE", "ENV", "BASE", "USD", "JOB"], rows)
+    rows = [
+        (e.key, e.stage.value, e.environment, e.base_model, e.method, f"{e.cost_usd:,.2f}", e.job_id or "-")
+        for e in entries
+    ]
+    table(["LAUNCH", "STAGE", "ENV", "BASE", "METHOD", "USD", "JOB"], rows)
 
 
 @app.command("register")

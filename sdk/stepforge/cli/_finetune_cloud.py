@@ -126,7 +126,8 @@ def _followed(tunes: Tunes, execution: Execution) -> Execution:
         if not told and (entry := tunes.waiting(execution)) is not None:
             told = True
             say(
-                f"it may cost {entry.estimate_usd:,.2f} USD and waits for a person: "
+                f"{entry.base_model}, {entry.method}: it may cost {entry.estimate_usd:,.2f} USD and waits for a "
+                "person: "
                 f"`stepforge finetune approve {entry.key} --up-to {entry.estimate_usd:.2f} --by 'NAME' --env "
                 f"{tunes.connection.name}`, or refuse"
             )

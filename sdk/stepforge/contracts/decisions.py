@@ -63,6 +63,10 @@ class TrainingPlan(Contract):
     epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     hours: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Where the price is by the hour."""
+    teacher_prompt_tokens: Annotated[int, Field(ge=0, le=10**15)] = 0
+    """Of a distillation: what the teacher reads, over all pairs that are made."""
+    teacher_response_tokens: Annotated[int, Field(ge=0, le=10**15)] = 0
+    """What it says to them."""
 
     @model_validator(mode="after")
     def _trains(self) -> Self:
@@ -100,6 +104,8 @@ class Arm(Contract):
     method: Method
     model: str | None = None
     """Row of the catalogue, such as `openai/gpt-4.1-mini`."""
+    teacher: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """Of a distillation: the row of the model whose responses are learnt from."""
     fixed: FixedCosts = FixedCosts()
     job: TrainingPlan | None = None
     request_usd: Usd | None = None
@@ -122,6 +128,12 @@ class Arm(Contract):
     """What the arm promises."""
     shuts_down: date | None = None
     """Of the base model; the catalogue's date is taken where this is None."""
+
+    @model_validator(mode="after")
+    def _teaches_a_student(self) -> Self:
+        if self.teacher is not None and self.method != "distillation":
+            raise ValueError(f"arm {self.name!r} has a teacher, and method {self.method!r} has none: leave it out")
+        return self
 
 
 class Constraints(Contract):

@@ -24,7 +24,7 @@ class Environment(Contract):
     role_arns: dict[WorkType, str] = {}
     """The role that each type of job runs as; those that are not named run as `training_role_arn`."""
     machines: dict[str, str]
-    """Machine name (`train`) to ARN."""
+    """Machine name (`train`) to the ARN of its alias, by which it is started."""
     images: dict[str, str]
     """`train`, `serve` and, where datasets and gates have one of their own, `data`: each to an image address that ends
     in its digest."""

@@ -67,6 +67,14 @@ class Metric(StrEnum):
     CLIPPED = "clipped"
     """Share of tokens whose ratio left its range, in the last update on a batch."""
     ENTROPY = "entropy"
+    SAMPLER_KL = "sampler_kl"
+    """Of vLLM from the network that learns, in nats a token: the estimate k3 on the rollouts that the step learns from;
+    so with the three below. Where rollouts come from our own sampler there is none."""
+    IMPORTANCE = "importance"
+    """Mean of p of the network / p of vLLM, before the cap: 1 but for noise where the rollouts are as vLLM says."""
+    IMPORTANCE_LARGEST = "importance_largest"
+    IMPORTANCE_CAPPED = "importance_capped"
+    """Share of tokens whose weight the cap cut."""
     VALUE_LOSS = "value_loss"
     """PPO's, mean over the batch's tokens."""
     EXPLAINED = "value_explained"
@@ -80,6 +88,8 @@ class Metric(StrEnum):
     LEARNING_RATE = "learning_rate"
     SECONDS = "seconds"
     """Of the whole step, with a checkpoint's probes."""
+    RENEWAL_SECONDS = "renewal_seconds"
+    """Of handing the weights to vLLM, with its start in the first step; where rollouts come from it."""
     SAMPLING_SECONDS = "sampling_seconds"
     REWARD_SECONDS = "reward_seconds"
     REFERENCE_SECONDS = "reference_seconds"
@@ -95,6 +105,7 @@ class Metric(StrEnum):
 
 
 PHASES = (
+    Metric.RENEWAL_SECONDS,
     Metric.SAMPLING_SECONDS,
     Metric.REWARD_SECONDS,
     Metric.REFERENCE_SECONDS,

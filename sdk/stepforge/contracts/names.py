@@ -10,6 +10,13 @@ from stepforge.errors import InvalidInput
 Machine = Literal["run-job", "train", "evaluate", "dataset", "approve", "promote", "finetune"]
 MACHINES: tuple[Machine, ...] = ("run-job", "train", "evaluate", "dataset", "approve", "promote", "finetune")
 
+LIVE = "live"
+"""Alias of every machine. Whatever starts a machine starts this, so that a new definition takes over gradually."""
+
+STARTED_AS = "states:StateMachineQualifier"
+"""Condition key of IAM: the alias or version in a request's ARN. The resource that is asked for is the machine itself.
+https://docs.aws.amazon.com/step-functions/latest/dg/auth-version-alias.html"""
+
 SPEC_TAG = "stepforge:spec-sha256"
 """Tag on a training job: with it a job is adopted or refused as another's."""
 

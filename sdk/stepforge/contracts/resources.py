@@ -133,9 +133,23 @@ class Resources(Contract):
         return (self.instance_type, *self.fallback_instance_types)
 
     @property
+    def without_gpu(self) -> tuple[str, ...]:
+        """Those of `instance_types` that have no NVIDIA GPU, by their family."""
+        return tuple(name for name in self.instance_types if not has_gpu(name))
+
+    @property
     def wait_seconds(self) -> int | None:
         """MaxWaitTimeInSeconds; None without spot."""
         return (self.max_wait_seconds or self.max_runtime_seconds) if self.spot else None
+
+
+def has_gpu(instance_type: str) -> bool:
+    """Whether an instance type has NVIDIA GPUs, by its family.
+
+    >>> has_gpu("ml.g5.xlarge"), has_gpu("ml.p4d.24xlarge"), has_gpu("ml.m5.large")
+    (True, True, False)
+    """
+    return instance_type.split(".")[1][0] in "gp"
 
 
 def check_hosts(work: str, resources: Resources, *, own_records: bool = False) -> None:

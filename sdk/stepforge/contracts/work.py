@@ -204,6 +204,32 @@ class KlControl(Contract):
         return dict.fromkeys(other, f"where controller is {self.controller!r}")
 
 
+class Vllm(Contract):
+    """Rollouts come from vLLM on the same GPU, by the policy's present weights, in place of our own sampler.
+
+    vLLM's probabilities are not the network's to the last digits, so each token's part of the gradient is weighed by
+    min(p of the network / p of vLLM, cap): truncated importance sampling (Yao et al. 2025,
+    https://fengyao.notion.site/off-policy-rl; TRL's `vllm_importance_sampling_mode`). vLLM promises no bits: a run that
+    was interrupted ends near the one that was not, in place of at the same bits.
+
+    >>> Vllm().cap
+    2.0
+    """
+
+    memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the GPU's memory that vLLM may take while it samples; in between it gives it back."""
+    cap: Annotated[float, Field(ge=1)] = 2.0
+    """Largest weight. 2 is what the source took; TRL's default is 3."""
+    weigh: Literal["token", "rollout"] = "token"
+    """`token`: each by its own probabilities; little noise, and what stands before and after it is not weighed.
+    `rollout`: all tokens of a rollout by that of the whole rollout; unbiased but for the cap, and noisy where
+    completions are long."""
+
+
+VLLM_TEMPERATURES = (0.01, 2.0)
+"""vLLM raises what is below to the lower one, with a warning alone, and refuses what is above the upper one."""
+
+
 class PolicyGradient(Optimisation):
     """Groups of rollouts, advantages within the group, a clipped ratio: GRPO (arXiv 2402.03300) and its family."""
 
@@ -239,6 +265,26 @@ class PolicyGradient(Optimisation):
     share_prefixes: Annotated[bool, Field(exclude_if=lambda wanted: wanted is True)] = True
     """Whether tokens with which several rollouts begin are computed once, where that is exact. Written where it is
     false alone, so that what was made before there was this choice keeps its identity."""
+    vllm: Annotated[Vllm | None, Field(exclude_if=lambda vllm: vllm is None)] = None
+    """None: our own sampler. With `vllm` rollouts need a GPU and vLLM in an environment of its own; evaluations and
+    probes keep to our own sampler. Written where it is given alone."""
+
+    @model_validator(mode="after")
+    def _vllm_can_sample(self) -> Self:
+        if self.vllm is None:
+            return self
+        low, high = VLLM_TEMPERATURES
+        if not low <= self.temperature <= high:
+            raise ValueError(
+                f"temperature {self.temperature:g} is not one that vllm samples at, {low:g} to {high:g}: "
+                "change it, or leave vllm out"
+            )
+        if self.lora is not None and self.lora.bits is not None:
+            raise ValueError(
+                f"lora.bits {self.lora.bits} beside vllm: vLLM gets the adapters merged into the weights, which 4 bits "
+                "would round. Leave lora.bits out, or vllm"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_weight_on_the_rollouts(self) -> Self:
@@ -373,6 +419,8 @@ class RlvrWork(PolicyGradient):
                 raise ValueError(f"settings of {name!r} beside algorithm {algorithm!r}: set algorithm to {name!r}")
         if algorithm == "ppo" and self.normalisation == "group":
             raise ValueError("PPO has values in place of groups: set normalisation to 'none', 'batch' or 'running'")
+        if algorithm == "dpo" and self.vllm is not None:
+            raise ValueError("DPO has no ratio that would take vLLM's probabilities into account: leave vllm out")
         if algorithm == "dpo" and not self.beta:
             raise ValueError("DPO needs beta > 0, the weight of its implicit reward: 0.1 is usual")
         return self

@@ -8,16 +8,20 @@ from whoever plans it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 
 from stepforge.economics.catalogue import TOKENS_IN, ModelPrice, Provider
 from stepforge.economics.tokens import TokenCount
-from stepforge.errors import InvalidInput
+from stepforge.errors import InvalidInput, UnknownPrice
 
 CENT = Decimal("0.01")
 HOURS_OF_MONTH = 30 * 24
 """As in Microsoft's worked example of hosting."""
+NO_RATES = (
+    "the price has no rates of a teacher, and a distillation is charged for what its teacher says too: name the "
+    "teacher, whose row of the catalogue has them, or give [price.teacher] (model, input, output)"
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,33 @@ class Rule:
     preference_tokens: str
     source: str
 
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What a provider makes of the prompts of a distillation before it tunes on them."""
+
+    most_pairs: int | None
+    """How many pairs of prompt and response the prompts may grow to, each charged at the teacher's prices; None: they
+    stay as many as they are."""
+    epochs: tuple[int, int] | None
+    """The fewest and the most that the provider may choose; None: the caller's choice."""
+    source: str
+
+
+SYNTHESES: dict[Provider, Synthesis] = {
+    "bedrock": Synthesis(
+        15_000,
+        (1, 5),
+        "AWS, Bedrock user guide: model distillation (at most 15,000 pairs, at the teacher's on-demand price). How "
+        "many epochs it trains is not said: the range is that of Nova's fine-tuning",
+    ),
+    "vertex": Synthesis(
+        None,
+        None,
+        "Google Cloud, Supervised and distillation fine-tuning for open models: training tokens x epochs, and the "
+        "teacher's calls",
+    ),
+}
 
 RULES: dict[Provider, Rule] = {
     "openai": Rule(Decimal("0.01"), None, "pairs as they stand", "OpenAI help article 11323177; pricing page"),
@@ -109,6 +140,37 @@ def preference_tokens(provider: Provider, prompts: TokenCount, completions: Toke
     )
 
 
+def distillation(
+    prompts: TokenCount, responses: TokenCount, epochs: int, price: ModelPrice, *, trained: TokenCount | None = None
+) -> Bill:
+    """The teacher's reading of the prompts, its responses, and the student's training on both, three lines.
+
+    `prompts` and `responses` are of all pairs that are made: see `synthesised`. `trained` is one epoch where somebody
+    has counted it: the sum of both leaves out what a tokenizer puts around an example. Raises UnknownPrice where the
+    price has no teacher's rates.
+    """
+    if price.teacher is None:
+        raise UnknownPrice(NO_RATES)
+    asked = requests(prompts, responses, price.teacher.input, price.teacher.output)
+    lines = tuple(replace(line, what=f"teacher's {line.what}") for line in asked.lines)
+    return Bill(lines) + by_tokens(prompts.plus(responses) if trained is None else trained, epochs, price)
+
+
+def synthesised(provider: Provider, one_each: TokenCount, rows: int) -> TokenCount:
+    """Tokens of all pairs, where `one_each` has one for each of `rows` prompts: more of them where the provider adds
+    some. Raises InvalidInput for a provider that distils nothing."""
+    most = _synthesis(provider).most_pairs
+    if most is None or most <= rows:
+        return one_each
+    high = -(-one_each.high * most // rows)
+    return TokenCount(one_each.low, one_each.expected, high, f"{one_each.method}; {rows:,} to {most:,} pairs")
+
+
+def epochs_of(provider: Provider, asked: int) -> tuple[int, int]:
+    """The fewest and the most epochs of a distillation. Raises InvalidInput for a provider that distils nothing."""
+    return _synthesis(provider).epochs or (asked, asked)
+
+
 def by_hours(provider: Provider, hours: Decimal, price: ModelPrice) -> Bill:
     """Reinforcement tuning that is charged by the hour of its training loop: hours to two decimals, half up.
 
@@ -179,6 +241,12 @@ def _token_price(price: ModelPrice) -> Decimal:
     if price.unit not in TOKENS_IN:
         raise InvalidInput(f"a price per {price.unit} was given for tokens: give a price per 1M or 1K tokens")
     return price.usd_each
+
+
+def _synthesis(provider: Provider) -> Synthesis:
+    if provider not in SYNTHESES:
+        raise InvalidInput(f"how {provider!r} distils is not known: there are rules for {', '.join(SYNTHESES)}")
+    return SYNTHESES[provider]
 
 
 def _rule(provider: Provider) -> Rule:

@@ -6,9 +6,10 @@ that nobody knows has no row, and asking for it is an error that says what to do
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from functools import cache
@@ -64,11 +65,15 @@ class ModelPrice(Contract):
     confidence: Confidence = "given"
     match: dict[str, str] = {}
     """Attributes of the product in AWS's price list, where it can be refreshed from there."""
+    teacher: TeacherPrices | None = None
+    """Of a distillation, whose teacher is charged for its responses beside the training."""
 
     @model_validator(mode="after")
     def _unit_fits(self) -> Self:
         if self.unit not in UNITS[self.kind]:
             raise ValueError(f"a price of {self.kind} is per {' or '.join(UNITS[self.kind])}, not per {self.unit}")
+        if self.teacher is not None and self.kind not in TRAINING:
+            raise ValueError(f"a teacher belongs to the price of a training, not to one of {self.kind}: leave it out")
         return self
 
     @property
@@ -78,6 +83,24 @@ class ModelPrice(Contract):
 
     def stale(self, today: date, days: int = STALE_DAYS) -> bool:
         return (today - self.as_of).days > days
+
+
+class TeacherPrices(Contract):
+    """What the responses of a distillation's teacher are charged by: its own inference."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """As the provider's API calls it."""
+    input: ModelPrice
+    output: ModelPrice
+
+    @model_validator(mode="after")
+    def _kinds(self) -> Self:
+        if (self.input.kind, self.output.kind) != ("input", "output"):
+            raise ValueError(f"a teacher has prices of input and output, not {self.input.kind} and {self.output.kind}")
+        return self
+
+
+ModelPrice.model_rebuild()
 
 
 class Limits(Contract):
@@ -91,10 +114,13 @@ class Limits(Contract):
     epochs_max: int | None = None
 
 
+ModelId = Annotated[str, Field(pattern=r"^[a-z]+/[A-Za-z0-9.:_@/-]+$")]
+
+
 class ModelRow(Contract):
     """One base model at one provider."""
 
-    id: Annotated[str, Field(pattern=r"^[a-z]+/[A-Za-z0-9.:_-]+$")]
+    id: ModelId
     """`provider/model`, the model as the provider's API calls it."""
     provider: Provider
     capabilities: tuple[Literal["text", "images", "audio", "video", "tools", "reasoning"], ...] = ("text",)
@@ -125,9 +151,29 @@ class ModelRow(Contract):
         return self
 
 
+class Pairs(Contract):
+    """Each of these teachers may teach each of these students, says the provider."""
+
+    students: Annotated[tuple[ModelId, ...], Field(min_length=1)]
+    teachers: Annotated[tuple[ModelId, ...], Field(min_length=1)]
+    as_of: date
+    source: Annotated[str, Field(min_length=8)]
+    confidence: Confidence = "given"
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _one_provider(self) -> Self:
+        if len(found := {model.partition("/")[0] for model in (*self.students, *self.teachers)}) > 1:
+            raise ValueError(f"teachers and students are of one provider, not of {' and '.join(sorted(found))}")
+        if both := set(self.students) & set(self.teachers):
+            raise ValueError(f"{min(both)} is its own teacher: list it on one side")
+        return self
+
+
 class _File(Contract):
     version: Literal[1]
-    models: tuple[ModelRow, ...]
+    models: tuple[ModelRow, ...] = ()
+    pairs: tuple[Pairs, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,17 +186,21 @@ class Catalogue:
     """
 
     rows: dict[str, ModelRow]
+    pairs: tuple[Pairs, ...] = ()
+    """Who may teach whom in a distillation."""
 
     @classmethod
     def load(cls, *more: Path) -> Catalogue:
-        """What ships, with the user's own files over it: a row of theirs replaces the row of the same id.
+        """What ships, with the user's own files over it: a row of theirs replaces the row of the same id, and their
+        pairs of teachers and students stand beside those that ship.
 
-        Raises InvalidInput for a file that cannot be read, with the field.
+        Raises InvalidInput for a file that cannot be read, with the field, and for a pair of a model without a row.
         """
-        rows = dict(_shipped())
+        found = _shipped()
         for path in more:
-            rows |= _read(path.read_text(encoding="utf-8"), str(path))
-        return cls(rows)
+            own = _read(path.read_text(encoding="utf-8"), str(path))
+            found = _checked(cls({**found.rows, **own.rows}, found.pairs + own.pairs), str(path))
+        return cls(dict(found.rows), found.pairs)
 
     def row(self, model: str) -> ModelRow:
         """Raises UnknownName for a model that has no row."""
@@ -172,8 +222,29 @@ class Catalogue:
             )
         return price
 
-    def refusals(self, model: str, method: Method, today: date) -> list[str]:
-        """Why a tune of this model by this method cannot be launched today."""
+    def taught_by(self, student: str) -> dict[str, Pairs]:
+        """The teachers that may teach a student, each with who says so. The newest statement counts."""
+        found = sorted((pairs for pairs in self.pairs if student in pairs.students), key=lambda pairs: pairs.as_of)
+        return {teacher: pairs for pairs in found for teacher in pairs.teachers}
+
+    def pair(self, student: str, teacher: str | None) -> Pairs:
+        """Who says that this teacher may teach this student. Raises InvalidInput, with what to do, where nobody does.
+
+        `teacher` is a row's id, or how the provider's API calls it: an ARN, or an inference profile of Bedrock.
+        """
+        known = self.taught_by(student)
+        named = None if teacher is None else teacher_row(student, teacher)
+        if named in known:
+            return known[named]
+        about = "a distillation needs a teacher" if named is None else f"{named} is not known to teach {student}"
+        ways = f"the catalogue knows {', '.join(known)}" if known else f"the catalogue knows no teacher of {student}"
+        raise InvalidInput(
+            f"{about}: {ways}. Where the provider's documentation names the pair, give it as [[pairs]] (students, "
+            "teachers, as_of, source) in a catalogue file of your own"
+        )
+
+    def refusals(self, model: str, method: Method, today: date, *, teacher: str | None = None) -> list[str]:
+        """Why a tune of this model by this method, for a distillation from this teacher, cannot be launched today."""
         row = self.row(model)
         if method in ("prompt", "own"):
             return []
@@ -184,7 +255,24 @@ class Catalogue:
             reasons.append(f"{model} cannot be tuned by {method}: the catalogue knows {ways} (as of {row.as_of})")
         if row.launches_until is not None and row.launches_until < today:
             reasons.append(f"{row.provider} takes no new tunes of {model} since {row.launches_until}")
+        if known and method == "distillation":
+            reasons += self._teacher_refusals(model, teacher, today)
         return reasons
+
+    def _teacher_refusals(self, student: str, teacher: str | None, today: date) -> list[str]:
+        try:
+            self.pair(student, teacher)
+        except InvalidInput as error:
+            return [str(error)]
+        assert teacher is not None
+        named = teacher_row(student, teacher)
+        ends = self.row(named).shuts_down
+        if ends is None or ends > today:
+            return []
+        left = [one for one in self.taught_by(student) if (end := self.row(one).shuts_down) is None or end > today]
+        return [
+            f"its teacher {named} shut down on {ends}, and {', '.join(left) or 'no other'} is left to teach {student}"
+        ]
 
     def stale(self, today: date, days: int = STALE_DAYS) -> list[str]:
         """A line for each price and row that is older than `days`."""
@@ -209,7 +297,7 @@ class Catalogue:
                 continue
             kept = tuple(old for old in row.prices if (old.kind, old.method) != (new.kind, new.method))
             rows[model] = row.model_copy(update={"prices": (*kept, new)})
-        return Catalogue(rows)
+        return replace(self, rows=rows)
 
     def refreshed(
         self, look_up: Callable[[dict[str, str]], Decimal | None], today: date
@@ -236,23 +324,56 @@ class Catalogue:
         return self.with_prices(fresh), missing
 
 
+_PROFILE = re.compile(r"^(?:us-gov|us|eu|apac|jp|au|global)\.(?=[a-z0-9-]+\.)")
+
+
+def teacher_row(student: str, teacher: str) -> str:
+    """The id of the row that a teacher of this student has, however the provider's API is told of it.
+
+    >>> teacher_row("bedrock/amazon.nova-micro-v1:0", "us.amazon.nova-pro-v1:0")
+    'bedrock/amazon.nova-pro-v1:0'
+    """
+    provider = student.partition("/")[0]
+    if provider == "bedrock":
+        teacher = teacher.removeprefix("bedrock/")
+        if teacher.startswith("arn:"):
+            teacher = teacher.rpartition("/")[2]
+        teacher = _PROFILE.sub("", teacher)
+    return teacher if teacher.startswith(f"{provider}/") else f"{provider}/{teacher}"
+
+
 @cache
-def _shipped() -> dict[str, ModelRow]:
+def _shipped() -> Catalogue:
     text = files("stepforge.economics").joinpath("catalogue.toml").read_text(encoding="utf-8")
-    return _read(text, "catalogue.toml of stepforge")
+    name = "catalogue.toml of stepforge"
+    return _checked(_read(text, name), name)
 
 
-def _read(text: str, name: str) -> dict[str, ModelRow]:
+def _checked(catalogue: Catalogue, name: str) -> Catalogue:
+    """Raises InvalidInput where a pair names a model that has no row, or a student that is not tuned so."""
+    for pairs in catalogue.pairs:
+        for model in (*pairs.students, *pairs.teachers):
+            if model not in catalogue.rows:
+                raise InvalidInput(
+                    f"{name!r} pairs {model!r}, which has no row: add one, its end and prices stand there"
+                )
+        for model in pairs.students:
+            if "distillation" not in catalogue.rows[model].tunable:
+                raise InvalidInput(f"{name!r} has {model!r} as a student, but its row is not tunable by distillation")
+    return catalogue
+
+
+def _read(text: str, name: str) -> Catalogue:
     try:
-        rows = _File.model_validate(tomllib.loads(text)).models
+        found = _File.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"{name!r} is no TOML: {error}") from error
     except ValidationError as error:
         raise InvalidInput(f"{name!r} is no catalogue: {first_problem(error)}") from error
-    ids = [row.id for row in rows]
+    ids = [row.id for row in found.models]
     if twice := sorted({one for one in ids if ids.count(one) > 1}):
         raise InvalidInput(f"{name!r} has {twice[0]!r} twice: keep one row")
-    return {row.id: row for row in rows}
+    return Catalogue({row.id: row for row in found.models}, found.pairs)
 
 
 def warnings_of(catalogue: Catalogue, models: Sequence[str], today: date) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ def _refusals(arm: Arm, question: Question, catalogue: Catalogue, offer: Offer) 
     """Every reason why this arm may not be launched, whatever it is worth."""
     limits, reasons = question.constraints, []
     if arm.model is not None:
-        reasons += catalogue.refusals(arm.model, arm.method, question.today)
+        reasons += catalogue.refusals(arm.model, arm.method, question.today, teacher=arm.teacher)
     if arm.shuts_down is not None and arm.shuts_down <= question.today:
         reasons.append(f"its base model shut down on {arm.shuts_down}")
     elif arm.shuts_down is not None and offer.months < question.horizon_months and limits.on_shutdown == "refuse":

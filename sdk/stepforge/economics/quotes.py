@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from stepforge.contracts.decisions import Arm, FixedCosts, Method, Question
-from stepforge.economics.catalogue import TRAINING, Catalogue, ModelPrice, warnings_of
+from stepforge.contracts.decisions import Arm, FixedCosts, Method, Question, TrainingPlan
+from stepforge.economics.catalogue import (
+    TRAINING,
+    Catalogue,
+    ModelPrice,
+    TeacherPrices,
+    teacher_row,
+    warnings_of,
+)
 from stepforge.errors import InvalidInput, UnknownPrice
 
 
@@ -13,8 +20,13 @@ def quoted(question: Question, catalogue: Catalogue) -> tuple[Question, tuple[st
     Raises UnknownPrice for a price that neither has, UnknownName for a model that the catalogue does not know.
     """
     arms = tuple(_priced(arm, catalogue) for arm in question.arms)
-    models = sorted({arm.model for arm in question.arms if arm.model is not None})
-    return question.model_copy(update={"arms": arms}), warnings_of(catalogue, models, question.today)
+    models = {arm.model for arm in question.arms if arm.model is not None}
+    models |= {
+        row
+        for arm in question.arms
+        if arm.model and arm.teacher and (row := teacher_row(arm.model, arm.teacher)) in catalogue.rows
+    }
+    return question.model_copy(update={"arms": arms}), warnings_of(catalogue, sorted(models), question.today)
 
 
 def _priced(arm: Arm, catalogue: Catalogue) -> Arm:
@@ -43,6 +55,8 @@ def _training(arm: Arm, catalogue: Catalogue) -> float:
             f"arm {arm.name!r} has a job and no model whose price it could have: give model, or training_usd"
         )
     usd = 0.0
+    if arm.method == "distillation":
+        usd += _teacher(arm, arm.job, arm.model, catalogue)
     if arm.job.tokens:
         each = catalogue.price(arm.model, "training_tokens", method=arm.method).usd_each
         usd += float(each) * arm.job.tokens * arm.job.epochs
@@ -51,10 +65,36 @@ def _training(arm: Arm, catalogue: Catalogue) -> float:
     return usd
 
 
-def training_price(catalogue: Catalogue, model: str, method: Method) -> ModelPrice:
-    """What a tune of this model by this method is charged by: tokens, hours or a flat price. Raises UnknownPrice."""
+def _teacher(arm: Arm, job: TrainingPlan, student: str, catalogue: Catalogue) -> float:
+    if not job.teacher_prompt_tokens or not job.teacher_response_tokens:
+        raise UnknownPrice(
+            f"arm {arm.name!r} is a distillation and does not say how much its teacher reads and answers: give "
+            "job.teacher_prompt_tokens and job.teacher_response_tokens, or fixed.training_usd"
+        )
+    if arm.teacher is None:
+        raise UnknownPrice(f"arm {arm.name!r} is a distillation: give teacher, whose prices its responses have")
+    row = teacher_row(student, arm.teacher)
+    asked = float(catalogue.price(row, "input").usd_each) * job.teacher_prompt_tokens
+    return asked + float(catalogue.price(row, "output").usd_each) * job.teacher_response_tokens
+
+
+def training_price(catalogue: Catalogue, model: str, method: Method, *, teacher: str | None = None) -> ModelPrice:
+    """What a tune of this model by this method is charged by: tokens, hours or a flat price; with what a distillation's
+    teacher is charged by. Raises UnknownPrice, and InvalidInput for a teacher that is not known to be one."""
     kinds = {price.kind for price in catalogue.row(model).prices if price.method in (None, method)}
-    return catalogue.price(model, next((kind for kind in TRAINING if kind in kinds), TRAINING[0]), method=method)
+    price = catalogue.price(model, next((kind for kind in TRAINING if kind in kinds), TRAINING[0]), method=method)
+    if method != "distillation":
+        return price
+    return price.model_copy(update={"teacher": teacher_prices(catalogue, model, teacher)})
+
+
+def teacher_prices(catalogue: Catalogue, student: str, teacher: str | None) -> TeacherPrices:
+    """The prices of inference of a student's teacher. Raises UnknownPrice, and InvalidInput for a pair that nobody
+    knows."""
+    catalogue.pair(student, teacher)
+    assert teacher is not None
+    row = teacher_row(student, teacher)
+    return TeacherPrices(model=teacher, input=catalogue.price(row, "input"), output=catalogue.price(row, "output"))
 
 
 def _request(arm: Arm, catalogue: Catalogue) -> float:

@@ -32,6 +32,10 @@ class TokenCount:
     def times(self, factor: int) -> TokenCount:
         return TokenCount(self.low * factor, self.expected * factor, self.high * factor, self.method)
 
+    def plus(self, other: TokenCount) -> TokenCount:
+        method = self.method if self.method == other.method else f"{self.method}; {other.method}"
+        return TokenCount(self.low + other.low, self.expected + other.expected, self.high + other.high, method)
+
 
 def counted(texts: Sequence[str], counter: Callable[[str], int]) -> TokenCount:
     """Every record counted by the provider's own counter."""

@@ -20,6 +20,7 @@ from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import InvalidInput, OverBudget, ProviderRefused, ProviderUnavailable
 from stepforge.finetune import job as jobs
+from stepforge.finetune.addresses import Secrets
 from stepforge.finetune.claude import AnthropicModel
 from stepforge.finetune.folders import Folder
 from stepforge.finetune.job import FAKE_MARK, Completion, Estimate, Job, Message, Prepared, State, Tuned
@@ -71,12 +72,16 @@ class AnthropicProvider:
         verifier: str | None = None,
         look_seconds: float = 600,
         clock: Callable[[], float] = time.time,
+        secrets: Secrets | None = None,
     ) -> None:
-        """`verifier` is a user's own, in the place of the domain's; `look_seconds` is how long a look searches."""
+        """`verifier` is a user's own, in the place of the domain's; `look_seconds` is how long a look searches.
+
+        With `secrets` an optimiser's credentials are read from there, where it names one.
+        """
         self._api_key, self._folder, self._base_url = api_key, folder, base_url
         self._prices, self._budget = prices, budget_usd
         self._max_tokens, self._verifier = max_tokens, verifier
-        self._look_seconds, self._clock = look_seconds, clock
+        self._look_seconds, self._clock, self._secrets = look_seconds, clock, secrets
         self.local = AnthropicModel(api_key, "none", self._unmetered(), base_url=base_url).local
         self.target = f"anthropic:{base_url or 'https://api.anthropic.com'}:{folder.name}"
 
@@ -167,7 +172,8 @@ class AnthropicProvider:
     def _job(self, key: str, *, look: bool) -> Job:
         made, raw = self._made(key), self._folder.read(f"{key}/{_RESULT}")
         if raw is not None:
-            return self._told(made, State.SUCCEEDED, self._spent(made))
+            found = Optimised.model_validate_json(raw)
+            return self._told(made, State.SUCCEEDED, self._spent(made), how=found.words)
         if self._folder.read(f"{key}/{_CANCELLED}") is not None:
             return self._told(made, State.CANCELLED, self._spent(made))
         if (failed := self._folder.read(f"{key}/{_FAILED}")) is not None:
@@ -182,14 +188,16 @@ class AnthropicProvider:
             self._folder.write_once(f"{key}/{_FAILED}", f"not one prompt could be scored: {error}".encode())
         return self._job(key, look=False)
 
-    def _told(self, made: PromptJob, state: State, cost: Decimal | None, error: str | None = None) -> Job:
+    def _told(
+        self, made: PromptJob, state: State, cost: Decimal | None, error: str | None = None, *, how: str = ""
+    ) -> Job:
         job_id = f"{FAKE_MARK}-{made.key}" if self.local else f"prompt-{made.key}"
         return Job(
             provider=self.name,
             id=job_id,
             key=made.key,
             state=state,
-            raw_state=state.value,
+            raw_state=f"{state.value} ({how or made.spec.how})",
             base_model=made.spec.base_model,
             model=f"{made.spec.base_model}@{job_id}" if state == State.SUCCEEDED else None,
             cost_usd=cost,
@@ -215,15 +223,21 @@ class AnthropicProvider:
         )
         optimiser = made.spec.optimiser or GepaOptimiser()
         with Judge(next(iter(records.values())).domain, made.verifier) as judge:
-            return optimise(
+            found = optimise(
                 written(model, prefix=f"{made.key}/calls"),
                 rows[0]["system"] or SEED_PROMPT,
                 examples[:cut],
                 examples[cut:],
                 metric=lambda example, text: judge(records[example.prompt], text).reward,
-                search=search_of(optimiser, meter, lambda model: written(model, prefix=f"{made.key}/{_REWRITES}")),
+                search=search_of(
+                    optimiser,
+                    meter,
+                    lambda model: written(model, prefix=f"{made.key}/{_REWRITES}"),
+                    secrets=self._secrets,
+                ),
                 max_tokens=made.max_tokens,
             )
+        return found.model_copy(update={"optimiser": optimiser.type})
 
     def _spent(self, made: PromptJob) -> Decimal:
         """By what is written down."""

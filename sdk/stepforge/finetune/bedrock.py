@@ -1,7 +1,7 @@
-"""Customization of models on Amazon Bedrock: supervised, and reinforcement with a function as the grader.
+"""Customization of models on Amazon Bedrock: supervised, reinforcement with a function as the grader, distillation.
 
 boto3 is part of the base. `clientRequestToken` makes a launch one launch by Bedrock's own promise. Not covered:
-distillation, provisioned throughput, continued pre-training.
+invocation logs as a distillation's data, provisioned throughput, continued pre-training.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from stepforge.errors import InvalidInput, ModelGone, NotReady, ProviderRefused
 from stepforge.finetune.aws import AwsCustomization, is_taken
 from stepforge.finetune.job import Completion, Job, Message, Prepared, State, Tuned, model_of, normalise
-from stepforge.finetune.spec import LambdaGrader, ProviderName, TuneSpec
+from stepforge.finetune.spec import Hyperparameters, LambdaGrader, ProviderName, Teacher, TuneSpec
 
 CLAUDE_ENDED = date(2026, 9, 10)
 """Claude 3 Haiku was the last Claude that Bedrock customized."""
@@ -25,7 +25,7 @@ _STATES = {
     "Stopping": State.CANCELLING,
     "Stopped": State.CANCELLED,
 }
-_TYPES = {"sft": "FINE_TUNING", "rft": "REINFORCEMENT_FINE_TUNING"}
+_TYPES = {"sft": "FINE_TUNING", "rft": "REINFORCEMENT_FINE_TUNING", "distillation": "DISTILLATION"}
 
 
 class BedrockProvider(AwsCustomization):
@@ -66,7 +66,7 @@ class BedrockProvider(AwsCustomization):
             )
         if spec.method not in _TYPES:
             raise InvalidInput(f"method {spec.method!r} is not offered by Bedrock: use one of {', '.join(_TYPES)}")
-        wanted = "bedrock" if spec.method == "sft" else "openai"
+        wanted = "openai" if spec.method == "rft" else "bedrock"
         if spec.training.format != wanted:
             raise InvalidInput(f"the data is in {spec.training.format!r} format: write it for {wanted!r}")
         if spec.grader is not None and not isinstance(spec.grader, LambdaGrader):
@@ -76,6 +76,19 @@ class BedrockProvider(AwsCustomization):
             )
         if spec.method == "sft" and spec.hyperparameters.epochs > 5:
             raise InvalidInput(f"epochs {spec.hyperparameters.epochs}: Bedrock takes 1 to 5")
+        if spec.teacher is not None:
+            self._validate_distillation(spec, spec.teacher)
+
+    @staticmethod
+    def _validate_distillation(spec: TuneSpec, teacher: Teacher) -> None:
+        if "anthropic." in teacher.model:
+            raise ModelGone(
+                f"{teacher.model!r}: Bedrock no longer distils from a Claude. Choose a teacher of the base model's"
+            )
+        if teacher.sft_loss_weight is not None:
+            raise InvalidInput("sft_loss_weight belongs to Vertex's distillation: leave it out")
+        if spec.hyperparameters != Hyperparameters():
+            raise InvalidInput("Bedrock chooses the hyperparameters of a distillation itself: leave them out")
 
     def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
         asked: dict[str, Any] = {
@@ -109,6 +122,12 @@ class BedrockProvider(AwsCustomization):
         if spec.method == "sft":
             given = {"epochCount": h.epochs, "batchSize": h.batch_size}
             return {"hyperParameters": {name: str(value) for name, value in given.items() if value is not None}}
+        if spec.teacher is not None:
+            teacher = {
+                "teacherModelIdentifier": spec.teacher.model,
+                "maxResponseLengthForInference": spec.teacher.max_response_tokens,
+            }
+            return {"customizationConfig": {"distillationConfig": {"teacherModelConfig": teacher}}}
         assert isinstance(spec.grader, LambdaGrader)
         settings = {"epochCount": h.epochs, "batchSize": h.batch_size, "trainingSamplePerPrompt": h.samples_per_prompt}
         rft = {

@@ -33,7 +33,7 @@ from stepforge.finetune.graders import is_own
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.plan import NO_SECRET, Plan
-from stepforge.finetune.provider import Deployed
+from stepforge.finetune.provider import ChecksServing, Deployed
 from stepforge.finetune.spec import launch_key
 from stepforge.machines import executions
 from stepforge.machines.executions import Execution
@@ -118,7 +118,7 @@ class Tunes:
                 "watch` follows it to its end"
             )
         releases = isinstance(provider, Deployed)
-        if isinstance(provider, Deployed):
+        if isinstance(provider, ChecksServing):
             provider.check_serving(request.spec)
         flow = Flow(
             start=submit(tools, request, folder, rows),

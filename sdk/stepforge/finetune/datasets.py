@@ -17,13 +17,11 @@ from typing import Any, Literal
 from stepforge.contracts.base import Contract
 from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.errors import InvalidInput
+from stepforge.finetune.rows import WRITERS, Row, check, check_reserved
 from stepforge.finetune.spec import DatasetFile, Format, Method, ProviderName, TokenRange
-from stepforge.logs import keys_in
 
-Kind = Literal["sft", "dpo", "rft", "prompt"]
+Kind = Method
 MB, GB = 10**6, 10**9
-RESERVED = ("User:", "Bot:", "Assistant:", "System:", "<image>", "<video>", "[EOS]")
-"""In a prompt these make a Nova job fail (Amazon Nova, preparing data for understanding models)."""
 
 
 class Pair(Contract):
@@ -53,11 +51,14 @@ FORMATS: dict[tuple[ProviderName, Kind], Format] = {
     ("vertex", "sft"): "vertex",
     ("vertex", "dpo"): "vertex",
     ("vertex", "rft"): "vertex",
+    ("vertex", "distillation"): "openai",  # of open models; Gemini's: see `format_of`
     ("bedrock", "sft"): "bedrock",
     ("bedrock", "rft"): "openai",
+    ("bedrock", "distillation"): "bedrock",
     ("sagemaker", "sft"): "sagemaker",
     ("sagemaker", "dpo"): "sagemaker",
     ("sagemaker", "rft"): "sagemaker",
+    ("vertex", "prompt"): "prompt",
     ("anthropic", "prompt"): "prompt",
 }
 LIMITS: dict[tuple[ProviderName, Kind], Limits] = {
@@ -67,11 +68,14 @@ LIMITS: dict[tuple[ProviderName, Kind], Limits] = {
     ("vertex", "sft"): Limits(1, 1_000_000, GB, 131_072),
     ("vertex", "dpo"): Limits(1, 1_000_000, GB, 131_072, "secondary"),
     ("vertex", "rft"): Limits(1, 5_000, GB, 131_072),
+    ("vertex", "distillation"): Limits(1, 50_000, GB, 8_000, "secondary"),
     ("bedrock", "sft"): Limits(8, 20_000, GB, 32_000, "secondary"),
     ("bedrock", "rft"): Limits(100, 20_000, GB, 32_000),
+    ("bedrock", "distillation"): Limits(100, 15_000, GB, 32_000, "secondary"),
     ("sagemaker", "sft"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
     ("sagemaker", "dpo"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
     ("sagemaker", "rft"): Limits(1, 1_000_000, GB, 32_768, "secondary"),
+    ("vertex", "prompt"): Limits(8, 10_000, 100 * MB, 100_000),  # ours, but for the least: 5 samples beside our own
     ("anthropic", "prompt"): Limits(3, 10_000, 100 * MB, 100_000),  # ours: nothing is uploaded
 }
 _RATIOS: dict[ProviderName, tuple[float, float]] = {
@@ -86,6 +90,24 @@ _ROLE_TOKENS = 8
 Counter = Callable[[str], tuple[int, int]]
 
 
+def format_of(provider: ProviderName, method: Kind, base_model: str = "") -> Format:
+    """The format of a method's rows. Vertex distils open models from chat messages, and Gemini from contents.
+
+    Raises InvalidInput where there is none.
+    """
+    if (provider, method) not in FORMATS:
+        offered = ", ".join(f"{p}/{m}" for p, m in FORMATS)
+        raise InvalidInput(f"there is no format for {provider}/{method}: there are {offered}")
+    if (provider, method) == ("vertex", "distillation") and is_gemini(base_model):
+        return "vertex"
+    return FORMATS[provider, method]
+
+
+def is_gemini(base_model: str) -> bool:
+    """Whether a model of Vertex is Google's own; open ones are `publisher/model@version`."""
+    return base_model.rpartition("/")[2].startswith("gemini-")
+
+
 def write(
     items: Iterable[Record] | Iterable[Pair],
     folder: Path,
@@ -96,24 +118,33 @@ def write(
     limits: Limits | None = None,
     counter: Counter | None = None,
     whole: bool = False,
+    labelled: bool = False,
+    base_model: str = "",
 ) -> DatasetFile:
-    """Write `{sha256}.jsonl` below `folder`: records for `sft` and `rft`, pairs for `dpo`.
+    """Write `{sha256}.jsonl` below `folder`: pairs for `dpo`, records for every other method.
 
-    With `whole` each row of `rft` holds its record, which a user's own verifier may read anything of.
+    With `whole` each row of `rft` holds its record, which a user's own verifier may read anything of. A distillation's
+    rows are prompts alone, and with `labelled` our answers too; at Vertex their form is `base_model`'s.
 
     `counter` gives the fewest and most tokens of a text (default: o200k times the provider's range where the extra
     `tokens` is installed, else from the bytes). Raises InvalidInput naming the first record that cannot be used; then
     nothing was written.
     """
-    if (provider, method) not in FORMATS:
-        offered = ", ".join(f"{p}/{m}" for p, m in FORMATS)
-        raise InvalidInput(f"there is no format for {provider}/{method}: there are {offered}")
+    format_ = format_of(provider, method, base_model)
     most = limits or LIMITS[provider, method]
     count, how = (counter, "given") if counter is not None else _counter(provider)
     lines: list[bytes] = []
     low = high = size = 0
     for item in items:
-        row, texts = row_of(item, provider=provider, method=method, system=system, whole=whole)
+        row, texts = row_of(
+            item,
+            provider=provider,
+            method=method,
+            system=system,
+            whole=whole,
+            labelled=labelled,
+            base_model=base_model,
+        )
         # ASCII alone: some readers break lines at U+2028, which JSON leaves as it is.
         line = json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         least, highest = _tokens(texts, count)
@@ -146,10 +177,9 @@ def write(
     temporary = folder / f".{digest}.tmp"
     temporary.write_bytes(data)
     temporary.replace(folder / f"{digest}.jsonl")
-    form: Method = method
     return DatasetFile(
-        format=FORMATS[provider, method],
-        method=form,
+        format=format_,
+        method=method,
         sha256=digest,
         bytes=size,
         rows=len(lines),
@@ -158,7 +188,14 @@ def write(
 
 
 def row_of(
-    item: Record | Pair, *, provider: ProviderName, method: Kind, system: str | None = None, whole: bool = False
+    item: Record | Pair,
+    *,
+    provider: ProviderName,
+    method: Kind,
+    system: str | None = None,
+    whole: bool = False,
+    labelled: bool = False,
+    base_model: str = "",
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """One row in the provider's format, and its texts. Raises InvalidInput naming the record."""
     record = item.record if isinstance(item, Pair) else item
@@ -176,19 +213,21 @@ def row_of(
     elif whole and method == "rft":
         # There need be no reference: what is right is the verifier's to say.
         answers = (record.answer or record.solution or record.model_dump_json(include={"scenario"}),)
+    elif method == "distillation" and not labelled:
+        answers = ()  # the teacher's to say
     else:
         answers = (_answer(record, method),)
     texts = tuple(text for text in (system, record.prompt, *answers) if text is not None)
     for text in texts:
-        _check(record, text)
+        check(record, text)
     if provider == "bedrock":
-        _check_reserved(record, [text for text in (system, record.prompt) if text is not None])
-    row = _WRITERS[FORMATS[provider, method]](method, record, system, answers)
+        check_reserved(record, [text for text in (system, record.prompt) if text is not None])
+    row = WRITERS[format_of(provider, method, base_model)](method, record, system, answers)
     if whole and method == "rft":
         if provider == "sagemaker":
             raise InvalidInput("SageMaker's rows have no room for a whole record: tune at another provider")
         text = record.model_dump_json()
-        _check(record, text)
+        check(record, text)
         (row["references"] if provider == "vertex" else row)["record"] = text
     return row, texts
 
@@ -200,116 +239,6 @@ def _answer(record: Record, method: Kind) -> str:
         what = "a reference for the grader" if method == "rft" else "a completion"
         raise InvalidInput(f"record {record.id!r} has neither steps nor an answer, so there is no {what}: leave it out")
     return found
-
-
-def _check(record: Record, text: str) -> None:
-    if not text.strip():
-        raise InvalidInput(f"record {record.id!r} has an empty prompt or completion: leave it out")
-    if "\0" in text:
-        raise InvalidInput(f"record {record.id!r} has the character NUL: take it out")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        where = error.start
-        raise InvalidInput(
-            f"record {record.id!r} has half a surrogate pair at character {where}: take it out"
-        ) from None
-    if found := keys_in(text):
-        raise InvalidInput(
-            f"record {record.id!r} holds what looks like a key ({found[0]}): take it out, and have the key changed"
-        )
-
-
-def _check_reserved(record: Record, texts: list[str]) -> None:
-    for text in texts:
-        found = next((word for word in RESERVED if word in text), None)
-        if found is not None:
-            raise InvalidInput(f"record {record.id!r}: {found!r} in a prompt makes a Nova job fail: write it otherwise")
-
-
-# ── Rows ─────────────────────────────────────────────────────────────────────────────────────────
-
-Row = dict[str, Any]
-
-
-def _openai(method: Kind, record: Record, system: str | None, answers: tuple[str, ...]) -> Row:
-    asked = [*([_say("system", system)] if system else []), _say("user", record.prompt)]
-    if method == "sft":
-        return {"messages": [*asked, _say("assistant", answers[0])]}
-    if method == "dpo":
-        preferred, rejected = ([_say("assistant", text)] for text in answers)
-        return {"input": {"messages": asked}, "preferred_output": preferred, "non_preferred_output": rejected}
-    return {
-        "messages": asked,
-        "reference_answer": answers[0],
-        "record_id": record.id,
-        "verifier": record.verifier,
-    }
-
-
-def _vertex(method: Kind, record: Record, system: str | None, answers: tuple[str, ...]) -> Row:
-    row: Row = {"contents": [_part("user", record.prompt)]}
-    if system and method == "dpo":
-        raise InvalidInput(f"record {record.id!r}: Vertex's preference rows have no system instruction: leave it out")
-    if system:
-        row["systemInstruction"] = _part("system", system)
-    if method == "sft":
-        row["contents"].append(_part("model", answers[0]))
-    elif method == "dpo":
-        scores = zip((1.0, 0.0), answers, strict=True)
-        row["completions"] = [{"score": score, "completion": _part("model", text)} for score, text in scores]
-    else:
-        references = {"reference_answer": answers[0], "record_id": record.id, "verifier": record.verifier}
-        row["references"] = references
-    return row
-
-
-def _bedrock(method: Kind, record: Record, system: str | None, answers: tuple[str, ...]) -> Row:
-    turns = (("user", record.prompt), ("assistant", answers[0]))
-    row: Row = {"schemaVersion": "bedrock-conversation-2024"}
-    if system:
-        row["system"] = [{"text": system}]
-    row["messages"] = [{"role": role, "content": [{"text": text}]} for role, text in turns]
-    return row
-
-
-def _sagemaker(method: Kind, record: Record, system: str | None, answers: tuple[str, ...]) -> Row:
-    asked = [*([_say("system", system)] if system else []), _say("user", record.prompt)]
-    if method == "rft":
-        return {
-            "data_source": record.domain,
-            "prompt": asked,
-            "ability": record.domain,
-            "reward_model": {"style": "rule", "ground_truth": answers[0]},
-            "extra_info": {"record_id": record.id, "verifier": record.verifier},
-        }
-    prompt = f"{system}\n\n{record.prompt}" if system else record.prompt
-    if method == "dpo":
-        return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
-    return {"prompt": prompt, "completion": answers[0]}
-
-
-def _prompt(method: Kind, record: Record, system: str | None, answers: tuple[str, ...]) -> Row:
-    """For our own search: nothing but the prompts of calls leaves."""
-    _check(record, record.model_dump_json())
-    return {"system": system, "record": record.model_dump(mode="json")}
-
-
-_WRITERS: dict[Format, Callable[[Kind, Record, str | None, tuple[str, ...]], Row]] = {
-    "openai": _openai,
-    "vertex": _vertex,
-    "bedrock": _bedrock,
-    "sagemaker": _sagemaker,
-    "prompt": _prompt,
-}
-
-
-def _say(role: str, text: str) -> Row:
-    return {"role": role, "content": text}
-
-
-def _part(role: str, text: str) -> Row:
-    return {"role": role, "parts": [{"text": text}]}
 
 
 def _id(item: Record | Pair) -> str:

@@ -68,6 +68,7 @@ class Entry(Contract):
     target: str
     base_model: str
     method: str
+    """In words (`TuneSpec.how`)."""
     stage: Stage
     estimate_usd: Usd
     actual_usd: Usd | None = None

@@ -46,8 +46,8 @@ from stepforge.finetune.holding import Held, held, shipped
 from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger import Ledger
-from stepforge.finetune.plan import AnthropicSettings, Plan, connect
-from stepforge.finetune.provider import Deployed, Labels, Provider
+from stepforge.finetune.plan import AnthropicSettings, Plan, VertexSettings, connect
+from stepforge.finetune.provider import ChecksServing, Deployed, Labels, Provider
 from stepforge.finetune.registering import register_external
 from stepforge.finetune.spec import TuneSpec, launch_key
 from stepforge.finetune.watching import billed, cancel
@@ -185,9 +185,9 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
         if (verdict.action, verdict.arm) != ("launch", request.arm):
             raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
     provider, spec = tools.provider(request), request.spec
-    if isinstance(request.plan.provider, AnthropicSettings):
+    if isinstance(request.plan.provider, AnthropicSettings | VertexSettings):
         request.plan.provider.check_machine(request.plan.optimiser)
-    if isinstance(provider, Deployed):
+    if isinstance(provider, ChecksServing):
         provider.check_serving(spec)
     check(provider, spec, shutdown=request.shutdown, needed_until=request.needed_until)
     terms = tools.held(request, provider, counts=True)
@@ -407,8 +407,8 @@ def register(tools: Tools, flow: Flow) -> Output:
 def label(provider: Provider, tuned: Tuned, labels: Mapping[str, str]) -> None:
     """Label the model in the provider's own registry, where there is one and its client is here.
 
-    The client of Vertex's registry is too large to be in every function. What is missed is for people who look there:
-    our registry has it all.
+    The client of Vertex's registry is large, and a layer may lack it. What is missed is for people who look there: our
+    registry has it all.
     """
     if not isinstance(provider, Labels):
         return

@@ -1,10 +1,11 @@
-"""A folder of small files, in S3 or on this machine, with the one promise that a job needs: written once."""
+"""A folder of small files, in S3, in Cloud Storage or on this machine, with what a job needs: some are written once."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,3 +98,61 @@ class S3Folder:
         )
         for page in pages:
             yield from (entry["Key"].removeprefix(f"{self._prefix}/") for entry in page.get("Contents", []))
+
+
+class GcsFolder:
+    """Below `gs://bucket/prefix`, by conditional writes. `storage` is a client of google-cloud-storage."""
+
+    def __init__(self, storage: Any, uri: str, *, target: str = "vertex", timeout_seconds: float = 60) -> None:
+        self._storage, self.name, self._target, self._timeout = storage, uri.rstrip("/"), target, timeout_seconds
+        bucket, _, self._prefix = self.name.removeprefix("gs://").partition("/")
+        self._bucket = storage.bucket(bucket)
+
+    def read(self, name: str) -> bytes | None:
+        from google.api_core.exceptions import NotFound
+
+        with self._calling("read"):
+            try:
+                data: bytes = self._blob(name).download_as_bytes(retry=None, checksum=None, timeout=self._timeout)
+            except NotFound:
+                return None
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        with self._calling("write"):
+            self._upload(name, data)
+
+    def write_once(self, name: str, data: bytes) -> bool:
+        from google.api_core.exceptions import PreconditionFailed
+
+        with self._calling("write"):
+            try:
+                self._upload(name, data, if_generation_match=0)
+            except PreconditionFailed:
+                return False
+        return True
+
+    def names(self, prefix: str) -> Iterator[str]:
+        start = f"{self._prefix}/" if self._prefix else ""
+        with self._calling("list"):
+            # All at once: what fails in the middle of a page would fail outside of here.
+            blobs = self._storage.list_blobs(self._bucket, prefix=f"{start}{prefix}", retry=None, timeout=self._timeout)
+            found = list(blobs)
+        yield from (blob.name.removeprefix(start) for blob in found)
+
+    def uri(self, name: str) -> str:
+        return f"{self.name}/{name}"
+
+    def _upload(self, name: str, data: bytes, **condition: int) -> None:
+        blob = self._blob(name)
+        blob.upload_from_string(
+            data, content_type="application/json", retry=None, checksum=None, timeout=self._timeout, **condition
+        )
+
+    def _blob(self, name: str) -> Any:
+        return self._bucket.blob(f"{self._prefix}/{name}".lstrip("/"))
+
+    def _calling(self, call: str) -> AbstractContextManager[None]:
+        from stepforge.finetune.vertex_calls import calling
+
+        return calling(self._target, f"storage.{call}", about_content=True)

@@ -14,7 +14,7 @@ from stepforge.economics.catalogue import Catalogue, ModelPrice
 from stepforge.economics.quotes import training_price
 from stepforge.errors import UnknownPrice
 from stepforge.finetune.entries import Budgets
-from stepforge.finetune.plan import AnthropicSettings, Plan
+from stepforge.finetune.plan import Plan
 from stepforge.finetune.provider import Provider
 from stepforge.finetune.spec import TokenRange, TuneSpec
 
@@ -127,12 +127,13 @@ def _dearer(
     plan: Plan, spec: TuneSpec, asked: ModelPrice, provider: Provider, catalogue: Catalogue
 ) -> tuple[ModelPrice, str]:
     """The price to hold it to, and why a person is asked all the same."""
-    if isinstance(plan.provider, AnthropicSettings):
+    if plan.search_price() is not None:
         return asked, "the rates of its search are the plan's own"
     # By what is tuned: `catalogue_model` is the plan's word, and could name a cheaper one.
     model = f"{spec.provider}/{spec.base_model}"
     try:
-        known = training_price(catalogue, model, spec.method) if model in catalogue.rows else None
+        teacher = None if spec.teacher is None else spec.teacher.model
+        known = training_price(catalogue, model, spec.method, teacher=teacher) if model in catalogue.rows else None
     except UnknownPrice:
         known = None
     if known is None:
@@ -141,6 +142,8 @@ def _dearer(
     price = asked if asked_usd > known_usd else known
     if known.kind == "training_hours":
         return price, "how many hours it takes is the plan's word"
+    if spec.teacher is not None and spec.provider == "vertex":
+        return price, "how long its teacher's responses are is the plan's word"
     if spec.training.bytes > MOST_BYTES_A_TOKEN * spec.training.tokens.high:
         return price, "its data have more bytes than its tokens explain"
     return price, ""

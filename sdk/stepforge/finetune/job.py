@@ -11,10 +11,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from stepforge.contracts.base import Contract
+from stepforge.economics import bills
 from stepforge.economics.catalogue import ModelPrice
-from stepforge.errors import InvalidInput, ProviderRefused
+from stepforge.economics.tokens import TokenCount
+from stepforge.errors import InvalidInput, ProviderRefused, UnknownPrice
 from stepforge.finetune.keys import without
-from stepforge.finetune.spec import ProviderName, TokenRange, TuneSpec
+from stepforge.finetune.spec import ProviderName, Teacher, TokenRange, TuneSpec
 
 FAKE_MARK = "localfake"
 """In every id that a local server of ours gives out. No provider has such ids."""
@@ -132,9 +134,13 @@ class Estimate(Contract):
 def estimate(spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
     """Cost of a spec at a price: tokens x epochs, hours (a range that the caller has to give), or a flat price.
 
+    A distillation costs what its teacher says beside the training, and more pairs where the provider adds some.
     Rounded to the cent, away from the middle: what may cost something is never free.
-    Raises InvalidInput where an hourly price comes without hours, and for a price of anything but training.
+    Raises InvalidInput where an hourly price comes without hours, and for a price of anything but training;
+    UnknownPrice where a distillation's price has no rates of its teacher.
     """
+    if spec.teacher is not None:
+        return _distillation(spec, spec.teacher, price)
     epochs = spec.hyperparameters.epochs
     tokens = spec.training.tokens
     total = TokenRange(low=tokens.low * epochs, high=tokens.high * epochs, method=f"{tokens.method} x {epochs} epochs")
@@ -155,3 +161,32 @@ def estimate(spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal
     low, high = (price.usd_each * quantity for quantity in quantities)
     low, high = low.quantize(CENT, ROUND_FLOOR), high.quantize(CENT, ROUND_CEILING)
     return Estimate(low_usd=low, high_usd=high, tokens=total, price=price)
+
+
+def _distillation(spec: TuneSpec, teacher: Teacher, price: ModelPrice) -> Estimate:
+    """The teacher asked once a row to as often as the provider may, each response between a token and the most that
+    it may have; the training on both."""
+    if price.kind != "training_tokens":
+        raise InvalidInput(f"a price of {price.kind} was given for a distillation: give one of training_tokens")
+    if price.teacher is None:
+        raise UnknownPrice(bills.NO_RATES)
+    if price.teacher.model != teacher.model:
+        raise InvalidInput(
+            f"the price has the rates of {price.teacher.model!r}, but the teacher is {teacher.model!r}: give its rates"
+        )
+    said, rows = spec.training.tokens, spec.training.rows
+    one_each = (
+        TokenCount(said.low, said.low, said.high, said.method),
+        TokenCount(rows, rows, rows * teacher.max_response_tokens, f"1 to {teacher.max_response_tokens:,} a response"),
+    )
+    prompts, responses = (bills.synthesised(spec.provider, count, rows) for count in one_each)
+    fewest, most = bills.epochs_of(spec.provider, spec.hyperparameters.epochs)
+    each = (price.teacher.input.usd_each, price.teacher.output.usd_each, price.usd_each)
+    low = each[0] * prompts.low + each[1] * responses.low + each[2] * fewest * (prompts.low + responses.low)
+    high = each[0] * prompts.high + each[1] * responses.high + each[2] * most * (prompts.high + responses.high)
+    both = prompts.plus(responses)
+    tokens = TokenRange(
+        low=both.low * fewest, high=both.high * most, method=f"{both.method}; {fewest} to {most} epochs"
+    )
+    low, high = low.quantize(CENT, ROUND_FLOOR), high.quantize(CENT, ROUND_CEILING)
+    return Estimate(low_usd=low, high_usd=high, tokens=tokens, price=price)

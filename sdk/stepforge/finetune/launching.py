@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from stepforge.contracts.base import Contract
-from stepforge.economics.catalogue import ModelPrice
+from stepforge.economics.catalogue import Catalogue, ModelPrice
 from stepforge.errors import (
     IntegrityError,
     InvalidInput,
@@ -69,6 +69,7 @@ def launch(
     hours: tuple[Decimal, Decimal] | None = None,
     shutdown: date | None = None,
     needed_until: date | None = None,
+    catalogue: Catalogue | None = None,
     tries: int = 6,
     sleep: Sleep = time.sleep,
     owner: str | None = None,
@@ -76,11 +77,12 @@ def launch(
     """Launch a fine-tune, or adopt the one that was launched with the same spec.
 
     `folder` holds the data (`DatasetFile.filename`), `price` is that of training, `shutdown` the day when the base
-    model ends and `needed_until` the day until which the tuned one is needed.
+    model ends and `needed_until` the day until which the tuned one is needed; `catalogue` says who may teach whom, the
+    one that ships where it is left out.
     Raises OverBudget, ModelGone, InvalidInput before anything is sent; ProviderRefused where the provider said no;
     Throttled where it never took the request; LaunchUncertain where it is not known yet what it did.
     """
-    check(provider, spec, shutdown=shutdown, needed_until=needed_until)
+    check(provider, spec, shutdown=shutdown, needed_until=needed_until, catalogue=catalogue)
     expected = provider.estimate(spec, price, hours=hours)
     key = launch_key(spec, provider.target)
     entry = ledger.reserve(key, spec, provider.target, expected, budgets)
@@ -93,7 +95,12 @@ def launch(
 
 
 def check(
-    provider: Provider, spec: TuneSpec, *, shutdown: date | None = None, needed_until: date | None = None
+    provider: Provider,
+    spec: TuneSpec,
+    *,
+    shutdown: date | None = None,
+    needed_until: date | None = None,
+    catalogue: Catalogue | None = None,
 ) -> None:
     """Everything that can be refused without asking the provider."""
     if spec.provider != provider.name:
@@ -108,6 +115,9 @@ def check(
             f"{spec.base_model!r} shuts down on {shutdown}, and the tuned model is needed until {needed_until}: choose "
             "a base model that lasts longer"
         )
+    if spec.teacher is not None:
+        student = f"{spec.provider}/{spec.base_model}"
+        (Catalogue.load() if catalogue is None else catalogue).pair(student, spec.teacher.model)
     provider.validate(spec)
 
 

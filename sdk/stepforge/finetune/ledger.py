@@ -90,7 +90,7 @@ class Ledger(ABC):
             provider=spec.provider,
             target=target,
             base_model=spec.base_model,
-            method=spec.method,
+            method=spec.how,
             stage=Stage.NEEDS_APPROVAL if waits else Stage.RESERVED,
             estimate_usd=estimate.high_usd,
             reserved_at=time_of(self.clock()),

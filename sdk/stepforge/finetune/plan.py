@@ -10,30 +10,39 @@ import tomllib
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from stepforge.contracts.base import Contract, first_problem
 from stepforge.contracts.records import Record
-from stepforge.economics.catalogue import Catalogue, ModelPrice, warnings_of
-from stepforge.economics.quotes import training_price
-from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
-from stepforge.finetune.addresses import Secrets, credentials_for, hold_known, hold_own, key_for
+from stepforge.economics.catalogue import Catalogue, ModelPrice, teacher_row, warnings_of
+from stepforge.economics.quotes import teacher_prices, training_price
+from stepforge.errors import InvalidInput, ModelGone, UnknownName, UnknownPrice
+from stepforge.finetune.addresses import Secrets, hold_known, hold_own, key_for
 from stepforge.finetune.datasets import Kind, write
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.keys import is_loopback
-from stepforge.finetune.optimisers import DspyOptimiser, Optimiser
+from stepforge.finetune.optimisers import DspyOptimiser, Optimiser, VertexOptimiser
 from stepforge.finetune.provider import Provider
-from stepforge.finetune.spec import Grader, Hyperparameters, TuneSpec
+from stepforge.finetune.spec import Grader, Hyperparameters, Teacher, TuneSpec
+from stepforge.finetune.vertex_settings import DataDriven
 from stepforge.installation.home import home
 
+if TYPE_CHECKING:
+    from stepforge.finetune.vertex import VertexProvider
+
 NO_SECRET = (
-    "the state machine has no environment variable with your key: store it below stepforge/ENV/finetune/ in Secrets "
-    "Manager, and name it as api_key_secret in [provider] (docs/secrets.md)"
+    "the state machine has no environment variable with your key: give api_key_secret in [provider], the environment's "
+    "own stepforge/ENV/openai or stepforge/ENV/anthropic, or one of yours below stepforge/ENV/finetune/ "
+    "(docs/secrets.md)"
 )
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+NO_CREDENTIALS = (
+    "the state machine has no credentials of Google's: store those of a service account below stepforge/ENV/finetune/ "
+    "in Secrets Manager, and name it as credentials_secret in [optimiser] (docs/secrets.md)"
+)
+NO_VERIFIER = "the state machine runs no verifiers of users: use `finetune launch`, or leave it out"
 _OPENAI = "https://api.openai.com/v1"
 _ANTHROPIC = "https://api.anthropic.com"
 
@@ -64,25 +73,30 @@ class VertexSettings(Contract):
     folder_uri: str
     kms_key: str | None = None
     base_url: str | None = None
+    prompts: DataDriven | None = None
+    """For method 'prompt': Vertex's data-driven optimiser searches for a better prompt of a Gemini."""
+
+    def check_machine(self, optimiser: Optimiser | None) -> None:
+        """Raises InvalidInput where the state machine could not score what is found."""
+        del optimiser
+        if self.prompts is not None and self.prompts.verifier is not None:
+            raise InvalidInput(NO_VERIFIER)
 
     def provider(self, secrets: Secrets | None = None) -> Provider:
+        vertex = self._vertex(secrets)
+        if self.prompts is None:
+            return vertex
+        from stepforge.finetune.vertex_prompts import VertexPrompts
+
+        return VertexPrompts(vertex, self.prompts, look_seconds=600 if secrets is None else 120)
+
+    def _vertex(self, secrets: Secrets | None) -> VertexProvider:
         from stepforge.finetune.vertex import VertexProvider
+        from stepforge.finetune.vertex_calls import credentials_of
 
-        given = self.model_dump(exclude={"type", "credentials_secret"})
-        if is_loopback(self.base_url):
-            from google.oauth2.credentials import Credentials
-
-            # A local server looks at no credentials, and nobody's own are sent to it.
-            return VertexProvider(**given, credentials=Credentials(token="local"))
-        if secrets is not None and self.credentials_secret is not None:
-            import google.auth
-
-            about = credentials_for(secrets, self.credentials_secret, address=self.base_url)
-            found, _ = google.auth.load_credentials_from_dict(about, scopes=[SCOPE])
-            return VertexProvider(**given, credentials=found)
-        if secrets is not None:
-            hold_own(self.base_url)
-        return VertexProvider(**given)
+        given = self.model_dump(exclude={"type", "credentials_secret", "prompts"})
+        found = credentials_of(secrets, self.credentials_secret, base_url=self.base_url)
+        return VertexProvider(**given, credentials=found)
 
 
 class BedrockSettings(Contract):
@@ -169,13 +183,17 @@ class AnthropicSettings(Contract):
     def check_machine(self, optimiser: Optimiser | None) -> None:
         """Raises InvalidInput where the state machine could not run the search."""
         if isinstance(optimiser, DspyOptimiser):
-            raise InvalidInput("the state machine's functions have no dspy: use `finetune launch`, or gepa or bedrock")
+            raise InvalidInput(
+                "the state machine's functions have no dspy: use `finetune launch`, or gepa, bedrock or vertex"
+            )
+        if isinstance(optimiser, VertexOptimiser) and optimiser.lacks_secret():
+            raise InvalidInput(NO_CREDENTIALS)
         if self.folder_uri is None:
             raise InvalidInput(
                 'the state machine keeps jobs in its bucket: give folder_uri = "s3://BUCKET/finetune/prompts"'
             )
         if self.verifier is not None:
-            raise InvalidInput("the state machine runs no verifiers of users: use `finetune launch`, or leave it out")
+            raise InvalidInput(NO_VERIFIER)
 
     def provider(self, secrets: Secrets | None = None, s3: Any = None) -> Provider:
         """`s3` is the client of the environment, where there is one."""
@@ -191,6 +209,7 @@ class AnthropicSettings(Contract):
             max_tokens=self.max_tokens,
             verifier=self.verifier,
             look_seconds=600 if secrets is None else 120,
+            secrets=secrets,
         )
 
     def _folder(self, s3: Any) -> Folder:
@@ -259,6 +278,8 @@ class Plan(Contract):
     system: str | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
+    teacher: Teacher | None = None
+    """For distillation: the larger model. It has to be a teacher of the base model by the catalogue's [[pairs]]."""
     verifier: str | None = None
     """For rft in the place of a grader: what becomes a python grader. A domain, shipped or installed, or your own
     `package.module:function`."""
@@ -272,6 +293,25 @@ class Plan(Contract):
     """The day on which the base model ends; the catalogue's where this is left out."""
     needed_until: date | None = None
 
+    @model_validator(mode="after")
+    def _searches(self) -> Plan:
+        if isinstance(self.provider, VertexSettings) and (self.method == "prompt") != (
+            self.provider.prompts is not None
+        ):
+            raise ValueError(
+                "at Vertex method 'prompt' and [provider.prompts] belong together: give both (docs/finetune-vertex.md) "
+                "for a better prompt, or neither to tune weights"
+            )
+        return self
+
+    def search_price(self) -> ModelPrice | None:
+        """What a search for a prompt costs at most, in the plan's own words; None: weights are tuned."""
+        if isinstance(self.provider, AnthropicSettings):
+            return self.provider.price()
+        if isinstance(self.provider, VertexSettings) and self.provider.prompts is not None:
+            return self.provider.prompts.price()
+        return None
+
     def lacks_secret(self) -> bool:
         """Whether the state machine would find no key: what it tunes, and what is promoted, it asks itself."""
         settings = self.provider
@@ -282,12 +322,17 @@ class Plan(Contract):
     def terms(self, catalogue: Catalogue, today: date) -> Terms:
         """Price and end of the base model: the plan's own, else the catalogue's.
 
-        Raises UnknownPrice where neither has a price, ModelGone where the catalogue knows that it cannot be launched.
+        Raises UnknownPrice where neither has a price, ModelGone where the catalogue knows that it cannot be launched,
+        UnknownName for a distillation of a model that it does not have: nobody would know who may teach it.
         """
-        if isinstance(self.provider, AnthropicSettings):
-            return Terms(price=self.provider.price(), shutdown=self.shutdown)
         model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
         row = catalogue.rows.get(model)
+        if (own := self.search_price()) is not None:
+            return Terms(price=own, shutdown=self.shutdown or (row.shuts_down if row else None))
+        if row is None and self.method == "distillation":
+            raise UnknownName(
+                "student of the catalogue", model, [one for pair in catalogue.pairs for one in pair.students]
+            )
         if row is None:
             if self.price is None:
                 raise UnknownPrice(
@@ -295,23 +340,43 @@ class Plan(Contract):
                     "usd, unit, as_of, source), or name a row of the catalogue as catalogue_model"
                 )
             return Terms(price=self.price, shutdown=self.shutdown)
-        if refused := catalogue.refusals(model, self.method, today):
+        teacher = None if self.teacher is None else self.teacher.model
+        if refused := catalogue.refusals(model, self.method, today, teacher=teacher):
             raise ModelGone(f"{'; '.join(refused)}: choose another base model or method (`stepforge catalogue`)")
         warnings = () if self.price else warnings_of(catalogue, [model], today)
         try:
-            price = self.price or training_price(catalogue, model, self.method)
+            price = self._price(catalogue, model)
         except UnknownPrice as error:
             raise UnknownPrice(f"{error}. In a plan: [price], with kind, usd, unit, as_of and source") from error
+        if self.teacher is not None:
+            warnings += self._about_teacher(catalogue, teacher_row(model, self.teacher.model), today)
         return Terms(price=price, shutdown=self.shutdown or row.shuts_down, warnings=warnings)
+
+    def _price(self, catalogue: Catalogue, model: str) -> ModelPrice:
+        """Raises UnknownPrice. A distillation's own price may leave the teacher's rates to the catalogue."""
+        teacher = None if self.teacher is None else self.teacher.model
+        if self.price is None:
+            return training_price(catalogue, model, self.method, teacher=teacher)
+        if self.method != "distillation" or self.price.teacher is not None:
+            return self.price
+        return self.price.model_copy(update={"teacher": teacher_prices(catalogue, model, teacher)})
+
+    def _about_teacher(self, catalogue: Catalogue, teacher: str, today: date) -> tuple[str, ...]:
+        own = self.price is not None and self.price.teacher is not None
+        warnings = () if own else warnings_of(catalogue, [teacher], today)
+        ends = catalogue.row(teacher).shuts_down
+        if ends is not None and self.needed_until is not None and ends <= self.needed_until:
+            warnings += (f"{teacher} shuts down on {ends}: after that nobody can distil from it again",)
+        return warnings
 
     def booked_at(self, catalogue: Catalogue) -> ModelPrice | None:
         """The price for the books of a job that was launched, though nothing may be any more; None: not known."""
-        if isinstance(self.provider, AnthropicSettings):
-            return self.provider.price()
+        if (own := self.search_price()) is not None:
+            return own
         model = self.catalogue_model or f"{self.provider.type}/{self.base_model}"
-        if self.price is not None or model not in catalogue.rows:
+        if model not in catalogue.rows:
             return self.price
-        return training_price(catalogue, model, self.method)
+        return self._price(catalogue, model)
 
     def spec(self, records: list[Record], folder: Path) -> TuneSpec:
         """Write the data below `folder`, and say what is to be launched. Raises InvalidInput."""
@@ -322,7 +387,16 @@ class Plan(Contract):
             from stepforge.finetune.graders import is_own
 
             grader, whole = self._from_verifier(self.verifier), is_own(self.verifier)
-        file = write(records, folder, provider=self.provider.type, method=self.method, system=self.system, whole=whole)
+        file = write(
+            records,
+            folder,
+            provider=self.provider.type,
+            method=self.method,
+            system=self.system,
+            whole=whole,
+            labelled=self.teacher is not None and self.teacher.labelled,
+            base_model=self.base_model,
+        )
         try:
             return TuneSpec(
                 provider=self.provider.type,
@@ -332,6 +406,7 @@ class Plan(Contract):
                 training=file,
                 hyperparameters=self.hyperparameters,
                 grader=grader,
+                teacher=self.teacher,
                 optimiser=self.optimiser,
                 suffix=self.suffix,
                 attempt=self.attempt,

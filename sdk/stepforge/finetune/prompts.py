@@ -21,6 +21,8 @@ class Optimised(Contract):
     """A prompt and how it did. `seed_score` and `score` are means over the same validation examples."""
 
     prompt: str
+    optimiser: str = ""
+    """Which one searched, by its name in a spec; empty for a search of the caller's own."""
     seed_score: float
     score: float
     candidates: int
@@ -31,6 +33,11 @@ class Optimised(Contract):
     local_fake: bool
     note: str = ""
     """Why the optimiser ended before its time, where it was not the budget."""
+
+    @property
+    def words(self) -> str:
+        why = "; the budget was used up" * self.stopped_by_budget + (self.note and f"; {self.note}")
+        return f"{self.optimiser}: {self.seed_score:.2f} to {self.score:.2f}, {self.candidates} tried beside it{why}"
 
 
 class Example(Contract):

@@ -22,12 +22,17 @@ class Labels(Protocol):
 
 
 @runtime_checkable
-class Deployed(Protocol):
-    """A provider whose models answer only on an endpoint, which is charged by the hour for as long as it is there."""
+class ChecksServing(Protocol):
+    """A provider that tunes some models which it does not serve as they come."""
 
     def check_serving(self, spec: TuneSpec) -> None:
-        """Raises InvalidInput where a model of this spec could not be deployed. Sends nothing."""
+        """Raises InvalidInput where a model of this spec would not answer. Sends nothing."""
         ...
+
+
+@runtime_checkable
+class Deployed(ChecksServing, Protocol):
+    """A provider whose models answer only on an endpoint, which is charged by the hour for as long as it is there."""
 
     def deploy(self, job_id: str, *, trial: bool, tags: Mapping[str, str]) -> Tuned:
         """The model on an endpoint, which is made where there is none. Raises NotReady while it comes up.

@@ -12,8 +12,9 @@ from stepforge.finetune.optimisers import Optimiser
 
 ProviderName = Literal["openai", "vertex", "bedrock", "sagemaker", "anthropic"]
 PROVIDERS: tuple[ProviderName, ...] = ("openai", "vertex", "bedrock", "sagemaker", "anthropic")
-Method = Literal["sft", "dpo", "rft", "prompt"]
-"""Supervised, preference pairs, reinforcement with a grader, and a better prompt in the place of new weights."""
+Method = Literal["sft", "dpo", "rft", "distillation", "prompt"]
+"""Supervised, preference pairs, reinforcement with a grader, the responses of a larger model, and a better prompt in
+the place of new weights."""
 Format = Literal["openai", "vertex", "bedrock", "sagemaker", "prompt"]
 
 
@@ -107,6 +108,20 @@ Grader = Annotated[
 ]
 
 
+class Teacher(Contract):
+    """The larger model of a distillation. The provider asks it for responses to our prompts, and tunes on them."""
+
+    model: Annotated[str, Field(min_length=1, max_length=2048)]
+    """As the provider's API calls it; at Bedrock an ARN or an inference profile too."""
+    max_response_tokens: Annotated[int, Field(ge=1, le=131_072)]
+    """Of one response, thoughts included. What the cost is held against; Bedrock cuts there, Vertex has no such
+    setting."""
+    labelled: bool = False
+    """Send our answers with the prompts: Bedrock may show them to the teacher as examples of good ones."""
+    sft_loss_weight: Annotated[float, Field(gt=0)] | None = None
+    """Vertex: the weight of the teacher's words beside its distribution."""
+
+
 class Hyperparameters(Contract):
     """Unset is the provider's own choice, but for the epochs: a price has to be known before anything is sent."""
 
@@ -138,6 +153,7 @@ class TuneSpec(Contract):
     validation: DatasetFile | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
+    teacher: Teacher | None = None
     optimiser: Optimiser | None = None
     """Of method 'prompt': what searches; None: gepa as it comes."""
     suffix: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] = "stepforge"
@@ -149,6 +165,10 @@ class TuneSpec(Contract):
     def _fits_together(self) -> TuneSpec:
         if (self.method == "rft") != (self.grader is not None):
             raise ValueError("method 'rft' needs a grader, and no other method has one")
+        if (self.method == "distillation") != (self.teacher is not None):
+            raise ValueError("method 'distillation' needs a teacher, and no other method has one")
+        if self.teacher is not None and self.validation is not None:
+            raise ValueError("a distillation splits its own validation off: leave validation out")
         if self.optimiser is not None and self.method != "prompt":
             raise ValueError(f"method {self.method!r} searches no prompt: leave optimiser out, or use method 'prompt'")
         for name, file in (("training", self.training), ("validation", self.validation)):
@@ -157,6 +177,13 @@ class TuneSpec(Contract):
         if self.validation is not None and self.validation.sha256 == self.training.sha256:
             raise ValueError("validation is the training file: it would measure nothing. Leave it out, or split it off")
         return self
+
+    @property
+    def how(self) -> str:
+        """The method in words: of prompts, with what searches them."""
+        chosen = "gepa" if self.optimiser is None and self.provider == "anthropic" else None
+        searching = self.optimiser.type if self.optimiser is not None else chosen
+        return f"{self.method} by {searching}" if self.method == "prompt" and searching else self.method
 
 
 def launch_key(spec: TuneSpec, target: str) -> str:
@@ -168,6 +195,9 @@ def launch_key(spec: TuneSpec, target: str) -> str:
     """
     counts = {"training": {"tokens"}, "validation": {"tokens"}}
     known = spec.model_dump(mode="json", exclude=counts)
-    if spec.optimiser is None:
-        del known["optimiser"]  # what was launched before there was a choice keeps its key
+    for added in ("teacher", "optimiser"):
+        if known[added] is None:
+            del known[added]  # what was launched before there was a choice keeps its key
+    if spec.teacher is not None and spec.provider == "vertex":
+        del known["teacher"]["max_response_tokens"]  # which counts the cost there, and is not sent
     return TUNE_PREFIX + digest({"spec": known, "target": target})[:40]

@@ -1,7 +1,7 @@
-"""Tuning of Gemini models on Vertex AI, through google-genai; data goes to Cloud Storage.
+"""Tuning of Gemini and distillation of open models on Vertex AI, through google-genai; data goes to Cloud Storage.
 
-Needs the extra `vertex`. Models and endpoints of
-Vertex's own registry: `vertex_registry`. Not covered: distillation, images.
+Needs the extra `vertex`. Models and endpoints of Vertex's own registry: `vertex_registry`. Not covered: images, and
+deploying what was distilled from an open model: its weights come to Cloud Storage.
 """
 
 from __future__ import annotations
@@ -16,32 +16,26 @@ from typing import TYPE_CHECKING, Any
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import IdentityConflict, InvalidInput, MissingExtra, ProviderRefused
 from stepforge.finetune import job as jobs
-from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, normalise
-from stepforge.finetune.keys import failure, is_loopback, unlogged, unreadable
-from stepforge.finetune.spec import Grader, HttpGrader, ProviderName, PythonGrader, ScoreModel, StringCheck, TuneSpec
+from stepforge.finetune.datasets import format_of, is_gemini
+from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Tuned, normalise
+from stepforge.finetune.keys import failure, is_loopback, unreadable
+from stepforge.finetune.spec import Hyperparameters, ProviderName, Teacher, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
+from stepforge.finetune.vertex_calls import JOB_STATES, LABEL, SCOPE, calling, labelled, root_of, session_of, storage_of
 from stepforge.finetune.vertex_registry import VertexRegistry
+from stepforge.finetune.vertex_rewards import reward_config
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
-LABEL = "stepforge-key"
-MOST_LISTED = 2_000
-_STATES = {
-    "JOB_STATE_QUEUED": State.QUEUED,
-    "JOB_STATE_PENDING": State.QUEUED,
-    "JOB_STATE_RUNNING": State.RUNNING,
-    "JOB_STATE_UPDATING": State.RUNNING,
-    "JOB_STATE_PAUSED": State.RUNNING,
-    "JOB_STATE_CANCELLING": State.CANCELLING,
-    "JOB_STATE_SUCCEEDED": State.SUCCEEDED,
-    # The client goes on polling in this state; it has ended, and what it made can be used.
-    "JOB_STATE_PARTIALLY_SUCCEEDED": State.SUCCEEDED,
-    "JOB_STATE_FAILED": State.FAILED,
-    "JOB_STATE_CANCELLED": State.CANCELLED,
-    "JOB_STATE_EXPIRED": State.EXPIRED,
+_METHODS = {
+    "sft": "SUPERVISED_FINE_TUNING",
+    "dpo": "PREFERENCE_TUNING",
+    "rft": "REINFORCEMENT_TUNING",
+    "distillation": "DISTILLATION",
 }
-_METHODS = {"sft": "SUPERVISED_FINE_TUNING", "dpo": "PREFERENCE_TUNING", "rft": "REINFORCEMENT_TUNING"}
+WEIGHTS = "postprocess/node-0/checkpoints/final"
+"""Below a job's output: the last checkpoint of an open model."""
 _ADAPTERS = {1: "ONE", 2: "TWO", 4: "FOUR", 8: "EIGHT", 16: "SIXTEEN", 32: "THIRTY_TWO"}
 
 
@@ -65,9 +59,8 @@ class VertexProvider:
         """`credentials` are google-auth's; without them its default search applies. Raises MissingExtra."""
         try:
             import google.auth
+            import google.cloud.storage
             from google import genai
-            from google.auth.transport.requests import AuthorizedSession
-            from google.cloud import storage
             from google.genai import errors, types
         except ImportError as error:
             raise MissingExtra(error.name or "google-genai", extra="vertex") from error
@@ -87,16 +80,14 @@ class VertexProvider:
             vertexai=True, project=project, location=location, credentials=credentials, http_options=options
         )
         if credentials is None:
-            credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-        root = base_url or f"https://{'' if location == 'global' else f'{location}-'}aiplatform.googleapis.com"
-        self._jobs_url = f"{root.rstrip('/')}/v1beta1/projects/{project}/locations/{location}/tuningJobs"
-        self._session = AuthorizedSession(credentials)
+            credentials, _ = google.auth.default(scopes=[SCOPE])
+        self._jobs_url = f"{root_of(location, base_url)}/v1beta1/projects/{project}/locations/{location}/tuningJobs"
+        self._session = session_of(credentials)
+        self.project, self.location, self.base_url = project, location, base_url
+        self.folder_uri, self.kms_key, self.credentials = folder_uri.rstrip("/"), kms_key, credentials
         self._timeout = timeout_seconds
-        self._storage = storage.Client(
-            project=project, credentials=credentials, client_options={"api_endpoint": base_url} if base_url else None
-        )
+        self.storage = storage_of(project, credentials, base_url)
         self._bucket, _, self._prefix = folder_uri.removeprefix("gs://").rstrip("/").partition("/")
-        self._kms_key = kms_key
         self.local = is_loopback(base_url)
         self.target = f"vertex:{project}:{location}" + (f":{base_url}" if base_url else "")
         self.registry = VertexRegistry(
@@ -111,12 +102,36 @@ class VertexProvider:
     def validate(self, spec: TuneSpec) -> None:
         if spec.method not in _METHODS:
             raise InvalidInput(f"method {spec.method!r} is not offered by Vertex: use one of {', '.join(_METHODS)}")
-        if spec.training.format != "vertex":
-            raise InvalidInput(f"the data is in {spec.training.format!r} format: write it for 'vertex'")
+        wanted = format_of("vertex", spec.method, spec.base_model)
+        if spec.training.format != wanted:
+            raise InvalidInput(f"the data is in {spec.training.format!r} format: write it for {wanted!r}")
         if spec.grader is not None:
             reward_config(spec.grader)
         if spec.hyperparameters.beta is not None and spec.method != "dpo":
             raise InvalidInput("beta belongs to method 'dpo': leave it out")
+        if spec.teacher is not None:
+            self._validate_distillation(spec, spec.teacher)
+
+    @staticmethod
+    def _validate_distillation(spec: TuneSpec, teacher: Teacher) -> None:
+        if teacher.labelled:
+            raise InvalidInput("Vertex's teachers are asked for every answer: leave labelled out, or use Bedrock")
+        gemini, opened = ("epochs", "adapter_size", "learning_rate_multiplier"), ("epochs", "batch_size")
+        taken = gemini if is_gemini(spec.base_model) else opened
+        asked, unset = spec.hyperparameters, Hyperparameters()
+        given = [name for name in type(unset).model_fields if getattr(asked, name) != getattr(unset, name)]
+        if other := [name for name in given if name not in taken]:
+            raise InvalidInput(
+                f"a distillation of {spec.base_model!r} takes {', '.join(taken)}: leave {', '.join(other)} out"
+            )
+
+    def check_serving(self, spec: TuneSpec) -> None:
+        """An open model's weights answer nobody until someone deploys them, on machines by the hour."""
+        if spec.method == "distillation" and not is_gemini(spec.base_model):
+            raise InvalidInput(
+                f"{spec.base_model!r} comes back as weights in Cloud Storage, which no endpoint serves, so it could be "
+                "neither judged nor registered: use `stepforge finetune launch`, and deploy them from the Model Garden"
+            )
 
     def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
         return jobs.estimate(spec, price, hours=hours)
@@ -129,45 +144,20 @@ class VertexProvider:
         data = checked_bytes(folder / filename, sha256)
         name = f"{self._prefix}/{filename}".lstrip("/")
         with self._calling("upload", about_content=True):
-            blob = self._storage.bucket(self._bucket).blob(name)
+            blob = self.storage.bucket(self._bucket).blob(name)
             # The name is the digest of the bytes: writing it again changes nothing.
             blob.upload_from_string(data, content_type="application/jsonl", retry=None, checksum=None)
         return f"gs://{self._bucket}/{name}"
 
     def find(self, key: str, prepared: Prepared) -> Job | None:
-        """By label. The list is read without the client, which takes an answer of any shape for an empty list."""
+        """By label."""
         del prepared
-        try:
-            found = self._labelled(key, f'labels.{LABEL}="{key}"')
-        except ProviderRefused:
-            found = self._labelled(key, None)  # where filters are not taken, the whole list is read
+        found = labelled(
+            self._session, self._jobs_url, "tuningJobs", key, target=self.target, timeout_seconds=self._timeout
+        )
         if len(found) > 1:
             raise IdentityConflict(f"launch {key} has several jobs: {', '.join(found)}. Cancel all but the first")
         return self.status(found[0]) if found else None
-
-    def _labelled(self, key: str, filter_: str | None) -> list[str]:
-        """Names of the jobs with this key."""
-        found, read, token = [], 0, ""
-        while True:
-            query = {"pageSize": "100", "pageToken": token, "filter": filter_ or ""}
-            with self._calling("tuningJobs.list"):
-                answer = self._session.get(
-                    self._jobs_url,
-                    params={k: v for k, v in query.items() if v},
-                    timeout=self._timeout,
-                    allow_redirects=False,
-                )
-            if answer.status_code != 200:
-                raise failure(self.target, "tuningJobs.list", status=answer.status_code, about_content=True)
-            with self._calling("tuningJobs.list"):
-                page = answer.json()
-            rows = page.get("tuningJobs", []) if isinstance(page, dict) else None
-            if rows is None or set(page) - {"tuningJobs", "nextPageToken"}:
-                raise unreadable(self.target, "tuningJobs.list", page)
-            found += [str(row["name"]) for row in rows if row.get("labels", {}).get(LABEL) == key]
-            read, token = read + len(rows), str(page.get("nextPageToken") or "")
-            if not token or read >= MOST_LISTED:
-                return found
 
     def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
         t, config = self._types, self._config(spec, prepared, key)
@@ -199,8 +189,13 @@ class VertexProvider:
             config.samples_per_prompt = h.samples_per_prompt
         if prepared.validation is not None:
             config.validation_dataset = t.TuningValidationDataset(gcs_uri=prepared.validation)
-        if self._kms_key is not None:
-            config.encryption_spec = t.EncryptionSpec(kms_key_name=self._kms_key)
+        if self.kms_key is not None:
+            config.encryption_spec = t.EncryptionSpec(kms_key_name=self.kms_key)
+        if spec.teacher is not None:
+            config.base_teacher_model = spec.teacher.model
+            config.sft_loss_weight_multiplier = spec.teacher.sft_loss_weight
+            if not is_gemini(spec.base_model):
+                config.output_uri = f"gs://{self._bucket}/{self._prefix}".rstrip("/") + f"/output/{key}"
         if spec.grader is not None:
             config.reward_config = t.SingleReinforcementTuningRewardConfig.model_validate(reward_config(spec.grader))
         return config
@@ -228,7 +223,7 @@ class VertexProvider:
             provider=self.name,
             id=found.name,
             key=(found.labels or {}).get(LABEL),
-            state=normalise(raw, _STATES),
+            state=normalise(raw, JOB_STATES),
             raw_state=raw,
             base_model=found.base_model or "",
             model=found.tuned_model.model if found.tuned_model else None,
@@ -241,6 +236,11 @@ class VertexProvider:
         with self._calling("tuningJobs.get"):
             found = self._client.tunings.get(name=job_id)
         tuned = found.tuned_model
+        if tuned is not None and tuned.model and not tuned.endpoint and found.output_uri:
+            raise ProviderRefused(
+                f"job {job_id} has made weights, which no endpoint serves: deploy them from the Model Garden (custom "
+                f"weights), {found.output_uri.rstrip('/')}/{WEIGHTS}"
+            )
         if tuned is None or not tuned.model or not tuned.endpoint:
             raise ProviderRefused(f"job {job_id} has no endpoint, it is {found.state}: watch it until it has succeeded")
         # The endpoint is what answers; the model's name only says what is behind it.
@@ -267,7 +267,8 @@ class VertexProvider:
             text=answer.text or "",
             model=answer.model_version or tuned.handle,
             input_tokens=usage.prompt_token_count or 0,
-            output_tokens=usage.candidates_token_count or 0,
+            # Thoughts are charged as what is said.
+            output_tokens=(usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0),
         )
 
     def label(self, tuned: Tuned, labels: Mapping[str, str]) -> None:
@@ -288,13 +289,9 @@ class VertexProvider:
     @contextmanager
     def _calling(self, call: str, *, about_content: bool = False) -> Iterator[None]:
         import httpx
-        import requests
-        from google.api_core.exceptions import GoogleAPICallError
-        from google.auth.exceptions import GoogleAuthError
-        from pydantic import ValidationError
 
         try:
-            with unlogged():
+            with calling(self.target, call, about_content=about_content):
                 yield
         except self._errors.APIError as error:
             raise failure(
@@ -305,59 +302,12 @@ class VertexProvider:
                 message=str(error.message or ""),
                 about_content=about_content,
             ) from None
-        except GoogleAPICallError as error:
-            raise failure(self.target, call, status=int(error.code or 500), about_content=True) from None
-        except (httpx.HTTPError, requests.RequestException) as error:
+        except httpx.HTTPError as error:
             raise failure(self.target, call, status=None, code=type(error).__name__) from None
-        except GoogleAuthError as error:
-            raise ProviderRefused(f"{self.target} {call}: no credentials ({type(error).__name__})") from None
-        except (ValidationError, ValueError, KeyError, TypeError) as error:
-            raise unreadable(self.target, call, type(error)) from None
-
-
-def reward_config(grader: Grader) -> dict[str, Any]:
-    """A reward of google.genai.types.SingleReinforcementTuningRewardConfig, between -1 and 1.
-
-    Raises InvalidInput for a grader that Vertex has not.
-    """
-    reference = "{{references.reference_answer}}"
-    if isinstance(grader, StringCheck):
-        operations = {"eq": "EXACT_MATCH", "like": "PARTIAL_MATCH"}
-        if grader.operation not in operations:
-            raise InvalidInput(f"string_check {grader.operation!r} is not offered by Vertex: use 'eq' or 'like'")
-        expression = {"match_operation": operations[grader.operation], "expression": reference}
-        scorer = {"correct_answer_reward": 1.0, "wrong_answer_reward": 0.0, "string_match_expression": expression}
-        return {"reward_name": "reference", "string_match_reward_scorer": scorer}
-    if isinstance(grader, PythonGrader):
-        glue = (
-            "\n\ndef evaluate(example, response):\n"
-            "    text = ''.join(part.get('text', '') for part in response.get('parts', []))\n"
-            "    item = dict(example.get('references', {}))\n"
-            "    item.setdefault('messages', [\n"
-            "        {'role': turn.get('role', 'user'), 'content': turn.get('parts', [])}\n"
-            "        for turn in example.get('contents', [])\n"
-            "    ])\n"
-            "    return float(grade({'output_text': text}, item))\n"
-        )
-        return {
-            "reward_name": "verifier",
-            "code_execution_reward_scorer": {"python_code_snippet": grader.source + glue},
-        }
-    if isinstance(grader, HttpGrader):
-        return {"reward_name": "verifier", "cloud_run_reward_scorer": {"cloud_run_uri": grader.uri}}
-    if isinstance(grader, ScoreModel):
-        scorer = {
-            "autorater_prompt": grader.prompt.replace("{{sample.output_text}}", "{{response}}").replace(
-                "{{item.reference_answer}}", reference
-            ),
-            "autorater_config": {"autorater_model": grader.model},
-            "parsed_response_conversion_scorer": {},
-        }
-        return {"reward_name": "judge", "autorater_scorer": scorer}
-    raise InvalidInput(f"grader {grader.type!r} is not offered by Vertex: use string_check, python, score_model, http")
 
 
 def _billable(stats: Any) -> int | None:
+    """What a job says that it billed. A distillation's statistics leave out what the teacher said: they are no bill."""
     if stats is None:
         return None
     for name in ("supervised_tuning_data_stats", "preference_optimization_data_stats"):

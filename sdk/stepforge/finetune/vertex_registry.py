@@ -2,8 +2,8 @@
 
 The registry there gets labels that say where a model comes from, so that who looks at it in Google's console finds our
 launch. An endpoint is what a deployed model is charged for: it is emptied before it is deleted. The library's clients
-are used without `aiplatform.init`, whose settings are the whole process's. Not used: custom jobs, because own
-training is SageMaker's here; versions and aliases, because a tune is a model of its own.
+are used without `aiplatform.init`, whose settings are the whole process's. Not used: versions and aliases, because a
+tune is a model of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from stepforge.contracts.base import Contract
 from stepforge.errors import InvalidInput, MissingExtra, ProviderRefused
-from stepforge.finetune.keys import failure, unlogged, unreadable
+from stepforge.finetune.keys import unlogged
+from stepforge.finetune.vertex_calls import calling, root_of, straight
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -49,11 +50,10 @@ class VertexRegistry:
             from google.cloud import aiplatform_v1
         except ImportError as error:
             raise MissingExtra(error.name or "google-cloud-aiplatform", extra="vertex") from error
-        address = base_url or f"https://{location}-aiplatform.googleapis.com"
-        options: Any = {"api_endpoint": address}
+        options: Any = {"api_endpoint": root_of(location, base_url)}
         given: Any = {"credentials": credentials, "transport": "rest", "client_options": options}
-        self._models = aiplatform_v1.ModelServiceClient(**given)
-        self._endpoints = aiplatform_v1.EndpointServiceClient(**given)
+        self._models = straight(aiplatform_v1.ModelServiceClient(**given))
+        self._endpoints = straight(aiplatform_v1.EndpointServiceClient(**given))
         self._types, self._target = aiplatform_v1, target
         # The library repeats what it may; a caller here does so itself, and knows how often.
         self._call: Any = {"timeout": timeout_seconds, "retry": None}
@@ -95,18 +95,5 @@ class VertexRegistry:
         return len(found.deployed_models)
 
     def _asked(self, call: str, method: Any, **given: Any) -> Any:
-        import requests
-        from google.api_core.exceptions import GoogleAPICallError
-        from google.auth.exceptions import GoogleAuthError
-
-        try:
-            with unlogged():
-                return method(**given, **self._call)
-        except GoogleAPICallError as error:
-            raise failure(self._target, call, status=int(error.code or 500), about_content=True) from None
-        except requests.RequestException as error:
-            raise failure(self._target, call, status=None, code=type(error).__name__) from None
-        except GoogleAuthError as error:
-            raise ProviderRefused(f"{self._target} {call}: no credentials ({type(error).__name__})") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise unreadable(self._target, call, type(error)) from None
+        with calling(self._target, call, about_content=True):
+            return method(**given, **self._call)

@@ -98,6 +98,8 @@ def billed(job: Job, price: ModelPrice | None) -> Decimal | None:
         return cents(job.cost_usd)
     if price is None or not job.state.terminal or job.billable_tokens is None or price.kind != "training_tokens":
         return None
+    if price.teacher is not None:
+        return None  # tokens of the training say nothing of what the teacher said
     return cents(price.usd_each * job.billable_tokens)
 
 

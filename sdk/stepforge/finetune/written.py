@@ -9,6 +9,7 @@ from stepforge.contracts.base import Contract, canonical_json, digest
 from stepforge.errors import ProviderUnavailable, StepforgeError
 from stepforge.finetune.folders import Folder
 from stepforge.finetune.job import Completion, Message
+from stepforge.finetune.keys import unreadable
 from stepforge.finetune.metering import Meter, Metered, most_input
 
 LOST_SECONDS = 900.0
@@ -64,7 +65,10 @@ class Written:
         name = f"{self._prefix}/{request[:32]}-{self._times[request]}.json"
         raw = self._folder.read(name)
         fresh = Asked(at=0, sent=0, most_input=most, most_output=max_tokens)
-        before = fresh if raw is None else Asked.model_validate_json(raw)
+        try:
+            before = fresh if raw is None else Asked.model_validate_json(raw)
+        except ValueError:  # which quotes what it was given
+            raise unreadable(self._folder.name, name, Asked) from None
         before.book(self.meter)
         if before.answer is not None:
             return before.answer

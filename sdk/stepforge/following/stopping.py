@@ -48,7 +48,9 @@ class Stopped:
 def waiting_for(connection: Connection, job_prefix: str) -> list[Waiting]:
     """The running executions that wait for a job."""
     states, machine = connection.client("stepfunctions"), connection.environment.machines["run-job"]
-    pages = states.get_paginator("list_executions").paginate(stateMachineArn=machine, statusFilter="RUNNING")
+    pages = states.get_paginator("list_executions").paginate(
+        stateMachineArn=executions.unqualified(machine), statusFilter="RUNNING"
+    )
     beginning = child_name(job_prefix, "")
     return [
         Waiting(child["name"].removeprefix(beginning), _owns(states, child["executionArn"]))

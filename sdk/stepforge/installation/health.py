@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import stepforge
-from stepforge.contracts.tools import CDK_CLI
+from stepforge.contracts.tools import CDK_CLI, VLLM_PYTHON
 from stepforge.installation.home import home
 from stepforge.installation.installed import Package, module_folder, normalised, packages, satisfies
 
@@ -56,6 +56,10 @@ EXTRAS: dict[str, _Extra] = {
         "driving the same jobs from sagemaker's own client",
         mend="python -m venv sagemaker-env && sagemaker-env/bin/python -m pip install 'stepforge[sagemaker]'",
     ),
+    "vllm": _Extra(
+        f"rollouts from vLLM on a GPU, unless {VLLM_PYTHON} names a Python that has it",
+        mend="python -m venv vllm-env && vllm-env/bin/python -m pip install 'stepforge[vllm]'",
+    ),
     "tracking": _Extra("metrics in MLflow while jobs run", "MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"),
     "redis": _Extra(
         "circuit breakers that processes share: each finds out for itself what is down",
@@ -63,9 +67,13 @@ EXTRAS: dict[str, _Extra] = {
         "redis://localhost:6379/0",
     ),
     "openai": _Extra("paid fine-tunes at OpenAI and whoever speaks its protocol"),
-    "vertex": _Extra("paid fine-tunes of Gemini on Vertex"),
+    "vertex": _Extra("paid fine-tunes of Gemini on Vertex, and its optimisers of prompts"),
     "anthropic": _Extra("prompts for Claude"),
     "prompts": _Extra("the search for a better prompt"),
+    "dspy": _Extra(
+        "dspy's search for a better prompt",
+        mend="python -m venv dspy-env && dspy-env/bin/python -m pip install 'stepforge[anthropic,dspy]'",
+    ),
     "tokens": _Extra("exact counts of tokens before an upload; they are estimated as a range"),
     "verifiers": _Extra("environments of the `verifiers` package as domains"),
     "gguf": _Extra("models from GGUF files"),
@@ -188,11 +196,23 @@ _NVIDIA, _DISPLAY = "0x10de", "0x03"
 
 def why_not_in_4_bits() -> str | None:
     """What this machine lacks to train above 4-bit weights; None where it has all of it."""
-    found = packages()
-    gpu = _gpu(found.get("torch"))
-    if gpu.state != "ok":
-        return f"no CUDA device that torch can use ({gpu.detail})"
-    return None if "bitsandbytes" in found else "no package bitsandbytes (python -m pip install bitsandbytes)"
+    if no_gpu := _why_no_gpu():
+        return no_gpu
+    return None if "bitsandbytes" in packages() else "no package bitsandbytes (python -m pip install bitsandbytes)"
+
+
+def why_not_vllm() -> str | None:
+    """What this machine lacks to sample rollouts with vLLM; None where it has all of it."""
+    if no_gpu := _why_no_gpu():
+        return no_gpu
+    if os.environ.get(VLLM_PYTHON) or "vllm" in packages():
+        return None
+    return f"no package vllm, and {VLLM_PYTHON} names no Python of an environment that has it"
+
+
+def _why_no_gpu() -> str | None:
+    gpu = _gpu(packages().get("torch"))
+    return None if gpu.state == "ok" else f"no CUDA device that torch can use ({gpu.detail})"
 
 
 def _gpu(torch: Package | None) -> Part:

@@ -23,6 +23,8 @@ ADOPTED = ("RUNNING", "SUCCEEDED", "PENDING_REDRIVE")
 STOPPED = "StoppedByUser"
 INTERRUPTED = "Interrupted"
 """Errors of executions that nothing is wrong with: the same command goes on where they ended."""
+_PARTS = 7
+"""Of a machine's ARN, between colons; a qualifier is the eighth."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,17 @@ def run_failure(name: str, execution: Execution) -> errors.RunFailed:
     return failure
 
 
+def unqualified(machine_arn: str) -> str:
+    """The ARN of the machine itself, of one that may end with a version or an alias.
+
+    Names of executions, and permissions, go by it; a list by an alias leaves out what was started without it.
+    """
+    return ":".join(machine_arn.split(":")[:_PARTS])
+
+
 def execution_arn(machine_arn: str, name: str) -> str:
-    return machine_arn.replace(":stateMachine:", ":execution:") + f":{name}"
+    """The same whatever version or alias of the machine started it."""
+    return unqualified(machine_arn).replace(":stateMachine:", ":execution:") + f":{name}"
 
 
 def child_name(job_prefix: str, run: str) -> str:

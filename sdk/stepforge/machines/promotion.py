@@ -197,7 +197,9 @@ def _is_idle(states: Any, machine_arn: str) -> bool:
 
 
 def _is_promoting(states: Any, machine_arn: str) -> bool:
-    running = states.list_executions(stateMachineArn=machine_arn, statusFilter="RUNNING", maxResults=1)
+    running = states.list_executions(
+        stateMachineArn=executions.unqualified(machine_arn), statusFilter="RUNNING", maxResults=1
+    )
     return bool(running["executions"])
 
 

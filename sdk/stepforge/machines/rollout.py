@@ -18,6 +18,8 @@ class Rollout(Contract):
     """`canary`: one instance of a new fleet first. `rolling`: one instance after another, without a second fleet."""
     bake_seconds: Annotated[int, Field(ge=0, le=3_600)] = 300
     """Between the first traffic and the rest, and before the old instances go: the time in which the alarm may fire."""
+    alarm_topic_arn: str = ""
+    """SNS topic that an alarm which is made here tells; empty: nobody."""
 
 
 def guardrails(alarm: str, rollout: Rollout) -> dict[str, Any]:
@@ -60,12 +62,13 @@ def component_guardrails(alarm: str, rollout: Rollout) -> dict[str, Any]:
     return {"RollingUpdatePolicy": policy, "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": alarm}]}}
 
 
-def ensure_alarm(cloudwatch: Any, endpoint: str, mode: ServeMode = "realtime") -> str:
+def ensure_alarm(cloudwatch: Any, endpoint: str, mode: ServeMode = "realtime", *, topic_arn: str = "") -> str:
     """The alarm on the endpoint's 5xx answers, made where there is none: a user's own domain has no alarm of a stack's.
 
     One that exists is left as it is: whoever made it may have given it actions and another threshold.
     """
     name = f"{endpoint}-5xx"
+    told = [topic_arn] if topic_arn else []
     if not cloudwatch.describe_alarms(AlarmNames=[name])["MetricAlarms"]:
         cloudwatch.put_metric_alarm(
             AlarmName=name,
@@ -79,5 +82,7 @@ def ensure_alarm(cloudwatch: Any, endpoint: str, mode: ServeMode = "realtime") -
             Threshold=1,
             ComparisonOperator="GreaterThanOrEqualToThreshold",
             TreatMissingData="notBreaching",
+            AlarmActions=told,
+            OKActions=told,
         )
     return name

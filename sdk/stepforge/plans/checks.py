@@ -15,8 +15,9 @@ from botocore.exceptions import ClientError as AwsError
 from stepforge.connection import Connection
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.jobs import Resources
-from stepforge.contracts.names import Machine, parameter
+from stepforge.contracts.names import LIVE, STARTED_AS, Machine, parameter
 from stepforge.contracts.work import WORK_TYPES, WorkType
+from stepforge.machines.executions import execution_arn, unqualified
 from stepforge.partitions import arn
 
 Result = Literal["ok", "lacking", "could not check"]
@@ -127,7 +128,7 @@ def needed_by_caller(
         return [
             *(Needed(("s3:PutObject",), f"{bucket}/{name}") for name in ("pipelines/0.json", "raw/records/0/0")),
             key,
-            Needed(("states:StartExecution",), environment.machines[of]),
+            Needed(("states:StartExecution",), unqualified(environment.machines[of]), ((STARTED_AS, LIVE),)),
             *needed_to_look(environment, of=of),
         ]
     return [
@@ -181,9 +182,8 @@ def needed_to_look(environment: Environment, *, machine: bool = True, of: Machin
     ]
     if machine:
         arn_of = environment.machines[of]
-        execution = arn_of.replace(":stateMachine:", ":execution:") + f":{of}-0"
-        found.append(Needed(("states:ListExecutions",), arn_of))
-        found.append(Needed(("states:DescribeExecution",), execution))
+        found.append(Needed(("states:ListExecutions",), unqualified(arn_of)))
+        found.append(Needed(("states:DescribeExecution",), execution_arn(arn_of, f"{of}-0")))
     return found
 
 

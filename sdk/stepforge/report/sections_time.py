@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 
 from stepforge.contracts.metrics import PHASES, Metric
@@ -19,6 +20,8 @@ WORDS = (
     "tokens, each with its prompt, over those that the network read: what rollouts share is computed once."
 )
 
+RENEWAL = "Renewal is handing the weights to vLLM, with its start and with the memory that it takes and gives back."
+
 
 def times(data: ReportData) -> Markup:
     """A table of all stages that measured it."""
@@ -26,14 +29,18 @@ def times(data: ReportData) -> Markup:
     if not timed:
         words = "No stage of this run reports the phases of its steps." if data.stages else "No stage is done."
         return section("time", TITLE, missing(words))
-    names = [phase.removesuffix("_seconds").capitalize() for phase in PHASES]
+    renewed = any(Metric.RENEWAL_SECONDS in stage.curves for stage in timed)
+    phases = [phase for phase in PHASES if phase != Metric.RENEWAL_SECONDS or renewed]
+    names = [phase.removesuffix("_seconds").capitalize() for phase in phases]
     columns: list[object] = ["Stage", *names, "Rest", "Share of the bound", "Tokens saved"]
-    return section("time", TITLE, table(columns, [_row(stage) for stage in timed], caption=TITLE), note(WORDS))
+    rows = [_row(stage, phases) for stage in timed]
+    notes = [note(WORDS)] + [note(RENEWAL)] * renewed
+    return section("time", TITLE, table(columns, rows, caption=TITLE), *notes)
 
 
-def _row(stage: StageView) -> list[object]:
+def _row(stage: StageView, phases: Sequence[Metric]) -> list[object]:
     whole = _sum(stage, Metric.SECONDS)
-    spent = {phase: _sum(stage, phase) for phase in PHASES}
+    spent = {phase: _sum(stage, phase) for phase in phases}
     rest = max(0.0, whole - sum(spent.values()))
     cells: list[object] = [stage.stage]
     cells += [_cell(_part(seconds, whole)) for seconds in (*spent.values(), rest)]

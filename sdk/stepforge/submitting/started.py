@@ -56,7 +56,7 @@ def find(connection: Connection, name: str) -> JobRun[Any, Any]:
     states, arn = connection.client("stepfunctions"), connection.environment.machines[machine]
     found = executions.describe(states, executions.execution_arn(arn, name))
     if found is None or found.input is None:
-        newest = states.list_executions(stateMachineArn=arn, maxResults=_LISTED)["executions"]
+        newest = states.list_executions(stateMachineArn=executions.unqualified(arn), maxResults=_LISTED)["executions"]
         raise UnknownName(f"run of {machine}", name, [run["name"] for run in newest], newest=len(newest) == _LISTED)
     ref = SpecRef.model_validate(found.input)
     s3 = connection.client("s3")

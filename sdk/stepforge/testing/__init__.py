@@ -72,7 +72,8 @@ class FakeStepFunctions:
         )
 
     def start_execution(self, *, stateMachineArn: str, name: str, input: str, traceHeader: str = "") -> dict[str, Any]:
-        arn = stateMachineArn.replace(":stateMachine:", ":execution:") + f":{name}"
+        machine = ":".join(stateMachineArn.split(":")[:7])  # an execution's name is its machine's, whatever alias
+        arn = machine.replace(":stateMachine:", ":execution:") + f":{name}"
         found = self.executions.get(arn)
         if found is None:
             self.starts += 1

@@ -62,10 +62,10 @@ class Bench:
         base = {"environment": "local", "base_model": "small", "method": "sft", "provider": provider}
         return Plan.model_validate({**base, "price": price, "budgets": budgets, **given})
 
-    def submit(self, plan: Plan, *, domain: str = "records", **given: Any) -> Start:
+    def submit(self, plan: Plan, *, domain: str = "records", count: int = 12, **given: Any) -> Start:
         """Each has data of its own, and so is a launch of its own."""
         mark = uuid.uuid4().hex
-        rows = [record(number, "rl").model_copy(update={"prompt": f"{mark} {number}"}) for number in range(12)]
+        rows = [record(number, "rl").model_copy(update={"prompt": f"{mark} {number}"}) for number in range(count)]
         spec = plan.spec(rows, self.folder)
         heldout = "".join(row.model_dump_json() + "\n" for row in HELDOUT).encode()
         assert plan.price is not None

@@ -11,7 +11,7 @@ import pytest
 
 from stepforge.cli import main
 from stepforge.finetune.entries import Stage
-from stepforge.testing.providers import LocalAnthropic, LocalBedrock
+from stepforge.testing.providers import LocalAnthropic, LocalBedrock, LocalVertex
 
 from .conftest import SECRET, Bench, until
 
@@ -251,3 +251,61 @@ def test_a_prompt_for_claude_goes_from_the_decision_to_an_answer_from_here_and_t
         assert (registered["adopted"], registered["version"]) == (False, version + 1)
         asked = call("predict", "7 plus one", "--domain", f"records/{version + 1}")
         assert asked["answers"][0]["completion"].endswith("\n8")
+
+
+GEMINI = """
+environment = "local"
+base_model = "gemini-3.5-flash"
+method = "prompt"
+system = "Be kind."
+[provider]
+type = "vertex"
+project = "demo"
+location = "us-central1"
+folder_uri = "gs://bucket/tunes"
+base_url = "{url}"
+[provider.prompts]
+service_account = "runner@demo.iam.gserviceaccount.com"
+job_usd = 3
+scoring_usd = 1
+input_usd = 1
+output_usd = 5
+as_of = 2026-11-01
+source = "given in a test"
+[budgets]
+job_usd = 50
+day_usd = 10_000
+environment_usd = 10_000
+approval_usd = 50
+"""
+
+
+def gemini(system: str, contents: list[dict[str, Any]]) -> str:
+    number = int(str(contents[-1]["parts"][-1]["text"]).split()[0])
+    return f"\n{number + 1}" if "ADD" in system else "no idea"
+
+
+def test_a_prompt_for_gemini_is_a_custom_job_launched_once_from_here_or_by_the_machine(
+    bench: Bench, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, plan = tmp_path / "sums.jsonl", tmp_path / "plan.toml"
+    rows = [{"prompt": f"{n} plus one", "answer": f"{n + 1}", "split": "rl"} for n in range(9)]
+    rows += [{"prompt": f"{n} plus one", "answer": f"{n + 1}", "split": "test_new"} for n in (20, 30)]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    found = [("Be polite.", 0.9), ("ADD the numbers.", 0.5)]
+    with LocalVertex(answer=gemini, candidates=lambda *_: found, delay_seconds=0.02) as server:
+        assert isinstance(server, LocalVertex)
+        plan.write_text(GEMINI.format(url=server.url))
+        tuned = call("finetune", "start", str(plan), "--data", str(data))
+        assert (tuned["local_fake"], tuned["cost_usd"]) == (True, "4.00")
+        version = tuned["registered"]["version"]
+        asked = call("predict", "41 plus one", "--domain", f"records/{version}")
+        assert asked["answers"][0]["completion"].endswith("\n42")
+        assert '"external_provider": "vertex"' in json.dumps(call("registry", "show", f"records/{version}"))
+
+        monkeypatch.setenv("STEPFORGE_HOME", str(tmp_path / "home"))
+        launched = call("finetune", "launch", str(plan), "--data", str(data))
+        # Another ledger: the job is known by its label.
+        (job,) = server.optimisers.jobs
+        assert launched["job_id"] == job
+        assert call("finetune", "watch", str(plan), launched["key"])["stage"] == "succeeded"

@@ -13,6 +13,7 @@ from stepforge.finetune.entries import Stage
 from stepforge.finetune.flow import Output
 from stepforge.finetune.plan import Plan
 from stepforge.testing.providers import LocalBedrock, LocalProvider, LocalVertex
+from tests.unit.finetune.distilling import NOVA, TEACHERS, distillation_price
 
 from .conftest import Bench, until
 
@@ -125,13 +126,27 @@ def settings_of(server: LocalProvider) -> dict[str, Any]:
     return {"type": "bedrock", "role_arn": ROLE, "folder_uri": "s3://bucket/tunes", "endpoint_url": server.url}
 
 
-@pytest.mark.parametrize("kind", [LocalVertex, LocalBedrock], ids=["vertex", "bedrock"])
-def test_the_same_machine_tunes_at_other_clouds(kind: type[LocalProvider], bench: Bench) -> None:
+DISTILLED = {
+    "method": "distillation",
+    "base_model": NOVA,
+    "teacher": {"model": TEACHERS[NOVA], "max_response_tokens": 200},
+    "price": distillation_price(TEACHERS[NOVA]).model_dump(mode="json"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [(LocalVertex, {"base_model": "small"}), (LocalBedrock, DISTILLED)],
+    ids=["vertex", "bedrock, distilled"],
+)
+def test_the_same_machine_tunes_at_other_clouds(kind: type[LocalProvider], given: dict[str, Any], bench: Bench) -> None:
     with kind(delay_seconds=0.02) as server:
-        ended = bench.run(bench.submit(bench.plan(provider=settings_of(server), base_model="small")))
+        # 100 rows are the fewest that Bedrock distils.
+        ended = bench.run(bench.submit(bench.plan(provider=settings_of(server), **given), count=100))
         assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
         output = Output.model_validate_json(ended["output"])
         assert (output.local_fake, len(server.jobs)) == (True, 1)  # type: ignore[attr-defined]
+        assert bench.ledger.entry(output.key).method == given.get("method", "sft")
         if isinstance(server, LocalVertex):
             (model,) = server.models.values()
             assert model["labels"]["stepforge-key"] == output.key

@@ -7,13 +7,15 @@ from decimal import Decimal
 import pytest
 
 from stepforge.economics import bills
-from stepforge.economics.catalogue import Catalogue, Kind, ModelPrice, Unit
+from stepforge.economics.catalogue import Catalogue, Kind, ModelPrice, TeacherPrices, Unit
+from stepforge.economics.quotes import training_price
 from stepforge.economics.tokens import Calibration, TokenCount, counted, guessed
-from stepforge.errors import InvalidInput
+from stepforge.errors import InvalidInput, UnknownPrice
 from tests.unit.economics import vendors
 
 JOBS = 200
 TOLERANCE = 0.02
+NOVA_PRO = "us.amazon.nova-pro-v1:0"
 ML_G5_48XLARGE = Decimal("20.36")
 """SageMaker training, us-west-2; instance prices are given to the evaluator, not kept by it."""
 EC2_G5_48XLARGE = Decimal("16.288")
@@ -94,6 +96,37 @@ def test_a_price_of_another_unit_is_refused() -> None:
         bills.by_hours("anthropic", Decimal(1), price("1", "training_hours", "hour"))
 
 
+def test_a_distillation_of_15_000_prompts_costs_its_teacher_and_its_training_to_the_cent() -> None:
+    """Nova Pro teaches Nova Micro 15,000 prompts of 800 tokens in 60 each, two epochs: 9.60 + 2.88 + 25.80."""
+    paid = training_price(Catalogue.load(), "bedrock/amazon.nova-micro-v1:0", "distillation", teacher=NOVA_PRO)
+    bill = bills.distillation(exactly(15_000 * 800), exactly(15_000 * 60), 2, paid)
+    assert [line.usd for line in bill.lines] == [Decimal("9.60"), Decimal("2.88"), Decimal("25.80")]
+    assert bill.usd == Decimal("38.28")
+    assert [line.what for line in bill.lines] == ["teacher's input", "teacher's output", "training, 2 epochs"]
+    with pytest.raises(UnknownPrice, match=r"\[price\.teacher\]"):
+        bills.distillation(exactly(1), exactly(1), 1, price("1"))
+
+
+def test_a_simulated_vendor_charges_a_distillation_item_by_item() -> None:
+    rates = vendors.Rates(0.0008, 0.0032, 0.001, per=1_000)
+    word = vendors.TOKENIZERS["bedrock"]
+    # 20,000 prompts of 5 tokens, answered in 1, trained on as 12 with the wrapping of messages and example.
+    asked = [("a",)] * 20_000
+    assert (word.message + word.text("a"), word.row(("a", "b"))) == (5, 12)
+    assert vendors.distillation("bedrock", asked, ["b"] * 20_000, 3, rates) == round(0.08 + 0.06 + 0.72, 2)
+
+
+def test_bedrock_may_grow_prompts_to_15_000_pairs_and_vertex_leaves_them() -> None:
+    one_each = TokenCount(900, 1_000, 1_200, "counted")
+    grown = bills.synthesised("bedrock", one_each, 100)
+    assert (grown.low, grown.expected, grown.high) == (900, 1_000, 180_000)
+    assert bills.synthesised("bedrock", one_each, 15_000) == one_each
+    assert bills.synthesised("vertex", one_each, 100) == one_each
+    assert (bills.epochs_of("bedrock", 3), bills.epochs_of("vertex", 3)) == ((1, 5), (3, 3))
+    with pytest.raises(InvalidInput, match="how 'openai' distils is not known"):
+        bills.synthesised("openai", one_each, 100)
+
+
 # ── 200 random jobs ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -129,6 +162,32 @@ def preference_job(rng: random.Random) -> tuple[float, bills.Bill]:
     return truth, bills.by_tokens(bills.preference_tokens("vertex", prompts, completions), 3, price("4000"))
 
 
+def taught(rates: vendors.Rates) -> ModelPrice:
+    unit: Unit = "1K tokens" if rates.per == 1_000 else "1M tokens"
+    teacher = TeacherPrices(
+        model="teacher",
+        input=price(str(rates.teacher_in), "input", unit),
+        output=price(str(rates.teacher_out), "output", unit),
+    )
+    return price(str(rates.training), unit=unit).model_copy(update={"teacher": teacher})
+
+
+def distillation_job(rng: random.Random, vendor: str) -> tuple[float, bills.Bill]:
+    """The plan has the number of pairs; a sample of prompts and of the teacher's responses is counted by the vendor."""
+    rows = vendors.rows(rng, rng.randint(150, 260))
+    prompts, responses = [row[:2] for row in rows], [row[2] for row in rows]
+    epochs, split = rng.randint(1, 5), vendors.TOKENIZERS[vendor]
+    per = 1_000 if vendor == "bedrock" else 1_000_000
+    # Scaled up as above, so that rounding to the cent decides nothing.
+    rates = vendors.Rates(*(usd * per / 1_000 for usd in (0.8, 3.2, 1.0)), per=per)
+    read = [sum(split.message + split.text(text) for text in prompt) for prompt in prompts]
+    asked = sampled(rng, vendor, ["\n".join(prompt) for prompt in prompts], read)
+    said = sampled(rng, vendor, responses, [split.text(text) for text in responses])
+    trained = sampled(rng, vendor, ["\n".join(row) for row in rows], [split.row(row) for row in rows])
+    truth = vendors.distillation(vendor, prompts, responses, epochs, rates)
+    return truth, bills.distillation(asked, said, epochs, taught(rates), trained=trained)
+
+
 def hourly_job(rng: random.Random, vendor: str) -> tuple[float, bills.Bill]:
     """The plan has the hours; what is checked is how they become money."""
     started, ended = vendors.moment(rng)
@@ -157,6 +216,8 @@ def test_estimates_are_within_two_per_cent_of_the_bill_on_200_random_jobs() -> N
         lambda: hourly_job(rng, "openai"),
         lambda: hourly_job(rng, "azure"),
         lambda: instance_job(rng),
+        lambda: distillation_job(rng, "bedrock"),
+        lambda: distillation_job(rng, "vertex"),
     )
     errors, inside = [], 0
     for number in range(JOBS):

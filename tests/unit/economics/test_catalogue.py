@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from stepforge.economics.catalogue import STALE_DAYS, Catalogue, ModelPrice, warnings_of
+from stepforge.economics.catalogue import STALE_DAYS, Catalogue, ModelPrice, TeacherPrices, warnings_of
 from stepforge.economics.price_list import look_up
 from stepforge.errors import InvalidInput, UnknownName, UnknownPrice
 
@@ -173,3 +174,79 @@ def test_an_older_price_does_not_take_the_place_of_a_newer_one() -> None:
     now = catalogue.price(NOVA, "input")
     older = ModelPrice.model_validate({**now.model_dump(), "usd": 1, "as_of": now.as_of - timedelta(days=1)})
     assert catalogue.with_prices([(NOVA, older)]).price(NOVA, "input") == now
+
+
+# ── Who may teach whom ───────────────────────────────────────────────────────────────────────────
+
+
+def test_every_pair_that_ships_says_who_says_so_and_is_of_models_with_rows() -> None:
+    catalogue = Catalogue.load()
+    assert all(pairs.source and pairs.confidence != "given" and pairs.as_of <= TODAY for pairs in catalogue.pairs)
+    students = {row.id for row in catalogue.rows.values() if "distillation" in row.tunable}
+    assert students == {student for pairs in catalogue.pairs for student in pairs.students}
+    assert {student.partition("/")[0] for student in students} == {"bedrock", "vertex"}
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        "bedrock/amazon.nova-pro-v1:0",
+        "amazon.nova-pro-v1:0",
+        "us.amazon.nova-pro-v1:0",
+        "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-pro-v1:0",
+        "arn:aws:bedrock:us-east-1:111122223333:inference-profile/us.amazon.nova-pro-v1:0",
+    ],
+)
+def test_a_teacher_is_found_however_bedrock_is_told_of_it(teacher: str) -> None:
+    catalogue = Catalogue.load()
+    assert catalogue.refusals(NOVA, "distillation", TODAY, teacher=teacher) == []
+    assert catalogue.pair(NOVA, teacher).confidence == "documented"
+
+
+def test_the_newest_statement_about_a_pair_counts_and_prices_keep_the_pairs(tmp_path: Path) -> None:
+    older = PAIR.replace("2026-11-01", "2020-01-01")
+    for text, source in ((PAIR, "a documentation page"), (older, "AWS, Amazon Nova")):
+        newer = text.replace("2026-11-01", "2026-11-23")
+        found = Catalogue.load(own(tmp_path, f"version = 1\n{newer}")).pair(NOVA, "amazon.nova-pro-v1:0")
+        assert found.source.startswith(source)
+    catalogue = Catalogue.load()
+    again = catalogue.with_prices([(NOVA, catalogue.price(NOVA, "input"))])
+    assert again.pairs == catalogue.pairs != ()
+
+
+PAIR = """
+[[pairs]]
+students = ["bedrock/amazon.nova-micro-v1:0"]
+teachers = ["bedrock/amazon.nova-pro-v1:0"]
+as_of = 2026-11-01
+source = "a documentation page"
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"nova-pro": "nova-9"}, "pairs 'bedrock/amazon.nova-9-v1:0', which has no row"),
+        ({"bedrock/amazon.nova-pro-v1:0": "openai/gpt-4.1-2025-04-14"}, "of one provider, not of bedrock and openai"),
+        ({"nova-pro": "nova-micro"}, "is its own teacher"),
+        ({"nova-micro": "nova-2-lite"}, "its row is not tunable by distillation"),
+        ({'source = "a documentation page"': ""}, "source"),
+    ],
+    ids=["no row", "two providers", "itself", "no student", "no source"],
+)
+def test_a_wrong_pair_is_refused_when_it_is_loaded(tmp_path: Path, change: dict[str, str], said: str) -> None:
+    text = f"version = 1\n{PAIR}"
+    for old, new in change.items():
+        text = text.replace(old, new)
+    with pytest.raises(InvalidInput, match=said):
+        Catalogue.load(own(tmp_path, text))
+
+
+def test_teachers_prices_are_of_input_and_output_and_belong_to_a_training() -> None:
+    catalogue = Catalogue.load()
+    read, said = (catalogue.price("bedrock/amazon.nova-pro-v1:0", kind) for kind in ("input", "output"))  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="prices of input and output"):
+        TeacherPrices(model="m", input=said, output=said)
+    rates = TeacherPrices(model="m", input=read, output=said)
+    with pytest.raises(ValidationError, match="belongs to the price of a training"):
+        ModelPrice.model_validate({**read.model_dump(), "teacher": rates.model_dump()})

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from stepforge.contracts.decisions import (
     Amount,
@@ -122,6 +125,61 @@ def test_a_model_of_the_catalogue_that_ends_within_the_horizon_is_refused_with_t
 def test_a_method_that_a_model_is_not_tuned_by_is_refused_with_those_that_it_is() -> None:
     verdict = decide(question(arm(method="rft", model="bedrock/amazon.nova-micro-v1:0")))
     assert "sft, distillation, managed" in judged(verdict).refusals[0]
+
+
+def distillation(**changes: Any) -> Arm:
+    given: dict[str, Any] = {
+        "method": "distillation",
+        "model": "bedrock/amazon.nova-micro-v1:0",
+        "teacher": "bedrock/amazon.nova-pro-v1:0",
+        "fixed": {"people_usd": 600},
+        "job": {
+            "tokens": 12_900_000,
+            "epochs": 2,
+            "teacher_prompt_tokens": 12 * 10**6,
+            "teacher_response_tokens": 900_000,
+        },
+        "gain": None,
+    }
+    return arm("taught", **{**given, **changes})
+
+
+def test_a_distillation_costs_its_teacher_s_words_beside_its_training() -> None:
+    verdict = decide(question(distillation()))
+    found = judged(verdict, "taught")
+    assert (found.refusals, found.fixed_usd) == ((), pytest.approx(600 + 9.60 + 2.88 + 25.80))
+    assert found.gain.mean == pytest.approx(0.05)  # what is believed of the method before anything is measured
+    assert any("nova-pro-v1:0: the price of output is secondary" in line for line in verdict.warnings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"teacher": None, "fixed": {"training_usd": 40}}, "needs a teacher: the catalogue knows .*nova-pro"),
+        ({"teacher": "bedrock/amazon.nova-2-lite-v1:0"}, "is not known to teach"),
+        (
+            {"teacher": "bedrock/amazon.nova-premier-v1:0", "fixed": {"training_usd": 40}},
+            "shut down on 2026-09-14, and bedrock/amazon.nova-pro-v1:0 is left",
+        ),
+        (
+            {"model": "bedrock/amazon.nova-2-lite-v1:0", "fixed": {"training_usd": 40}},
+            "cannot be tuned by distillation",
+        ),
+    ],
+    ids=["no teacher", "another", "gone", "no student"],
+)
+def test_a_distillation_is_an_arm_only_where_somebody_says_who_teaches_whom(changes: Any, said: str) -> None:
+    refusals = judged(decide(question(distillation(**changes))), "taught").refusals
+    assert re.search(said, " ".join(refusals)), refusals
+
+
+def test_a_distillation_without_its_teacher_s_tokens_has_no_price() -> None:
+    with pytest.raises(UnknownPrice, match=r"teacher_prompt_tokens and job\.teacher_response_tokens"):
+        decide(question(distillation(job={"tokens": 1_000, "epochs": 1})))
+    with pytest.raises(UnknownPrice, match="give teacher, whose prices"):
+        decide(question(distillation(teacher=None)))
+    with pytest.raises(ValidationError, match="has a teacher, and method 'sft' has none"):
+        arm(teacher="bedrock/amazon.nova-pro-v1:0")
 
 
 def test_a_shutdown_that_is_allowed_cuts_the_horizon() -> None:

@@ -76,6 +76,30 @@ def vertex_preference(pairs: list[tuple[str, str, str]], epochs: int, usd_millio
     return tokens_bill(total, epochs, usd_million, 1_000_000)
 
 
+@dataclass(frozen=True)
+class Rates:
+    """What a distilling vendor charges, in dollars for `per` tokens: the teacher's reading and words, the training."""
+
+    teacher_in: float
+    teacher_out: float
+    training: float
+    per: int
+
+
+def distillation(vendor: str, prompts: list[tuple[str, ...]], responses: list[str], epochs: int, rates: Rates) -> float:
+    """The teacher's inference on demand and the customization, each an item of the bill (AWS, Bedrock: model
+    distillation; Google Cloud, tuning of open models: pricing). The student reads prompt and response as one example.
+    """
+    split = TOKENIZERS[vendor]
+    asked = said = trained = 0
+    for prompt, response in zip(prompts, responses, strict=True):
+        asked += sum(split.message + split.text(message) for message in prompt)
+        said += split.text(response)
+        trained += split.row((*prompt, response))
+    items = ((asked, rates.teacher_in), (said, rates.teacher_out), (trained * epochs, rates.training))
+    return half_up(sum(half_up(tokens / rates.per * usd) for tokens, usd in items))
+
+
 def reinforcement(
     started: datetime, ended: datetime, usd_hour: float, *, cap: float | None = None, grader: float = 0.0
 ) -> float:

@@ -8,9 +8,12 @@ from datetime import date
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.finetune import DatasetFile, Hyperparameters, TokenRange, TuneSpec
 from stepforge.finetune.entries import Budgets
@@ -71,3 +74,22 @@ def spec(tmp_path: Path) -> TuneSpec:
         training=write_rows(tmp_path),
         hyperparameters=Hyperparameters(epochs=2),
     )
+
+
+class QuickJudge:
+    """The rules of `records`, in this process: who judges is tested once, with the judge itself."""
+
+    def __init__(self, domain: str, verifier: str | None = None) -> None: ...
+
+    def __enter__(self) -> QuickJudge:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __call__(self, record: Record, completion: str) -> Any:
+        return SimpleNamespace(reward=float(completion.split()[-1] == record.answer))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepforge.finetune.vertex_prompts.Judge", QuickJudge)

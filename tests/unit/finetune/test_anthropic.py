@@ -24,7 +24,7 @@ from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.metering import TokenPrices
 from stepforge.finetune.plan import AnthropicSettings, Plan
 from stepforge.finetune.watching import follow
-from stepforge.testing.providers import LocalAnthropic, LocalBedrock
+from stepforge.testing.providers import LocalAnthropic, LocalBedrock, LocalVertex
 from tests.unit.finetune.conftest import Clock
 
 PRICES = TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5))
@@ -93,9 +93,14 @@ def test_a_prompt_is_searched_once_booked_asked_and_deleted(
 ) -> None:
     done, ledger = start(lambda: provider(server, place), tmp_path, clock)
     assert (done.job.state, done.job.local_fake, server.seen) == (State.RUNNING, True, [])
+    assert (done.entry.method, done.job.raw_state) == ("prompt by gepa", "running (prompt by gepa)")
     with pytest.raises(ProviderRefused, match="until it has succeeded"):
         provider(server, place).retrieve(done.job.id)
     entry = list(follow(provider(server, place), ledger, done.key))[-1]
+    assert (entry.method, entry.raw_state) == (
+        "prompt by gepa",
+        "succeeded (gepa: 0.00 to 1.00, 1 tried beside it)",
+    )
     used = server.usage
     paid = (used["input_tokens"] + 5 * used["output_tokens"]) / Decimal(1_000_000)
     assert abs((entry.actual_usd or 0) - paid) <= Decimal("0.01")
@@ -110,17 +115,29 @@ def test_a_prompt_is_searched_once_booked_asked_and_deleted(
         provider(server, place).invoke(tuned, asked, max_tokens=9)
 
 
-@pytest.fixture(params=["gepa", "bedrock", "dspy"])
+@pytest.fixture(params=["gepa", "bedrock", "vertex", "dspy"])
 def optimiser(request: pytest.FixtureRequest) -> Iterator[dict[str, Any] | None]:
     if request.param == "gepa":
         yield None
     elif request.param == "dspy":
         pytest.importorskip("dspy", reason="it needs an environment of its own (pyproject.toml)")
         yield {"type": "dspy", "breadth": 3, "depth": 2}
+    elif request.param == "vertex":
+        with LocalVertex(rewrite=lambda prompt: f"{prompt} ADD.", delay_seconds=0.02) as vertex:
+            about = {"project": "demo", "location": "us-central1", "token_usd": 30, "as_of": "2026-11-01"}
+            yield {"type": "vertex", **about, "source": "a test", "times": 3, "base_url": vertex.url}
     else:
         with LocalBedrock(rewrite=lambda prompt: f"{prompt} ADD.", delay_seconds=0.02) as bedrock:
             about = {"target_model_id": "anthropic.claude-test-v1:0", "token_usd": 30, "as_of": "2026-11-01"}
             yield {"type": "bedrock", **about, "source": "a test", "times": 3, "endpoint_url": bedrock.url}
+
+
+class Ticking(Clock):
+    """Each look at the time takes a second."""
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
 
 
 def test_a_search_in_many_looks_and_through_lost_answers_is_the_search_in_one(
@@ -131,17 +148,11 @@ def test_a_search_in_many_looks_and_through_lost_answers_is_the_search_in_one(
     calls = len(server.seen)
     server.seen.clear()
 
-    class Ticking(Clock):
-        """Each look at the time takes a second."""
-
-        def __call__(self) -> float:
-            self.now += 1
-            return self.now
-
     place, ticking = DiskFolder(tmp_path / "many"), Ticking()
+    look_seconds = 40 if optimiser is None else 12
 
     def hurried() -> AnthropicProvider:
-        return provider(server, place, clock=ticking, look_seconds=12)
+        return provider(server, place, clock=ticking, look_seconds=look_seconds)
 
     many, books = start(hurried, tmp_path / "books", clock, optimiser)
     server.fail("lost", path="/v1/messages", times=2)
@@ -162,6 +173,32 @@ def test_a_search_in_many_looks_and_through_lost_answers_is_the_search_in_one(
     prompts = [raw.split(b'"prompt":')[1].split(b",")[0] for raw in folders if raw is not None]
     assert prompts[0] == prompts[1]
     assert books.entry(many.key).job_id == job.id
+
+
+def test_a_rewriting_is_asked_once_in_many_looks_and_booked_with_the_one_that_was_lost(
+    server: LocalAnthropic, tmp_path: Path, clock: Clock
+) -> None:
+    place, ticking = DiskFolder(tmp_path / "jobs"), Ticking()
+
+    def hurried() -> AnthropicProvider:
+        return provider(server, place, clock=ticking, look_seconds=5)
+
+    with LocalBedrock(rewrite=lambda prompt: f"{prompt} ADD.") as bedrock:
+        about = {"target_model_id": "anthropic.claude-test-v1:0", "token_usd": 30, "as_of": "2026-11-01"}
+        optimiser = {"type": "bedrock", **about, "source": "a test", "endpoint_url": bedrock.url}
+        done, _ = start(hurried, tmp_path, clock, optimiser)
+        bedrock.fail("lost", path="/optimize-prompt")
+        looks = 0
+        while not (job := _patient(hurried, done.job.id)).state.terminal:
+            looks += 1
+            assert looks < 20
+        assert looks > 2
+        assert bedrock.calls("POST", "/optimize-prompt") == 2
+    used = server.usage
+    answers = (used["input_tokens"] + 5 * used["output_tokens"]) / Decimal(1_000_000)
+    # "Be kind." and "Be kind. ADD." at 2.5 bytes a token; of the lost one 8 bytes, 32 for its role, and the most.
+    assert job.cost_usd == answers + Decimal(30) * (4 + 6 + 8 + 32 + 8_192) / 1_000_000
+    assert job.raw_state == "succeeded (bedrock: 0.00 to 1.00, 1 tried beside it)"
 
 
 def _patient(make: Callable[[], AnthropicProvider], job_id: str) -> Any:

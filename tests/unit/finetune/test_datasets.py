@@ -13,7 +13,11 @@ from botocore.validate import ParamValidator
 from google.genai import types as genai
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import (
+    ChatCompletionMessageParam,
+    ChatCompletionSystemMessageParam,
+    ChatCompletionUserMessageParam,
+)
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
@@ -26,6 +30,7 @@ from stepforge.finetune.datasets import (
     Limits,
     Pair,
     by_bytes,
+    format_of,
     read_rows,
     row_of,
     split_by_group,
@@ -77,7 +82,13 @@ class ReinforcementRow(TypedDict):
     reference_answer: str
 
 
+@with_config(ConfigDict(extra="forbid"))
+class PromptRow(TypedDict):
+    messages: list[ChatCompletionSystemMessageParam | ChatCompletionUserMessageParam]
+
+
 OPENAI: dict[str, TypeAdapter[Any]] = {
+    "distillation": TypeAdapter(PromptRow),
     "sft": TypeAdapter(SupervisedRow),
     "dpo": TypeAdapter(PreferenceRow),
     "rft": TypeAdapter(ReinforcementRow),
@@ -103,9 +114,11 @@ SAGEMAKER = {
 }
 
 
-def second_reader(provider: str, method: str, row: dict[str, Any]) -> list[str]:
+def second_reader(
+    provider: str, method: str, row: dict[str, Any], *, labelled: bool = False, base_model: str = ""
+) -> list[str]:
     """Reads a row as the provider would. The texts in it, in order."""
-    format_ = FORMATS[provider, method]  # type: ignore[index]
+    format_ = format_of(provider, method, base_model)  # type: ignore[arg-type]
     if format_ == "openai":
         OPENAI[method].validate_python(row, strict=True)
         messages = row.get("messages") or [
@@ -114,7 +127,7 @@ def second_reader(provider: str, method: str, row: dict[str, Any]) -> list[str]:
             *row["non_preferred_output"],
         ]
         roles = [message["role"] for message in messages]
-        assert roles[-1] == ("user" if method == "rft" else "assistant")
+        assert roles[-1] == ("user" if method in ("rft", "distillation") else "assistant")
         return [message["content"] for message in messages]
     if format_ == "vertex":
         return _read_vertex(method, row)
@@ -124,7 +137,8 @@ def second_reader(provider: str, method: str, row: dict[str, Any]) -> list[str]:
         asked = {"modelId": "any", "messages": row["messages"], "system": row.get("system", [])}
         report = ParamValidator().validate(asked, CONVERSE)
         assert not report.has_errors(), report.generate_report()
-        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        answered = method == "sft" or labelled
+        assert [message["role"] for message in row["messages"]] == ["user", *(["assistant"] if answered else [])]
         return [part["text"] for message in row["messages"] for part in message["content"]]
     if format_ == "prompt":
         assert set(row) == {"system", "record"}
@@ -146,7 +160,8 @@ def _read_vertex(method: str, row: dict[str, Any]) -> list[str]:
     else:
         assert set(row) <= {"systemInstruction", "contents"}
         contents = [genai.Content.model_validate(content) for content in row["contents"]]
-        assert [content.role for content in contents] == ["user", "model"]
+        roles = ["user"] if method == "distillation" else ["user", "model"]
+        assert [content.role for content in contents] == roles
     return [str(part.text) for content in contents for part in content.parts or []]
 
 
@@ -203,7 +218,7 @@ def records_of(pool: list[str]) -> list[Record]:
     return made
 
 
-FUZZED = {"records": 0, "rows": 0, "refused": 0}
+FUZZED = {"records": 0, "rows": 0, "refused": 0, "distilled": 0}
 
 
 @settings(max_examples=250, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -213,9 +228,13 @@ def fuzz(tmp_path: Path, pool: list[str], system: str | None) -> None:
     better, worse = pool[0], pool[1]
     FUZZED["records"] += len(batch)
     for number, record in enumerate(batch):
-        provider, method = COMBINATIONS[(FUZZED["records"] + number) % len(COMBINATIONS)]
+        turn, place = divmod(FUZZED["records"] + number, len(COMBINATIONS))
+        provider, method = COMBINATIONS[place]
+        labelled = (provider, method) == ("bedrock", "distillation") and turn % 2 == 0
+        student = ("gemini-2.5-flash", "qwen/qwen3@qwen3-4b")[turn % 2]
         given: Any = Pair(record=record, preferred=better, rejected=worse) if method == "dpo" else record
-        options = {"provider": provider, "method": method, "system": system}
+        options: Any = {"provider": provider, "method": method, "system": system}
+        options |= {"labelled": labelled, "base_model": student}
         refusal = None
         try:
             file = write([given], tmp_path, **options, limits=ANY_SIZE, counter=by_bytes)
@@ -226,18 +245,20 @@ def fuzz(tmp_path: Path, pool: list[str], system: str | None) -> None:
             FUZZED["refused"] += 1
             continue
         (row,) = read_rows(tmp_path / file.filename)
-        texts = second_reader(provider, method, row)
+        texts = second_reader(provider, method, row, labelled=labelled, base_model=student)
         assert all(text.strip() for text in texts)
+        FUZZED["distilled"] += method == "distillation"
         assert any(record.prompt in text for text in texts)
         FUZZED["rows"] += 1
 
 
 def test_5000_fuzzed_records_are_right_in_the_file_or_refused_by_name(tmp_path: Path) -> None:
-    FUZZED.update(records=0, rows=0, refused=0)
+    FUZZED.update(records=0, rows=0, refused=0, distilled=0)
     fuzz(tmp_path)
     assert FUZZED["records"] >= 5_000
     assert FUZZED["rows"] > 1_000
     assert FUZZED["refused"] > 500
+    assert FUZZED["distilled"] > 200
 
 
 # ── Refused before an upload ─────────────────────────────────────────────────────────────────────
@@ -291,6 +312,29 @@ def test_pairs_belong_to_dpo_and_differ() -> None:
         row_of(make(), provider="openai", method="dpo")
     with pytest.raises(InvalidInput, match="same"):
         row_of(Pair(record=make(), preferred="2", rejected="2"), provider="openai", method="dpo")
+
+
+def test_a_distillation_needs_no_answers_and_sends_them_only_when_asked(tmp_path: Path) -> None:
+    bare = make(steps=(), answer=None, id="bare", split="rl")
+    row, texts = row_of(bare, provider="bedrock", method="distillation", system="Be short.")
+    assert texts == ("Be short.", "1 + 1 =")
+    assert second_reader("bedrock", "distillation", row) == ["1 + 1 ="]
+    row, _ = row_of(make(), provider="bedrock", method="distillation", labelled=True)
+    assert second_reader("bedrock", "distillation", row, labelled=True) == ["1 + 1 =", "1 + 1 = 2"]
+    with pytest.raises(InvalidInput, match="bare"):
+        row_of(bare, provider="bedrock", method="distillation", labelled=True)
+    with pytest.raises(InvalidInput, match="no fewer than 100 for distillation"):
+        write([make(id=f"r{n}") for n in range(99)], tmp_path, provider="bedrock", method="distillation")
+    with pytest.raises(InvalidInput, match="Nova"):
+        row_of(make("User: hi"), provider="bedrock", method="distillation")
+
+
+def test_the_form_of_a_distillation_s_rows_at_vertex_is_the_student_s(tmp_path: Path) -> None:
+    files = {
+        student: write([make()], tmp_path, provider="vertex", method="distillation", base_model=student)
+        for student in ("gemini-2.5-flash", "projects/p/models/gemini-2.5-flash", "google/gemma3@gemma-3-1b-it")
+    }
+    assert [file.format for file in files.values()] == ["vertex", "vertex", "openai"]
 
 
 def test_the_same_records_are_the_same_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from stepforge.errors import InvalidInput, UnknownName
 from stepforge.finetune.datasets import row_of
 from stepforge.finetune.graders import MOST_BYTES, function_zip, python_grader
 from stepforge.finetune.openai import grader_params
-from stepforge.finetune.vertex import reward_config
+from stepforge.finetune.vertex_rewards import reward_config
 from stepforge_jobs.domains import load_domain
 from tests.unit.finetune.conftest import PRICE
 from tests.unit.finetune.test_plan import BEDROCK, plan

@@ -73,7 +73,7 @@ def test_a_plan_says_before_an_upload_that_the_machine_would_find_no_key() -> No
         asked = plan(provider={"type": "openai", **given})
         assert asked.lacks_secret() == lacks
         if lacks:
-            with pytest.raises(InvalidInput, match="name it as api_key_secret"):
+            with pytest.raises(InvalidInput, match="api_key_secret"):
                 asked.provider.provider(lambda _: "sk-test")
     assert not plan().lacks_secret()
 

@@ -371,7 +371,7 @@ def test_a_grader_is_sent_in_the_provider_s_words_or_refused_with_what_there_is(
 
 
 def test_a_python_grader_runs_where_vertex_calls_it() -> None:
-    from stepforge.finetune.vertex import reward_config
+    from stepforge.finetune.vertex_rewards import reward_config
 
     code = reward_config(PythonGrader(source=GRADE))["code_execution_reward_scorer"]["python_code_snippet"]
     names: dict[str, Any] = {}

@@ -162,7 +162,7 @@ def test_a_rewriting_goes_on_from_what_is_no_worse(bedrock: LocalBedrock) -> Non
 def test_dspy_finds_the_prompt_that_a_model_proposes_and_prints_nothing(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("dspy", reason="it needs an environment of its own (pyproject.toml)")
+    dspy = pytest.importorskip("dspy", reason="it needs an environment of its own (pyproject.toml)")
     model = Model()
     with caplog.at_level(logging.DEBUG):
         found = found_by(Copro(breadth=2, depth=2, validated=2), model)
@@ -172,13 +172,16 @@ def test_dspy_finds_the_prompt_that_a_model_proposes_and_prints_nothing(
     said = capfd.readouterr()
     for text in ("plus one", "DIGITS", "Be kind."):
         assert text not in caplog.text + said.out + said.err
+    from dspy.clients.base_lm import GLOBAL_HISTORY
+
+    assert (len(dspy.cache.memory_cache), len(dspy.cache.disk_cache), GLOBAL_HISTORY) == (0, 0, [])
 
 
 def test_dspy_stops_with_the_money_and_where_a_model_proposes_nothing() -> None:
     pytest.importorskip("dspy", reason="it needs an environment of its own (pyproject.toml)")
     poor = Model(Meter(PRICES, budget_usd=Decimal("0.0045")))
     found = found_by(Copro(breadth=2, depth=9), poor)
-    assert found.stopped_by_budget
+    assert (found.stopped_by_budget, found.prompt, found.score) == (True, "ADD in DIGITS", 1.0)
     assert found.spent_usd <= Decimal("0.0045")
     deaf = Model(answer=lambda system, text: "no idea")
     found = found_by(Copro(), deaf)
@@ -278,6 +281,11 @@ BEDROCK = {
 def test_another_optimiser_is_another_launch_and_none_keeps_the_key_that_it_had() -> None:
     assert launch_key(spec(), "anthropic:a") == KEY_BEFORE_THERE_WAS_A_CHOICE
     chosen = [GepaOptimiser(), GepaOptimiser(max_metric_calls=9), DspyOptimiser(type="dspy")]
+    assert [spec(optimiser=one).how for one in (None, *chosen[1:])] == [
+        "prompt by gepa",
+        "prompt by gepa",
+        "prompt by dspy",
+    ]
     keys = {launch_key(spec(optimiser=one), "anthropic:a") for one in chosen}
     assert len(keys | {KEY_BEFORE_THERE_WAS_A_CHOICE}) == 4
 
@@ -290,7 +298,7 @@ def test_settings_that_mean_nothing_or_lead_elsewhere_are_refused() -> None:
         spec(method="sft", optimiser=GepaOptimiser())
     with pytest.raises(ValidationError, match="endpoint_url is for a local server"):
         BedrockOptimiser.model_validate({**BEDROCK, "endpoint_url": "https://attacker.example"})
-    with pytest.raises(ValidationError, match="token_usd"):
+    with pytest.raises(ValidationError, match="give token_usd"):
         BedrockOptimiser.model_validate({name: value for name, value in BEDROCK.items() if name != "token_usd"})
 
 

@@ -6,21 +6,30 @@ import logging
 import subprocess
 import sys
 import traceback
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.oauth2.credentials import Credentials
 from pydantic import SecretStr
 
 from stepforge.errors import InvalidInput, ProviderRefused, ProviderUnavailable, StepforgeError
 from stepforge.finetune import Message, Prepared, Tuned
 from stepforge.finetune.keys import reveal
-from stepforge.testing.providers import LocalAnthropic, LocalOpenAI, LocalProvider
+from stepforge.finetune.metering import Meter, TokenPrices
+from stepforge.finetune.plan import VertexSettings
+from stepforge.finetune.searches.vertex import VertexRewriter
+from stepforge.finetune.vertex import VertexProvider
+from stepforge.finetune.vertex_prompts import VertexPrompts
+from stepforge.testing.providers import LocalAnthropic, LocalOpenAI, LocalProvider, LocalVertex
 from stepforge.testing.providers._server import Reply
 from tests.unit.finetune import test_providers as providers
 from tests.unit.finetune.conftest import Clock
+from tests.unit.finetune.test_anthropic import records
 from tests.unit.finetune.test_providers import CASES, start
+from tests.unit.finetune.test_vertex_prompts import plan as vertex_plan
 
 KEY, PROMPT, TOKEN = "sk-planted-key-0123456789", "planted prompt 1 + 1 =", "ya29.planted-token"
 AWS_SECRET = "planted/aws/secret/key"
@@ -83,8 +92,6 @@ def test_nothing_planted_is_logged_or_in_an_error(
 
 @pytest.mark.parametrize("fault", ["echo", "error", "lost", None])
 def test_nothing_planted_leaves_the_optimiser_s_model(fault: Any, caplog: pytest.LogCaptureFixture) -> None:
-    from decimal import Decimal
-
     from stepforge.finetune.claude import AnthropicModel
     from stepforge.finetune.metering import Meter, TokenPrices
 
@@ -105,6 +112,59 @@ def test_nothing_planted_leaves_the_optimiser_s_model(fault: Any, caplog: pytest
     assert (meter.spent_usd > 0) == (fault != "echo")
 
 
+def optimisers(server: Any) -> tuple[VertexPrompts, VertexRewriter]:
+    """Vertex's, with the planted token."""
+    place = {"project": "demo", "location": "us-central1", "base_url": server.url}
+    credentials = Credentials(token=TOKEN)
+    meter = Meter(TokenPrices(input_usd=Decimal(1), output_usd=Decimal(1)), budget_usd=Decimal(9))
+    vertex = VertexProvider(**place, credentials=credentials, folder_uri="gs://bucket/tunes")
+    settings = vertex_plan(server).provider
+    assert isinstance(settings, VertexSettings)
+    assert settings.prompts is not None
+    return VertexPrompts(vertex, settings.prompts), VertexRewriter(meter, **place, credentials=credentials)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("fault", ["echo", "error", "lost", "wrong_schema", None])
+def test_nothing_planted_leaves_vertex_s_optimisers_of_prompts(
+    fault: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    about = [record.model_copy(update={"prompt": f"{PROMPT} {n}"}) for n, record in enumerate(records(8))]
+    plan = vertex_plan().model_copy(update={"system": f"system: {PROMPT}"})
+    said = []
+    with LocalVertex(delay_seconds=0.02) as server:
+        assert isinstance(server, LocalVertex)
+        search, zero_shot = optimisers(server)
+        spec = plan.spec(about, tmp_path)
+        with caplog.at_level(logging.DEBUG):
+            job = search.launch(spec, search.prepare(spec, tmp_path), key="sf-1")
+            ended = search.status(job.id)
+            for calls in range(4):
+                # So many requests of each step go well, and all after them fail.
+                for step in (
+                    lambda: search.launch(spec, search.prepare(spec, tmp_path), key="sf-2"),
+                    lambda: search.find("sf-1", Prepared(training="t")),
+                    lambda: search.status(job.id),
+                    lambda: search.invoke(
+                        Tuned(provider="vertex", job_id=job.id, model="m@sf-1", handle="gemini-3.5-flash"),
+                        [Message(role="user", content=PROMPT)],
+                        max_tokens=5,
+                    ),
+                    lambda: zero_shot.ask([Message(role="user", content=PROMPT)], max_tokens=9),
+                ):
+                    turns = iter([None] * calls + [fault] * 100)
+                    server.plan = lambda _: next(turns)  # noqa: B023
+                    try:
+                        step()
+                    except StepforgeError as error:
+                        said.append("".join(traceback.format_exception(error)))
+    assert ended.id == job.id
+    everything = caplog.text + "".join(said)
+    assert bool(said) == (fault is not None)
+    for secret in (TOKEN, PROMPT):
+        assert secret not in everything
+
+
 class Elsewhere(LocalOpenAI):
     """Answers whatever it is asked, if only it is asked."""
 
@@ -114,8 +174,6 @@ class Elsewhere(LocalOpenAI):
 
 @pytest.mark.parametrize("status", [302, 307])
 def test_neither_keys_nor_prompts_follow_to_another_address(status: int, tmp_path: Path) -> None:
-    from decimal import Decimal
-
     from stepforge.finetune.claude import AnthropicModel
     from stepforge.finetune.metering import Meter, TokenPrices
 
@@ -143,6 +201,16 @@ def test_neither_keys_nor_prompts_follow_to_another_address(status: int, tmp_pat
             meter = Meter(TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5)), budget_usd=Decimal(1))
             with pytest.raises((ProviderRefused, ProviderUnavailable), match="names another address"):
                 AnthropicModel(SecretStr(KEY), "claude", meter, base_url=server.url).ask(prompt, max_tokens=5)
+            search, zero_shot = optimisers(server)
+            spec = vertex_plan().spec(records(8), tmp_path)
+            for call in (
+                lambda: zero_shot.ask([Message(role="user", content=PROMPT)], max_tokens=9),
+                lambda: search.prepare(spec, tmp_path),
+                lambda: search.status("projects/p/locations/l/customJobs/1"),
+                lambda: search.find("sf-none", Prepared(training="t")),
+            ):
+                with pytest.raises((ProviderRefused, ProviderUnavailable), match="names another address"):
+                    call()
         assert there.seen == []
 
 
@@ -176,6 +244,8 @@ def test_a_key_is_a_secret_or_is_fetched() -> None:
         ("openai", "openai", "from stepforge.finetune.openai import OpenAIProvider as P; P(S('k'))"),
         ("google.genai", "vertex", "from stepforge.finetune.vertex import VertexProvider as P; "
          "P(project='p', location='l', folder_uri='gs://b')"),
+        ("google.cloud.aiplatform_v1", "vertex", "from stepforge.finetune.vertex_jobs import VertexJobs as P; "
+         "P(project='p', location='l', credentials=None)"),
         ("anthropic", "anthropic", "from stepforge.finetune.claude import AnthropicModel as P; P(S('k'), 'm', None)"),
     ],
 )  # fmt: skip

@@ -182,9 +182,9 @@ def test_every_deployment_is_turned_back_by_the_endpoints_alarm_which_is_made_on
     sagemaker.endpoints[GROUP] = {"EndpointArn": "arn:e", "EndpointConfigName": "old", "EndpointStatus": "InService"}
     seen: dict[str, Any] = {}
     monkeypatch.setattr(sagemaker, "update_endpoint", lambda **request: seen.update(request))
-    alarms = FakeAlarms()
+    alarms, topic = FakeAlarms(), "arn:aws:sns:us-east-1:123456789012:stepforge-dev-alerts"
     for _ in range(2):
-        deploy_live(sagemaker, alarms, deployment, rollout)
+        deploy_live(sagemaker, alarms, deployment, rollout.model_copy(update={"alarm_topic_arn": topic}))
     config = seen["DeploymentConfig"]
     assert config["AutoRollbackConfiguration"] == {"Alarms": [{"AlarmName": f"{GROUP}-5xx"}]}
     assert config[policy].get("TrafficRoutingConfiguration", {}).get("Type", "") == kind
@@ -192,6 +192,7 @@ def test_every_deployment_is_turned_back_by_the_endpoints_alarm_which_is_made_on
     (made,) = alarms.made
     holds_to_the_api("PutMetricAlarm", made, "cloudwatch")
     assert {"Name": "EndpointName", "Value": GROUP} in made["Dimensions"]
+    assert made["AlarmActions"] == made["OKActions"] == [topic]
 
 
 def test_an_alarm_that_somebody_made_stays_as_it_is(sagemaker: FakeSageMaker, deployment: Deployment) -> None:

@@ -304,6 +304,16 @@ def test_the_time_of_a_stage_is_told_by_phase_with_what_is_left() -> None:
     assert "No stage of this run reports the phases of its steps." in without(stages=stages)
 
 
+def test_renewing_vllms_weights_is_told_apart_where_there_was_any() -> None:
+    assert "Renewal" not in Page(render(report_data())).text
+    timed = next(stage for stage in report_data().stages if "sampling_seconds" in stage.curves)
+    renewed = timed.model_copy(update={"curves": timed.curves | {"renewal_seconds": ((1.0, 1.45), (2.0, 1.45))}})
+    text = without(stages=(renewed,))
+    assert "Stage Renewal Sampling" in text
+    assert "rlvr 3 s, 10.0 % 15 s, 51.7 %" in text
+    assert "handing the weights to vLLM" in text
+
+
 def test_stages_without_kl_say_so() -> None:
     stages = tuple(
         stage.model_copy(update={"curves": {name: curve for name, curve in stage.curves.items() if name != "kl"}})

@@ -15,8 +15,8 @@ from stepforge.finetune.prompts import Example, Task
 
 
 class Copro:
-    """`breadth` instructions in each of `depth` rounds are scored on the training examples, the best `validated`
-    of them on the validation examples."""
+    """`breadth` instructions in each of `depth` rounds are scored on the training examples, and on the validation
+    examples those that were the best when they were tried, and at the end the best `validated` of all."""
 
     def __init__(self, *, breadth: int = 4, depth: int = 2, validated: int = 3) -> None:
         self._breadth, self._depth, self._validated = breadth, depth, validated
@@ -67,8 +67,27 @@ class _Engine:
         )
 
 
+class _Tried:
+    """Validates what is the best on all training examples so far: the money may end before the search does."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._best = task, -1.0
+        self._scores: dict[str, list[float]] = {}
+
+    def run(self, prompt: str, example: Example) -> float:
+        ((_, score),) = self._task.run(prompt, [example])
+        scores = self._scores.setdefault(prompt, [])
+        scores.append(score)
+        mean = sum(scores) / len(scores)
+        if len(scores) == len(self._task.training) and mean > self._best:
+            self._best = mean
+            self._task.validate(prompt)
+        return score
+
+
 def _student(dspy: Any, task: Task) -> Any:
     """The program whose instruction is searched: its answers are those of the plain prompt, without dspy's fields."""
+    tried = _Tried(task)
 
     class Student(dspy.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -78,8 +97,7 @@ def _student(dspy: Any, task: Task) -> Any:
         def forward(self, problem: str, example: Example) -> Any:
             if task.ended is None:
                 try:
-                    ((_, score),) = task.run(self.predict.signature.instructions, [example])
-                    return dspy.Prediction(score=score)
+                    return dspy.Prediction(score=tried.run(self.predict.signature.instructions, example))
                 except StepforgeError:
                     """Kept by the task. dspy would log it, with the example."""
             return dspy.Prediction(score=0.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import ministack.services.stepfunctions as sfn
 
-from stepforge.local.backend import waiting
+from stepforge.local.backend import versions, waiting
 from stepforge.machines.executions import INTERRUPTED
 
 Json = Any
@@ -17,6 +17,7 @@ _fail_execution = sfn._fail_execution
 _load_persisted_state = sfn.load_persisted_state
 _describe_execution = sfn._describe_execution
 _traces: dict[str, str] = {}
+_asked: dict[str, dict[str, str]] = {}
 _UPSTREAM_INTERRUPTED = "States.ServiceRestart"
 
 
@@ -34,12 +35,14 @@ def start_execution(data: Json) -> Json:
     """Upstream refuses a second start with the same name and input while the first runs; AWS answers with the first:
     https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html"""
     machine = sfn._state_machines.get(sfn._resolve_state_machine_arn(data.get("stateMachineArn", "")) or "")
-    if machine is not None and data.get("name"):
+    if machine is not None:
+        data = {**data, "name": data.get("name") or sfn.new_uuid()}
         arn = f"arn:aws:states:{sfn.get_region()}:{sfn.get_account_id()}:execution:{machine['name']}:{data['name']}"
         known = sfn._executions.get(arn)
         if known is not None and known["status"] == "RUNNING" and _same_json(known["input"], data.get("input", "{}")):
             return sfn.json_response({"executionArn": arn, "startDate": known["startDate"]})
         _traces[arn] = data.get("traceHeader") or trace_header()
+        _asked[arn] = versions.asked_for(data["stateMachineArn"])
     return _start_execution(data)
 
 
@@ -61,8 +64,9 @@ def run_execution(arn: str) -> None:
     if (execution := sfn._executions.get(arn)) is not None:
         # Set by who started it, before upstream had an execution to keep it in.
         execution["traceHeader"] = _traces.pop(arn, "")
+        execution |= _asked.pop(arn, {})
         waiting.enter(waiting.TaskRun(execution))
-    _run_execution(arn)
+        versions.pinned(_run_execution, execution)(arn)
 
 
 def fail_execution(execution: Json, error: str, cause: str) -> None:
@@ -72,12 +76,13 @@ def fail_execution(execution: Json, error: str, cause: str) -> None:
 
 
 def describe_execution(data: Json) -> Json:
-    """Upstream writes the error as an output too; on AWS only an execution that succeeded has one:
+    """Upstream writes the error as an output too, where on AWS only an execution that succeeded has one, and does not
+    say which version and alias ran:
     https://docs.aws.amazon.com/step-functions/latest/apireference/API_DescribeExecution.html"""
     status, headers, body = _describe_execution(data)
     if status != 200:
         return status, headers, body
-    answer = json.loads(body)
+    answer = json.loads(body) | versions.started(sfn._executions[data["executionArn"]])
     if answer["status"] != "SUCCEEDED":
         answer = {key: value for key, value in answer.items() if key not in ("output", "outputDetails")}
     return sfn.json_response(answer)

@@ -14,13 +14,14 @@ from stepforge.local.backend import (
     secrets,
     stacks,
     tasks,
+    versions,
 )
 from stepforge.local.backend.checkpoints import Checkpoints
 from stepforge.local.state import Layout
 
 
 def install(layout: Layout) -> Checkpoints:
-    for mend in (tasks, paths, executions, delivery, encryption, secrets, stacks, objects, kinds, recorded):
+    for mend in (tasks, paths, executions, delivery, encryption, secrets, stacks, objects, kinds, recorded, versions):
         mend.install()
     functions.install(layout.access_key())
     return Checkpoints()

@@ -95,7 +95,7 @@ def _handler(type_name: str, kind: Kind) -> Json:
         return _keep(type_name, kind, new, own)
 
     def delete(physical_id: str, properties: Json) -> None:
-        cloudcontrol._resources.pop(cloudcontrol._resource_key(type_name, physical_id), None)
+        forget(type_name, physical_id)
 
     return {"create": create, "update": update, "delete": delete}
 
@@ -103,7 +103,16 @@ def _handler(type_name: str, kind: Kind) -> Json:
 def _keep(type_name: str, kind: Kind, properties: Json, own: Json) -> tuple[str, Json]:
     state = {**properties, **own}
     identifier = "|".join(state[name] for name in kind.identifier)
+    keep(type_name, identifier, state)
+    return identifier, own
+
+
+def keep(type_name: str, identifier: str, state: Json) -> None:
+    """What Cloud Control answers from now on."""
     cloudcontrol._resources[cloudcontrol._resource_key(type_name, identifier)] = {
         "TypeName": type_name, "Identifier": identifier, "Properties": json.dumps(state),
     }  # fmt: skip
-    return identifier, own
+
+
+def forget(type_name: str, identifier: str) -> None:
+    cloudcontrol._resources.pop(cloudcontrol._resource_key(type_name, identifier), None)

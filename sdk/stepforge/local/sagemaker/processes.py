@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock, Thread
 
+from stepforge.contracts.tools import VLLM_PYTHON
+
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 KILLED = -9
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH")
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", VLLM_PYTHON)
 
 
 def base_environment(temporary: Path, *, credentials: bool) -> dict[str, str]:

@@ -77,7 +77,7 @@ def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment, rollout
     at, name, mode = _surface(sagemaker, deployment), deployment.endpoint, deployment.fleet.mode
     found = at.find(name)
     if found is None:
-        ensure_alarm(cloudwatch, name, mode)
+        ensure_alarm(cloudwatch, name, mode, topic_arn=rollout.alarm_topic_arn)
         at.create(name, deployment.config)
     elif found.status == "Failed":
         # What failed can be neither updated nor created again.
@@ -85,7 +85,8 @@ def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment, rollout
         raise PromotionBusy(f"{name} had failed and is being deleted: wait for it to go")
     elif _still(found).version != deployment.config:
         at.tag(name)
-        at.update(name, deployment.config, ensure_alarm(cloudwatch, name, mode), rollout)
+        alarm = ensure_alarm(cloudwatch, name, mode, topic_arn=rollout.alarm_topic_arn)
+        at.update(name, deployment.config, alarm, rollout)
 
 
 def look_live(sagemaker: Any, deployment: Deployment) -> str | None:

@@ -10,6 +10,7 @@ import re
 import time
 from typing import Any
 
+from stepforge.testing.providers._distillation import refused_by_bedrock
 from stepforge.testing.providers._endpoints import Endpoints
 from stepforge.testing.providers._rewriting import Rewrite, Rewriter
 from stepforge.testing.providers._server import (
@@ -89,6 +90,11 @@ class LocalBedrock(LocalProvider):
             raise _refusal("ConflictException", f"the job name {asked['jobName']!r} is taken")
         if asked["trainingDataConfig"]["s3Uri"] not in self.objects:
             raise _refusal("ValidationException", "the training data cannot be read")
+        distils = asked.get("customizationType") == "DISTILLATION"
+        if distils != ("distillationConfig" in (asked.get("customizationConfig") or {})):
+            raise _refusal("ValidationException", "DISTILLATION needs a distillationConfig, and no other type has one")
+        if distils and (why := refused_by_bedrock(asked, self.objects[asked["trainingDataConfig"]["s3Uri"]])):
+            raise _refusal("ValidationException", why)
         arn = f"arn:aws:bedrock:{self.region}:{ACCOUNT}:model-customization-job/{FAKE}.base/{self.number():012d}"
         self.jobs[asked["jobName"]] = {"asked": asked, "jobArn": arn, "creationTime": _now()}
         self.phases[asked["jobName"]] = Phases(PHASES)
@@ -121,6 +127,10 @@ class LocalBedrock(LocalProvider):
             "customizationType": asked.get("customizationType", "FINE_TUNING"),
             "hyperParameters": asked.get("hyperParameters", {}),
         }
+        if found["customizationType"] == "DISTILLATION":
+            found["customizationConfig"] = asked["customizationConfig"]
+            done = {"status": status, "creationTime": job["creationTime"]}
+            found["statusDetails"] = {"validationDetails": done, "dataProcessingDetails": done, "trainingDetails": done}
         if status == "Completed":
             number = job["jobArn"][-12:]
             arn = f"arn:aws:bedrock:{self.region}:{ACCOUNT}:custom-model/{FAKE}.base/{number}"

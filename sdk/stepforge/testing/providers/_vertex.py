@@ -2,7 +2,7 @@
 
 Follows the REST reference of `projects.locations.tuningJobs` (v1beta1), `generateContent`, and Cloud Storage's JSON API
 (multipart uploads, objects). Models and endpoints follow `projects.locations.models` and `.endpoints` (v1). Not
-covered: pipelines, custom jobs, resumable uploads.
+covered: pipelines, resumable uploads. Custom jobs and optimisers of prompts: `_vertex_prompts`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import hashlib
 import json
 import re
 from base64 import b64encode
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.message import Message
 from typing import Any
 
+from stepforge.testing.providers._distillation import refused_by_vertex
 from stepforge.testing.providers._server import (
     DISCLAIMER,
     FAKE,
@@ -26,17 +28,36 @@ from stepforge.testing.providers._server import (
     Reply,
     Request,
 )
+from stepforge.testing.providers._vertex_prompts import Candidates, PromptOptimisers, Rewrite
 
+Answer = Callable[[str, list[dict[str, Any]]], str]
+"""From system instruction and contents to a completion."""
 PHASES = ("JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_SUCCEEDED")
+_DATA = {"distillationSpec": "promptDatasetUri"}
+"""Where a spec names its data by another word."""
 _LABEL = re.compile(r'labels\.([\w-]+)\s*=\s*"?([\w-]+)"?')
 
 
 class LocalVertex(LocalProvider):
-    """Vertex AI and Cloud Storage on loopback. `filters=False` refuses filters of lists, as some services do."""
+    """Vertex AI and Cloud Storage on loopback. `filters=False` refuses filters of lists, as some services do.
 
-    def __init__(self, *, filters: bool = True, **options: Any) -> None:
+    `answer` says what a model says, `candidates` what the data-driven optimiser comes to, `rewrite` what the zero-shot
+    one makes of a prompt.
+    """
+
+    def __init__(
+        self,
+        *,
+        filters: bool = True,
+        answer: Answer | None = None,
+        candidates: Candidates | None = None,
+        rewrite: Rewrite | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.filters = filters
+        self._answer = answer
+        self.optimisers = PromptOptimisers(self, candidates, rewrite)
         self.objects: dict[str, bytes] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.phases: dict[str, Phases] = {}
@@ -60,6 +81,7 @@ class LocalVertex(LocalProvider):
             ("DELETE", rf"{place}/(models|endpoints)/([^/]+)", self._delete),
             ("POST", r"/upload/storage/v1/b/([^/]+)/o", self._upload),
             ("GET", r"/storage/v1/b/([^/]+)/o/(.+)", self._object),
+            *self.optimisers.routes(place),
         ]
 
     def error(self, status: int, code: str, message: str) -> Any:
@@ -81,6 +103,8 @@ class LocalVertex(LocalProvider):
         assert isinstance(raw, bytes)
         assert isinstance(data, bytes)
         name = json.loads(raw)["name"]
+        if request.query.get("ifGenerationMatch") == "0" and f"gs://{match[1]}/{name}" in self.objects:
+            raise Refusal(412, "conditionNotMet", "the object is there already")
         self.objects[f"gs://{match[1]}/{name}"] = data
         return Reply(200, self._metadata(match[1], name, data))
 
@@ -111,9 +135,11 @@ class LocalVertex(LocalProvider):
         specs = [key for key in asked if key.endswith("Spec") and key != "encryptionSpec"]
         if len(specs) != 1:
             raise Refusal(400, "invalid_argument", f"one tuning spec is needed, got {specs}")
-        uri = asked[specs[0]].get("trainingDatasetUri")
+        uri = asked[specs[0]].get(_DATA.get(specs[0], "trainingDatasetUri"))
         if uri not in self.objects:
             raise Refusal(400, "invalid_argument", f"the training data {uri!r} cannot be read")
+        if specs[0] == "distillationSpec" and (why := refused_by_vertex(asked, self.objects[uri])):
+            raise Refusal(400, "invalid_argument", why)
         number = self.number()
         name = f"{match[1]}/tuningJobs/{FAKE}{number:06d}"
         now = datetime.now(UTC).isoformat()
@@ -146,11 +172,22 @@ class LocalVertex(LocalProvider):
             model, endpoint = f"{place}/models/{FAKE}{number}", f"{place}/endpoints/{FAKE}{number}"
             job["tunedModel"] = {"model": f"{model}@1", "endpoint": endpoint}
             spec = next(key for key in job if key.endswith("Spec") and key != "encryptionSpec")
-            tokens = len(self.objects[job[spec]["trainingDatasetUri"]]) // 4
-            stats = "preferenceOptimizationDataStats" if spec.startswith("preference") else "supervisedTuningDataStats"
-            job["tuningDataStats"] = {stats: {"totalBillableTokenCount": str(tokens)}}
+            data = self.objects[job[spec][_DATA.get(spec, "trainingDatasetUri")]]
+            if spec == "distillationSpec":
+                about = {"trainingDatasetStats": {"tuningDatasetExampleCount": str(len(data.splitlines()))}}
+                job["tuningDataStats"] = {"distillationDataStats": about}
+            else:
+                preference = spec.startswith("preference")
+                stats = "preferenceOptimizationDataStats" if preference else "supervisedTuningDataStats"
+                job["tuningDataStats"] = {stats: {"totalBillableTokenCount": str(len(data) // 4)}}
             self.models[model] = {"name": model, "versionId": "1", "labels": {}, "displayName": FAKE}
-            self.endpoints[endpoint] = [model]
+            if spec == "distillationSpec" and "@" in job["baseModel"]:
+                # Of open models there are weights, and no endpoint until somebody deploys them.
+                del job["tunedModel"]["endpoint"]
+                uri = f"{job['outputUri']}/postprocess/node-0/checkpoints/final/model.safetensors"
+                self.objects[uri] = DISCLAIMER.encode()
+            else:
+                self.endpoints[endpoint] = [model]
         return job
 
     def _cancel(self, _: Request, match: re.Match[str]) -> Reply:
@@ -166,7 +203,11 @@ class LocalVertex(LocalProvider):
         name = f"{match[1]}/{match[2]}/{match[3]}"
         if match[2] == "endpoints" and name not in self.endpoints:
             raise Refusal(404, "not_found", f"no such endpoint: {name!r}")
-        text = request.json()["contents"][-1]["parts"][-1]["text"]
+        asked = request.json()
+        text = asked["contents"][-1]["parts"][-1]["text"]
+        if self._answer is not None:
+            system = "".join(part["text"] for part in asked.get("systemInstruction", {}).get("parts", []))
+            text = self._answer(system, asked["contents"])
         content = {"role": "model", "parts": [{"text": f"{DISCLAIMER} {text}"}]}
         words = len(text.split())
         usage = {"promptTokenCount": words, "candidatesTokenCount": words + 5, "totalTokenCount": 2 * words + 5}

@@ -1,0 +1,1 @@
+"""Engines that sample for training in place of our own network."""
