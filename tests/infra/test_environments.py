@@ -31,7 +31,7 @@ def only(template: dict[str, Any], kind: str) -> dict[str, Any]:
 NAMED = {
     "AWS::Budgets::Budget": "Budget.BudgetName", "AWS::CloudWatch::Alarm": "AlarmName", "AWS::EC2::VPC": "CidrBlock",
     "AWS::CloudWatch::Dashboard": "DashboardName", "AWS::CodeBuild::Project": "Name",
-    "AWS::DynamoDB::Table": "TableName",
+    "AWS::CloudTrail::Trail": "TrailName", "AWS::DynamoDB::Table": "TableName",
     "AWS::ECR::Repository": "RepositoryName", "AWS::Events::Rule": "Name", "AWS::IAM::ManagedPolicy":
     "ManagedPolicyName", "AWS::IAM::Role": "RoleName", "AWS::KMS::Alias": "AliasName", "AWS::Lambda::Function":
     "FunctionName", "AWS::Logs::LogGroup": "LogGroupName", "AWS::S3::Bucket": "BucketName", "AWS::SNS::Topic":
@@ -324,7 +324,7 @@ def test_every_alarm_names_the_runbook_that_helps(synth: Synth, name: str) -> No
         assert said["heading"] in headings, alarm["AlarmName"]
 
 
-@pytest.mark.parametrize("person", ["approver", "housekeeper"])
+@pytest.mark.parametrize("person", ["approver", "housekeeper", "operator"])
 def test_the_role_of_a_person_has_what_they_have_and_nothing_else(synth: Synth, person: str) -> None:
     template = synth.templates["dev"]
     named = f"stepforge-dev-{person}"
@@ -333,7 +333,7 @@ def test_the_role_of_a_person_has_what_they_have_and_nothing_else(synth: Synth, 
         template["Resources"][arn["Ref"]]["Properties"]["ManagedPolicyName"]
         for arn in resources(template, "AWS::IAM::Role")[role]["ManagedPolicyArns"]
     }
-    assert attached == {"stepforge-dev-viewer", named}
+    assert attached == {named, *(() if person == "operator" else ("stepforge-dev-viewer",))}
     assert not any({"Ref": role} in p["Roles"] for p in resources(template, "AWS::IAM::Policy").values())
 
 

@@ -14,7 +14,7 @@ from stepforge.machines.attempts import volume_key
 from stepforge.machines.planning import job_tags
 from tests.support.iam import Request, decide
 
-from .conftest import TUNING_ROLE, Synth
+from .conftest import NAMES, TUNING_ROLE, Synth
 from .permissions import FILE, text
 from .principals import ACCOUNT, REGION, Cloud, Principal
 
@@ -44,7 +44,7 @@ def cloud(synth: Synth) -> Cloud:
 
 
 def test_the_committed_list_is_what_the_template_grants(synth: Synth) -> None:
-    found = text(synth.templates["dev"])
+    found = text(synth.templates["dev"], synth.templates["staging"])
     assert FILE.read_text(encoding="utf-8") == found, "run `python -m tests.infra.permissions` and read the difference"
 
 
@@ -549,7 +549,7 @@ KNOWN_KEYS = {
     "aws:PrincipalIsAWSService", "aws:SourceVpce", "aws:PrincipalOrgID", "aws:RequestTag/*", "aws:TagKeys",
     "iam:PassedToService", "kms:GrantIsForAWSResource", "kms:ViaService", "kms:CallerAccount",
     "kms:EncryptionContext:aws:logs:arn", "kms:EncryptionContext:SecretARN",
-    "s3:prefix", "s3:TlsVersion", "s3:x-amz-server-side-encryption", "s3:x-amz-acl",
+    "s3:prefix", "s3:TlsVersion", "s3:x-amz-copy-source", "s3:x-amz-server-side-encryption", "s3:x-amz-acl",
     "cloudwatch:namespace", "cloudwatch:AlarmActions", "sns:Protocol", "sns:Endpoint", "sts:ExternalId",
     "secretsmanager:RotationLambdaARN", "secretsmanager:ModifyRotationRules",
     "secretsmanager:VersionStage", "secretsmanager:ResourceTag/*", "ec2:ResourceTag/*", "ec2:Subnet", "ec2:Vpc",
@@ -576,7 +576,7 @@ def misspelt(keys: set[str]) -> set[str]:
     return general - KNOWN_KEYS
 
 
-@pytest.mark.parametrize("name", ["local", "dev", "prod"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_condition_key_exists(synth: Synth, name: str) -> None:
     found = keys_of(synth.templates[name]["Resources"])
     assert {"sagemaker:OutputKmsKey", "aws:SecureTransport"} <= found

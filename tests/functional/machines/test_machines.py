@@ -31,13 +31,15 @@ def test_a_pipeline_ends_as_a_package_that_waits_for_a_person(deployed: Deployed
     assert package["ModelApprovalStatus"] == "PendingManualApproval"
     assert package["CustomerMetadataProperties"]["model_sha256"] == trained.stages[-1].artifact.sha256
     assert [stage.type for stage in trained.stages] == ["sft", "srl"]
-    assert trained.comparison.champion is None
     assert package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"].endswith("evaluation.json")
 
 
-def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed, trained: TrainOutput) -> None:
+def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed) -> None:
+    # A recipe of its own: what other files promote meanwhile would be another champion to compare with.
+    spec = deployed.pipeline(seed=314)
+    trained = TrainOutput.model_validate_json(deployed.train(spec)["output"])
     jobs = deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]
-    ended = deployed.train(deployed.pipeline(), number=2)
+    ended = deployed.train(spec, number=2)
     again = TrainOutput.model_validate_json(ended["output"])
     assert all(job.adopted for job in (again.dataset, again.gate, *again.stages, again.evaluation))
     assert again.adopted
