@@ -61,6 +61,7 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         f"{bucket}/jobs/*/output/model/manifest.json": "a manifest that goes back where it was",
         f"{bucket}/ledger/*": "an entry is named by the job that it is for",
         f"{bucket}/approvals/*": "a question is named by its execution",
+        **{f"{bucket}/finetune/{what}/*": "named by its digest" for what in ("requests", "evaluations")},
         f"{bucket}/prices/*": "read only: the table of prices",
         f"{bucket}/*": "a deny: an approver writes no object",
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},

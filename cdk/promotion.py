@@ -13,7 +13,7 @@ from cdk.machines import ALARMED, Machines
 from cdk.occasions import dead_letters, handler, on_event, queues
 from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, endpoint_name, package_group
-from stepforge.contracts.serving import dimensions
+from stepforge.contracts.serving import ALARM_SECONDS, dimensions
 
 
 class Promotion(Construct):
@@ -75,6 +75,6 @@ class Promotion(Construct):
                     metric_name="Invocation5XXErrors",
                     dimensions_map=dimensions(endpoint, settings.serve_mode),
                     statistic="Sum",
-                    period=cdk.Duration.minutes(1),
+                    period=cdk.Duration.seconds(ALARM_SECONDS),
                 ),
             )

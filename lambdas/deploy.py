@@ -15,8 +15,8 @@ from stepforge.machines.rollout import Rollout
 class Environment(Variables):
     serving_role_arn: str
     key_arn: str
-    rollout: Literal["canary", "rolling"] = "canary"
-    bake_seconds: int = 60
+    rollout: Literal["canary", "rolling"]
+    bake_seconds: int
     alarm_topic_arn: str = ""
 
 

@@ -15,14 +15,14 @@ from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.jobs import ArtifactRef, JobRequest, JobSpec
 from stepforge.contracts.names import Keys, Machine, execution_name, package_group
 from stepforge.contracts.pipelines import PipelineSpec
-from stepforge.contracts.registry import PROMOTION, ExternalLineage, PackageMetadata
+from stepforge.contracts.registry import CHAMPION_GATE, PROMOTION, ExternalLineage, PackageMetadata
 from stepforge.contracts.requests import ApprovalRequest, AssemblySpec, EvaluationSpec
 from stepforge.contracts.resources import Resources, Vpc
 from stepforge.contracts.serving import Fleet
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.machines.deployment import serving_name
 from stepforge.machines.planning import job_request
-from tests.fakes import of_request
+from tests.fakes import REGION_ARN, of_request
 
 from .tunes import ENVIRONMENT, tune, tune_leftovers, tune_on_an_endpoint, tune_that_is_asked_for, tune_that_is_refused
 from .world import BUCKET, IMAGE, Attempt, World, evaluation_files
@@ -67,14 +67,16 @@ def put_package(world: World, name: str, approval: str, **more: Any) -> str:
     evaluation = world.put_folder(prefix, "evaluation", evaluation_files(spec))
     metadata = PackageMetadata(
         pipeline_sha256="1" * 64, model_sha256=model.sha256, evaluation_sha256=evaluation.sha256,
-        evaluation_uri=f"s3://{BUCKET}/{prefix}", dataset_sha256="d" * 64, training_job_arn="arn:j", domain="facial",
+        evaluation_uri=f"s3://{BUCKET}/{prefix}", dataset_sha256="d" * 64, domain="facial",
+        training_job_arn=f"{REGION_ARN}:training-job/sft-{name}",
     )  # fmt: skip
     world.sagemaker.groups.add(world.group)
+    world.sagemaker.add_job(f"sft-{name}", "0" * 64, OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/jobs"})
     source = {"S3DataSource": {"S3Uri": model.uri, "S3DataType": "S3Prefix", "CompressionType": "None"}}
     made = world.sagemaker.create_model_package(
         ModelPackageGroupName=world.group,
         ModelApprovalStatus=approval,
-        CustomerMetadataProperties=metadata.properties(),
+        CustomerMetadataProperties={**metadata.properties(), CHAMPION_GATE: "first"},
         InferenceSpecification={"Containers": [{"Image": IMAGE, "ModelDataSource": source}]},
         **more,
     )

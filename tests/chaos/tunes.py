@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -160,7 +160,7 @@ class DeployedVendor(Vendor):
     def check_serving(self, spec: TuneSpec) -> None:
         """It deploys everything."""
 
-    def deploy(self, job_id: str, *, trial: bool) -> Tuned:
+    def deploy(self, job_id: str, *, trial: bool, tags: Mapping[str, str]) -> Tuned:
         self.endpoints.add(f"{job_id}-trial" if trial else job_id)
         return self.retrieve(job_id)
 

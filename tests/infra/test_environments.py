@@ -434,8 +434,26 @@ def test_an_idle_prod_pays_for_gateways_and_endpoints(synth: Synth) -> None:
     assert costs["AWS::EC2::VPCEndpoint x 48"] == pytest.approx(350.40)
 
 
+def test_what_a_standing_endpoint_costs_is_what_the_readme_and_the_docs_say() -> None:
+    from cdk.idle import endpoint_usd
+    from cdk.settings import settings
+
+    usd = {}
+    for name in CLOUDS:
+        found = settings(name)
+        usd[name] = f"{endpoint_usd(found.serve_instance_type, found.serve_instances):.0f}"
+    assert usd["prod"] == "336"
+    for page in ("README.md", "docs/deploy.md"):
+        text = (Path(__file__).parents[2] / page).read_text()
+        assert f"{usd['dev']} USD a month in `dev` and `staging` and {usd['prod']} in `prod`" in text, page
+    assert usd["dev"] == usd["staging"]
+
+
 def test_what_has_no_price_is_refused() -> None:
-    from cdk.idle import idle_usd
+    from cdk.idle import endpoint_usd, idle_usd
+
+    with pytest.raises(UnknownPrice, match=r"ml\.p5"):
+        endpoint_usd("ml.p5.48xlarge", 1)
 
     with pytest.raises(UnknownPrice, match="AWS::EKS::Cluster"):
         idle_usd([{"Resources": {"Cluster": {"Type": "AWS::EKS::Cluster"}}}])
