@@ -15,8 +15,8 @@ from stepforge.machines.rollout import Rollout
 class Environment(Variables):
     serving_role_arn: str
     key_arn: str
-    rollout: Literal["canary", "rolling"]
-    bake_seconds: int
+    rollout: Literal["canary", "rolling"] = "canary"
+    bake_seconds: int = 300
     alarm_topic_arn: str = ""
 
 
