@@ -42,6 +42,7 @@ def test_an_image_runs_here_with_the_command_and_the_variables_of_its_dockerfile
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPATH": "/here/sdk:/here/jobs",
         "STEPFORGE_RUN_AS": "10001",
+        **({"STEPFORGE_VLLM_PYTHON": "/opt/vllm/bin/python"} if name == "train-cuda" else {}),
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from stepforge.cli import main
 from stepforge.finetune.entries import Stage
+from stepforge.machines.executions import execution_arn
 from stepforge.testing.providers import LocalAnthropic, LocalBedrock, LocalVertex
 
 from .conftest import SECRET, Bench, until
@@ -117,7 +118,7 @@ def test_a_tune_that_waits_for_a_person_is_approved_by_its_key(bench: Bench, cal
 
 
 def arn_of(bench: Bench, name: str) -> str:
-    return bench.deployed.machines["finetune"].replace(":stateMachine:", ":execution:") + f":{name}"
+    return execution_arn(bench.deployed.machines["finetune"], name)
 
 
 def test_what_a_person_refuses_or_stops_costs_nothing(bench: Bench, call: Call, tmp_path: Path) -> None:
