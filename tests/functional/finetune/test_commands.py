@@ -253,6 +253,27 @@ def test_a_prompt_for_claude_goes_from_the_decision_to_an_answer_from_here_and_t
         assert asked["answers"][0]["completion"].endswith("\n8")
 
 
+def test_a_prompt_search_that_is_refused_for_good_fails_its_execution_and_frees_the_money(
+    bench: Bench, call: Call, tmp_path: Path
+) -> None:
+    data, plan = tmp_path / "sums.jsonl", tmp_path / "refused.toml"
+    rows = [{"prompt": f"{n} plus two", "answer": f"{n + 2}", "split": "rl"} for n in range(6)]
+    data.write_text("\n".join(json.dumps({**row, "split": s}) for row in rows for s in ("rl", "test_new")))
+    before = bench.ledger.spent("local")
+    with LocalAnthropic(answer=claude) as server:
+        assert isinstance(server, LocalAnthropic)
+        server.fail("echo", path="/v1/messages", times=50)
+        folder = f'folder_uri = "s3://{bench.deployed.bucket}/finetune/prompts"'
+        optimiser = 'type = "gepa"\nmax_metric_calls = 20'
+        plan.write_text(CLAUDE.format(url=server.url, secret=SECRET, folder=folder, optimiser=optimiser))
+        refused = call("finetune", "start", str(plan), "--data", str(data), code=4)
+        assert "ledger" in refused["message"]
+        (entry,) = [entry for entry in bench.ledger.entries() if server.url in entry.target]
+        assert (entry.stage, bench.ledger.spent("local")) == (Stage.FAILED, before)
+        assert "status 400" in (entry.note or "")
+        assert server.calls("POST", "/v1/messages") == 1
+
+
 GEMINI = """
 environment = "local"
 base_model = "gemini-3.5-flash"
