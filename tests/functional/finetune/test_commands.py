@@ -174,6 +174,28 @@ def test_what_was_launched_here_is_registered_as_the_machine_does(
     assert launched["key"] in refused["message"]
 
 
+def test_pairs_and_a_validation_file_go_from_the_plan_to_the_provider_through_the_machine_and_from_here(
+    bench: Bench, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, data = write(tmp_path, bench, mark="pairs")
+    Path(plan).write_text('validation = "split"\n' + Path(plan).read_text().replace('"sft"', '"dpo"'))
+    rows = [{"prompt": f"pairs {n}", "preferred": "\u2028 yes", "rejected": f"no {n}"} for n in range(60)]
+    judged = [{"prompt": f"{n}", "answer": f"{n}", "split": "test_new"} for n in range(3)]
+    Path(data).write_text("\n".join(json.dumps(row) for row in [*rows, *judged]))
+    tuned = call("finetune", "start", plan, "--data", data)
+    assert tuned["local_fake"]
+    (job,) = bench.server.jobs.values()
+    sides = [bench.server.contents[job[name]].splitlines() for name in ("training_file", "validation_file")]
+    assert [len(side) > 0 for side in sides] == [True, True]
+    sent = [json.loads(line) for side in sides for line in side]
+    said = {(row["preferred_output"][0]["content"], row["non_preferred_output"][0]["content"]) for row in sent}
+    assert said == {("\u2028 yes", f"no {n}") for n in range(60)}
+    assert (job["method"]["type"], len(sent)) == ("dpo", 60)
+    monkeypatch.setenv("STEPFORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    assert call("finetune", "launch", plan, "--data", data)["job_id"] == job["id"]
+
+
 CLAUDE = """
 environment = "local"
 base_model = "claude-test"
