@@ -228,7 +228,17 @@ class ProviderError(StepforgeError):
 
 
 class ProviderRefused(ProviderError):
-    pass
+    """`status` is HTTP's, where an answer came."""
+
+    def __init__(self, *given: object, status: int | None = None) -> None:
+        super().__init__(*given)
+        self.status = status
+
+    @property
+    def for_good(self) -> bool:
+        """Whether the same call would be refused again, whatever key, credit or network it is sent with."""
+        status = self.status or 0
+        return 400 <= status < 500 and status not in (401, 402, 403, 407, 429)
 
 
 class ProviderUnavailable(ProviderError):

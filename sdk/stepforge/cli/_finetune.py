@@ -49,6 +49,7 @@ def launch_plan(
     from stepforge.economics.catalogue import Catalogue
     from stepforge.finetune.entries import Stage
     from stepforge.finetune.launching import launch
+    from stepforge.finetune.pairs import trained
     from stepforge.finetune.plan import load_plan
     from stepforge.installation.home import home
 
@@ -56,7 +57,7 @@ def launch_plan(
     folder = home() / "finetune" / "data"
     records = read_records(data, domain)
     # What the tuned model will be judged by stays at home.
-    spec = asked.spec([r for r in records if not r.split.startswith("test_")], folder)
+    spec = asked.spec(trained(records), folder)
     ledger, provider = _ledger(), asked.provider.provider()
     catalogue = Catalogue.load(*own or [])
     terms = asked.terms(catalogue, datetime.now(UTC).date())

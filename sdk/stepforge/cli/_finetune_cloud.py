@@ -12,22 +12,21 @@ from stepforge.cli._output import columns, emit, say
 from stepforge.client import Client
 from stepforge.connection import LOCAL
 from stepforge.contracts.decisions import Decision
-from stepforge.contracts.manifests import sha256_of
-from stepforge.contracts.records import Record
 from stepforge.contracts.registry import ExternalLineage
 from stepforge.contracts.reports import EvaluationReport
-from stepforge.contracts.user_records import RecordsFile, read_user_files
 from stepforge.economics.experience import Experience
 from stepforge.economics.files import read_question
 from stepforge.economics.outcome import measured
 from stepforge.economics.quotes import quoted
 from stepforge.errors import InvalidInput
 from stepforge.finetune.client import Tunes
+from stepforge.finetune.datasets import Item
 from stepforge.finetune.entries import Entry
 from stepforge.finetune.flow import Output
 from stepforge.finetune.judging import Judge
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.measuring import is_fake, paired, scores_of
+from stepforge.finetune.pairs import read_items
 from stepforge.finetune.plan import Plan, load_plan
 from stepforge.installation.home import home
 from stepforge.machines.champion import compare as champion_compare
@@ -37,10 +36,10 @@ from stepforge.registry import Package
 FAKE = "  [local fake: nothing is trained or charged]"
 
 
-def read_records(data: Path, domain: str) -> list[Record]:
+def read_records(data: Path, domain: str) -> list[Item]:
     if not data.is_file():
         raise InvalidInput(f"--data {data} is no file: give one with a JSON object a line")
-    return read_user_files([RecordsFile(data, data.name, sha256_of(data))], domain=domain, verifier=None)
+    return read_items(data, domain)
 
 
 def start(

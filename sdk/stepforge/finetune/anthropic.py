@@ -18,7 +18,7 @@ from pathlib import Path
 from stepforge.contracts.base import Contract, canonical_json
 from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import ModelPrice
-from stepforge.errors import InvalidInput, OverBudget, ProviderRefused, ProviderUnavailable
+from stepforge.errors import InvalidInput, MissingExtra, OverBudget, ProviderRefused, ProviderUnavailable
 from stepforge.finetune import job as jobs
 from stepforge.finetune.addresses import Secrets
 from stepforge.finetune.claude import AnthropicModel
@@ -186,6 +186,8 @@ class AnthropicProvider:
             return self._told(made, State.RUNNING, None)
         except OverBudget as error:
             self._folder.write_once(f"{key}/{_FAILED}", f"not one prompt could be scored: {error}".encode())
+        except (ProviderRefused, MissingExtra) as error:
+            self._folder.write_once(f"{key}/{_FAILED}", refused_for_good(error).encode())
         return self._job(key, look=False)
 
     def _told(
@@ -246,6 +248,19 @@ class AnthropicProvider:
         if isinstance(made.spec.optimiser, Rewriter):
             book_written(self._folder, f"{made.key}/{_REWRITES}", meter.at(made.spec.optimiser.prices))
         return meter.spent_usd
+
+
+def refused_for_good(error: ProviderRefused | MissingExtra) -> str:
+    """Why a search ends here, in our words: a vendor's may repeat prompts. Raises the error where a look after the key,
+    the credit or the network was mended would go on."""
+    if isinstance(error, MissingExtra):
+        return f"{error}. Then launch it with a higher attempt"
+    if not error.for_good:
+        raise error
+    return (
+        f"a call of the search was refused with status {error.status}, and each look would send it again. Change the "
+        "plan (base_model, max_tokens, the records), and launch it with a higher attempt"
+    )
 
 
 def _key_of(job_id: str) -> str:

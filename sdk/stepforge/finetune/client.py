@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -12,9 +13,9 @@ from typing import Any
 from stepforge.connection import Connection
 from stepforge.contracts.decisions import Question
 from stepforge.contracts.names import Machine, spend_table
-from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.economics.catalogue import Catalogue
 from stepforge.errors import InvalidInput, OverBudget
+from stepforge.finetune.datasets import Item
 from stepforge.finetune.entries import Entry, Stage
 from stepforge.finetune.evaluation import Verify
 from stepforge.finetune.flow import (
@@ -32,6 +33,7 @@ from stepforge.finetune.flow import (
 from stepforge.finetune.graders import is_own
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
+from stepforge.finetune.pairs import heldout, trained
 from stepforge.finetune.plan import NO_SECRET, Plan
 from stepforge.finetune.provider import ChecksServing, Deployed
 from stepforge.finetune.spec import launch_key
@@ -54,7 +56,7 @@ class Tunes:
     def start(
         self,
         plan: Plan,
-        records: list[Record],
+        records: Sequence[Item],
         folder: Path,
         *,
         domain: str,
@@ -87,7 +89,7 @@ class Tunes:
     def register(
         self,
         plan: Plan,
-        records: list[Record],
+        records: Sequence[Item],
         folder: Path,
         *,
         key: str,
@@ -140,7 +142,7 @@ class Tunes:
     def _request(
         self,
         plan: Plan,
-        records: list[Record],
+        records: Sequence[Item],
         folder: Path,
         *,
         domain: str,
@@ -154,14 +156,14 @@ class Tunes:
             raise InvalidInput(
                 f"the plan is for environment {plan.environment!r}, but this is {self.connection.name!r}: make them one"
             )
-        heldout = [record for record in records if record.split in TEST_SPLITS]
-        if not heldout:
+        judged_by = heldout(records)
+        if not judged_by:
             raise InvalidInput('no record is held out: mark some with "split": "test_new", by which it will be judged')
         if (question is None) != (arm is None):
             raise InvalidInput("--question and --arm belong together: the verdict has to choose that arm")
         terms = plan.terms(catalogue, today)
-        spec = plan.spec([record for record in records if record.split not in TEST_SPLITS], folder)
-        rows = "".join(record.model_dump_json() + "\n" for record in heldout).encode()
+        spec = plan.spec(trained(records), folder)
+        rows = "".join(record.model_dump_json() + "\n" for record in judged_by).encode()
         request = Request(
             plan=plan,
             spec=spec,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from stepforge.contracts.base import Contract
 from stepforge.contracts.records import TEST_SPLITS, Record
@@ -30,6 +30,14 @@ class Pair(Contract):
     record: Record
     preferred: str
     rejected: str
+
+
+Item = Record | Pair
+ItemT = TypeVar("ItemT", Record, Pair, Record | Pair)
+VALIDATION_SHARE = 0.3
+"""Of all rows, at most: Vertex's, and ours for all, since what is validated is not learnt from."""
+VALIDATION_ROWS: dict[ProviderName, int] = {"vertex": 5_000}
+"""At most."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def is_gemini(base_model: str) -> bool:
 
 
 def write(
-    items: Iterable[Record] | Iterable[Pair],
+    items: Iterable[Item],
     folder: Path,
     *,
     provider: ProviderName,
@@ -286,12 +294,36 @@ def _tokens(texts: tuple[str, ...], count: Counter) -> tuple[int, int]:
     return sum(pair[0] for pair in pairs), sum(pair[1] + _ROLE_TOKENS for pair in pairs)
 
 
-def split_by_group(records: Iterable[Record], *, every: int = 10) -> tuple[list[Record], list[Record]]:
+def split_by_group(records: Iterable[ItemT], *, every: int = 10) -> tuple[list[ItemT], list[ItemT]]:
     """Training and validation: one group in `every` for validation, and no group on both sides."""
-    kept: tuple[list[Record], list[Record]] = ([], [])
-    for record in records:
-        kept[_bucket(record.group) % every == 0].append(record)
+    kept: tuple[list[ItemT], list[ItemT]] = ([], [])
+    for item in records:
+        group = item.record.group if isinstance(item, Pair) else item.group
+        kept[_bucket(group) % every == 0].append(item)
     return kept
+
+
+def validation_split(items: Sequence[ItemT], provider: ProviderName) -> tuple[list[ItemT], list[ItemT]]:
+    """Training and validation within the provider's limits: a group in 10, or in 20, 40 ... where those are too many.
+
+    Raises InvalidInput where nothing falls to validation, or more than VALIDATION_SHARE.
+    """
+    most, every = VALIDATION_ROWS.get(provider, len(items)), 10
+    training, validation = split_by_group(items)
+    while len(validation) > most:
+        every *= 2
+        training, validation = split_by_group(items, every=every)
+    if not validation:
+        raise InvalidInput(
+            f"of {len(items)} rows no group falls to validation, which takes one in {every} by the hash of its name: "
+            'give more groups, or validation = "none"'
+        )
+    if len(validation) > VALIDATION_SHARE * len(items):
+        raise InvalidInput(
+            f"{len(validation)} of {len(items)} fall to validation, and {VALIDATION_SHARE:.0%} may: the groups are "
+            'few or uneven. Give more groups, or validation = "none"'
+        )
+    return training, validation
 
 
 def _bucket(group: str) -> int:

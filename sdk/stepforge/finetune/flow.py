@@ -46,7 +46,7 @@ from stepforge.finetune.holding import Held, held, shipped
 from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger import Ledger
-from stepforge.finetune.plan import AnthropicSettings, Plan, VertexSettings, connect
+from stepforge.finetune.plan import AnthropicSettings, OpenAISettings, Plan, VertexSettings, connect
 from stepforge.finetune.provider import ChecksServing, Deployed, Labels, Provider
 from stepforge.finetune.registering import register_external
 from stepforge.finetune.spec import TuneSpec, launch_key
@@ -185,7 +185,7 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
         if (verdict.action, verdict.arm) != ("launch", request.arm):
             raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
     provider, spec = tools.provider(request), request.spec
-    if isinstance(request.plan.provider, AnthropicSettings | VertexSettings):
+    if isinstance(request.plan.provider, AnthropicSettings | OpenAISettings | VertexSettings):
         request.plan.provider.check_machine(request.plan.optimiser)
     if isinstance(provider, ChecksServing):
         provider.check_serving(spec)

@@ -135,8 +135,8 @@ def failure(
         return Throttled(f"{text}. It was not done; it is tried again later")
     if status in (301, 302, 303, 307, 308):
         # Of a redirect that a POST is answered with, 302 and 303 may say that it was done.
-        found = ProviderUnavailable if status in (302, 303) else ProviderRefused
-        return found(f"{text}. It names another address, where nothing was sent: give that one if it is the right one")
+        elsewhere = f"{text}. It names another address, where nothing was sent: give that one if it is the right one"
+        return ProviderUnavailable(elsewhere) if status in (302, 303) else ProviderRefused(elsewhere, status=status)
     if status is None or status >= 500 or status in (408, 409, 424):
         return ProviderUnavailable(f"{text}. Whether it was done is not known")
     remedy = {
@@ -144,7 +144,7 @@ def failure(
         403: "check what the key may do",
         404: "check the name, and the account and region that it is looked for in",
     }.get(status, "it was refused and nothing was done")
-    return ProviderRefused(f"{text}. {remedy[0].upper()}{remedy[1:]}")
+    return ProviderRefused(f"{text}. {remedy[0].upper()}{remedy[1:]}", status=status)
 
 
 def unreadable(provider: str, call: str, answer: Any) -> ProviderUnavailable:

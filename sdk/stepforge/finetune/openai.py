@@ -1,7 +1,7 @@
 """The OpenAI protocol: OpenAI, Azure, Bedrock's compatible endpoint, and any other `base_url` that speaks it.
 
 Needs the extra `openai`. OpenAI itself takes no new jobs after 2027-01-06; the protocol outlives that. Not covered:
-Azure's deployments of a tuned model (control plane), checkpoints, Weights & Biases.
+making Azure's deployment of a tuned model (its control plane), checkpoints, Weights & Biases.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from stepforge.economics.catalogue import ModelPrice
 from stepforge.errors import (
     IdentityConflict,
     InvalidInput,
+    LaunchUncertain,
     MissingExtra,
     ModelGone,
     ProviderRefused,
@@ -28,6 +30,7 @@ from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared,
 from stepforge.finetune.keys import Key, failure, is_loopback, reveal, unlogged, unreadable, without
 from stepforge.finetune.spec import (
     Grader,
+    LambdaGrader,
     ProviderName,
     PythonGrader,
     ScoreModel,
@@ -51,6 +54,7 @@ _STATES = {
     "failed": State.FAILED,
     "cancelled": State.CANCELLED,
 }
+Vendor = Literal["openai", "azure", "bedrock"]
 _METHODS = {"sft": "supervised", "dpo": "dpo", "rft": "reinforcement"}
 
 
@@ -70,11 +74,12 @@ class OpenAIProvider:
         *,
         base_url: str = OPENAI,
         project: str | None = None,
+        deployment: str | None = None,
         timeout_seconds: float = 60,
         remembers_seconds: float | None = None,
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
     ) -> None:
-        """Raises MissingExtra without the package `openai`."""
+        """`deployment` is what a tuned model answers as at Azure. Raises MissingExtra without the package `openai`."""
         try:
             import openai
         except ImportError as error:
@@ -90,7 +95,7 @@ class OpenAIProvider:
             # Data and prompts go to the address that was given, and to none that it names.
             http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
-        self._today = today
+        self._today, self._vendor, self._deployment = today, vendor_of(base_url), deployment
         self.local = is_loopback(base_url)
         self.target = f"openai:{base_url.rstrip('/')}" + (f":{project}" if project else "")
         # A request may be at work for as long as a server allows, after our end of it was closed.
@@ -110,9 +115,19 @@ class OpenAIProvider:
                 "compatible endpoint, another provider, or a better prompt"
             )
         if spec.grader is not None:
-            grader_params(spec.grader)
+            grader_params(spec.grader, vendor=self._vendor)
         if spec.method == "sft" and spec.hyperparameters.beta is not None:
             raise InvalidInput("beta belongs to method 'dpo': leave it out")
+
+    def check_serving(self, spec: TuneSpec) -> None:
+        """At Azure a tuned model answers only as a deployment, which its owner makes."""
+        if self._vendor == "azure" and self._deployment is None:
+            raise InvalidInput(
+                f"a tune of {spec.base_model!r} at Azure answers nobody until it is deployed, which is not done here: "
+                "it could be neither judged nor registered: use `stepforge finetune launch` and `watch`, deploy it "
+                "(docs/finetune-openai.md), give the deployment's name as deployment in [provider], then `stepforge "
+                "finetune register`"
+            )
 
     def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
         return jobs.estimate(spec, price, hours=hours)
@@ -142,16 +157,27 @@ class OpenAIProvider:
 
     def find(self, key: str, prepared: Prepared) -> Job | None:
         """By metadata; and, where a server keeps none, by the end of the name that the model was to have."""
+        listed = list(self._all("jobs.list", self._client.fine_tuning.jobs.list, metadata={METADATA_KEY: key}))
         found = [
             job
-            for job in self._all("jobs.list", self._client.fine_tuning.jobs.list, metadata={METADATA_KEY: key})
+            for job in listed
             # A server may ignore the filter: nothing is taken that does not carry the key itself.
             if (job.metadata or {}).get(METADATA_KEY) == key or _suffix(job).endswith(key[-12:])
         ]
+        if self._vendor == "bedrock" and not found:
+            self._hold_nameless(key, [job for job in listed if job.training_file == prepared.training])
         if len({job.id for job in found}) > 1:
             ids = ", ".join(sorted(job.id for job in found))
             raise IdentityConflict(f"launch {key} has several jobs at {self.target}: {ids}. Cancel all but the first")
         return self._job(found[0], "jobs.list") if found else None
+
+    def _hold_nameless(self, key: str, same_data: list[Any]) -> None:
+        """Bedrock gives a model no name of ours: where it keeps no metadata either, a job of this data may be ours."""
+        if nameless := [job.id for job in same_data if not job.metadata]:
+            raise LaunchUncertain(
+                f"launch {key}: {self.target} has a job of the same data without a key, {nameless[0]}, which may be "
+                "this one: look at it there. To pay for another all the same, change the data (leave a record out)"
+            )
 
     def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
         with self._calling("jobs.create"):
@@ -159,9 +185,9 @@ class OpenAIProvider:
                 model=spec.base_model,
                 training_file=prepared.training,
                 validation_file=prepared.validation or self._sdk.omit,
-                method=method_params(spec),
-                # Some servers drop metadata: the end of the key is in the name as well.
-                suffix=f"{spec.suffix}-{key[-12:]}",
+                method=method_params(spec, vendor=self._vendor),
+                # Some servers drop metadata: the end of the key is in the name as well. Bedrock takes no name.
+                suffix=self._sdk.omit if self._vendor == "bedrock" else f"{spec.suffix}-{key[-12:]}",
                 seed=self._sdk.omit if spec.hyperparameters.seed is None else spec.hyperparameters.seed,
                 metadata={METADATA_KEY: key},
             )
@@ -211,8 +237,9 @@ class OpenAIProvider:
     # The model
 
     def retrieve(self, job_id: str) -> Tuned:
+        """At Azure it is called by its deployment's name."""
         model = model_of(self.status(job_id))
-        return Tuned(provider=self.name, job_id=job_id, model=model, handle=model)
+        return Tuned(provider=self.name, job_id=job_id, model=model, handle=self._deployment or model)
 
     def invoke(
         self, tuned: Tuned, messages: Sequence[Message], *, max_tokens: int, temperature: float | None = None
@@ -297,7 +324,21 @@ class OpenAIProvider:
             raise unreadable(self.target, call, type(error)) from None
 
 
-def method_params(spec: TuneSpec) -> Any:
+def vendor_of(base_url: str) -> Vendor:
+    """Who answers at an address, where that is no matter of the protocol alone.
+
+    >>> vendor_of("https://me.openai.azure.com/openai/v1"), vendor_of("https://bedrock-mantle.us-west-2.api.aws/v1")
+    ('azure', 'bedrock')
+    >>> vendor_of("https://proxy.example.com/bedrock-mantle.us-west-2.api.aws")
+    'openai'
+    """
+    host = urlsplit(base_url).hostname or ""
+    if host.endswith((".azure.com", ".azure.us", ".azure.cn")):
+        return "azure"
+    return "bedrock" if host.startswith("bedrock") and host.endswith((".api.aws", ".amazonaws.com")) else "openai"
+
+
+def method_params(spec: TuneSpec, *, vendor: Vendor = "openai") -> Any:
     """`method` of a job, as openai.types.fine_tuning.job_create_params.Method has it."""
     h = spec.hyperparameters
     given: dict[str, Any] = {
@@ -310,15 +351,24 @@ def method_params(spec: TuneSpec) -> Any:
     kind = _METHODS[spec.method]
     inner: dict[str, Any] = {"hyperparameters": {name: value for name, value in given.items() if value is not None}}
     if spec.grader is not None:
-        inner["grader"] = grader_params(spec.grader)
+        inner["grader"] = grader_params(spec.grader, vendor=vendor)
     return {"type": kind, kind: inner}
 
 
-def grader_params(grader: Grader) -> dict[str, Any]:
+def grader_params(grader: Grader, *, vendor: Vendor = "openai") -> dict[str, Any]:
     """A grader of this protocol. The reference is the record's answer: `item.reference_answer` of the data.
 
-    Raises InvalidInput for a grader that runs in an account of another provider.
+    Bedrock's endpoint takes a Lambda function alone, and nobody else takes one. Raises InvalidInput for what is not
+    taken.
     """
+    if vendor == "bedrock":
+        if isinstance(grader, LambdaGrader):
+            return {"type": "lambda", "lambda": {"function": grader.arn}}
+        raise InvalidInput(
+            f"grader {grader.type!r}: Bedrock calls a function as its grader: give the ARN of "
+            "stepforge-ENV-finetune-grade, which has the verifiers of all that ship, or of your own, as a grader of "
+            "type 'lambda'"
+        )
     output, reference = "{{sample.output_text}}", "{{item.reference_answer}}"
     if isinstance(grader, StringCheck):
         pair = {"input": output, "reference": reference}

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from stepforge.contracts.base import Contract, first_problem
-from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import Catalogue, ModelPrice, teacher_row, warnings_of
 from stepforge.economics.quotes import teacher_prices, training_price
 from stepforge.errors import InvalidInput, ModelGone, UnknownName, UnknownPrice
 from stepforge.finetune.addresses import Secrets, hold_known, hold_own, key_for
-from stepforge.finetune.datasets import Kind, write
+from stepforge.finetune.datasets import LIMITS, Item, Kind, validation_split, write
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.keys import is_loopback
@@ -54,11 +56,30 @@ class OpenAISettings(Contract):
     api_key_secret: str | None = None
     """Name or ARN of a secret in Secrets Manager, where the state machine finds the key: it has no such variable."""
     project: str | None = None
+    deployment: str | None = None
+    """What a tuned model answers as at Azure, once its owner has deployed it."""
+
+    def check_machine(self, optimiser: Optimiser | None) -> None:
+        """Raises InvalidInput where the state machine would pay for a model that it cannot ask."""
+        del optimiser
+        from stepforge.finetune.openai import vendor_of
+
+        if vendor_of(self.base_url) == "azure":
+            raise InvalidInput(
+                "a model tuned at Azure answers only once it is deployed, which the state machine does not do: "
+                "use `stepforge finetune launch` and `watch`, deploy it, give its deployment in [provider], then "
+                "`stepforge finetune register` (docs/finetune-openai.md)"
+            )
 
     def provider(self, secrets: Secrets | None = None) -> Provider:
         from stepforge.finetune.openai import OpenAIProvider
 
-        return OpenAIProvider(_given_key(self, secrets, own=_OPENAI), base_url=self.base_url, project=self.project)
+        return OpenAIProvider(
+            _given_key(self, secrets, own=_OPENAI),
+            base_url=self.base_url,
+            project=self.project,
+            deployment=self.deployment,
+        )
 
 
 class VertexSettings(Contract):
@@ -287,6 +308,8 @@ class Plan(Contract):
     """Of method 'prompt', what searches; None: gepa."""
     whole_records: bool = False
     """Put each record as a whole into its row: for a function made from your own verifier (Bedrock)."""
+    validation: Literal["split", "none"] = "none"
+    """With 'split' one group of records in ten is the provider's validation file, and no group is on both sides."""
     suffix: str = "stepforge"
     attempt: int = 1
     shutdown: date | None = None
@@ -378,18 +401,24 @@ class Plan(Contract):
             return self.price
         return self._price(catalogue, model)
 
-    def spec(self, records: list[Record], folder: Path) -> TuneSpec:
-        """Write the data below `folder`, and say what is to be launched. Raises InvalidInput."""
-        if self.method == "dpo":
-            raise InvalidInput("method 'dpo' takes pairs of completions: write them from Python with datasets.write")
+    def spec(self, records: Sequence[Item], folder: Path) -> TuneSpec:
+        """Write the data below `folder`, and say what is to be launched: pairs for `dpo`, else records.
+
+        Raises InvalidInput.
+        """
+        items, validated = list(records), list[Item]()
+        if self.validation == "split":
+            if self.method in ("prompt", "distillation"):
+                raise InvalidInput(f"method {self.method!r} splits its own validation off: leave validation out")
+            items, validated = validation_split(items, self.provider.type)
         grader, whole = self.grader, self.whole_records
         if self.verifier is not None:
             from stepforge.finetune.graders import is_own
 
             grader, whole = self._from_verifier(self.verifier), is_own(self.verifier)
-        file = write(
-            records,
-            folder,
+        writing = partial(
+            write,
+            folder=folder,
             provider=self.provider.type,
             method=self.method,
             system=self.system,
@@ -397,6 +426,8 @@ class Plan(Contract):
             labelled=self.teacher is not None and self.teacher.labelled,
             base_model=self.base_model,
         )
+        file = writing(items)
+        few = replace(LIMITS[self.provider.type, self.method], min_rows=1)
         try:
             return TuneSpec(
                 provider=self.provider.type,
@@ -404,6 +435,7 @@ class Plan(Contract):
                 base_model=self.base_model,
                 method=self.method,
                 training=file,
+                validation=writing(validated, limits=few) if validated else None,
                 hyperparameters=self.hyperparameters,
                 grader=grader,
                 teacher=self.teacher,

@@ -22,9 +22,16 @@ from pydantic import ValidationError
 from stepforge.contracts.base import Contract, canonical_json
 from stepforge.contracts.records import Record
 from stepforge.economics.catalogue import ModelPrice
-from stepforge.errors import InvalidInput, OverBudget, ProviderRefused, ProviderUnavailable, StepforgeError
+from stepforge.errors import (
+    InvalidInput,
+    MissingExtra,
+    OverBudget,
+    ProviderRefused,
+    ProviderUnavailable,
+    StepforgeError,
+)
 from stepforge.finetune import job as jobs
-from stepforge.finetune.anthropic import SEED_PROMPT, TRAINING_SHARE
+from stepforge.finetune.anthropic import SEED_PROMPT, TRAINING_SHARE, refused_for_good
 from stepforge.finetune.folders import GcsFolder
 from stepforge.finetune.job import FAKE_MARK, Completion, Estimate, Job, Message, Prepared, State, Tuned
 from stepforge.finetune.judging import Judge
@@ -236,6 +243,8 @@ class VertexPrompts:
             return self._told(made, found, State.RUNNING)
         except (Useless, OverBudget) as error:
             self._folder.write_once(f"{made.key}/{_FAILED}", str(error).encode())
+        except (ProviderRefused, MissingExtra) as error:
+            self._folder.write_once(f"{made.key}/{_FAILED}", refused_for_good(error).encode())
         return self._job(found, look=False)
 
     def _told(self, made: OptimiserJob, found: CustomJob, state: State, error: str | None = None) -> Job:

@@ -175,6 +175,28 @@ def test_what_was_launched_here_is_registered_as_the_machine_does(
     assert launched["key"] in refused["message"]
 
 
+def test_pairs_and_a_validation_file_go_from_the_plan_to_the_provider_through_the_machine_and_from_here(
+    bench: Bench, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, data = write(tmp_path, bench, mark="pairs")
+    Path(plan).write_text('validation = "split"\n' + Path(plan).read_text().replace('"sft"', '"dpo"'))
+    rows = [{"prompt": f"pairs {n}", "preferred": "\u2028 yes", "rejected": f"no {n}"} for n in range(60)]
+    judged = [{"prompt": f"{n}", "answer": f"{n}", "split": "test_new"} for n in range(3)]
+    Path(data).write_text("\n".join(json.dumps(row) for row in [*rows, *judged]))
+    tuned = call("finetune", "start", plan, "--data", data)
+    assert tuned["local_fake"]
+    (job,) = bench.server.jobs.values()
+    sides = [bench.server.contents[job[name]].splitlines() for name in ("training_file", "validation_file")]
+    assert [len(side) > 0 for side in sides] == [True, True]
+    sent = [json.loads(line) for side in sides for line in side]
+    said = {(row["preferred_output"][0]["content"], row["non_preferred_output"][0]["content"]) for row in sent}
+    assert said == {("\u2028 yes", f"no {n}") for n in range(60)}
+    assert (job["method"]["type"], len(sent)) == ("dpo", 60)
+    monkeypatch.setenv("STEPFORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    assert call("finetune", "launch", plan, "--data", data)["job_id"] == job["id"]
+
+
 CLAUDE = """
 environment = "local"
 base_model = "claude-test"
@@ -252,6 +274,27 @@ def test_a_prompt_for_claude_goes_from_the_decision_to_an_answer_from_here_and_t
         assert (registered["adopted"], registered["version"]) == (False, version + 1)
         asked = call("predict", "7 plus one", "--domain", f"records/{version + 1}")
         assert asked["answers"][0]["completion"].endswith("\n8")
+
+
+def test_a_prompt_search_that_is_refused_for_good_fails_its_execution_and_frees_the_money(
+    bench: Bench, call: Call, tmp_path: Path
+) -> None:
+    data, plan = tmp_path / "sums.jsonl", tmp_path / "refused.toml"
+    rows = [{"prompt": f"{n} plus two", "answer": f"{n + 2}", "split": "rl"} for n in range(6)]
+    data.write_text("\n".join(json.dumps({**row, "split": s}) for row in rows for s in ("rl", "test_new")))
+    before = bench.ledger.spent("local")
+    with LocalAnthropic(answer=claude) as server:
+        assert isinstance(server, LocalAnthropic)
+        server.fail("echo", path="/v1/messages", times=50)
+        folder = f'folder_uri = "s3://{bench.deployed.bucket}/finetune/prompts"'
+        optimiser = 'type = "gepa"\nmax_metric_calls = 20'
+        plan.write_text(CLAUDE.format(url=server.url, secret=SECRET, folder=folder, optimiser=optimiser))
+        refused = call("finetune", "start", str(plan), "--data", str(data), code=4)
+        assert "ledger" in refused["message"]
+        (entry,) = [entry for entry in bench.ledger.entries() if server.url in entry.target]
+        assert (entry.stage, bench.ledger.spent("local")) == (Stage.FAILED, before)
+        assert "status 400" in (entry.note or "")
+        assert server.calls("POST", "/v1/messages") == 1
 
 
 GEMINI = """

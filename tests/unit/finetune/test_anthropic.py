@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
@@ -18,6 +19,7 @@ from stepforge.economics.catalogue import Catalogue
 from stepforge.errors import InvalidInput, ProviderRefused
 from stepforge.finetune import Message, State
 from stepforge.finetune.anthropic import AnthropicProvider
+from stepforge.finetune.entries import Stage
 from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.launching import launch
 from stepforge.finetune.ledger_file import FileLedger
@@ -25,6 +27,7 @@ from stepforge.finetune.metering import TokenPrices
 from stepforge.finetune.plan import AnthropicSettings, Plan
 from stepforge.finetune.watching import follow
 from stepforge.testing.providers import LocalAnthropic, LocalBedrock, LocalVertex
+from stepforge.testing.providers._server import Refusal
 from tests.unit.finetune.conftest import Clock
 
 PRICES = TokenPrices(input_usd=Decimal(1), output_usd=Decimal(5))
@@ -243,6 +246,64 @@ def test_a_search_is_cancelled_and_its_budget_is_the_most_that_it_costs(
     with pytest.raises(InvalidInput, match="'prompt'"):
         poor.validate(spec.model_copy(update={"method": "sft"}))
     assert ledger.spent("local") == 2
+
+
+@pytest.mark.parametrize("status", [400, 404, 413])
+def test_a_search_that_is_refused_for_good_ends_and_books_what_it_spent(
+    tmp_path: Path, clock: Clock, status: int
+) -> None:
+    place, calls = DiskFolder(tmp_path / "jobs"), 0
+
+    def refusing(system: str, messages: list[dict[str, Any]]) -> str:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise Refusal(status, "invalid_request_error", f"cannot use PLANTED {messages}")
+        return answer(system, messages)
+
+    with LocalAnthropic(answer=refusing) as server:
+        assert isinstance(server, LocalAnthropic)
+        done, ledger = start(lambda: provider(server, place), tmp_path, clock)
+        entry = list(follow(provider(server, place), ledger, done.key))[-1]
+        assert (entry.stage, calls) == (Stage.FAILED, 2)
+        assert f"status {status}" in (entry.note or "")
+        assert "higher attempt" in (entry.note or "")
+        assert not {"PLANTED", "plus one", "invalid_request_error"} & set((entry.note or "").split())
+        # The one answer that came is paid for, and the rest of the two dollars is free again.
+        assert ledger.spent("local") == entry.actual_usd == Decimal("0.00")
+        job, used = provider(server, place).status(done.job.id), server.usage
+        assert (job.state, calls) == (State.FAILED, 2)
+        assert 0 < (used["input_tokens"] + 5 * used["output_tokens"]) / Decimal(1_000_000) == job.cost_usd
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_search_goes_on_once_the_key_was_mended(tmp_path: Path, clock: Clock, status: int) -> None:
+    place, mended = DiskFolder(tmp_path / "jobs"), False
+
+    def locked(system: str, messages: list[dict[str, Any]]) -> str:
+        if not mended:
+            raise Refusal(status, "authentication_error", "invalid x-api-key")
+        return answer(system, messages)
+
+    with LocalAnthropic(answer=locked) as server:
+        assert isinstance(server, LocalAnthropic)
+        done, ledger = start(lambda: provider(server, place), tmp_path, clock)
+        for _ in range(2):
+            with pytest.raises(ProviderRefused, match=str(status)):
+                list(follow(provider(server, place), ledger, done.key))
+        assert ledger.entry(done.key).stage == Stage.LAUNCHED
+        mended = True
+        assert list(follow(provider(server, place), ledger, done.key))[-1].stage == Stage.SUCCEEDED
+
+
+def test_a_search_without_its_optimiser_s_package_ends_with_the_remedy(
+    server: LocalAnthropic, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = DiskFolder(tmp_path / "jobs")
+    done, ledger = start(lambda: provider(server, place), tmp_path, clock)
+    monkeypatch.setitem(sys.modules, "gepa", None)
+    entry = list(follow(provider(server, place), ledger, done.key))[-1]
+    assert (entry.stage, "stepforge[prompts]" in (entry.note or "")) == (Stage.FAILED, True)
 
 
 def test_the_machine_s_plan_needs_a_bucket_and_runs_no_verifier_of_users() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from pydantic import ValidationError
 from stepforge.contracts.records import Provenance, Record
 from stepforge.economics.catalogue import Catalogue
 from stepforge.errors import InvalidInput, ModelGone, Throttled, UnknownPrice
-from stepforge.finetune import TuneSpec
-from stepforge.finetune.datasets import Pair, write
+from stepforge.finetune import TuneSpec, datasets
+from stepforge.finetune.datasets import Pair, read_rows, write
 from stepforge.finetune.job import estimate
+from stepforge.finetune.pairs import heldout, read_items, trained
 from stepforge.finetune.plan import Plan
 from tests.unit.finetune.conftest import BUDGETS, PRICE
 
@@ -147,3 +150,88 @@ def test_vertex_counts_the_prompt_of_a_preference_pair_twice(tmp_path: Any) -> N
         for provider in ("openai", "vertex")
     }
     assert tokens == {"openai": 10 * (3 + 1 + 2), "vertex": 10 * (2 * 3 + 1 + 2)}
+
+
+def rows(count: int, *, groups: int) -> list[Record]:
+    about = {"domain": "records", "source": "user", "split": "rl", "verifier": "records@1"}
+    made = {"provenance": Provenance(generator="user@1"), **about}
+    return [Record(id=f"r{n}", group=f"g{n % groups}", prompt=f"{n}?", answer="1", **made) for n in range(count)]
+
+
+VERTEX = {"type": "vertex", "project": "demo", "location": "us-central1", "folder_uri": "gs://bucket/tunes"}
+
+
+def test_a_validation_file_has_groups_of_its_own_and_none_where_it_was_not_asked_for(tmp_path: Path) -> None:
+    records = rows(200, groups=100)
+    spec = plan(validation="split").spec(records, tmp_path)
+    assert spec.validation is not None
+    training, validation = (
+        {row["messages"][0]["content"][0]["text"] for row in read_rows(tmp_path / file.filename)}
+        for file in (spec.training, spec.validation)
+    )
+    assert (len(training) + len(validation), training & validation) == (200, set())
+    group = {record.prompt: record.group for record in records}
+    assert not {group[prompt] for prompt in training} & {group[prompt] for prompt in validation}
+    alone = plan().spec(records, tmp_path)
+    assert (alone.validation, alone.training.rows) == (None, 200)
+
+
+def test_a_validation_split_keeps_the_provider_s_limits_or_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert datasets.VALIDATION_ROWS["vertex"] == 5_000
+    monkeypatch.setitem(datasets.VALIDATION_ROWS, "vertex", 15)
+    records = rows(400, groups=400)
+    assert len(datasets.split_by_group(records)[1]) > 15
+    spec = plan(provider=VERTEX, base_model="gemini-2.5-flash", validation="split").spec(records, tmp_path)
+    assert spec.validation is not None
+    assert (0 < spec.validation.rows <= 15, spec.training.rows + spec.validation.rows) == (True, 400)
+    few = next(n for n in range(1, 99) if not datasets.split_by_group(rows(n, groups=n))[1])
+    with pytest.raises(InvalidInput, match="no group falls to validation"):
+        plan(validation="split").spec(rows(few, groups=few), tmp_path)
+    uneven = [record.model_copy(update={"group": records[0].group}) for record in records]
+    held = datasets.split_by_group(records)[1][0].group
+    uneven = [record.model_copy(update={"group": held}) if n % 2 else record for n, record in enumerate(records)]
+    with pytest.raises(InvalidInput, match="30% may"):
+        plan(validation="split").spec(uneven, tmp_path)
+    with pytest.raises(InvalidInput, match="its own"):
+        plan(validation="split", method="distillation").spec(records, tmp_path)
+
+
+def test_lines_with_two_completions_are_pairs_and_dpo_takes_nothing_else(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    lines: list[dict[str, Any]] = [
+        {"prompt": "a", "preferred": "yes", "rejected": "no"},
+        {"prompt": "a", "preferred": "yes", "rejected": "never"},
+        {"prompt": "b", "answer": "1", "split": "test_new"},
+    ]
+    data.write_text("\n".join(json.dumps(line) for line in lines))
+    items = read_items(data, "records")
+    pairs = [item for item in trained(items) if isinstance(item, Pair)]
+    assert [(p.record.prompt, p.preferred, p.rejected) for p in pairs] == [("a", "yes", "no"), ("a", "yes", "never")]
+    assert [record.prompt for record in heldout(items)] == ["b"]
+    openai = {"provider": {"type": "openai"}, "base_model": "gpt-4.1-mini"}
+    with pytest.raises(InvalidInput, match="takes pairs"):
+        plan(**openai, method="sft").spec(pairs, tmp_path)
+    with pytest.raises(InvalidInput, match="takes pairs"):
+        plan(**openai, method="dpo").spec(rows(20, groups=20), tmp_path)
+    many = [pair.model_copy(update={"rejected": str(n)}) for n, pair in enumerate(pairs * 10)]
+    assert plan(**openai, method="dpo").spec(many, tmp_path).training.rows == 20
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"prompt": "a", "preferred": "yes"}, "line 2: field 'rejected'"),
+        ({"prompt": "a", "preferred": " ", "rejected": "no"}, "line 2: field 'preferred'"),
+        ({"prompt": "a", "preferred": "y", "rejected": "n", "split": "test_new"}, "line 2: field 'split'"),
+        ({"preferred": "y", "rejected": "n"}, "line 2: field 'prompt'"),
+        ({"prompt": "a", "preferred": "y", "rejected": "n", "worse": "n"}, "line 2: field 'worse'"),
+        ({"prompt": "first", "preferred": "yes", "rejected": "no"}, "line 2: field 'id'"),
+    ],
+)
+def test_a_pair_that_is_malformed_is_named_by_its_line(line: dict[str, Any], words: str, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text(json.dumps({"prompt": "first", "preferred": "yes", "rejected": "no"}) + "\n" + json.dumps(line))
+    with pytest.raises(InvalidInput, match=words):
+        read_items(data, "records")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from stepforge.errors import InvalidInput, ModelGone, ProviderRefused, ProviderUnavailable, Throttled
+from stepforge.errors import InvalidInput, LaunchUncertain, ModelGone, ProviderRefused, ProviderUnavailable, Throttled
 from stepforge.finetune import DatasetFile, Message, Provider, State, TokenRange, TuneSpec, launch_key
 from stepforge.finetune.entries import Stage
 from stepforge.finetune.launching import launch
@@ -421,3 +421,77 @@ def test_hyperparameters_are_sent_as_each_provider_names_them(case: Case, clock:
         "sagemaker": '"max_epochs": "4", "global_batch_size": "32"',
     }
     assert words[case.provider.name] in sent
+
+
+AZURE = "https://me.openai.azure.com/openai/v1"
+
+
+def test_a_tune_at_azure_is_refused_before_it_is_paid_for_and_registered_by_its_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    from stepforge.finetune.openai import OpenAIProvider
+    from stepforge.finetune.plan import OpenAISettings
+
+    spec = make_spec(tmp_path, "openai", "openai", "gpt-4.1-mini")
+    with pytest.raises(InvalidInput, match=r"`stepforge finetune launch`.*deployment.*register"):
+        OpenAIProvider(SecretStr("sk-test"), base_url=AZURE).check_serving(spec)
+    with pytest.raises(InvalidInput, match="state machine does not"):
+        OpenAISettings(type="openai", base_url=AZURE, deployment="mine").check_machine(None)
+    OpenAISettings(type="openai").check_machine(None)
+    with LocalOpenAI() as server:
+        assert isinstance(server, LocalOpenAI)
+        case = openai_case(server, tmp_path)
+        case.provider.check_serving(spec)  # type: ignore[attr-defined]
+        done = start(case, clock)
+        while not case.provider.status(done.job.id).state.terminal:
+            pass
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        settings = OpenAISettings(type="openai", base_url=f"{server.url}/v1", deployment="mine")
+        tuned = settings.provider().retrieve(done.job.id)
+        assert (tuned.handle, tuned.model.startswith("ft:")) == ("mine", True)
+        asked = [Message(role="user", content="1 + 1 =")]
+        assert settings.provider().invoke(tuned, asked, max_tokens=9).model == "mine"
+        OpenAIProvider(SecretStr("sk-test"), base_url=AZURE, deployment="mine").check_serving(spec)
+
+
+def test_bedrock_s_endpoint_of_this_protocol_is_given_a_function_as_the_grader_and_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    from stepforge.finetune.openai import OpenAIProvider
+
+    at_bedrock = OpenAIProvider(SecretStr("sk-test"), base_url="https://bedrock-mantle.us-west-2.api.aws/v1")
+    with LocalOpenAI() as server:
+        assert isinstance(server, LocalOpenAI)
+        case = openai_case(server, tmp_path)
+        at_bedrock.validate(with_grader(case, LAMBDA))
+        for grader in ALL:
+            if grader != LAMBDA:
+                with pytest.raises(InvalidInput, match="'lambda'"):
+                    at_bedrock.validate(with_grader(case, grader))
+        monkeypatch.setattr(case.provider, "_vendor", "bedrock")
+        case.spec = with_grader(case, LAMBDA)
+        server.fail("lost", path="/v1/fine_tuning/jobs")
+        done = start(case, clock)
+        (job,) = server.jobs.values()
+        assert job["method"]["reinforcement"]["grader"] == {"type": "lambda", "lambda": {"function": LAMBDA.arn}}
+        assert (job["user_provided_suffix"], job["metadata"], done.job.id) == (
+            None,
+            {"stepforge_key": done.key},
+            job["id"],
+        )
+
+
+def test_a_lost_answer_of_bedrock_s_endpoint_is_never_paid_twice_where_it_keeps_no_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    with LocalOpenAI(metadata=False) as server:
+        assert isinstance(server, LocalOpenAI)
+        case = openai_case(server, tmp_path)
+        monkeypatch.setattr(case.provider, "_vendor", "bedrock")
+        case.spec = with_grader(case, LAMBDA)
+        server.fail("lost", path="/v1/fine_tuning/jobs")
+        for _ in range(2):
+            with pytest.raises(LaunchUncertain, match="may be this one"):
+                start(case, clock)
+            clock.sleep(10_000)  # another has the turn for so long
+        assert len(server.jobs) == 1

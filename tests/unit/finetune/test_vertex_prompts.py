@@ -26,6 +26,7 @@ from stepforge.finetune.vertex_calls import storage_of
 from stepforge.finetune.vertex_prompts import GeminiModel, VertexPrompts
 from stepforge.finetune.watching import follow
 from stepforge.testing.providers import LocalVertex
+from stepforge.testing.providers._server import Refusal
 from tests.unit.finetune.conftest import Clock
 from tests.unit.finetune.test_anthropic import records
 
@@ -127,6 +128,26 @@ def test_the_optimiser_is_paid_once_whatever_the_answer_was(
     (job,) = server.optimisers.jobs.values()
     assert job["labels"] == {"stepforge-key": done.key}
     assert done.entry.job_id == job["name"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("status", [400, 403])
+def test_scoring_that_is_refused_ends_where_nothing_can_be_mended(tmp_path: Path, clock: Clock, status: int) -> None:
+    def refusing(system: str, contents: list[dict[str, Any]]) -> str:
+        raise Refusal(status, "INVALID_ARGUMENT", "PLANTED")
+
+    with LocalVertex(answer=refusing, candidates=candidates) as server:
+        assert isinstance(server, LocalVertex)
+        done, ledger = start(server, tmp_path, clock)
+        looks = follow(provider(server), ledger, done.key, sleep=lambda _: None)
+        if status == 403:
+            with pytest.raises(ProviderRefused, match="403"):
+                list(looks)
+            assert ledger.entry(done.key).stage == "launched"
+            return
+        entry = list(looks)[-1]
+        assert (entry.stage, "status 400" in (entry.note or "")) == ("failed", True)
+        assert "PLANTED" not in (entry.note or "")
 
 
 @pytest.mark.usefixtures("quick")
