@@ -13,8 +13,9 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from stepforge.economics.catalogue import ModelPrice
+from stepforge.economics.catalogue import ModelPrice, Provider
 from stepforge.errors import (
     IdentityConflict,
     InvalidInput,
@@ -91,6 +92,7 @@ class OpenAIProvider:
             http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
         self._today = today
+        self._host = urlsplit(base_url).hostname or ""
         self.local = is_loopback(base_url)
         self.target = f"openai:{base_url.rstrip('/')}" + (f":{project}" if project else "")
         # A request may be at work for as long as a server allows, after our end of it was closed.
@@ -115,7 +117,7 @@ class OpenAIProvider:
             raise InvalidInput("beta belongs to method 'dpo': leave it out")
 
     def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-        return jobs.estimate(spec, price, hours=hours)
+        return jobs.estimate(spec, price, hours=hours, charged_by=charged_by(self._host))
 
     def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
         """A file of the same name and size is used again: its name is the digest of its bytes."""
@@ -295,6 +297,17 @@ class OpenAIProvider:
         except (self._sdk.APIError, json.JSONDecodeError, TypeError, AttributeError) as error:
             # The client builds objects without looking: another shape shows where it is used.
             raise unreadable(self.target, call, type(error)) from None
+
+
+def charged_by(host: str) -> Provider:
+    """Who writes the bill of what is asked for at an address.
+
+    >>> charged_by("me.openai.azure.com"), charged_by("bedrock-runtime.us-west-2.amazonaws.com")
+    ('azure', 'bedrock')
+    """
+    if host.endswith(".azure.com"):
+        return "azure"
+    return "bedrock" if host.endswith(".amazonaws.com") else "openai"
 
 
 def method_params(spec: TuneSpec) -> Any:
