@@ -6,6 +6,8 @@ environment of the same name, in which reviewers can be asked for.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from constructs import Construct
@@ -37,17 +39,22 @@ class Approver(Construct):
         )
 
 
-class Housekeeper(Construct):
-    """A role for `stepforge gc --apply`, by hand or on a schedule; IAM in the account says who may take it on."""
+class Held(Construct):
+    """A role with what a person may do; IAM in the account says who may take it on.
 
-    def __init__(self, scope: Construct, settings: Settings, *, people: People) -> None:
-        super().__init__(scope, "Housekeeper")
+    A housekeeper's for `stepforge gc --apply`, by hand or on a schedule; an operator's for the runbooks.
+    """
+
+    def __init__(
+        self, scope: Construct, settings: Settings, person: Literal["housekeeper", "operator"], *, people: People
+    ) -> None:
+        super().__init__(scope, person.title())
         iam.Role(
             self,
             "Role",
-            role_name=f"stepforge-{settings.name}-housekeeper",
+            role_name=f"stepforge-{settings.name}-{person}",
             assumed_by=iam.AccountRootPrincipal(),
-            managed_policies=people.of("housekeeper"),
+            managed_policies=people.of(person),
             max_session_duration=cdk.Duration.hours(1),
         )
 

@@ -8,8 +8,10 @@ import aws_cdk as cdk
 from aws_cdk import aws_s3 as s3
 from constructs import IConstruct
 
+from cdk.data import ACCESS_LOGS
 from cdk.policies import groups, images
-from cdk.roles import NETWORK
+from cdk.roles import JOB_LOGS, NETWORK
+from cdk.serving import logs_at
 from cdk.settings import Settings
 from stepforge.contracts.manifests import ArtifactKind
 from stepforge.contracts.names import MACHINES, TUNE_PREFIX, Keys, parameter
@@ -59,6 +61,7 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         f"{bucket}/jobs/*/output/model/manifest.json": "a manifest that goes back where it was",
         f"{bucket}/ledger/*": "an entry is named by the job that it is for",
         f"{bucket}/approvals/*": "a question is named by its execution",
+        **{f"{bucket}/finetune/{what}/*": "named by its digest" for what in ("requests", "evaluations")},
         f"{bucket}/prices/*": "read only: the table of prices",
         f"{bucket}/*": "a deny: an approver writes no object",
         **{arn("sagemaker", f"training-job/{kind}-*"): _OWN_NAMES for kind in WORK_TYPES},
@@ -73,12 +76,22 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         arn("states", f"execution:stepforge-{settings.name}-dataset/*"): "Step Functions names a Map's executions",
         arn("cloudwatch", f"alarm:{own_groups}"): "an endpoint's alarm is named by its endpoint",
         arn("ecr", images(settings.name)): "the images of jobs and endpoints; what runs is pinned by digest",
-        arn("logs", "log-group:/aws/sagemaker/TrainingJobs*"): "SageMaker makes the streams, one a host",
+        arn("logs", f"log-group:{JOB_LOGS}*"): "SageMaker makes the streams, one a host",
         arn("logs", "log-group:/aws/sagemaker/*"): "people read the logs of jobs and endpoints",
+        **{arn("logs", f"log-group:{at}/{own_groups}"): "what an operator reads" for at in logs_at(settings)},
+        arn("cloudwatch", f"alarm:stepforge-{settings.name}-*"): "all alarms of the environment",
+        **{
+            arn("states", f"{what}:stepforge-{settings.name}-*"): "an operator looks at all machines of the environment"
+            for what in ("stateMachine", "execution")
+        },
+        arn("secretsmanager", f"secret:stepforge/{settings.name}/*"): "which versions there are, and not their values",
+        **{f"{bucket}/jobs/{kind}-*": "outputs that are brought back are named by their job" for kind in WORK_TYPES},
         arn("logs", f"log-group:/stepforge/{settings.name}/*"): "people read the logs of the handlers",
         arn("ssm", f"parameter/stepforge/{settings.name}/*"): "what this environment publishes of itself",
         **{arn("states", f"execution:stepforge-{settings.name}-{machine}:*"): _OWN_NAMES for machine in MACHINES},
-        arn("logs", "log-group:/aws/sagemaker/Endpoints*"): "SageMaker makes a group for each endpoint",
+        **{
+            arn("logs", f"log-group:{stem}*"): "SageMaker makes a group for each endpoint" for stem in logs_at(settings)
+        },
     }
     if settings.serve_mode == "async":
         own |= {
@@ -97,6 +110,8 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
         },
         arn("ssm", f"parameter/stepforge-keys/{settings.name}/*"): "one parameter for each provider, written only",
     }
+    if settings.access_logs:
+        own[f"{_bucket(stack, settings, 'AccessLogs')}/{ACCESS_LOGS}/*"] = "an operator reads all access logs"
     if settings.tuning_role_arn is not None:
         own |= {
             **{arn("bedrock", f"{what}/*"): "Bedrock names what it makes" for what in _AT_BEDROCK},
@@ -124,9 +139,9 @@ def _wildcards(stack: cdk.Stack, settings: Settings) -> dict[str, str]:
     return own
 
 
-def _bucket(stack: cdk.Stack, settings: Settings) -> str:
+def _bucket(stack: cdk.Stack, settings: Settings, name: str = "Bucket") -> str:
     """The bucket's ARN as cdk-nag prints it: what this stack refers to, or imports from the stack that has it."""
-    (bucket,) = _child(stack, "Data", "Bucket") or _child(_data(stack, settings), "Data", "Bucket")
+    (bucket,) = _child(stack, "Data", name) or _child(_data(stack, settings), "Data", name)
     owner = cdk.Stack.of(bucket)
     assert isinstance(bucket, s3.Bucket)
     if owner is stack:

@@ -12,7 +12,7 @@ from constructs import Construct
 
 ROOT = Path(__file__).resolve().parent.parent
 _FOR_PEOPLE = ("local", "cli", "report", "scaffold", "recipes", "testing", "finetune", "_bundle")
-_DATA_FOR_PEOPLE = ("catalogue.toml", "py.typed", "requirements.lock")
+_DATA_FOR_PEOPLE = ("catalogue.toml", "py.typed", "*.lock")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", *_FOR_PEOPLE, *_DATA_FOR_PEOPLE)
 
 
@@ -33,7 +33,9 @@ class _CopyForFinetune:
 
     def try_bundle(self, output_dir: str, *_: object, **__: object) -> bool:
         target = Path(output_dir)
-        left_out = shutil.ignore_patterns("__pycache__", "*.pyc", *(set(_FOR_PEOPLE) - {"finetune"}), "py.typed")
+        left_out = shutil.ignore_patterns(
+            "__pycache__", "*.pyc", *(set(_FOR_PEOPLE) - {"finetune"}), "py.typed", "*.lock"
+        )
         shutil.copytree(ROOT / "lambdas", target, ignore=left_out, dirs_exist_ok=True)
         shutil.copytree(ROOT / "sdk" / "stepforge", target / "stepforge", ignore=left_out)
         shutil.copytree(ROOT / "jobs" / "stepforge_jobs", target / "stepforge_jobs", ignore=left_out)

@@ -13,15 +13,18 @@ from constructs import Construct
 from cdk.alerts import alarm
 from cdk.settings import Settings
 
-PREFIXES = ("raw", "curated", "model-ready", "evaluations", "logs")
+ACCESS_LOGS = "data"
+"""Folder of the bucket of access logs."""
 _RARE = s3.StorageClass.INFREQUENT_ACCESS
 
 
 class Data(Construct):
+    """`bucket`; `access_logs`: where requests to it are logged, None where they are not."""
+
     def __init__(self, scope: Construct, settings: Settings, *, key: kms.IKey) -> None:
         super().__init__(scope, "Data")
         removal = cdk.RemovalPolicy.RETAIN if settings.keep_data else cdk.RemovalPolicy.DESTROY
-        logs = self._access_logs(removal) if settings.access_logs else None
+        self.access_logs = self._access_logs(removal) if settings.access_logs else None
         self.bucket = s3.Bucket(
             self,
             "Bucket",
@@ -33,8 +36,8 @@ class Data(Construct):
             enforce_ssl=True,
             minimum_tls_version=1.2,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            server_access_logs_bucket=logs,
-            server_access_logs_prefix="data/" if logs else None,
+            server_access_logs_bucket=self.access_logs,
+            server_access_logs_prefix=f"{ACCESS_LOGS}/" if self.access_logs else None,
             removal_policy=removal,
             metrics=None if settings.local else [s3.BucketMetrics(id="requests")],
             lifecycle_rules=[

@@ -18,7 +18,7 @@ from cdk.network import Network
 from cdk.occasions import handler, on_event
 from cdk.policies import allow, groups, read_objects, use_key, use_table, write_objects
 from cdk.settings import Settings
-from stepforge.contracts.names import TUNE_PREFIX, spend_table
+from stepforge.contracts.names import ENVIRONMENT_TAG, TUNE_PREFIX, spend_table
 
 LEDGER_ACTIONS = ("GetItem", "PutItem", "UpdateItem", "Query", "ConditionCheckItem")
 """A transaction is granted by what it is made of. Nothing may delete."""
@@ -127,6 +127,11 @@ class Finetune(Construct):
         if settings.tuning_role_arn is None:
             return []
         verbs = ("Create", "Get", "Stop")
+        # What is made of a tune has such names in every environment: its tag says whose it is.
+        tunes = functions.arns("sagemaker", f"training-job/{TUNE_PREFIX}*")
+        serve = functions.arns("sagemaker", *(f"{what}/{TUNE_PREFIX}*" for what in _SERVING.values()))
+        own = {f"aws:ResourceTag/{ENVIRONMENT_TAG}": settings.name}
+        given = {f"aws:RequestTag/{ENVIRONMENT_TAG}": settings.name}
         return [
             allow(
                 [f"bedrock:{verb}ModelCustomizationJob" for verb in verbs],
@@ -141,20 +146,19 @@ class Finetune(Construct):
             ),
             # It rewrites a text that is given to it, and reads nothing.
             allow(["bedrock:OptimizePrompt"], ["*"]),
-            allow(
-                [f"sagemaker:{verb}TrainingJob" for verb in ("Create", "Describe", "Stop")],
-                functions.arns("sagemaker", f"training-job/{TUNE_PREFIX}*"),
-            ),
+            allow(["sagemaker:CreateTrainingJob"], tunes, StringEquals=given),
+            allow(["sagemaker:DescribeTrainingJob"], tunes),
+            allow(["sagemaker:StopTrainingJob"], tunes, StringEquals=own),
             # What SageMaker customized answers on an endpoint alone: for its evaluation, and once it is promoted.
+            allow([f"sagemaker:Create{what}" for what in _SERVING], serve, StringEquals=given),
+            allow([f"sagemaker:Describe{what}" for what in _SERVING], serve),
             allow(
-                [
-                    *(f"sagemaker:{verb}{what}" for what in _SERVING for verb in ("Create", "Describe", "Delete")),
-                    "sagemaker:InvokeEndpoint",
-                    "sagemaker:AddTags",
-                ],
-                functions.arns("sagemaker", *(f"{what}/{TUNE_PREFIX}*" for what in _SERVING.values())),
+                [*(f"sagemaker:Delete{what}" for what in _SERVING), "sagemaker:InvokeEndpoint"],
+                serve,
+                StringEquals=own,
             ),
-            allow(["sagemaker:AddTags"], functions.arns("sagemaker", f"training-job/{TUNE_PREFIX}*")),
+            # Who could tag another's anew could delete it. What is being made has no tags yet.
+            allow(["sagemaker:AddTags"], [*tunes, *serve], StringEquals=given, StringEqualsIfExists=own),
             allow(
                 ["sagemaker:DescribeHubContent"],
                 [f"arn:aws:sagemaker:{settings.region}:aws:hub-content/SageMakerPublicHub/Model/*"],

@@ -22,7 +22,7 @@ from cdk.retention import RETENTION
 from cdk.roles import Roles
 from cdk.serving import ask, deploy_components, fleet, look_at_served, remove_candidates, serves_at
 from cdk.settings import Settings
-from stepforge.contracts.names import LIVE, TUNE_PREFIX, group_prefix, parameter
+from stepforge.contracts.names import ENVIRONMENT_TAG, LIVE, TUNE_PREFIX, group_prefix, parameter
 from stepforge.contracts.work import WORK_TYPES
 
 
@@ -174,8 +174,13 @@ class Functions(Construct):
             {**serving_with, "ENDPOINT_POLL_SECONDS": str(self.settings.endpoint_poll_seconds)},
             [
                 *self._read_packages,
-                *read_objects(self.bucket, "jobs"),
+                # Weights and evaluations, what a provider's model was asked for with, and what jobs were.
+                *read_objects(self.bucket, "jobs", "finetune/requests", "finetune/evaluations", "ledger"),
                 use_key(self.key),
+                allow(
+                    ["sagemaker:DescribeTrainingJob"],
+                    self.arns("sagemaker", *(f"training-job/{kind}-*" for kind in WORK_TYPES)),
+                ),
                 *look_at_served(self.settings, self.arns),
                 allow(["sagemaker:DescribeModel"], self.arns("sagemaker", f"model/{self._own}")),
             ],
@@ -192,8 +197,10 @@ class Functions(Construct):
             ),
             pass_roles(self.roles.serving),
             *grant_key_to_aws(self.key),
-            # The candidate's tag names the execution that it belongs to.
+            # The environment's tag, by which its budget counts; the candidate's names the execution that it belongs to.
             allow(["sagemaker:AddTags", "sagemaker:ListTags"], tagged),
+            allow(["sagemaker:AddTags"],
+                  self.arns("sagemaker", f"model/{self._own}", f"endpoint-config/{self._own}")),
             *deploy_components(self.settings, self.arns),
             allow(["states:DescribeExecution"], promotions),
             *self._read_packages,
@@ -222,9 +229,12 @@ class Functions(Construct):
             allow(["sagemaker:ListModelPackageGroups", "sagemaker:ListEndpoints"], ["*"]),
             # What a promotion that was stopped left behind.
             *remove_candidates(self.settings, self.arns),
-            # What served before.
-            allow(["sagemaker:DescribeEndpoint", "sagemaker:DeleteEndpoint"],
+            # What served before. Tunes of every environment have such names.
+            allow(["sagemaker:DescribeEndpoint"],
                   self.arns("sagemaker", f"endpoint/{self._own}", f"endpoint/{TUNE_PREFIX}*")),
+            allow(["sagemaker:DeleteEndpoint"], self.arns("sagemaker", f"endpoint/{self._own}")),
+            allow(["sagemaker:DeleteEndpoint"], self.arns("sagemaker", f"endpoint/{TUNE_PREFIX}*"),
+                  StringEquals={f"aws:ResourceTag/{ENVIRONMENT_TAG}": self.settings.name}),
             # Out of Staging, where a promotion that was stopped left it.
             allow(["sagemaker:UpdateModelPackage"], self._packages, Null={"sagemaker:ModelApprovalStatus": "true"},
                   StringEqualsIfExists={"sagemaker:ModelLifeCycle:stage": ["Development", "Archived"]}),

@@ -1,6 +1,7 @@
 """What an environment costs in a month in which nobody works, read off its templates: `python -m cdk.idle dev`.
 
-Not covered: what is used (jobs, endpoints, requests, data), taxes, discounts, and prices of other regions.
+Endpoints are not in the templates: they come with a promotion, and `endpoint_usd` is what one costs while it stands.
+Not covered: what is used (jobs, requests, data), taxes, discounts, and prices of other regions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 from stepforge.errors import UnknownPrice
 
 PRICES = Path(__file__).with_name("idle.toml")
+HOURS = 730
+"""Of a month."""
 
 
 def idle_usd(templates: Iterable[Mapping[str, Any]], prices: Mapping[str, Any] | None = None) -> dict[str, float]:
@@ -39,6 +42,18 @@ def idle_usd(templates: Iterable[Mapping[str, Any]], prices: Mapping[str, Any] |
             counted[kind] += _units(kind, properties)
     found |= {f"{kind} x {count}": table["monthly_usd"][kind] * count for kind, count in counted.items() if count}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def endpoint_usd(instance_type: str, instances: int) -> float:
+    """USD a month of one live endpoint. Raises UnknownPrice for a type that the table does not name.
+
+    >>> endpoint_usd("ml.m5.xlarge", 2)
+    335.8
+    """
+    hourly = tomllib.loads(PRICES.read_text(encoding="utf-8"))["endpoint_hourly_usd"]
+    if instance_type not in hourly:
+        raise UnknownPrice(f"{instance_type!r} has no price: name it in {PRICES.name}, under endpoint_hourly_usd")
+    return round(hourly[instance_type] * HOURS * instances, 2)
 
 
 def _units(kind: str, properties: Mapping[str, Any]) -> int:

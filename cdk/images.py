@@ -22,7 +22,7 @@ from constructs import Construct
 
 from cdk.alerts import alarm
 from cdk.code import ROOT
-from cdk.occasions import dead_letters, on_event
+from cdk.occasions import dead_letters, on_event, queues
 from cdk.policies import allow, arns
 from cdk.retention import RETENTION
 from cdk.settings import Settings
@@ -98,7 +98,7 @@ class Images(Construct):
         project = codebuild.Project(
             self,
             "Build",
-            project_name=f"stepforge-{settings.name}-images",
+            project_name=project_name(settings.name),
             description=f"stepforge {settings.name}: builds containers/ and publishes their digests",
             source=codebuild.Source.s3(bucket=sources.bucket, path=sources.s3_object_key),
             encryption_key=key,
@@ -137,7 +137,7 @@ class Images(Construct):
 
     def _start_after_deployment(self, settings: Settings) -> None:
         """A stack is updated only where something in it changed, which is where the sources have another digest."""
-        self.dead_letters = dead_letters(self, f"stepforge-{settings.name}-images-dead-letters")
+        self.dead_letters = dead_letters(self, queues(settings.name)[1])
         alarm(
             self,
             "BuildLost",
@@ -157,6 +157,10 @@ class Images(Construct):
                 "status-details": {"status": ["CREATE_COMPLETE", "UPDATE_COMPLETE"]},
             },
         )
+
+
+def project_name(environment: str) -> str:
+    return f"stepforge-{environment}-images"
 
 
 def _build_spec(settings: Settings, registry: str) -> dict[str, object]:

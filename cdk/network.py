@@ -55,7 +55,7 @@ class Network(Construct):
         )
         self.jobs = self.vpc.select_subnets(subnet_group_name="jobs")
         self.job_group = ec2.SecurityGroup(
-            self, "Jobs", vpc=self.vpc, description="Training jobs and endpoints", allow_all_outbound=False
+            self, "Jobs", vpc=self.vpc, description="Training jobs", allow_all_outbound=False
         )
         # Hosts of one job talk to each other, on ports that NCCL chooses.
         self.job_group.add_ingress_rule(self.job_group, ec2.Port.all_traffic(), "hosts of one job")

@@ -13,6 +13,11 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 
+def queues(environment: str) -> tuple[str, str]:
+    """Names of an environment's dead-letter queues: of approvals and ended tunes, and of builds."""
+    return f"stepforge-{environment}-approval-dead-letters", f"stepforge-{environment}-images-dead-letters"
+
+
 def dead_letters(scope: Construct, queue_name: str) -> sqs.Queue:
     """The queue of a construct's events that were lost; an alarm watches it."""
     return sqs.Queue(

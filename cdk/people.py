@@ -1,8 +1,9 @@
 """What people may do: policies to attach to the roles that they sign in with, by IAM Identity Center say.
 
-A viewer looks. The others have the viewer's policy and one of their own: a trainer submits and asks; an approver
-answers and approves, and writes no object; a housekeeper removes what nobody needs (`stepforge gc --apply`). Denies are
-explicit where policies on one person must not add up.
+A viewer looks. A trainer, an approver and a housekeeper have the viewer's policy and one of their own: a trainer
+submits and asks; an approver answers and approves, and writes no object; a housekeeper removes what nobody needs
+(`stepforge gc --apply`). An operator does what the runbooks ask for (cdk/operators.py) and has no other policy, because
+the viewer's reads data. Denies are explicit where policies on one person must not add up.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Literal
 
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.functions import Functions
 from cdk.guardrails import guardrails
+from cdk.operators import operate
 from cdk.policies import (
     DECIDES,
     allow,
@@ -35,7 +38,7 @@ from cdk.serving import ask, list_components, look_at_components
 from stepforge.contracts.names import ENVIRONMENT_TAG, MACHINES, Machine, parameter
 from stepforge.contracts.work import WORK_TYPES
 
-Person = Literal["viewer", "trainer", "approver", "housekeeper"]
+Person = Literal["viewer", "trainer", "approver", "housekeeper", "operator"]
 STARTED_BY_TRAINERS: tuple[Machine, ...] = ("train", "evaluate", "dataset", "approve", "finetune")
 ASKING: tuple[Machine, ...] = ("approve", "finetune")
 """Their histories hold the tokens that answer them."""
@@ -52,7 +55,14 @@ _TOLD = ("launch", "lines#*", "spent#*", "asked")
 class People(Construct):
     """`policies`: person to `stepforge-{environment}-{person}`, a managed policy that names nobody."""
 
-    def __init__(self, scope: Construct, *, functions: Functions, spend: dynamodb.ITable) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        *,
+        functions: Functions,
+        spend: dynamodb.ITable,
+        access_logs: s3.IBucket | None = None,
+    ) -> None:
         super().__init__(scope, "People")
         self._functions, self._settings, self._spend = functions, functions.settings, spend
         self._bucket, self._key = functions.bucket, functions.key
@@ -63,12 +73,14 @@ class People(Construct):
             "trainer": self._train(),
             "approver": self._approve(),
             "housekeeper": self._tidy(),
+            "operator": operate(functions, access_logs=access_logs),
         }
         self.policies = {person: self._policy(person, its) for person, its in statements.items()}
 
     def of(self, person: Person) -> list[iam.IManagedPolicy]:
-        """What a person has: the viewer's policy, and one of their own."""
-        return [self.policies[name] for name in dict.fromkeys(("viewer", person))]
+        """What a person has: the viewer's policy, and one of their own; an operator that one alone."""
+        names = (person,) if person == "operator" else dict.fromkeys(("viewer", person))
+        return [self.policies[name] for name in names]
 
     def _policy(self, person: Person, statements: Sequence[iam.PolicyStatement]) -> iam.ManagedPolicy:
         return iam.ManagedPolicy(

@@ -10,16 +10,16 @@ from constructs import Construct
 from cdk.alerts import alarm
 from cdk.functions import Functions
 from cdk.machines import ALARMED, Machines
-from cdk.occasions import dead_letters, handler, on_event
+from cdk.occasions import dead_letters, handler, on_event, queues
 from cdk.settings import Settings
 from stepforge.contracts.names import MACHINES, endpoint_name, package_group
-from stepforge.contracts.serving import dimensions
+from stepforge.contracts.serving import ALARM_SECONDS, dimensions
 
 
 class Promotion(Construct):
     def __init__(self, scope: Construct, settings: Settings, *, functions: Functions, machines: Machines) -> None:
         super().__init__(scope, "Promotion")
-        self.dead_letters = dead_letters(self, f"stepforge-{settings.name}-approval-dead-letters")
+        self.dead_letters = dead_letters(self, queues(settings.name)[0])
         approved, rejected = (handler(functions[name], self.dead_letters) for name in ("on_approval", "on_rejection"))
         changed = ("aws.sagemaker", "SageMaker Model Package State Change")
         # Which field changed is looked at by the handler: AWS leaves the list out of some events.
@@ -75,6 +75,6 @@ class Promotion(Construct):
                     metric_name="Invocation5XXErrors",
                     dimensions_map=dimensions(endpoint, settings.serve_mode),
                     statistic="Sum",
-                    period=cdk.Duration.minutes(1),
+                    period=cdk.Duration.seconds(ALARM_SECONDS),
                 ),
             )

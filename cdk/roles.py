@@ -15,12 +15,14 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from cdk.policies import allow, arns, grant_key_to_aws, images, read_objects, use_key, write_objects
-from cdk.serving import answer
+from cdk.serving import answer, logs_at
 from cdk.settings import Settings
 from stepforge.contracts.manifests import ArtifactKind
 from stepforge.contracts.work import TRAINING, WorkType
 
 JobKind = Literal["dataset", "gate", "training", "evaluate"]
+JOB_LOGS = "/aws/sagemaker/TrainingJobs"
+"""The log group of all training jobs of an account and region, whoever started them."""
 NETWORK = ("network-interface", "security-group", "subnet", "vpc")
 # https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html, "Permissions for CreateTrainingJob" in a VPC
 _LOOK_AT_NETWORK = [
@@ -55,7 +57,7 @@ class Roles(Construct):
         super().__init__(scope, "Roles")
         self._settings, self._bucket, self._key = settings, bucket, key
         self.jobs = {kind: self._job_role(kind, reads) for kind, reads in JOBS.items()}
-        self.serving = self._role("Serving", log_group="Endpoints")
+        self.serving = self._role("Serving", *logs_at(settings))
         for statement in (*read_objects(bucket, *_below("jobs", TRAINING)), use_key(key), *grant_key_to_aws(key)):
             self.serving.add_to_policy(statement)
         for statement in answer(settings, bucket, key):
@@ -65,7 +67,7 @@ class Roles(Construct):
         return next(self.jobs[kind] for kind, reads in JOBS.items() if work in reads.types)
 
     def _job_role(self, kind: JobKind, reads: Reads) -> iam.Role:
-        role = self._role(kind.title(), log_group="TrainingJobs")
+        role = self._role(kind.title(), JOB_LOGS)
         checkpoints = _below("checkpoints", reads.types)
         inputs = ["specs", *(f"raw/{upload}" for upload in reads.uploads), *_below("jobs", reads.outputs)]
         for statement in (
@@ -82,12 +84,12 @@ class Roles(Construct):
             role.add_to_policy(allow(_MAKE_INTERFACES, arns(self, "ec2", *(f"{what}/*" for what in NETWORK))))
         return role
 
-    def _role(self, name: str, *, log_group: str) -> iam.Role:
+    def _role(self, name: str, *log_groups: str) -> iam.Role:
         role = iam.Role(self, name, assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
         for statement in (
             allow(
                 ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
-                arns(self, "logs", f"log-group:/aws/sagemaker/{log_group}*"),
+                arns(self, "logs", *(f"log-group:{name}*" for name in log_groups)),
             ),
             allow(
                 ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],

@@ -15,6 +15,9 @@ from typing import Any
 import aws_cdk as cdk
 import jsii
 
+from cdk.serving import ENDPOINT_LOGS
+from stepforge.contracts.names import endpoint_name
+
 Template = Mapping[str, Any]
 Rule = Callable[[Template], Iterator[tuple[str, str]]]
 """Yields the logical id of a resource, and what is wrong with it."""
@@ -149,6 +152,22 @@ def _alarms(template: Template) -> Iterator[tuple[str, str]]:
             yield name, "an alarm that nobody hears"
 
 
+def _logs(template: Template) -> Iterator[tuple[str, str]]:
+    """Logs end; and what serves a group of models writes into groups that are ours, and not SageMaker's."""
+    groups = dict(resources(template, "AWS::Logs::LogGroup"))
+    for name, group in groups.items():
+        if "RetentionInDays" not in group:
+            yield name, "logs that are kept for ever"
+    taken = {group.get("LogGroupName") for group in groups.values()}
+    for name, models in resources(template, "AWS::SageMaker::ModelPackageGroup"):
+        served = (
+            endpoint_name(models["ModelPackageGroupName"]),
+            endpoint_name(models["ModelPackageGroupName"], candidate=True),
+        )
+        if missing := [one for one in served if f"{ENDPOINT_LOGS}/{one}" not in taken]:
+            yield name, f"SageMaker would make the log groups of {missing}, without an end and without a key"
+
+
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -162,9 +181,10 @@ RULES: dict[str, Rule] = {
     "SF6": _no_custom_resources,
     "SF7": _federation,
     "SF8": _alarms,
+    "SF9": _logs,
 }
-IN_CLOUD_ONLY = ("SF1", "SF5", "SF8")
-"""The local AWS is one user's on one machine: it has one key, no guardrails, and nobody is called."""
+IN_CLOUD_ONLY = ("SF1", "SF5", "SF8", "SF9")
+"""The local AWS is one user's on one machine: it has one key, no guardrails, its own logs, and nobody is called."""
 
 
 def findings(template: Template, *, local: bool = False) -> list[Finding]:

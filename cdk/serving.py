@@ -10,7 +10,7 @@ from aws_cdk import aws_s3 as s3
 
 from cdk.policies import allow, groups, read_objects, use_key, write_objects
 from cdk.settings import Settings
-from stepforge.contracts.names import Keys
+from stepforge.contracts.names import Keys, endpoint_name
 from stepforge.contracts.serving import Answers, Fleet
 
 Arns = Callable[..., list[str]]
@@ -52,6 +52,21 @@ def remove_candidates(settings: Settings, arns: Arns) -> list[iam.PolicyStatemen
         ),
         *list_components(settings),
     ]
+
+
+ENDPOINT_LOGS, COMPONENT_LOGS = "/aws/sagemaker/Endpoints", "/aws/sagemaker/InferenceComponents"
+"""https://docs.aws.amazon.com/sagemaker/latest/dg/logging-cloudwatch.html"""
+
+
+def logs_at(settings: Settings) -> tuple[str, ...]:
+    """What the log groups of what serves begin with."""
+    return (ENDPOINT_LOGS, COMPONENT_LOGS) if settings.serve_mode == "components" else (ENDPOINT_LOGS,)
+
+
+def log_groups(settings: Settings, group: str) -> tuple[str, ...]:
+    """Of the champion and the candidate of a group of models."""
+    names = [endpoint_name(group), endpoint_name(group, candidate=True)]
+    return tuple(f"{stem}/{name}" for stem in logs_at(settings) for name in names)
 
 
 def serves_at(settings: Settings) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from cdk.gradual import Gradual
 from cdk.refusals import form, said
 from stepforge.contracts.names import package_group
 from stepforge.contracts.resources import has_gpu
-from stepforge.contracts.serving import ServeMode, Share
+from stepforge.contracts.serving import ALARM_SECONDS, ServeMode, Share
 from stepforge.errors import InvalidInput, UnknownName
 
 EnvironmentName = Annotated[
@@ -218,8 +218,9 @@ class Settings(_Frozen):
     serve_instances: Annotated[int, Field(ge=1)] = 1
     """Instances of an endpoint. From two on a new version takes over behind a canary, or rolling."""
     rollout: Literal["canary", "rolling"] = "canary"
-    bake_seconds: Annotated[int, Field(ge=0, le=3_600)] = 60
-    """Between the first traffic to a new version and the rest: the time in which its alarm may fire."""
+    bake_seconds: Annotated[int, Field(ge=0, le=3_600)] = 300
+    """Between the first traffic to a new version and the rest, and again before the old instances go: the time in which
+    its alarm may turn it back. It counts whole minutes, and metrics are late: outside of `local` at least 180."""
     job_poll_seconds: Seconds = 300
     """Between two looks at a job that another execution runs. A look is 9 history events of at most 25,000: 300 s
     lasts 9 days, 30 s would end after one."""
@@ -308,6 +309,11 @@ class Settings(_Frozen):
                 raise ValueError(
                     f"network.zones has {zone!r}, which is not in region {self.region!r}: give the region and a letter"
                 )
+        if self.bake_seconds < 3 * ALARM_SECONDS and not self.local:
+            raise ValueError(
+                f"bake_seconds {self.bake_seconds} is over before the endpoint's alarm can fire, which looks at whole "
+                f"periods of {ALARM_SECONDS} s: give at least {3 * ALARM_SECONDS}"
+            )
         if self.finetune_first_seconds > self.finetune_most_seconds:
             raise ValueError("finetune_first_seconds is more than finetune_most_seconds: exchange them")
         for field in ("train_instance_type",):

@@ -10,7 +10,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from cdk.access import Approver, Ci, Housekeeper
+from cdk.access import Approver, Ci, Held
 from cdk.account import STACK as ACCOUNT
 from cdk.account import Account
 from cdk.alerts import Alerts, tell
@@ -32,6 +32,7 @@ from cdk.roles import Roles
 from cdk.secrets import Secrets
 from cdk.settings import Settings
 from cdk.studio import Mlflow, Studio
+from cdk.trail import Writes
 from stepforge.contracts.names import ENVIRONMENT_TAG
 
 
@@ -63,7 +64,10 @@ class DataStack(_Stack):
     def __init__(self, scope: Construct, settings: Settings, **options: Any) -> None:
         super().__init__(scope, settings, "data", kept=True, **options)
         self.keys = Keys(self, settings)
-        self.bucket = Data(self, settings, key=self.keys.data).bucket
+        found = Data(self, settings, key=self.keys.data)
+        self.bucket, self.access_logs = found.bucket, found.access_logs
+        if self.access_logs is not None:
+            Writes(self, settings, bucket=self.bucket, access_logs=self.access_logs, key=self.keys.logs)
         self.topic = Alerts(self, settings, key=self.keys.alerts).topic
         Registry(self, settings)
 
@@ -86,6 +90,7 @@ class Stepforge(_Stack):
             bucket = Data(self, settings, key=key).bucket
         else:
             key, bucket = data.keys.data, data.bucket
+        access_logs = data.access_logs if data else None
         roles = Roles(self, settings, bucket=bucket, key=key)
         self.functions = Functions(self, settings, bucket=bucket, key=key, roles=roles)
         finetune = Finetune(
@@ -98,7 +103,7 @@ class Stepforge(_Stack):
             network=network,
         )
         self.machines = Machines(self, functions=self.functions)
-        self.people = People(self, functions=self.functions, spend=finetune.table)
+        self.people = People(self, functions=self.functions, spend=finetune.table, access_logs=access_logs)
         if data is None:
             Registry(self, settings)
         promotion = Promotion(self, settings, functions=self.functions, machines=self.machines)
@@ -106,7 +111,8 @@ class Stepforge(_Stack):
         Parameters(self, settings, bucket=bucket, key=key, roles=roles, machines=self.machines, network=network)
         if not settings.local:
             Approver(self, settings, people=self.people)
-            Housekeeper(self, settings, people=self.people)
+            Held(self, settings, "housekeeper", people=self.people)
+            Held(self, settings, "operator", people=self.people)
             self._guard(settings)
 
     def _guard(self, settings: Settings) -> None:

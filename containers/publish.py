@@ -4,7 +4,7 @@
         --registry 111122223333.dkr.ecr.us-east-1.amazonaws.com
 
 Needs `docker` and `aws`, both logged in. Parameters are written last and code digests after images, so that who reads
-in between has the images of before. Run again with the same sources it pushes the same tag and changes nothing.
+in between has the images of before. Run again with the same sources and base it changes nothing.
 Not covered: images for ARM, and signatures.
 """
 
@@ -35,9 +35,10 @@ def run(*command: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.strip()
 
 
-def revision(image: str) -> str:
-    """A tag that stands for what an image is built from: its folder of containers/ and the sources that it copies."""
-    state = hashlib.sha256(image.encode())
+def revision(image: str, base: str) -> str:
+    """A tag that stands for what an image is built from: the base's digest, its folder of containers/ and the sources
+    that it copies. A build that is started again takes a mended base in."""
+    state = hashlib.sha256(f"{image}\0{base}".encode())
     for folder in (ROOT / "containers" / image, *_SOURCES.values()):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -54,7 +55,7 @@ def pinned_base() -> str:
 
 def publish(image: str, repository: str, base: str) -> str:
     """Build and push one image; its address with the digest that the registry has for it."""
-    tag = revision(image)
+    tag = revision(image, base)
     options = ["--build-arg", f"BASE={base}", "--build-arg", f"REVISION={tag}"]
     if image in ("train", "serve"):
         options += ["--build-arg", f"TORCH_INDEX_URL={CPU_INDEX}"]
@@ -85,7 +86,7 @@ def main(environment: str, registry: str, images: dict[str, str]) -> dict[str, s
     values = {}
     for name, image in images.items():
         repository = f"{registry}/stepforge-{environment}-{image}"
-        found = exists(repository, revision(image))
+        found = exists(repository, revision(image, base))
         values[f"images/{name}"] = f"{repository}@{found}" if found else publish(image, repository, base)
     lock = ROOT / "containers" / images["train"] / "requirements.lock"
     values |= {f"code/{work}": digest for work, digest in code_digests(_SOURCES, lock).items()}

@@ -16,7 +16,7 @@ class Environment(Variables):
     serving_role_arn: str
     key_arn: str
     rollout: Literal["canary", "rolling"] = "canary"
-    bake_seconds: int = 60
+    bake_seconds: int = 300
     alarm_topic_arn: str = ""
 
 

@@ -86,7 +86,11 @@ class FakeSageMaker:
         return self.jobs[TrainingJobName]
 
     def list_tags(self, *, ResourceArn: str) -> dict[str, Any]:
-        return {"Tags": self.tags[ResourceArn]}
+        return {"Tags": self.tags.get(ResourceArn, [])}
+
+    def add_tags(self, *, ResourceArn: str, Tags: Sequence[dict[str, str]]) -> None:
+        known = {tag["Key"]: tag for tag in [*self.tags.get(ResourceArn, ()), *Tags]}
+        self.tags[ResourceArn] = list(known.values())
 
     # Packages
 

@@ -26,6 +26,7 @@ StepforgeError
 │   ├── MaxRuntimeExceeded   it ran longer than it may: 8
 │   ├── MaxWaitTimeExceeded  it waited for a spot instance longer than it may: 9
 │   ├── Interrupted          its spot instance was taken away, or the local server went: 10
+│   ├── NameTaken            not a failure: another environment has this attempt's name, and the next is tried
 │   └── JobStillRunning      not a failure: another execution runs the same job
 ├── RunFailed                an execution of a state machine ended without success
 │   ├── SmokeFailed          a deployed model does not answer as it did in its evaluation
@@ -188,6 +189,10 @@ class MaxWaitTimeExceeded(JobFailed):
 
 class Interrupted(JobFailed):
     exit_code = 10
+
+
+class NameTaken(JobFailed):
+    pass
 
 
 class JobStillRunning(JobFailed):

@@ -177,9 +177,13 @@ class Housekeeping:
         return self._jobs[name]
 
     def _attempts(self, prefix: str) -> list[dict[str, Any]]:
+        """Without those of another environment in this account."""
         found: list[dict[str, Any]] = []
-        while len(found) < attempts.MAX_ATTEMPTS and (job := self._job(job_name(prefix, len(found)))) is not None:
-            found.append(job)
+        for number in range(attempts.MAX_ATTEMPTS):
+            if (job := self._job(job_name(prefix, number))) is None:
+                break
+            if not attempts.is_anothers(job, bucket=self._bucket):
+                found.append(job)
         return found
 
     # What is needed

@@ -72,15 +72,21 @@ class JobState:
 def attempts_of(connection: Connection, request: JobRequest, sagemaker: Any = None) -> list[JobState]:
     """Attempts up to the one that runs or is done. One Describe for each, and never a List.
 
+    Those of another environment are left out; where they are the last, what follows is the next of ours, Absent yet.
+
     `sagemaker` answers instead of the connection's own client: a follower's answers from memory while it may not ask.
     """
     sagemaker = sagemaker or connection.client("sagemaker")
     found: list[JobState] = []
+    bucket, passed = connection.environment.bucket, False
     for number in range(attempts.MAX_ATTEMPTS):
         name = job_name(request.prefix, number)
-        description = attempts.describe(sagemaker, request, name, bucket=connection.environment.bucket)
+        description = attempts.describe(sagemaker, request, name, bucket=bucket)
         if description is None:
+            found += [JobState(name, None)] if passed else []
             break
+        if passed := attempts.is_anothers(description, bucket=bucket):
+            continue
         action = attempts.next_action(description)
         found.append(JobState(name, description) if action != "adopt" else _ended(connection, name, description))
         if action is not None and not found[-1].failure:

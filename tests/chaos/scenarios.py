@@ -13,22 +13,22 @@ import ministack.services.stepfunctions as sfn
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.events import PackageStateChange
 from stepforge.contracts.jobs import ArtifactRef, JobRequest, JobSpec
-from stepforge.contracts.names import Keys, Machine, execution_name
+from stepforge.contracts.names import Keys, Machine, execution_name, package_group
 from stepforge.contracts.pipelines import PipelineSpec
-from stepforge.contracts.registry import PROMOTION, PackageMetadata
+from stepforge.contracts.registry import CHAMPION_GATE, PROMOTION, ExternalLineage, PackageMetadata
 from stepforge.contracts.requests import ApprovalRequest, AssemblySpec, EvaluationSpec
 from stepforge.contracts.resources import Resources, Vpc
 from stepforge.contracts.serving import Fleet
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.machines.deployment import serving_name
 from stepforge.machines.planning import job_request
-from tests.fakes import of_request
+from tests.fakes import REGION_ARN, of_request
 
-from .tunes import tune, tune_leftovers, tune_on_an_endpoint, tune_that_is_asked_for, tune_that_is_refused
+from .tunes import ENVIRONMENT, tune, tune_leftovers, tune_on_an_endpoint, tune_that_is_asked_for, tune_that_is_refused
 from .world import BUCKET, IMAGE, Attempt, World, evaluation_files
 
 Json = Any
-GROUP = "stepforge-facial"
+GROUP = package_group("facial", ENVIRONMENT)
 FLEET = Fleet(instance_type="ml.m5.large")
 CODE = dict.fromkeys(WORK_TYPES, "c" * 64)
 Prepared = tuple[str, Json]
@@ -67,14 +67,16 @@ def put_package(world: World, name: str, approval: str, **more: Any) -> str:
     evaluation = world.put_folder(prefix, "evaluation", evaluation_files(spec))
     metadata = PackageMetadata(
         pipeline_sha256="1" * 64, model_sha256=model.sha256, evaluation_sha256=evaluation.sha256,
-        evaluation_uri=f"s3://{BUCKET}/{prefix}", dataset_sha256="d" * 64, training_job_arn="arn:j", domain="facial",
+        evaluation_uri=f"s3://{BUCKET}/{prefix}", dataset_sha256="d" * 64, domain="facial",
+        training_job_arn=f"{REGION_ARN}:training-job/sft-{name}",
     )  # fmt: skip
-    world.sagemaker.groups.add(GROUP)
+    world.sagemaker.groups.add(world.group)
+    world.sagemaker.add_job(f"sft-{name}", "0" * 64, OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/jobs"})
     source = {"S3DataSource": {"S3Uri": model.uri, "S3DataType": "S3Prefix", "CompressionType": "None"}}
     made = world.sagemaker.create_model_package(
-        ModelPackageGroupName=GROUP,
+        ModelPackageGroupName=world.group,
         ModelApprovalStatus=approval,
-        CustomerMetadataProperties=metadata.properties(),
+        CustomerMetadataProperties={**metadata.properties(), CHAMPION_GATE: "first"},
         InferenceSpecification={"Containers": [{"Image": IMAGE, "ModelDataSource": source}]},
         **more,
     )
@@ -218,8 +220,8 @@ def serve(world: World, arn: str) -> None:
     container = {"Image": IMAGE, "ModelDataSource": found["InferenceSpecification"]["Containers"][0]["ModelDataSource"]}
     sagemaker.create_model(ModelName=name, PrimaryContainer=container)
     sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[{"ModelName": name}])
-    sagemaker.endpoints.pop(GROUP, None)
-    sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName=name)
+    sagemaker.endpoints.pop(world.group, None)
+    sagemaker.create_endpoint(EndpointName=world.group, EndpointConfigName=name)
 
 
 def promotion_of(world: World, arn: str) -> Any:
@@ -230,7 +232,7 @@ def promotion_of(world: World, arn: str) -> Any:
         ModelPackageArn=arn, ModelApprovalStatus="Approved", LastModifiedTime=package["LastModifiedTime"]
     )
     version = package["ModelPackageVersion"]
-    return Promotion(package_arn=arn, group=GROUP, version=version, event_id=change.event_id)
+    return Promotion(package_arn=arn, group=world.group, version=version, event_id=change.event_id)
 
 
 def promote_that_fails_live(world: World) -> Prepared:
@@ -246,6 +248,20 @@ def promote_that_is_cut_off(world: World) -> Prepared:
 def promote_that_is_refused(world: World) -> Prepared:
     world.faults["promote", "Verify"] = fails("ArtifactRefused")
     return promote(world)
+
+
+def promote_at_a_provider(world: World) -> Prepared:
+    """A tune that was registered and approved, and an older version of ours that serves."""
+    world.group = package_group("records", ENVIRONMENT)
+    old = put_package(world, "old", "Approved", ModelLifeCycle={"Stage": "Production", "StageStatus": "Serving"})
+    serve(world, old)
+    identity, plain = tune(world)
+    ended = world.start("finetune", execution_name("finetune", identity, 1), plain)
+    assert ended["status"] == "SUCCEEDED", ended
+    (new,) = set(world.sagemaker.packages) - {old}
+    world.sagemaker.update_model_package(ModelPackageArn=new, ModelApprovalStatus="Approved")
+    promotion = promotion_of(world, new)
+    return promotion.event_id, promotion.model_dump(mode="json")
 
 
 SCENARIOS = (
@@ -274,6 +290,7 @@ SCENARIOS = (
     Scenario("finetune", tune_on_an_endpoint, ("Retrieve", "Release")),
     Scenario("finetune", tune_that_is_asked_for, ("AskPerson",)),
     Scenario("finetune", tune_that_is_refused, ("GiveUp", "Explain"), "NotApproved"),
+    Scenario("promote", promote_at_a_provider, ("AskProvider", "StampExternal")),
     Scenario("promote", promote_that_is_refused, ("StampRefused",), "ArtifactRefused"),
     Scenario("promote", promote_that_is_cut_off, ("StampCutOff",), "CapacityError"),
 )  # fmt: skip
@@ -296,11 +313,11 @@ def leftovers(world: World, scenario: Scenario) -> list[str]:
             identities.append((metadata.pipeline_sha256, metadata.model_sha256))
     if len(set(identities)) != len(identities):
         found.append("a model is registered twice")
-    if f"{GROUP}-candidate" in sagemaker.endpoints:
+    if f"{world.group}-candidate" in sagemaker.endpoints:
         found.append("the candidate endpoint runs")
     if scenario.machine == "promote":
         found += _serving(world)
-    return [*found, *tune_leftovers(world)]
+    return [*found, *tune_leftovers(world, beside=scenario.machine == "promote")]
 
 
 def _serving(world: World) -> list[str]:
@@ -316,7 +333,10 @@ def _serving(world: World) -> list[str]:
     if "Staging" in stages.values():
         return [f"a version is in Staging, and nothing tries it: {stages}"]
     (package,) = production
-    serves = world.sagemaker.endpoints.get(GROUP, {}).get("EndpointConfigName", "nothing")
+    if ExternalLineage.of(package["CustomerMetadataProperties"]) is not None:
+        # Its provider answers; what served before runs on for a roll-back, until the sweep retires it.
+        return []
+    serves = world.sagemaker.endpoints.get(world.group, {}).get("EndpointConfigName", "nothing")
     if f"-v{package['ModelPackageVersion']}-" not in serves:
         return [f"the endpoint serves {serves}, and version {package['ModelPackageVersion']} is in Production"]
     return []

@@ -1,6 +1,6 @@
 """`python -m tests.chaos.table` runs every task of every machine into every class of error and writes docs/failures.md.
 
-`--check` says whether the file is what happens. It takes about a minute.
+`--check` says whether the file is what happens. It takes about 20 s.
 """
 
 from __future__ import annotations
@@ -99,8 +99,7 @@ do was done (the sweep of promotions), and another execution was started without
 left running, no model registered twice or without its lineage, no candidate endpoint, and the endpoint served the one
 version whose stage is Production. Of a paid tune, also where nobody starts it again: no job ran at the vendor, none
 was charged twice, and the spend ledger said of its job and its money what the vendor would. A tune that is cancelled
-with its execution stays cancelled: another is a second charge, which `attempt` in the plan asks for. Not in here: how
-promotion asks a provider.
+with its execution stays cancelled: another is a second charge, which `attempt` in the plan asks for.
 
 "goes on": the machine retries, or does without, and ends as it would have. What a failure is followed by stands behind
 it where the next run does not simply succeed, adopting what was done. "ends as" is what the way through the machine

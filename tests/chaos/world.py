@@ -26,7 +26,7 @@ from stepforge.artifacts import folder as folder_of
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
-from stepforge.contracts.names import MACHINES, Keys, split_uri
+from stepforge.contracts.names import MACHINES, Keys, group_prefix, package_group, split_uri
 from stepforge.contracts.records import SPLITS, TEST_SPLITS
 from stepforge.contracts.reports import EvaluationReport, GateReport, Interval, Score
 from stepforge.finetune.flow import Tools
@@ -37,17 +37,17 @@ from stepforge.local.backend import paths, tasks, waiting
 from tests.fakes import FakeAlarms, FakeSageMaker, described
 
 from .objects import Objects
-from .tunes import TABLE, Table, Vendor, ledger_of
+from .tunes import ENVIRONMENT, TABLE, Table, Vendor, ledger_of
 
 Json = Any
 BUCKET, KEY_ARN = "stepforge-chaos", "arn:aws:kms:us-east-1:000000000000:key/0"
 IMAGE = "000000000000.dkr.ecr.us-east-1.amazonaws.com/stepforge-train@sha256:" + "0" * 64
 STEM = "arn:aws:states:us-east-1:000000000000"
 SETTINGS = {
-    "BUCKET": BUCKET, "KEY_ARN": KEY_ARN, "ENVIRONMENT": "chaos", "POLL_SECONDS": "1", "ENDPOINT_POLL_SECONDS": "1",
+    "BUCKET": BUCKET, "KEY_ARN": KEY_ARN, "ENVIRONMENT": ENVIRONMENT, "POLL_SECONDS": "1", "ENDPOINT_POLL_SECONDS": "1",
     "SERVE_INSTANCE_TYPE": "ml.m5.large", "SERVING_ROLE_ARN": "arn:serving", "TOPIC_ARN": "arn:topic",
     "FLEET": '{"instance_type": "ml.m5.large"}',
-    "PROMOTE_ARN": f"{STEM}:stateMachine:promote", "GROUP_PREFIX": "stepforge-", "SPEND_TABLE": TABLE,
+    "PROMOTE_ARN": f"{STEM}:stateMachine:promote", "GROUP_PREFIX": group_prefix(ENVIRONMENT), "SPEND_TABLE": TABLE,
     "FINETUNE_FIRST_SECONDS": "1", "FINETUNE_MOST_SECONDS": "1",
     "FINETUNE_LIMITS": '{"job_usd": 50, "day_usd": 50, "environment_usd": 50, "approval_usd": 50}',
 }  # fmt: skip
@@ -88,6 +88,8 @@ class World:
     table: Table = field(default_factory=Table)
     key: str = ""
     """Of the one paid tune."""
+    group: str = package_group("facial", ENVIRONMENT)
+    """Of the models that are promoted."""
     settled: set[str] = field(default_factory=set)
     """Executions whose end was heard and dealt with."""
 
@@ -319,6 +321,7 @@ def build(patch: pytest.MonkeyPatch) -> World:
         world.handlers[name] = module
         patch.setattr(module, "client", clients.__getitem__, raising=False)
     patch.setattr(Tools, "provider", lambda tools, request: world.vendor)
+    patch.setattr("stepforge.finetune.serving.connect", lambda settings, secrets, s3: world.vendor)
     _install(world, patch)
     for machine in MACHINES:
         sfn._create_state_machine(

@@ -213,6 +213,27 @@ def test_what_an_account_has_once_watches_it(dev: Dev) -> None:
     assert trusted["Statement"][0]["Principal"] == {"Federated": provider}
 
 
+def test_what_jobs_and_endpoints_print_goes_into_groups_with_an_end_and_a_key(dev: Dev, trained: TrainOutput) -> None:
+    logs = dev.client("logs")
+    for name, days, alias in (
+        ("/aws/sagemaker/TrainingJobs", 365, "alias/stepforge-account-trail"),
+        (f"/aws/sagemaker/Endpoints/{endpoint_name(GROUP)}", 30, "alias/stepforge-dev-logs"),
+        (f"/aws/sagemaker/Endpoints/{endpoint_name(GROUP, candidate=True)}", 30, "alias/stepforge-dev-logs"),
+    ):
+        groups = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
+        (group,) = (group for group in groups if group["logGroupName"] == name)
+        assert (group["retentionInDays"], group["kmsKeyId"]) == (days, key_arn(dev, alias)), name
+    # The group that the stack made is the one that the jobs write into.
+    assert logs.describe_log_streams(logGroupName="/aws/sagemaker/TrainingJobs")["logStreams"]
+
+
+def test_the_writes_below_jobs_have_a_trail(dev: Dev) -> None:
+    trail = dev.client("cloudtrail").get_trail(Name="stepforge-dev-writes")["Trail"]
+    assert trail["LogFileValidationEnabled"]
+    (deployed,) = (r for r in dev.deployment.of("AWS::CloudTrail::Trail") if r.stack == "stepforge-dev-data")
+    assert deployed.properties["EventSelectors"][0]["ReadWriteType"] == "WriteOnly"
+
+
 def test_the_budget_warns_and_stops_what_starts_jobs(dev: Dev) -> None:
     budgets, topic = dev.client("budgets"), f"arn:aws:sns:{REGION}:{ACCOUNT_ID}:stepforge-dev-alerts"
     budget = budgets.describe_budget(AccountId=ACCOUNT_ID, BudgetName="stepforge-dev")["Budget"]
@@ -427,3 +448,30 @@ def test_the_tear_down_removes_all_but_what_is_kept(dev: Dev) -> None:
         elif resource.type in gone:
             with pytest.raises((ClientError, AssertionError)):
                 dev.deployment.look_up(resource)
+
+
+def test_a_deployment_after_a_tear_down_takes_back_what_was_kept_by_its_name(dev: Dev, trained: TrainOutput) -> None:
+    """As the page says of the local AWS: beside a new bucket and new keys. On AWS it stops at these names."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    assert "takes what was kept by its name, a test tears down and deploys again" in page
+    (old,) = (r.physical_id for r in dev.deployment.of("AWS::S3::Bucket") if r.logical_id.startswith("DataBucket"))
+    images = dev.client("ecr").list_images(repositoryName="stepforge-dev-serve")["imageIds"]
+    spend = dev.client("dynamodb")
+    spend.put_item(TableName="stepforge-dev-spend", Item={"pk": {"S": "launch"}, "sk": {"S": "kept"}})
+    dev.cdk("deploy", "--all", "--app", "deployed", "--require-approval", "never")
+    again = Deployment(dev.home.aws())
+    assert sorted(again.stacks()) == sorted(["stepforge-account", *(f"stepforge-dev{part}" for part in PARTS)])
+    assert {stack["StackStatus"] for stack in again.stacks().values()} == {"CREATE_COMPLETE"}
+    for resource in again.resources:
+        again.look_up(resource)
+    (new,) = (r.physical_id for r in again.of("AWS::S3::Bucket") if r.logical_id.startswith("DataBucket"))
+    assert new != old
+    assert dev.client("s3").list_objects_v2(Bucket=old, Prefix="jobs/")["KeyCount"] > 0
+    # The local AWS makes secrets and the table anew; a key is handed in as after a first deployment.
+    secret = dev.client("secretsmanager").get_secret_value(SecretId="stepforge/dev/anthropic")
+    assert secret["SecretString"] == ""
+    package = dev.client("sagemaker").describe_model_package(ModelPackageName=trained.package_arn)
+    assert package["ModelApprovalStatus"] == "Approved"
+    assert dev.client("ecr").list_images(repositoryName="stepforge-dev-serve")["imageIds"] == images
+    kept = spend.get_item(TableName="stepforge-dev-spend", Key={"pk": {"S": "launch"}, "sk": {"S": "kept"}})
+    assert "Item" not in kept

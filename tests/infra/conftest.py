@@ -26,14 +26,16 @@ NAMES = ("local", "dev", "staging", "prod")
 
 
 TUNING_ROLE = "arn:aws:iam::111122223333:role/tuning"
+REPOSITORY = "org/name"
 
 
-def _with_tuning(name: str) -> Any:
-    """`staging` tunes at Bedrock and SageMaker, so that those grants stand before the rules too."""
+def with_more(name: str) -> Any:
+    """`staging` tunes at Bedrock and SageMaker and is deployed by CI: those grants stand before the rules too."""
     from cdk.settings import settings
 
     found = settings(name)
-    return found.model_copy(update={"tuning_role_arn": TUNING_ROLE}) if name == "staging" else found
+    more = {"tuning_role_arn": TUNING_ROLE, "repository": REPOSITORY}
+    return found.model_copy(update=more) if name == "staging" else found
 
 
 @pytest.fixture(scope="session")
@@ -62,5 +64,5 @@ def _synthesise(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
-        patch.setattr("cdk.app.settings", _with_tuning)
+        patch.setattr("cdk.app.settings", with_more)
         build(*NAMES, outdir=str(folder)).synth()

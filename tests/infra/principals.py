@@ -27,6 +27,7 @@ _KINDS = {
     "AWS::SageMaker::MlflowApp": "arn:aws:sagemaker:{region}:{account}:mlflow-app/{name}",
     "AWS::Events::Rule": "arn:aws:events:{region}:{account}:rule/{name}",
     "AWS::Logs::LogGroup": "arn:aws:logs:{region}:{account}:log-group:{name}:*",
+    "AWS::CloudTrail::Trail": "arn:aws:cloudtrail:{region}:{account}:trail/{name}",
 }
 _NAMES = tuple(f"{of}Name" for of in ("Function", "StateMachine", "Queue", "Topic", "Bucket", "Table", "LogGroup",
                                       "Role", "Repository", "ManagedPolicy", ""))  # fmt: skip
@@ -129,7 +130,7 @@ class Cloud:
                     f"arn:aws:iam::{ACCOUNT}:role/{name}", [self.plain(properties["PolicyDocument"])]
                 )
         # The roles have the policies of these people and no other: test_environments says so.
-        for role in ("Approver", "Housekeeper"):
+        for role in ("Approver", "Housekeeper", "Operator"):
             found.pop(role, None)
         for person in ("trainer", "approver", "housekeeper"):
             # They have the viewer's policy beside their own.

@@ -31,7 +31,7 @@ def only(template: dict[str, Any], kind: str) -> dict[str, Any]:
 NAMED = {
     "AWS::Budgets::Budget": "Budget.BudgetName", "AWS::CloudWatch::Alarm": "AlarmName", "AWS::EC2::VPC": "CidrBlock",
     "AWS::CloudWatch::Dashboard": "DashboardName", "AWS::CodeBuild::Project": "Name",
-    "AWS::DynamoDB::Table": "TableName",
+    "AWS::CloudTrail::Trail": "TrailName", "AWS::DynamoDB::Table": "TableName",
     "AWS::ECR::Repository": "RepositoryName", "AWS::Events::Rule": "Name", "AWS::IAM::ManagedPolicy":
     "ManagedPolicyName", "AWS::IAM::Role": "RoleName", "AWS::KMS::Alias": "AliasName", "AWS::Lambda::Function":
     "FunctionName", "AWS::Logs::LogGroup": "LogGroupName", "AWS::S3::Bucket": "BucketName", "AWS::SNS::Topic":
@@ -324,7 +324,7 @@ def test_every_alarm_names_the_runbook_that_helps(synth: Synth, name: str) -> No
         assert said["heading"] in headings, alarm["AlarmName"]
 
 
-@pytest.mark.parametrize("person", ["approver", "housekeeper"])
+@pytest.mark.parametrize("person", ["approver", "housekeeper", "operator"])
 def test_the_role_of_a_person_has_what_they_have_and_nothing_else(synth: Synth, person: str) -> None:
     template = synth.templates["dev"]
     named = f"stepforge-dev-{person}"
@@ -333,7 +333,7 @@ def test_the_role_of_a_person_has_what_they_have_and_nothing_else(synth: Synth, 
         template["Resources"][arn["Ref"]]["Properties"]["ManagedPolicyName"]
         for arn in resources(template, "AWS::IAM::Role")[role]["ManagedPolicyArns"]
     }
-    assert attached == {"stepforge-dev-viewer", named}
+    assert attached == {named, *(() if person == "operator" else ("stepforge-dev-viewer",))}
     assert not any({"Ref": role} in p["Roles"] for p in resources(template, "AWS::IAM::Policy").values())
 
 
@@ -434,8 +434,26 @@ def test_an_idle_prod_pays_for_gateways_and_endpoints(synth: Synth) -> None:
     assert costs["AWS::EC2::VPCEndpoint x 48"] == pytest.approx(350.40)
 
 
+def test_what_a_standing_endpoint_costs_is_what_the_readme_and_the_docs_say() -> None:
+    from cdk.idle import endpoint_usd
+    from cdk.settings import settings
+
+    usd = {}
+    for name in CLOUDS:
+        found = settings(name)
+        usd[name] = f"{endpoint_usd(found.serve_instance_type, found.serve_instances):.0f}"
+    assert usd["prod"] == "336"
+    for page in ("README.md", "docs/deploy.md"):
+        text = (Path(__file__).parents[2] / page).read_text()
+        assert f"{usd['dev']} USD a month in `dev` and `staging` and {usd['prod']} in `prod`" in text, page
+    assert usd["dev"] == usd["staging"]
+
+
 def test_what_has_no_price_is_refused() -> None:
-    from cdk.idle import idle_usd
+    from cdk.idle import endpoint_usd, idle_usd
+
+    with pytest.raises(UnknownPrice, match=r"ml\.p5"):
+        endpoint_usd("ml.p5.48xlarge", 1)
 
     with pytest.raises(UnknownPrice, match="AWS::EKS::Cluster"):
         idle_usd([{"Resources": {"Cluster": {"Type": "AWS::EKS::Cluster"}}}])

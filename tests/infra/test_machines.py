@@ -43,7 +43,9 @@ def test_train_ends_with_its_output_and_promote_reads_its_input() -> None:
 def test_every_error_that_a_machine_names_is_one_that_stepforge_raises() -> None:
     text = "".join(TEXTS.values())
     named = set(re.findall(r'"StringEquals": "(\w+(?:Refused|Failed))"', text))
-    named |= {n for n in re.findall(r'"(\w+)"', text) if n in ("Throttled", "PromotionBusy", "JobStillRunning")}
+    named |= {
+        n for n in re.findall(r'"(\w+)"', text) if n in ("Throttled", "PromotionBusy", "JobStillRunning", "NameTaken")
+    }
     assert named == {
         "ArtifactRefused",
         "SmokeFailed",
@@ -51,6 +53,7 @@ def test_every_error_that_a_machine_names_is_one_that_stepforge_raises() -> None
         "Throttled",
         "PromotionBusy",
         "JobStillRunning",
+        "NameTaken",
     }
     assert all(issubclass(getattr(errors, name), errors.StepforgeError) for name in named)
 

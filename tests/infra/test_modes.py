@@ -76,10 +76,12 @@ def test_components_are_made_by_the_promotions_handler_alone_and_in_no_other_mod
     cloud = clouds["components"]
     foreign = COMPONENT.replace("stepforge-", "other-")
     assert cloud.who_may("sagemaker:CreateInferenceComponent", foreign) == set()
-    # The sweep deletes what a stopped promotion left live and somebody rejected then.
-    assert cloud.who_may("sagemaker:DeleteInferenceComponent", COMPONENT) == {"FunctionsDeploy", "FunctionsOnApproval"}
+    # The sweep deletes what a stopped promotion left live and somebody rejected then; an operator, what a change of
+    # the mode left.
+    deletes = {"FunctionsDeploy", "FunctionsOnApproval", "operator"}
+    assert cloud.who_may("sagemaker:DeleteInferenceComponent", COMPONENT) == deletes
     candidate = f"{COMPONENT}-candidate"
-    assert cloud.who_may("sagemaker:DeleteInferenceComponent", candidate) == {"FunctionsDeploy", "FunctionsOnApproval"}
+    assert cloud.who_may("sagemaker:DeleteInferenceComponent", candidate) == deletes
 
 
 def test_requests_and_answers_go_after_a_week_and_alarms_watch_what_answers(clouds: dict[str, Cloud]) -> None:

@@ -14,7 +14,7 @@ from stepforge.machines.attempts import volume_key
 from stepforge.machines.planning import job_tags
 from tests.support.iam import Request, decide
 
-from .conftest import TUNING_ROLE, Synth
+from .conftest import NAMES, TUNING_ROLE, Synth
 from .permissions import FILE, text
 from .principals import ACCOUNT, REGION, Cloud, Principal
 
@@ -44,7 +44,7 @@ def cloud(synth: Synth) -> Cloud:
 
 
 def test_the_committed_list_is_what_the_template_grants(synth: Synth) -> None:
-    found = text(synth.templates["dev"])
+    found = text(synth.templates["dev"], synth.templates["staging"])
     assert FILE.read_text(encoding="utf-8") == found, "run `python -m tests.infra.permissions` and read the difference"
 
 
@@ -85,10 +85,18 @@ READERS = {
     "curated": set(PEOPLE),
     "model-ready": set(PEOPLE),
     "evaluations": set(PEOPLE),
-    "ledger": set(PEOPLE),
+    # Of a job that SageMaker has forgotten, the ledger's word counts.
+    "ledger": {"FunctionsVerifyPackage", *PEOPLE},
     "prices": {"FunctionsClassifyJob", *PEOPLE},
     "approvals": {"approver"},
     "finetune": {"FunctionsFinetune", "FunctionsFinetuneStopped", *PEOPLE},
+    **{
+        f"finetune/{what}": {
+            "FunctionsFinetune", "FunctionsFinetuneStopped", *PEOPLE,
+            *(["FunctionsVerifyPackage"] if what in ("requests", "evaluations") else []),
+        }
+        for what in ("data", "heldout", "requests", "evaluations")
+    },
     "housekeeping": set(),
     "anything-else": set(),
 }  # fmt: skip
@@ -312,8 +320,36 @@ TUNED = {
 def test_tuning_is_for_the_tunes_handlers_and_where_a_role_is_named(cloud: Cloud, synth: Synth, action: str) -> None:
     staging = Cloud(synth.templates["staging"])
     handlers = {"FunctionsFinetune", "FunctionsFinetuneStopped"}
-    assert ours(staging.who_may(action, TUNED[action])) - set(PEOPLE) == handlers
-    assert ours(cloud.who_may(action, TUNED[action])) & handlers == set()
+    own, others = (tagged(name) for name in ("staging", "dev"))
+    assert ours(staging.who_may(action, TUNED[action], **own)) - set(PEOPLE) == handlers
+    assert ours(cloud.who_may(action, TUNED[action], **own)) & handlers == set()
+    if action.startswith("sagemaker:"):
+        for context in (others, {}):
+            assert ours(staging.who_may(action, TUNED[action], **context)) & handlers == set()
+
+
+def tagged(environment: str) -> dict[str, str]:
+    """What has this environment's tag, or is to get it."""
+    return {f"aws__{of}Tag/{ENVIRONMENT_TAG}": environment for of in ("Resource", "Request")}
+
+
+def test_the_endpoint_of_a_tune_is_deleted_by_its_own_environment_alone_which_its_tag_names(synth: Synth) -> None:
+    staging, dev = (Cloud(synth.templates[name]) for name in ("staging", "dev"))
+    endpoint = f"arn:aws:sagemaker:{STEM}:endpoint/{TUNE}"
+    sweep, tunes = "FunctionsOnApproval", {"FunctionsFinetune", "FunctionsFinetuneStopped"}
+    delete = "sagemaker:DeleteEndpoint"
+    assert ours(staging.who_may(delete, endpoint, **tagged("staging"))) == {sweep, *tunes}
+    assert ours(dev.who_may(delete, endpoint, **tagged("dev"))) == {sweep}
+    for context in (tagged("dev"), {}):
+        assert ours(staging.who_may(delete, endpoint, **context)) == set()
+    # Who could tag another's anew could delete it then. What is being made has no tags.
+    anew = f"aws__RequestTag/{ENVIRONMENT_TAG}"
+    for has, gets, who in (
+        ("dev", "staging", set()), ("staging", "dev", set()), (None, "dev", set()),
+        (None, "staging", tunes), ("staging", "staging", tunes),
+    ):  # fmt: skip
+        context = {anew: gets} | ({f"aws__ResourceTag/{ENVIRONMENT_TAG}": has} if has else {})
+        assert ours(staging.who_may("sagemaker:AddTags", endpoint, **context)) == who, (has, gets)
 
 
 def test_the_tuning_role_is_passed_to_who_tunes_with_it_alone(synth: Synth) -> None:
@@ -422,6 +458,11 @@ def test_a_budget_at_its_limit_holds_who_spends_and_lets_what_is_live_go_back(sy
     request = Request("sagemaker:CreateTrainingJob", JOB, {})
     for who in held:
         assert decide(request, identity=[*staging.principals[who].policies, denies]) == "deny", who
+    for kind in ("model", "endpoint-config", "endpoint"):
+        own = f"arn:aws:sagemaker:{STEM}:{kind}/stepforge-staging---facial"
+        # Otherwise the budget would not count what it is to hold.
+        assert "FunctionsDeploy" in staging.who_may("sagemaker:AddTags", own)
+        assert "FunctionsDeploy" not in staging.who_may("sagemaker:AddTags", own.replace("staging", "dev"))
     for action, who, decision in (
         ("sagemaker:CreateEndpoint", "FunctionsDeploy", "deny"),
         ("sagemaker:UpdateEndpoint", "FunctionsDeploy", "allow"),
@@ -508,7 +549,7 @@ KNOWN_KEYS = {
     "aws:PrincipalIsAWSService", "aws:SourceVpce", "aws:PrincipalOrgID", "aws:RequestTag/*", "aws:TagKeys",
     "iam:PassedToService", "kms:GrantIsForAWSResource", "kms:ViaService", "kms:CallerAccount",
     "kms:EncryptionContext:aws:logs:arn", "kms:EncryptionContext:SecretARN",
-    "s3:prefix", "s3:TlsVersion", "s3:x-amz-server-side-encryption", "s3:x-amz-acl",
+    "s3:prefix", "s3:TlsVersion", "s3:x-amz-copy-source", "s3:x-amz-server-side-encryption", "s3:x-amz-acl",
     "cloudwatch:namespace", "cloudwatch:AlarmActions", "sns:Protocol", "sns:Endpoint", "sts:ExternalId",
     "secretsmanager:RotationLambdaARN", "secretsmanager:ModifyRotationRules",
     "secretsmanager:VersionStage", "secretsmanager:ResourceTag/*", "ec2:ResourceTag/*", "ec2:Subnet", "ec2:Vpc",
@@ -535,7 +576,7 @@ def misspelt(keys: set[str]) -> set[str]:
     return general - KNOWN_KEYS
 
 
-@pytest.mark.parametrize("name", ["local", "dev", "prod"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_condition_key_exists(synth: Synth, name: str) -> None:
     found = keys_of(synth.templates[name]["Resources"])
     assert {"sagemaker:OutputKmsKey", "aws:SecureTransport"} <= found

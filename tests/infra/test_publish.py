@@ -23,7 +23,7 @@ kept = json.load(open(state))
 kept["calls"].append([os.path.basename(sys.argv[0]), *given])
 option = lambda name: given[given.index(name) + 1]
 if "imagetools" in given:
-    print(json.dumps({{"digest": "sha256:" + "b" * 64}}))
+    print(json.dumps({{"digest": "sha256:" + kept.get("base", "b") * 64}}))
 elif "build" in given:
     if kept.get("failing") and kept["failing"] in option("--file"):
         sys.exit("no space left on device")
@@ -112,6 +112,19 @@ def test_the_same_sources_are_built_once(build: Build) -> None:
     second = build.kept()
     assert sum("build" in call for call in second["calls"]) == sum("build" in call for call in first["calls"]) == 3
     assert second["parameters"] == first["parameters"]
+
+
+def test_a_base_that_was_mended_is_built_upon_when_a_build_is_started_again(build: Build) -> None:
+    build.run()
+    first = build.kept()
+    build.state.write_text(json.dumps(first | {"base": "c"}))
+    build.run()
+    second = build.kept()
+    assert sum("build" in call for call in second["calls"]) == 6
+    images = {name for name in first["parameters"] if "/images/" in name}
+    assert len(images) == 3
+    changed = {name for name, value in second["parameters"].items() if value != first["parameters"][name]}
+    assert changed == images
 
 
 def test_a_build_that_fails_publishes_nothing(build: Build) -> None:

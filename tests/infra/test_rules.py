@@ -88,6 +88,12 @@ BREAKS: list[tuple[str, str, Callable[[Json], None]]] = [
     ("SF7", "other repositories", trust(StringEquals={"i:aud": "sts.amazonaws.com", "i:sub": "repo:org/*"})),
     ("SF7", "other repositories", trust(StringLike={"i:sub": "repo:org/name:*"})),
     ("SF8", "nobody hears", drop("AWS::CloudWatch::Alarm", "AlarmActions")),
+    ("SF9", "kept for ever", drop("AWS::Logs::LogGroup", "RetentionInDays")),
+    (
+        "SF9",
+        "SageMaker would make",
+        put("AWS::SageMaker::ModelPackageGroup", ModelPackageGroupName="stepforge-prod---x"),
+    ),
 ]
 
 

@@ -6,10 +6,12 @@ import re
 from typing import Any
 
 import pytest
-from cdk.settings import FOLDER, Settings, deployable, parse, settings
+from cdk.settings import FOLDER, LOCAL, Settings, deployable, parse, settings
 from pydantic import ValidationError
 
+from stepforge.contracts.serving import ALARM_SECONDS
 from stepforge.errors import InvalidInput, UnknownName
+from stepforge.machines.rollout import Rollout, guardrails
 
 DEV = {"region": "us-east-1"}
 
@@ -161,3 +163,22 @@ def test_the_five_values_stand_in_every_file() -> None:
     for name in deployable():
         text = (FOLDER / f"{name}.toml").read_text()
         assert all(f"{value} = " in text for value in ("account", "region", "email", "approvers", "repository"))
+
+
+@pytest.mark.parametrize("seconds", [0, 60, 179])
+def test_a_bake_that_ends_before_the_alarm_can_fire_is_refused_but_on_a_laptop(seconds: int) -> None:
+    with pytest.raises(InvalidInput, match="give at least 180"):
+        parse("dev", {"region": "us-east-1", "bake_seconds": seconds}, source="dev.toml")
+    assert parse("dev", {"region": "us-east-1", "bake_seconds": 180}, source="dev.toml").bake_seconds == 180
+    assert LOCAL.model_copy(update={"bake_seconds": seconds}).bake_seconds == seconds
+    assert type(LOCAL).model_validate(LOCAL.model_dump() | {"bake_seconds": seconds}).bake_seconds == seconds
+
+
+def test_prod_has_a_canary_and_every_environment_a_time_in_which_its_alarm_turns_a_version_back() -> None:
+    for name in deployable():
+        found = settings(name)
+        rollout = Rollout(instances=found.serve_instances, strategy=found.rollout, bake_seconds=found.bake_seconds)
+        policy = guardrails("alarm", rollout)["BlueGreenUpdatePolicy"]
+        assert policy["TerminationWaitInSeconds"] >= 3 * ALARM_SECONDS, name
+        assert policy["TrafficRoutingConfiguration"]["Type"] == ("CANARY" if name == "prod" else "ALL_AT_ONCE")
+    assert (settings("prod").serve_instances, settings("prod").bake_seconds) == (2, 300)

@@ -21,7 +21,7 @@ SPEC_TAG = "stepforge:spec-sha256"
 """Tag on a training job: with it a job is adopted or refused as another's."""
 
 DOMAIN_TAG, ENVIRONMENT_TAG, RUN_TAG = "stepforge:domain", "stepforge:environment", "stepforge:run"
-"""Tags by which an account's bill tells jobs apart. They are no part of a job's identity."""
+"""Tags by which an account's bill tells jobs and endpoints apart. They are no part of a job's identity."""
 MODEL_TAG = "stepforge:model"
 """Where a job's weights began: jobs that agree in it are equally large, and so take equally long."""
 
@@ -106,6 +106,15 @@ def group_domain(group: str) -> str:
     ('a_b', 'a_b')
     """
     return group.removeprefix(_GROUP_PREFIX).rpartition(_OF_ENVIRONMENT)[2].replace("--", "_")
+
+
+def group_environment(group: str) -> str:
+    """The environment of a model package group.
+
+    >>> group_environment("stepforge-a--b"), group_environment("stepforge-dev---a--b")
+    ('local', 'dev')
+    """
+    return group.removeprefix(_GROUP_PREFIX).rpartition(_OF_ENVIRONMENT)[0] or "local"
 
 
 def endpoint_name(group: str, *, candidate: bool = False) -> str:

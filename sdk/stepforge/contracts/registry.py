@@ -29,6 +29,11 @@ SUPERSEDED_AT = "superseded_at"
 """Key in CustomerMetadataProperties: when another version was last promoted over it (ISO, UTC)."""
 REJECTION = "rejection"
 """Key in CustomerMetadataProperties: why a version was last rejected."""
+CHAMPION_GATE = "champion_gate"
+"""Key in CustomerMetadataProperties: what the champion gate said when a version was registered (`GateVerdict`)."""
+GateVerdict = Literal["first", "better", "not better"]
+"""`first`: there was no champion to compare with. A version that is `not better` is promoted where a person approves
+it; one without a verdict is not."""
 PromotionResult = Literal["deployed", "refused", "failed"]
 PromotionStep = Literal["trying", "deployed", "refused", "failed", "cut off"]
 """What a promotion says of its package. `cut off` is no verdict: the sweep starts another."""
@@ -103,6 +108,12 @@ class Comparison(Contract):
     differences: dict[str, float] = {}
     paired: dict[str, Interval] = {}
     """`split/decoding` to the interval of the mean difference, where both were asked the same records."""
+
+    @property
+    def verdict(self) -> GateVerdict:
+        if self.champion is None:
+            return "first"
+        return "better" if self.better else "not better"
 
 
 class Promotion(Contract):

@@ -18,6 +18,10 @@ VARIANT = "main"
 """The one production variant of every endpoint."""
 
 
+ALARM_SECONDS = 60
+"""The period of an endpoint's alarm: what turns back a new version that answers with errors."""
+
+
 def dimensions(endpoint: str, mode: ServeMode) -> dict[str, str]:
     """Of CloudWatch's metrics of what answers behind the name `endpoint`."""
     if mode == "components":

@@ -22,7 +22,7 @@ from stepforge.artifacts import read_bytes
 from stepforge.contracts.base import Contract, S3Uri, Sha256, canonical_json, digest
 from stepforge.contracts.decisions import Question
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.names import Keys, package_group
+from stepforge.contracts.names import DOMAIN_TAG, ENVIRONMENT_TAG, Keys, package_group
 from stepforge.contracts.records import Record
 from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMetadata, Registered
 from stepforge.economics.catalogue import ModelPrice
@@ -74,6 +74,11 @@ class Request(Contract):
     question: Question | None = None
     """With it, the launch depends on the evaluator's verdict: it has to choose `arm`."""
     arm: str | None = None
+
+    @property
+    def cost_tags(self) -> dict[str, str]:
+        """By which the bill and the environment's budget know what is made of it."""
+        return {ENVIRONMENT_TAG: self.spec.environment, DOMAIN_TAG: self.domain}
 
 
 class Start(Contract):
@@ -295,9 +300,10 @@ def retrieve(tools: Tools, flow: Flow) -> Flow:
     """The model, ready to be called. Raises NotReady while it is being deployed."""
     entry = tools.ledger.entry(flow.key)
     assert entry.job_id is not None
-    provider = tools.provider(tools.request(flow.start))
+    request = tools.request(flow.start)
+    provider = tools.provider(request)
     if isinstance(provider, Deployed):
-        tuned = provider.deploy(entry.job_id, trial=True)
+        tuned = provider.deploy(entry.job_id, trial=True, tags=request.cost_tags)
     else:
         tuned = provider.retrieve(entry.job_id)
     return flow.model_copy(update={"tuned": tuned})

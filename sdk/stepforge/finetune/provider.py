@@ -34,10 +34,10 @@ class ChecksServing(Protocol):
 class Deployed(ChecksServing, Protocol):
     """A provider whose models answer only on an endpoint, which is charged by the hour for as long as it is there."""
 
-    def deploy(self, job_id: str, *, trial: bool) -> Tuned:
+    def deploy(self, job_id: str, *, trial: bool, tags: Mapping[str, str]) -> Tuned:
         """The model on an endpoint, which is made where there is none. Raises NotReady while it comes up.
 
-        With `trial` the endpoint is one of its own, for an evaluation.
+        With `trial` the endpoint is one of its own, for an evaluation. `tags`: by which the bill knows it.
         """
         ...
 

@@ -8,7 +8,7 @@ from typing import Any
 from stepforge.artifacts import folder, read_report
 from stepforge.contracts.base import digest
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMetadata, Registered
+from stepforge.contracts.registry import CHAMPION_GATE, Comparison, ExternalLineage, PackageMetadata, Registered
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.machines.cards import metrics_of
 from stepforge.machines.packages import (
@@ -72,7 +72,7 @@ def external_request(
             "ModelCardStatus": "Draft",
         },
         "MetadataProperties": {"GeneratedBy": lineage.external_job[:1024]},
-        "CustomerMetadataProperties": properties,
+        "CustomerMetadataProperties": {**properties, CHAMPION_GATE: comparison.verdict},
     }
     return {**request, "ClientToken": digest(request)[:TOKEN_LENGTH]}
 

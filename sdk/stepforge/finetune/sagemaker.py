@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from stepforge.contracts.names import ENVIRONMENT_TAG
 from stepforge.errors import InvalidInput, NotReady, ProviderRefused
 from stepforge.finetune.aws import AwsCustomization, is_taken
 from stepforge.finetune.job import FAKE_MARK, Completion, Job, Message, Prepared, State, Tuned, model_of, normalise
@@ -111,7 +112,10 @@ class SageMakerProvider(AwsCustomization):
                     HyperParameters={name: str(value) for name, value in given.items() if value is not None},
                     ServerlessJobConfig=serverless,
                     ModelPackageConfig={"ModelPackageGroupArn": self._group},
-                    Tags=[{"Key": "stepforge:key", "Value": key}],
+                    Tags=[
+                        {"Key": "stepforge:key", "Value": key},
+                        {"Key": ENVIRONMENT_TAG, "Value": spec.environment},
+                    ],
                 )["TrainingJobArn"]
         except ProviderRefused as refusal:
             if not is_taken(refusal):
@@ -157,7 +161,7 @@ class SageMakerProvider(AwsCustomization):
                 "which serves it too"
             )
 
-    def deploy(self, job_id: str, *, trial: bool) -> Tuned:
+    def deploy(self, job_id: str, *, trial: bool, tags: Mapping[str, str]) -> Tuned:
         tuned = self.retrieve(job_id)
         if self._instance_type is None:
             raise InvalidInput('it is not said what to deploy on: give instance_type = "ml.g5.2xlarge", say')
@@ -178,6 +182,7 @@ class SageMakerProvider(AwsCustomization):
                     image=self._image,
                     hub=self._hub(job_id),
                     kms_key=self._kms_key,
+                    tags=tags,
                 )
             elif status == "InService":
                 return tuned.model_copy(update={"handle": endpoint.name})

@@ -8,7 +8,7 @@ Served are the merged weights of the package with the container that the hub nam
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -39,15 +39,17 @@ class Endpoint:
         image: str | None,
         hub: str,
         kms_key: str | None,
+        tags: Mapping[str, str],
     ) -> None:
         """Whatever of the three is missing. `hub` is the one that the base model is from."""
+        tagged = [{"Key": key, "Value": value} for key, value in {**self._own, **tags}.items()]
         if self._maybe("DescribeModel", ModelName=self.name) is None:
             self._make(
                 "CreateModel",
                 ModelName=self.name,
                 ExecutionRoleArn=role_arn,
                 PrimaryContainer=self._container(package, image=image, hub=hub, instance_type=instance_type),
-                Tags=self._tags,
+                Tags=tagged,
             )
         if self._maybe("DescribeEndpointConfig", EndpointConfigName=self.name) is None:
             variant = {
@@ -60,10 +62,10 @@ class Endpoint:
                 "CreateEndpointConfig",
                 EndpointConfigName=self.name,
                 ProductionVariants=[variant],
-                Tags=self._tags,
+                Tags=tagged,
                 **({} if kms_key is None else {"KmsKeyId": kms_key}),
             )
-        self._make("CreateEndpoint", EndpointName=self.name, EndpointConfigName=self.name, Tags=self._tags)
+        self._make("CreateEndpoint", EndpointName=self.name, EndpointConfigName=self.name, Tags=tagged)
 
     def remove(self) -> None:
         """The endpoint first: it is what is charged for. What is not there is not missed."""
@@ -71,8 +73,8 @@ class Endpoint:
             self._maybe(f"Delete{what}", **{f"{what}Name": self.name})
 
     @property
-    def _tags(self) -> list[dict[str, str]]:
-        return [{"Key": "stepforge:key", "Value": self.name.removesuffix(TRIAL)}]
+    def _own(self) -> dict[str, str]:
+        return {"stepforge:key": self.name.removesuffix(TRIAL)}
 
     def _container(self, package: str, *, image: str | None, hub: str, instance_type: str) -> dict[str, Any]:
         found = self._call("DescribeModelPackage", ModelPackageName=package)

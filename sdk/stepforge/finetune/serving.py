@@ -68,7 +68,7 @@ def try_it(s3: Any, properties: dict[str, str], secrets: Secrets | None) -> Trie
     provider = connect(request.plan.provider, secrets, s3)
     try:
         if isinstance(provider, Deployed):
-            tuned = provider.deploy(tuned.job_id, trial=False)
+            tuned = provider.deploy(tuned.job_id, trial=False, tags=request.cost_tags)
         found = provider.invoke(tuned, [Message(role="user", content=PROBE)], max_tokens=16)
     except ProviderRefused as error:
         raise SmokeFailed(f"{tuned.handle} does not answer: {error}") from error

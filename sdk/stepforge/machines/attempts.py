@@ -85,13 +85,16 @@ def find_attempt(
 ) -> Found:
     """Describe `-a0`, `-a1`, ... and adopt what runs or is done; after failures the next number is free.
 
-    Where the last of them found no capacity, the next runs on the next instance type of the request's list.
+    What another environment of the account has made is passed over. Where the last of ours found no capacity, the next
+    runs on the next instance type of the request's list.
     Raises IdentityConflict where the name belongs to another job, JobFailed after 50 failed attempts.
     """
     refused: str | None = None
     for number in range(MAX_ATTEMPTS):
         name = job_name(request.prefix, number)
         job = describe(sagemaker, request, name, bucket=bucket)
+        if job is not None and is_anothers(job, bucket=bucket):
+            continue
         action = next_action(job)
         if action == "adopt" and not _is_whole(s3, job, bucket=bucket):
             continue
@@ -140,16 +143,24 @@ def describe(sagemaker: Any, request: JobRequest, name: str, *, bucket: str) -> 
             f"the training job {name!r} exists with the spec {found or 'of someone else (no tag)'}, "
             f"but {request.spec_sha256} was asked for: delete or rename nothing, change the spec"
         )
-    target = job.get("OutputDataConfig", {}).get("S3OutputPath")
-    if target is not None and target.removeprefix("s3://").partition("/")[0] != bucket:
-        raise errors.IdentityConflict(
-            f"the training job {name!r} is another environment's in this account: it writes to {target}, and this "
-            f"environment's bucket is {bucket!r}. Nothing of it is adopted: change the recipe here (its seed, say), so "
-            "that the job has a name of its own, or give each environment an account"
-        )
-    if next_action(job) is not None:  # of a spent attempt nothing is taken
+    if not is_anothers(job, bucket=bucket) and next_action(job) is not None:  # of a spent attempt nothing is taken
         check_is_asked_for(job, request)
     return job
+
+
+def is_anothers(job: dict[str, Any], *, bucket: str) -> bool:
+    """Whether a job of this account and region is another environment's, by the bucket that it writes to.
+
+    A job's name holds no environment, so that the same recipe in two of them asks for the same names: nothing of the
+    other's is adopted or waited for, and the next number is free.
+    """
+    target = job.get("OutputDataConfig", {}).get("S3OutputPath")
+    return target is not None and target.removeprefix("s3://").partition("/")[0] != bucket
+
+
+def name_after(prefix: str, name: str | None) -> str:
+    """Of the attempt that follows this one, or of the first."""
+    return job_name(prefix, 0 if name is None else 1 + int(name.rpartition("-a")[2]))
 
 
 def _is_whole(s3: Any, job: dict[str, Any] | None, *, bucket: str) -> bool:
@@ -191,12 +202,15 @@ def outcome(sagemaker: Any, s3: Any, ended: Ended, *, bucket: str) -> JobOutcome
     """The outcome of a Completed attempt with the digest of its manifest.
 
     Raises the JobFailed that says why there is none; JobStillRunning where another execution won the race for the
-    name; InstanceTypeUnavailable where the cloud had no capacity and the request names another type.
+    name, and NameTaken where another environment did; InstanceTypeUnavailable where the cloud had no capacity and the
+    request names another type.
     """
     name = ended.attempt.name
     job = describe(sagemaker, ended.request, name, bucket=bucket)
     if job is None:
         raise creation_failure(name, ended.error or CaughtError())
+    if is_anothers(job, bucket=bucket):
+        raise errors.NameTaken(f"{name} was taken by another environment of this account: the next number is tried")
     if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
         raise errors.JobStillRunning(f"{name} is {job['TrainingJobStatus']}")
     if (another := type_after(job, ended.request.resources)) is not None:

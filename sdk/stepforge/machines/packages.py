@@ -14,7 +14,7 @@ from stepforge.contracts.base import Contract, digest
 from stepforge.contracts.jobs import ArtifactRef, JobOutcome, JobRequest, JobSpec
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.contracts.previews import CompletionRow
-from stepforge.contracts.registry import Comparison, ExternalLineage, PackageMetadata, Registered
+from stepforge.contracts.registry import CHAMPION_GATE, Comparison, ExternalLineage, PackageMetadata, Registered
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.errors import InvalidInput
 from stepforge.machines.cards import metrics_of
@@ -230,7 +230,7 @@ def package_request(
             "ModelCardStatus": "Draft",
         },
         "MetadataProperties": {"GeneratedBy": metadata.training_job_arn},
-        "CustomerMetadataProperties": metadata.properties(),
+        "CustomerMetadataProperties": {**metadata.properties(), CHAMPION_GATE: finished.comparison.verdict},
     }
     # Of the whole request: a token that comes back with another request is refused.
     return {**request, "ClientToken": digest(request)[:TOKEN_LENGTH]}

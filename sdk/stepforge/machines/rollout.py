@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from stepforge.contracts.base import Contract
-from stepforge.contracts.serving import ServeMode, dimensions
+from stepforge.contracts.serving import ALARM_SECONDS, ServeMode, dimensions
 
 
 class Rollout(Contract):
@@ -16,7 +16,7 @@ class Rollout(Contract):
     instances: Annotated[int, Field(ge=1)] = 1
     strategy: Literal["canary", "rolling"] = "canary"
     """`canary`: one instance of a new fleet first. `rolling`: one instance after another, without a second fleet."""
-    bake_seconds: Annotated[int, Field(ge=0, le=3_600)] = 60
+    bake_seconds: Annotated[int, Field(ge=0, le=3_600)] = 300
     """Between the first traffic and the rest, and before the old instances go: the time in which the alarm may fire."""
     alarm_topic_arn: str = ""
     """SNS topic that an alarm which is made here tells; empty: nobody."""
@@ -43,7 +43,8 @@ def guardrails(alarm: str, rollout: Rollout) -> dict[str, Any]:
     policy = {
         "TrafficRoutingConfiguration": routing,
         "TerminationWaitInSeconds": rollout.bake_seconds,
-        "MaximumExecutionTimeoutInSeconds": 3600,
+        # It must hold both waits beside the start of the new fleet.
+        "MaximumExecutionTimeoutInSeconds": 3600 + 2 * rollout.bake_seconds,
     }
     return {"BlueGreenUpdatePolicy": policy, **rollback}
 
@@ -56,7 +57,7 @@ def component_guardrails(alarm: str, rollout: Rollout) -> dict[str, Any]:
     policy = {
         "MaximumBatchSize": {"Type": "COPY_COUNT", "Value": 1},
         "WaitIntervalInSeconds": rollout.bake_seconds,
-        "MaximumExecutionTimeoutInSeconds": 3600,
+        "MaximumExecutionTimeoutInSeconds": min(28_800, 3600 + rollout.instances * rollout.bake_seconds),
     }
     return {"RollingUpdatePolicy": policy, "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": alarm}]}}
 
@@ -76,7 +77,7 @@ def ensure_alarm(cloudwatch: Any, endpoint: str, mode: ServeMode = "realtime", *
             MetricName="Invocation5XXErrors",
             Dimensions=[{"Name": name, "Value": value} for name, value in dimensions(endpoint, mode).items()],
             Statistic="Sum",
-            Period=60,
+            Period=ALARM_SECONDS,
             EvaluationPeriods=1,
             Threshold=1,
             ComparisonOperator="GreaterThanOrEqualToThreshold",

@@ -306,7 +306,9 @@ class Planner:
         if last is not None and last.status in ("Completed", "InProgress"):
             own = ((last.description or {}).get("ResourceConfig", {}).get("InstanceType", resources.instance_type),)
             return JobPlan(wanted.stage, wanted.work.type, "adopt", last.name, last.status, resources, None, own), []
-        name = job_name(request.prefix, len(found))
+        name = attempts.name_after(request.prefix, None if last is None else last.name)
+        if last is not None and last.status == "Absent":
+            name, last = last.name, found[-2] if len(found) > 1 else None
         status = "Absent" if last is None else last.status
         types = attempts.types_to_come(resources, None if last is None or last.failure else last.description)
         expected = self._estimate(wanted, types, table, history)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from stepforge.contracts.metrics import PHASES
+from stepforge.contracts.metrics import PHASES, Metric
 from tests.benchmarks.reproduction.arms import DESIGNS
 from tests.benchmarks.whole_run.arms import ARMS, STAGES
 from tests.support.experiment import RESAMPLES, ROOT, Cell, interval, load_rows, show, verdict
@@ -32,6 +32,8 @@ COLUMNS = {
 SEEDS = 5
 MOST_TIME = 0.5
 """Share of the stock path's time that is claimed."""
+NAMES = tuple(str(phase) for phase in PHASES if phase != Metric.RENEWAL_SECONDS)
+"""No arm samples with vLLM, so none hands it weights."""
 Row = dict[str, Any]
 Found = dict[str, tuple[list[Row], dict[tuple[str, str, str], Cell]]]
 
@@ -62,11 +64,11 @@ def times(found: tuple[float, float, float]) -> str:
 
 
 def phases(rows: list[Row], arm: str) -> dict[str, float]:
-    """Seconds of the clock, mean over seeds: the phases that are known, and what is left of the stage."""
+    """Seconds of the clock, mean over seeds: the phases that there are, and what is left of the stage."""
     mine = list({row["seed"]: row["stages"] for row in rows if row["arm"] == arm}.values())
     total = {
         name: float(np.mean([sum(stages[s]["phases"].get(name, 0.0) for s in STAGES) for stages in mine]))
-        for name in map(str, PHASES)
+        for name in NAMES
     }
     whole = float(np.mean([sum(stages[s]["seconds"] for s in STAGES) for stages in mine]))
     return {**total, "rest": whole - sum(total.values())}
@@ -163,7 +165,7 @@ def page(found: Found) -> str:
             lines.append(
                 f"| {name}, {label} | {srl:.1f} | {rlvr:.1f} | {whole:.1f} | {clock:.1f} | {' | '.join(gains)} |"
             )
-    names = [*map(str, PHASES), "rest"]
+    names = [*NAMES, "rest"]
     lines += ["", "Where the clock's seconds went (of TRL, sampling and reward alone are told apart):", ""]
     lines += ["| | " + " | ".join(name.removesuffix("_seconds") for name in names) + " |", "|---" * 8 + "|"]
     for name, (rows, _) in found.items():

@@ -19,7 +19,7 @@ from tests.support.kills import terminate_in_step
 
 from stepforge.contracts.manifests import sha256_of
 from stepforge.contracts.metrics import MEASURED, Metric
-from stepforge.contracts.work import KlControl, LocalModel, RlvrWork, SftWork, TrainingWork
+from stepforge.contracts.work import KlControl, LocalModel, RlvrWork, SftWork, SrlWork, TrainingWork
 from stepforge_jobs.launch import PROCESSES, Plan, free_port
 from stepforge_jobs.launch import environment as rank_environment
 from stepforge_jobs.prefixes.packing import Pack
@@ -30,6 +30,8 @@ STEPS = 6
 RL = {"steps": STEPS, "checkpoint_every": 3, "batch_prompts": 5, "group_size": 4, "max_new_tokens": 10}
 WORKS: dict[str, TrainingWork] = {
     "sft": SftWork(steps=STEPS, checkpoint_every=3, batch_size=7),
+    "srl": SrlWork(asking="plain", similarity="words", instances="all", **RL),
+    "trajectories": SrlWork(asking="plain", similarity="words", instances="all", order="trajectories", **RL),
     "rlvr": RlvrWork(reward="partial", beta=0.05, keep="best", **RL),
     "updates": RlvrWork(reward="partial", loss="dapo", updates_per_batch=2, normalisation="running", **RL),
     "ppo": RlvrWork(algorithm="ppo", reward="partial", beta=0.02, updates_per_batch=2, **RL),

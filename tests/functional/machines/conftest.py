@@ -19,6 +19,7 @@ from stepforge.contracts.base import canonical_json
 from stepforge.contracts.names import MACHINES, Keys, endpoint_name, execution_name, package_group, parameter
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
 from stepforge.contracts.registry import TrainOutput
+from stepforge.contracts.serving import Fleet
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork
 from stepforge.datasets import Datasets
 from stepforge.evaluations import Evaluations
@@ -100,6 +101,30 @@ class Deployed:
 def candidate_exists(deployed: Deployed) -> bool:
     names = [e["EndpointName"] for e in deployed.aws.client("sagemaker").list_endpoints()["Endpoints"]]
     return endpoint_name(GROUP, candidate=True) in names
+
+
+@contextmanager
+def serving(deployed: Deployed, fleet: Fleet, *, bake_seconds: int = 0) -> Iterator[None]:
+    """An environment whose settings say another way to serve."""
+    functions, ssm = deployed.aws.client("lambda"), deployed.aws.client("ssm")
+    told = {
+        "stepforge-local-verify-package": {"FLEET": fleet.model_dump_json()},
+        "stepforge-local-on-approval": {"FLEET": fleet.model_dump_json()},
+        "stepforge-local-deploy": {"BAKE_SECONDS": str(bake_seconds)},
+    }
+    before: dict[str, dict[str, Any]] = {}
+    for name, variables in told.items():
+        before[name] = functions.get_function_configuration(FunctionName=name)["Environment"]
+        changed = {**before[name]["Variables"], **variables}
+        functions.update_function_configuration(FunctionName=name, Environment={"Variables": changed})
+    name = parameter("local", "serve-mode")
+    ssm.put_parameter(Name=name, Value=fleet.mode, Type="String", Overwrite=True)
+    try:
+        yield
+    finally:
+        for function, environment in before.items():
+            functions.update_function_configuration(FunctionName=function, Environment=environment)
+        ssm.put_parameter(Name=name, Value="realtime", Type="String", Overwrite=True)
 
 
 @contextmanager

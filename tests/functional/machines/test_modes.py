@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stepforge.contracts.names import endpoint_name, package_group, parameter
+from stepforge.contracts.names import endpoint_name, package_group
 from stepforge.contracts.serving import Answers, Fleet, Share
 from stepforge.registry import Registry
 
-from .conftest import Deployed
+from .conftest import Deployed, serving
 from .fake_image import answer
 from .versions import register_version
-
-
-@contextmanager
-def serving(deployed: Deployed, fleet: Fleet) -> Iterator[None]:
-    """An environment whose settings say another mode."""
-    functions, ssm = deployed.aws.client("lambda"), deployed.aws.client("ssm")
-    before: dict[str, dict[str, Any]] = {}
-    for name in ("stepforge-local-verify-package", "stepforge-local-on-approval"):
-        before[name] = functions.get_function_configuration(FunctionName=name)["Environment"]
-        changed = {**before[name]["Variables"], "FLEET": fleet.model_dump_json()}
-        functions.update_function_configuration(FunctionName=name, Environment={"Variables": changed})
-    name = parameter("local", "serve-mode")
-    ssm.put_parameter(Name=name, Value=fleet.mode, Type="String", Overwrite=True)
-    try:
-        yield
-    finally:
-        for function, environment in before.items():
-            functions.update_function_configuration(FunctionName=function, Environment=environment)
-        ssm.put_parameter(Name=name, Value="realtime", Type="String", Overwrite=True)
 
 
 def succeeded(ended: dict[str, Any]) -> None:

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from stepforge.contracts.names import package_group
+from stepforge.contracts.serving import Fleet
 
-from .conftest import Deployed
+from .conftest import Deployed, serving
 from .versions import register_version
 
 DOMAIN = "traffic"
@@ -67,13 +69,63 @@ def staged(deployed: Deployed, package: str) -> tuple[str, str]:
     return found["Stage"], found["StageStatus"]
 
 
-def test_no_request_is_lost_while_versions_change_and_a_bad_one_is_never_seen(
-    deployed: Deployed, tmp_path: Path
+@pytest.fixture(scope="module")
+def old(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A version that serves."""
+    folder = tmp_path_factory.mktemp("old")
+    package, _ = register_version(deployed, folder, DOMAIN, "111111111111", seconds=0.1)
+    assert deployed.approve(package)["status"] == "SUCCEEDED"
+    return package
+
+
+def sha256_of(deployed: Deployed, package: str) -> str:
+    return deployed.package(package)["CustomerMetadataProperties"]["model_sha256"]
+
+
+def test_a_version_whose_alarm_fires_behind_the_canary_goes_back_and_no_request_is_lost(
+    deployed: Deployed, tmp_path: Path, old: str
 ) -> None:
-    old, old_sha256 = register_version(deployed, tmp_path, DOMAIN, "111111111111", seconds=0.1)
+    sagemaker, cloudwatch = deployed.aws.client("sagemaker"), deployed.aws.client("cloudwatch")
+    new, new_sha256 = register_version(deployed, tmp_path, DOMAIN, "444444444444", seconds=0.05)
+
+    def alarm(state: str) -> None:
+        cloudwatch.set_alarm_state(AlarmName=f"{ENDPOINT}-5xx", StateValue=state, StateReason="it answers with errors")
+
+    def fire(found: Load) -> None:
+        """As soon as the canary has answered, after its smoke test."""
+        deadline = time.monotonic() + 30
+        while new_sha256 not in found.since(0) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        alarm("ALARM")
+
+    two = Fleet(instance_type="ml.m5.large", instances=2)
+    with serving(deployed, two, bake_seconds=2), load(deployed) as found:
+        firing = threading.Thread(target=fire, args=(found,))
+        firing.start()
+        ended = deployed.approve(new)
+        firing.join()
+        back = time.monotonic()
+    alarm("OK")
+    assert (ended["status"], ended["error"]) == ("FAILED", "EndpointFailed")
+    described = sagemaker.describe_endpoint(EndpointName=ENDPOINT)
+    assert described["EndpointStatus"] == "InService"
+    routing = described["LastDeploymentConfig"]["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
+    assert (routing["Type"], routing["CanarySize"]) == ("CANARY", {"Type": "INSTANCE_COUNT", "Value": 1})
+    # Why it went back is said to who reads the endpoint, the execution or the package.
+    for text in (described["FailureReason"], ended["cause"], deployed.package(new)["ApprovalDescription"]):
+        assert f"the CloudWatch alarm {ENDPOINT}-5xx is in ALARM" in text
+    assert found.lost == []
+    assert (found.since(0), found.since(back)) == ({sha256_of(deployed, old), new_sha256}, {sha256_of(deployed, old)})
+    assert (staged(deployed, old), staged(deployed, new)) == (("Production", "Serving"), ("Development", "Failed"))
+    assert deployed.package(new)["CustomerMetadataProperties"]["promotion"] == "failed"
+
+
+def test_no_request_is_lost_while_versions_change_and_a_bad_one_is_never_seen(
+    deployed: Deployed, tmp_path: Path, old: str
+) -> None:
+    old_sha256 = sha256_of(deployed, old)
     new, new_sha256 = register_version(deployed, tmp_path, DOMAIN, "222222222222", seconds=0.1)
     liar, _ = register_version(deployed, tmp_path, DOMAIN, "333333333333", liar=True, seconds=0.1)
-    assert deployed.approve(old)["status"] == "SUCCEEDED"
 
     with load(deployed) as good:
         ended = deployed.approve(new)

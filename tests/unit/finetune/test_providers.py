@@ -35,6 +35,7 @@ from tests.unit.finetune.conftest import BUDGETS, PRICE, Clock
 ROLE = "arn:aws:iam::000000000000:role/tuning"
 HUB = "arn:aws:sagemaker:us-east-1:aws:hub-content/SageMakerPublicHub/Model/small-model/1.0.0"
 GROUP = "arn:aws:sagemaker:us-east-1:000000000000:model-package-group/demo"
+TAGS = {"stepforge:environment": "local", "stepforge:domain": "demo"}
 LAMBDA = LambdaGrader(arn="arn:aws:lambda:us-east-1:000000000000:function:grader")
 
 
@@ -164,7 +165,7 @@ def test_every_provider_goes_from_launch_to_deletion(case: Case, clock: Clock) -
     if isinstance(case.provider, Deployed):
         with pytest.raises(ProviderRefused, match="registry approve"):
             case.provider.invoke(tuned, [Message(role="user", content="hi")], max_tokens=9)
-        tuned = case.provider.deploy(job.id, trial=False)
+        tuned = case.provider.deploy(job.id, trial=False, tags=TAGS)
     asked = [Message(role="system", content="Be short."), Message(role="user", content="1 + 1 =")]
     answer = case.provider.invoke(tuned, asked, max_tokens=9)
     assert answer.text.startswith("[local fake")
@@ -185,7 +186,7 @@ def test_an_endpoint_that_is_removed_while_it_is_made_is_not_made_again(tmp_path
         for _ in range(6):
             case.provider.status(job.id)
         with pytest.raises(ProviderRefused, match="removed while it was being made"):
-            case.provider.deploy(job.id, trial=True)
+            case.provider.deploy(job.id, trial=True, tags=TAGS)
         assert server.endpoints.made["Endpoint"] == {}
 
 
@@ -199,14 +200,17 @@ def test_a_customized_model_is_served_as_the_hub_says_and_a_trial_never_touches_
         job = start(case, clock).job
         for _ in range(6):
             case.provider.status(job.id)
-        live, trial = (case.provider.deploy(job.id, trial=trial) for trial in (False, True))
+        live, trial = (case.provider.deploy(job.id, trial=trial, tags=TAGS) for trial in (False, True))
         assert trial.handle == f"{live.handle}-trial"
         # The same again changes nothing; neither does a second removal.
-        assert case.provider.deploy(job.id, trial=True) == trial
+        assert case.provider.deploy(job.id, trial=True, tags=TAGS) == trial
         for _ in range(2):
             case.provider.undeploy(job.id, trial=True)
         made = server.endpoints.made
         assert [list(made[kind]) for kind in made] == [[live.handle]] * 3
+        for kind in made:
+            tags = {tag["Key"]: tag["Value"] for tag in made[kind][live.handle]["Tags"]}
+            assert tags == {**TAGS, "stepforge:key": live.handle}, kind
         container = made["Model"][live.handle]["PrimaryContainer"]
         assert container["Image"].endswith("localfake-lmi:1")
         assert container["Environment"] == {"OPTION_ROLLING_BATCH": "vllm"}
@@ -217,7 +221,7 @@ def test_a_customized_model_is_served_as_the_hub_says_and_a_trial_never_touches_
         # One that fails is removed, since it is charged for, and its reason is told.
         server.endpoints.phases[live.handle]._ended = "Failed"
         with pytest.raises(ProviderRefused, match="failed and was removed"):
-            case.provider.deploy(job.id, trial=False)
+            case.provider.deploy(job.id, trial=False, tags=TAGS)
         assert [list(made[kind]) for kind in made] == [[]] * 3
 
 

@@ -15,15 +15,16 @@ from stepforge.contracts.jobs import ArtifactRef, JobOutcome
 from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
 from stepforge.contracts.names import Keys
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
-from stepforge.contracts.registry import PackageMetadata, Promotion
+from stepforge.contracts.registry import CHAMPION_GATE, PackageMetadata, Promotion
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.work import WORK_TYPES, DatasetWork, SftWork, SrlWork, WorkType
 from stepforge.machines.deployment import Deployment
-from tests.fakes import FakeSageMaker
+from tests.fakes import REGION_ARN, FakeSageMaker
 
-from .promoted import FILES, GROUP, ROWS, verified
+from .promoted import FILES, GROUP, ROWS, SCORES, verified
 
 BUCKET = "stepforge-test"
+TRAINED = "srl-" + "a" * 12 + "-a0"
 KEY_ARN = "arn:aws:kms:us-east-1:123456789012:key/0"
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/stepforge-train@sha256:" + "0" * 64
 
@@ -123,13 +124,15 @@ def started(s3: Any, pipeline: PipelineSpec) -> PipelineState:
 
 @pytest.fixture
 def weights(s3: Any) -> ArtifactRef:
-    return put_artifact(s3, "srl-" + "a" * 12 + "-a0", "model", FILES)
+    return put_artifact(s3, TRAINED, "model", FILES)
 
 
 @pytest.fixture
 def promotion(sagemaker: FakeSageMaker, s3: Any, weights: ArtifactRef) -> Promotion:
     rows = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-    report = EvaluationReport(spec_sha256="0" * 64, model_sha256=weights.sha256, manifest_sha256="4" * 64, scores=())
+    report = EvaluationReport(
+        spec_sha256="0" * 64, model_sha256=weights.sha256, manifest_sha256="4" * 64, scores=SCORES
+    )
     files = {"rows.ndjson": rows, "evaluation.json": canonical_json(report)}
     evaluation = put_artifact(s3, "evaluate-" + "a" * 12 + "-a0", "evaluation", files)
     metadata = PackageMetadata(
@@ -138,15 +141,16 @@ def promotion(sagemaker: FakeSageMaker, s3: Any, weights: ArtifactRef) -> Promot
         evaluation_sha256=evaluation.sha256,
         evaluation_uri=evaluation.uri,
         dataset_sha256="4" * 64,
-        training_job_arn="arn:j",
+        training_job_arn=f"{REGION_ARN}:training-job/{TRAINED}",
         domain="facial",
     )
     sagemaker.groups.add(GROUP)
+    sagemaker.add_job(TRAINED, "0" * 64, OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/jobs"})
     source = {"S3DataSource": {"S3Uri": weights.uri, "S3DataType": "S3Prefix", "CompressionType": "None"}}
     arn = sagemaker.create_model_package(
         ModelPackageGroupName=GROUP,
         ModelApprovalStatus="Approved",
-        CustomerMetadataProperties=metadata.properties(),
+        CustomerMetadataProperties={**metadata.properties(), CHAMPION_GATE: "first"},
         InferenceSpecification={"Containers": [{"Image": IMAGE, "ModelDataSource": source}]},
     )["ModelPackageArn"]
     return Promotion(package_arn=arn, group=GROUP, version=1, event_id="e" * 64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stepforge.contracts.registry import Promotion
+from stepforge.contracts.reports import Interval, Score
 from stepforge.contracts.serving import Fleet
 from stepforge.machines.deployment import (
     Deployment,
@@ -20,6 +21,13 @@ ROWS = [
     for n in range(20)
     for decoding in ("greedy", "sampled")
 ]
+
+
+SCORES = (
+    Score(
+        split="test_new", decoding="greedy", metric="accepted", value=Interval(mean=0.5, low=0.4, high=0.6, count=20)
+    ),
+)
 
 
 def verified(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion) -> Deployment:

@@ -13,7 +13,7 @@ import pytest
 from stepforge import errors, logs
 from stepforge.contracts.jobs import JobRequest
 from stepforge.contracts.resources import Resources, Vpc
-from stepforge.errors import IdentityConflict, JobFailed, JobStillRunning, StepforgeError
+from stepforge.errors import IdentityConflict, JobFailed, JobStillRunning, NameTaken, StepforgeError
 from stepforge.jobs import attempts_of
 from stepforge.machines.attempts import (
     Attempt,
@@ -21,6 +21,7 @@ from stepforge.machines.attempts import (
     Ended,
     find_attempt,
     job_failure,
+    name_after,
     outcome,
     succeeded,
     volume_key,
@@ -111,16 +112,53 @@ def test_a_name_that_another_spec_has_is_a_conflict_and_never_renamed(
 
 
 @pytest.mark.parametrize("status", ["InProgress", "Completed", "Failed"])
-def test_a_job_of_another_environment_in_the_account_is_a_conflict_and_neither_polled_nor_adopted(
+def test_a_job_of_another_environment_in_the_account_is_neither_polled_nor_adopted_and_the_next_number_is_ours(
     sagemaker: FakeSageMaker, s3: Any, status: str
 ) -> None:
     output = {"S3OutputPath": "s3://the-bucket-of-dev/jobs"}
     add(sagemaker, f"{PREFIX}-a0", SHA, status, OutputDataConfig=output)
-    with pytest.raises(IdentityConflict, match=r"another environment's .* change the recipe"):
-        find(sagemaker, s3)
-    sagemaker.jobs[f"{PREFIX}-a0"]["OutputDataConfig"] = {"S3OutputPath": f"s3://{BUCKET}/jobs"}
-    if status == "InProgress":
-        assert find(sagemaker, s3) == ("-a0", "poll")
+    assert find(sagemaker, s3) == ("-a1", "create")
+    # Both came at once, and the other was faster: the machine looks for the next number again.
+    ended = Ended(request=REQUEST, attempt=found(sagemaker, s3))
+    add(sagemaker, f"{PREFIX}-a1", SHA, status, OutputDataConfig=output)
+    with pytest.raises(NameTaken, match="taken by another environment"):
+        outcome(sagemaker, s3, ended, bucket=BUCKET)
+    assert find(sagemaker, s3) == ("-a2", "create")
+    add(sagemaker, f"{PREFIX}-a2", SHA, "InProgress")
+    assert find(sagemaker, s3) == ("-a2", "poll")
+
+
+def test_two_environments_of_one_account_run_the_same_recipe_and_each_finds_its_own_job(
+    sagemaker: FakeSageMaker, s3: Any
+) -> None:
+    buckets = (BUCKET, "stepforge-another")
+    s3.create_bucket(Bucket=buckets[1])
+    names = []
+    for bucket in buckets:
+        spec_uri = f"s3://{bucket}/specs/{SHA}/spec.json"
+        channels = {"spec": f"s3://{bucket}/specs/{SHA}/", "data": f"s3://{bucket}/jobs/d/output/model/"}
+        request = REQUEST.model_copy(update={"spec_uri": spec_uri, "channels": channels})
+        own: Any = {"bucket": bucket, "key_arn": KEY_ARN, "poll_seconds": 1}
+        connection: Any = SimpleNamespace(
+            client={"sagemaker": sagemaker, "s3": s3}.__getitem__, environment=SimpleNamespace(bucket=bucket)
+        )
+        attempt = find_attempt(sagemaker, s3, request, **own).attempt
+        # Who follows is told the name that comes, where it is not the first.
+        assert [a.name for a in attempts_of(connection, request)] == ([] if bucket == BUCKET else [attempt.name])
+        assert attempt.action == "create"
+        sagemaker.add_job(attempt.name, SHA, "InProgress", **of_request(request))
+        again = find_attempt(sagemaker, s3, request, **own).attempt
+        assert (again.name, again.action) == (attempt.name, "poll")
+        assert [(a.name, a.status) for a in attempts_of(connection, request)] == [(attempt.name, "InProgress")]
+        names.append(attempt.name)
+    assert names == [f"{PREFIX}-a0", f"{PREFIX}-a1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "after"), [(None, "a0"), ("sft-0123456789ab-a0", "a1"), ("sft-0123456789ab-a9", "a10")]
+)
+def test_the_number_goes_on_from_the_last_one_and_not_from_how_many_there_are(name: str | None, after: str) -> None:
+    assert name_after("sft-0123456789ab", name) == f"sft-0123456789ab-{after}"
 
 
 OURS = of_request(REQUEST)

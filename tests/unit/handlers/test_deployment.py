@@ -93,6 +93,15 @@ def test_a_candidate_whose_promotion_ended_is_removed(
     assert sagemaker.endpoints[deployment.candidate]["EndpointConfigName"] == deployment.config
 
 
+def test_a_live_endpoint_of_an_earlier_release_gets_the_tags_with_its_next_version(
+    sagemaker: FakeSageMaker, deployment: Deployment
+) -> None:
+    sagemaker.create_endpoint(EndpointName=GROUP, EndpointConfigName="old", Tags=[{"Key": "team", "Value": "faces"}])
+    deploy_live(sagemaker, FakeAlarms(), deployment)
+    tags = {tag["Key"]: tag["Value"] for tag in sagemaker.tags[sagemaker.endpoints[GROUP]["EndpointArn"]]}
+    assert tags == {"team": "faces", "stepforge:environment": "local", "stepforge:domain": "facial"}
+
+
 def test_a_candidate_that_somebody_else_deleted_first_or_that_comes_up_is_waited_for(
     sagemaker: FakeSageMaker, states: Any, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ from stepforge.machines.deployment import (
     smoke,
     verify,
 )
-from stepforge.machines.deployment._surfaces import component_request, config_request
+from stepforge.machines.deployment._surfaces import component_request, config_request, cost_tags
 from stepforge.machines.invoking import Target, invoke
 from stepforge.machines.rollout import Rollout, component_guardrails
 from tests.fakes import FakeAlarms, FakeSageMaker
@@ -60,7 +60,7 @@ def verified(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion, fleet: Fle
         ("CreateEndpointConfig", config_request("v", REALTIME, key_arn=KEY_ARN)),
         ("CreateEndpointConfig", config_request("v", LATER, key_arn=KEY_ARN)),
         ("CreateEndpointConfig", config_request("v", SHARED, key_arn=KEY_ARN, role_arn="arn:aws:iam::1:role/serving")),
-        ("CreateInferenceComponent", component_request("c", "v", "e", SHARED, [{"Key": "a", "Value": "b"}])),
+        ("CreateInferenceComponent", {**component_request("c", "v", "e", SHARED), "Tags": cost_tags(GROUP)}),
         (
             "UpdateInferenceComponent",
             {"InferenceComponentName": "c", "DeploymentConfig": component_guardrails("a", Rollout())},
@@ -71,6 +71,45 @@ def verified(sagemaker: FakeSageMaker, s3: Any, promotion: Promotion, fleet: Fle
 def test_what_is_asked_of_sagemaker_has_the_shape_that_botocore_has(operation: str, request_: dict[str, Any]) -> None:
     shape = botocore.session.get_session().get_service_model("sagemaker").operation_model(operation).input_shape
     assert not ParamValidator().validate(request_, shape).has_errors()
+
+
+class Recording:
+    """Passes every call on, and keeps those that make something."""
+
+    def __init__(self, sagemaker: FakeSageMaker) -> None:
+        self._sagemaker, self.made = sagemaker, []
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._sagemaker, name)
+
+        def recorded(**request: Any) -> Any:
+            if name.startswith("create_"):
+                self.made.append((name, request))
+            return call(**request)
+
+        return recorded
+
+
+@pytest.mark.parametrize("fleet", [REALTIME, LATER, SHARED], ids=lambda fleet: fleet.mode)
+@pytest.mark.parametrize(("group", "environment"), [(GROUP, "local"), ("stepforge-dev---facial", "dev")])
+def test_all_that_is_made_to_serve_carries_the_tags_that_the_budget_counts(
+    sagemaker: FakeSageMaker, states: Any, deployment: Deployment, fleet: Fleet, group: str, environment: str
+) -> None:
+    where = deployment.promotion.model_copy(update={"group": group})
+    names = {"promotion": where, "endpoint": group, "candidate": f"{group}-candidate", "fleet": fleet}
+    deployment, seen = deployment.model_copy(update=names), Recording(sagemaker)
+    prepare(seen, deployment, role_arn="arn:aws:iam::123456789012:role/serving", key_arn=KEY_ARN)
+    if fleet.mode == "components":
+        with pytest.raises(PromotionBusy, match="being created"):
+            deploy_candidate(seen, states, deployment, execution_arn="arn:me")
+    deploy_candidate(seen, states, deployment, execution_arn="arn:me")
+    deploy_live(seen, FakeAlarms(), deployment)
+    kinds = ["model", "endpoint_config", "endpoint"]
+    kinds += ["inference_component"] * 2 if fleet.mode == "components" else ["endpoint"]
+    assert [name for name, _ in seen.made] == [f"create_{kind}" for kind in kinds]
+    for name, request in seen.made:
+        tags = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
+        assert tags.items() >= {"stepforge:environment": environment, "stepforge:domain": "facial"}.items(), name
 
 
 def test_an_asynchronous_endpoint_writes_with_the_key_and_tells_the_topics_that_are_named() -> None:

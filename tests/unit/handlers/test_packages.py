@@ -11,7 +11,7 @@ from botocore.validate import validate_parameters
 
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.pipelines import PipelineSpec, PipelineState
-from stepforge.contracts.registry import ExternalLineage, PackageMetadata
+from stepforge.contracts.registry import CHAMPION_GATE, ExternalLineage, PackageMetadata
 from stepforge.contracts.reports import EvaluationReport, Interval, Score
 from stepforge.finetune.registering import register_external
 from stepforge.machines.failures import Failure
@@ -24,7 +24,7 @@ from stepforge.machines.packages import (
     plan_champion,
     register,
 )
-from tests.fakes import FakeSageMaker
+from tests.fakes import TUNE, FakeSageMaker
 
 from .conftest import IMAGE, outcome, put_artifact
 
@@ -181,6 +181,26 @@ def test_a_champion_at_a_provider_is_compared_by_the_evaluation_it_was_registere
     assert plan_champion(sagemaker, s3, pipeline, challenger)[1] is None
     found = compare_with_champion(sagemaker, s3, pipeline, challenger).comparison
     assert (found.champion, found.better) == (theirs.package_arn, True)
+
+
+def test_a_version_carries_the_champion_gates_verdict_wherever_its_model_is(
+    sagemaker: FakeSageMaker, s3: Any, pipeline: PipelineSpec, done: PipelineState
+) -> None:
+    def verdict(arn: str) -> str:
+        return sagemaker.packages[arn]["CustomerMetadataProperties"][CHAMPION_GATE]
+
+    arn = registered(sagemaker, s3, pipeline, done).package_arn
+    assert verdict(arn) == "first"
+    approve(sagemaker, arn)
+    assert verdict(registered(sagemaker, s3, pipeline, another(done, s3, 0.95)).package_arn) == "better"
+    for accepted, wanted in ((0.95, "better"), (0.2, "not better")):
+        state = another(done, s3, accepted)
+        pipeline_sha256 = str(len(wanted) % 10) * 64
+        metadata = metadata_of(pipeline, state).model_copy(update={"pipeline_sha256": pipeline_sha256})
+        theirs, _ = register_external(
+            sagemaker, s3, group=pipeline.group, metadata=metadata, lineage=ExternalLineage.model_validate(TUNE)
+        )
+        assert verdict(theirs.package_arn) == wanted
 
 
 def test_the_new_evaluation_decides_and_one_that_failed_is_said(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stepforge.contracts.registry import PackageMetadata, Promotion
+from stepforge.contracts.registry import CHAMPION_GATE, PackageMetadata, Promotion
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import ArtifactRefused, PromotionBusy
 from stepforge.machines.deployment import Deployment, deploy_live, look_live, roll_back, stamp
@@ -24,7 +24,7 @@ def another(sagemaker: FakeSageMaker, first: Promotion) -> Promotion:
     arn = sagemaker.create_model_package(
         ModelPackageGroupName=GROUP,
         ModelApprovalStatus="Approved",
-        CustomerMetadataProperties=metadata.properties(),
+        CustomerMetadataProperties={**metadata.properties(), CHAMPION_GATE: "better"},
         InferenceSpecification=like["InferenceSpecification"],
     )["ModelPackageArn"]
     version = sagemaker.packages[arn]["ModelPackageVersion"]

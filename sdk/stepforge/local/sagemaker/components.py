@@ -103,7 +103,7 @@ def update(context: Context, request: Json) -> Json:
         if "RuntimeConfig" in request:
             known["RuntimeConfig"] = _copies(request["RuntimeConfig"])
         if deployment := request.get("DeploymentConfig"):
-            known["LastDeploymentConfig"] = deployment
+            known["LastDeploymentConfig"] = known["NextDeployment"] = deployment
         known["LastModifiedTime"] = time.time()
         known.pop("FailureReason", None)
         context.store.put("component", known["InferenceComponentName"], known)

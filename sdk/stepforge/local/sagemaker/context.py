@@ -74,6 +74,10 @@ class Context:
         return self._session.client("sns", endpoint_url=self.endpoint_url)
 
     @cached_property
+    def cloudwatch(self) -> Any:
+        return self._session.client("cloudwatch", endpoint_url=self.endpoint_url)
+
+    @cached_property
     def objects(self) -> Objects:
         return Objects(self.s3)
 

@@ -192,7 +192,7 @@ def update(context: Context, request: Json) -> Json:
             raise validation(f'Cannot update in-progress endpoint "{known["EndpointArn"]}".')
         known |= {"EndpointStatus": "Updating", "Next": request["EndpointConfigName"], "LastModifiedTime": time.time()}
         if deployment := request.get("DeploymentConfig"):
-            known["LastDeploymentConfig"] = deployment
+            known["LastDeploymentConfig"] = known["NextDeployment"] = deployment
         known.pop("FailureReason", None)
         context.store.put("endpoint", known["EndpointName"], known)
     return {"EndpointArn": known["EndpointArn"]}

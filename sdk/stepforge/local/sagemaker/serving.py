@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from stepforge.local.sagemaker import components, endpoints
+from stepforge.local.sagemaker import components, endpoints, traffic
 from stepforge.local.sagemaker.context import Context
 from stepforge.local.sagemaker.errors import ServiceError
 from stepforge.local.sagemaker.replicas import DeploymentFailed, Replica
@@ -22,6 +23,8 @@ INVOKE_SECONDS = 60.0
 API_runtime_InvokeEndpoint.html"""
 _LONGEST_ANSWER = 3600.0
 """Of an asynchronous one."""
+_LOOK_SECONDS = 0.2
+"""Between two looks at the alarms of an update."""
 
 
 class Unit(NamedTuple):
@@ -40,14 +43,39 @@ class Unit(NamedTuple):
         return {"endpoint": "EndpointConfigName", "component": "Specification"}[self.kind]
 
 
+class Stopping(Exception):
+    """The server ends: the next one takes the update up again."""
+
+
+@dataclass
+class Newcomer:
+    """The new version of an update that is under way, beside the old one."""
+
+    replica: Replica
+    share: float
+    """Of the requests, that it answers."""
+    asked: int = 0
+    """Requests to both while this share holds."""
+
+    def is_next(self) -> bool:
+        """Whether it answers the next request. Evenly, and not by chance: a tenth is every tenth."""
+        self.asked += 1
+        return int(self.asked * self.share) > int((self.asked - 1) * self.share)
+
+
 class Deployments:
-    """A replica is replaced only by one that answers, and ends only when it has answered all that it was asked."""
+    """A replica is replaced only by one that answers, and ends only when it has answered all that it was asked.
+
+    An update with a DeploymentConfig lets both answer for a while, and ends with the old one where an alarm fires.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._replicas: dict[Unit, Replica] = {}
+        self._newcomers: dict[Unit, Newcomer] = {}
         self._locks: dict[Unit, threading.Lock] = {}
         self._lock = threading.Lock()
+        self._ending = threading.Event()
         self._idle = threading.Condition(self._lock)
 
     def start(self) -> None:
@@ -66,8 +94,10 @@ class Deployments:
         ]
 
     def stop(self) -> None:
+        self._ending.set()
         with self._lock:
-            replicas, self._replicas = list(self._replicas.values()), {}
+            replicas = [*self._replicas.values(), *(one.replica for one in self._newcomers.values())]
+            self._replicas, self._newcomers = {}, {}
         for replica in replicas:
             replica.kill()
 
@@ -93,15 +123,68 @@ class Deployments:
                 logger.exception("deployment of %s", unit.name)
                 self._failed(unit, known, f"InternalServerError: {error!r}")
                 return
+            if replica is not None and not self._stays(unit, known, wanted, replica):
+                return
             with self._lock:
+                self._newcomers.pop(unit, None)
                 old = self._replicas.pop(unit, None)
                 if replica is not None:
                     self._replicas[unit] = replica
             variant, _ = self._definition(unit, known, wanted)
             changes: Json = {unit.status: "InService", unit.serves: wanted, "Variant": {"VariantName": variant}}
-            self._write(unit, **changes, Next=None)
+            self._write(unit, **changes, Next=None, NextDeployment=None)
         if old is not None:
             self._retire(old)
+
+    def _stays(self, unit: Unit, known: Json, wanted: Json, replica: Replica) -> bool:
+        """Whether the new version may take the old one's place; where it may not, the old one has it again."""
+        config = known.get("NextDeployment")
+        if "Variant" not in known or config is None:
+            return True
+        try:
+            fired = self._bake(unit, known, wanted, replica, config)
+            reason = f"The update was rolled back: the CloudWatch alarm {fired} is in ALARM"
+        except Stopping:
+            return False
+        except Exception as error:
+            logger.exception("traffic of %s", unit.name)
+            fired, reason = "", f"InternalServerError: {error!r}"
+        if fired is None:
+            return True
+        with self._lock:
+            self._newcomers.pop(unit, None)
+        self._failed(unit, known, reason)
+        self._retire(replica)
+        return False
+
+    def _bake(self, unit: Unit, known: Json, wanted: Json, replica: Replica, config: Json) -> str | None:
+        """Move the traffic as the update says, and return the alarm that fired meanwhile. Raises Stopping."""
+        names = traffic.alarms(config)
+        for share, seconds in traffic.steps(config, self._instances(unit, known, wanted)):
+            if seconds <= 0:
+                continue
+            with self._lock:
+                self._newcomers[unit] = Newcomer(replica, share)
+            deadline = time.monotonic() + seconds
+            while (left := deadline - time.monotonic()) > 0:
+                if self._ending.wait(min(_LOOK_SECONDS, left)):
+                    raise Stopping
+                if (fired := self._fired(names)) is not None:
+                    return fired
+        return None
+
+    def _fired(self, names: list[str]) -> str | None:
+        if not names:
+            return None
+        found = self._context.cloudwatch.describe_alarms(AlarmNames=names, StateValue="ALARM")["MetricAlarms"]
+        return found[0]["AlarmName"] if found else None
+
+    def _instances(self, unit: Unit, known: Json, wanted: Json) -> int:
+        if unit.kind == "component":
+            copies: int = known["RuntimeConfig"]["DesiredCopyCount"]
+            return copies
+        variant = endpoints.config(self._context, wanted)["ProductionVariants"][0]
+        return int(variant.get("InitialInstanceCount", 1))
 
     def _definition(self, unit: Unit, known: Json, serves: Json) -> tuple[str, str | None]:
         """The variant and the model; no model for an endpoint that waits for inference components."""
@@ -121,9 +204,9 @@ class Deployments:
         if "Next" in known and "Variant" in known:
             if unit.kind == "endpoint":
                 self._write(unit, EndpointStatus="RollingBack", FailureReason=reason)
-            self._write(unit, **{**failed, unit.status: "InService"}, Next=None)
+            self._write(unit, **{**failed, unit.status: "InService"}, Next=None, NextDeployment=None)
         else:
-            self._write(unit, **failed, Next=None)
+            self._write(unit, **failed, Next=None, NextDeployment=None)
 
     def _write(self, unit: Unit, **changes: Json) -> None:
         with self._context.store.transaction():
@@ -217,7 +300,9 @@ class Deployments:
 
     def _taken(self, unit: Unit) -> Replica | None:
         with self._lock:
-            replica = self._replicas.get(unit)
+            replica, newcomer = self._replicas.get(unit), self._newcomers.get(unit)
+            if newcomer is not None and (newcomer.is_next() or replica is None or not replica.running):
+                replica = newcomer.replica
             if replica is None or not replica.running:
                 return None
             replica.users += 1

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import PurePosixPath
 from typing import Any
 
-from stepforge.artifacts import check_digest, folder, list_paths, read_manifest, read_report, stream_sha256
+from stepforge.artifacts import check_digest, folder, list_paths, read_bytes, read_manifest, read_report, stream_sha256
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.manifests import MANIFEST, PICKLES
 from stepforge.contracts.names import endpoint_name
-from stepforge.contracts.registry import ExternalLineage, PackageMetadata, Promotion
+from stepforge.contracts.records import TEST_SPLITS
+from stepforge.contracts.registry import ExternalLineage, GateVerdict, PackageMetadata, Promotion
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.contracts.resources import check_pinned
 from stepforge.contracts.serving import Fleet
 from stepforge.errors import ArtifactRefused, EndpointFailed, IntegrityError, InvalidInput
+from stepforge.machines.champion import METRIC
 from stepforge.machines.deployment._contracts import Deployment
+from stepforge.machines.deployment._lineage import check_job, check_tune, check_verdict
 from stepforge.machines.deployment._lookups import approved
 from stepforge.machines.deployment._smoke import golden
 from stepforge.machines.deployment._versions import mode_of, previous_config, serving_name
@@ -30,8 +34,9 @@ def verify(sagemaker: Any, s3: Any, promotion: Promotion, fleet: Fleet, *, poll_
     metadata = PackageMetadata.of(package.get("CustomerMetadataProperties", {}))
     if metadata is None:
         raise ArtifactRefused(f"{promotion.package_arn} was not registered by stepforge: its digests are unknown")
-    if (lineage := ExternalLineage.of(package.get("CustomerMetadataProperties", {}))) is not None:
-        return _external(s3, promotion, metadata, lineage, fleet, poll_seconds=poll_seconds)
+    verdict = check_verdict(package["CustomerMetadataProperties"])
+    if (lineage := ExternalLineage.of(package["CustomerMetadataProperties"])) is not None:
+        return _external(s3, promotion, metadata, lineage, fleet, verdict=verdict, poll_seconds=poll_seconds)
     container = package["InferenceSpecification"]["Containers"][0]
     try:
         check_pinned(container["Image"])
@@ -42,6 +47,7 @@ def verify(sagemaker: Any, s3: Any, promotion: Promotion, fleet: Fleet, *, poll_
     uri = container["ModelDataSource"]["S3DataSource"]["S3Uri"]
     try:
         check_weights(s3, uri, metadata.model_sha256)
+        check_job(sagemaker, s3, metadata, uri)
         check_evaluation(s3, metadata)
     except (IntegrityError, InvalidInput) as error:
         raise ArtifactRefused(str(error)) from error
@@ -60,6 +66,7 @@ def verify(sagemaker: Any, s3: Any, promotion: Promotion, fleet: Fleet, *, poll_
         previous_config=previous_config(sagemaker, promotion, name, fleet),
         fleet=fleet,
         poll_seconds=poll_seconds,
+        champion_gate=verdict,
     )
 
 
@@ -70,15 +77,18 @@ def _external(
     lineage: ExternalLineage,
     fleet: Fleet,
     *,
+    verdict: GateVerdict | None,
     poll_seconds: int,
 ) -> Deployment:
-    """There are no weights to check: the request that names the model and its evaluation are what was registered."""
+    """There are no weights to check: the request that names the model and its evaluation are what was registered, and
+    the evaluation is of this model, on the records that the request held out."""
     evaluation = ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
     request = ArtifactRef(uri=lineage.external_request_uri, sha256=metadata.pipeline_sha256)
     try:
-        read_manifest(s3, evaluation.uri, expected_sha256=evaluation.sha256)
-        if (found := stream_sha256(s3, request.uri)) != request.sha256:
+        data = read_bytes(s3, request.uri)
+        if (found := hashlib.sha256(data).hexdigest()) != request.sha256:
             raise IntegrityError(f"{request.uri} has SHA-256 {found}, but the package says {request.sha256}")
+        _check_report(s3, metadata, dataset_sha256=check_tune(data, metadata, lineage))
     except (IntegrityError, InvalidInput) as error:
         raise ArtifactRefused(str(error)) from error
     name = f"external-{metadata.model_sha256[:12]}"
@@ -94,26 +104,37 @@ def _external(
         fleet=fleet,
         poll_seconds=poll_seconds,
         external=True,
+        champion_gate=verdict,
     )
 
 
 def check_evaluation(s3: Any, metadata: PackageMetadata) -> None:
     """There is an evaluation, of these very weights on the data that the package names, with answers to ask again.
 
-    Raises ArtifactRefused where it is another's, InvalidInput or IntegrityError where it is missing or was altered.
+    Raises ArtifactRefused where it is another's or scores nothing, InvalidInput or IntegrityError where it is missing
+    or was altered.
     """
+    golden(s3, _check_report(s3, metadata, dataset_sha256=metadata.dataset_sha256))
+
+
+def _check_report(s3: Any, metadata: PackageMetadata, *, dataset_sha256: str) -> ArtifactRef:
     ref = ArtifactRef(uri=metadata.evaluation_uri, sha256=metadata.evaluation_sha256)
     report = read_report(s3, ref, EVALUATION, EvaluationReport)
     for field, found, wanted in (
         ("model", report.model_sha256, metadata.model_sha256),
-        ("dataset", report.manifest_sha256, metadata.dataset_sha256),
+        ("dataset", report.manifest_sha256, dataset_sha256),
     ):
         if found != wanted:
             raise ArtifactRefused(
                 f"{folder(ref.uri)}{EVALUATION} is of the {field} {found}, but the package names {wanted}: "
                 "nobody knows how this model scores"
             )
-    golden(s3, ref)
+    if not any(score.metric == METRIC and score.split in TEST_SPLITS for score in report.scores):
+        raise ArtifactRefused(
+            f"{folder(ref.uri)}{EVALUATION} has no score of {METRIC!r} on any of {', '.join(TEST_SPLITS)}: nobody "
+            "knows how this model scores"
+        )
+    return ref
 
 
 def check_weights(s3: Any, uri: str, expected_sha256: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepforge.contracts.base import Contract, Sha256
 from stepforge.contracts.jobs import ArtifactRef
-from stepforge.contracts.registry import Promotion, PromotionStep
+from stepforge.contracts.registry import GateVerdict, Promotion, PromotionStep
 from stepforge.contracts.serving import Fleet
 
 
@@ -26,6 +26,8 @@ class Deployment(Contract):
     poll_seconds: int
     external: bool = False
     """A provider has the weights and answers: nothing is deployed."""
+    champion_gate: GateVerdict | None = None
+    """What the champion gate said at the registration; None in executions of an older machine."""
 
 
 class Golden(Contract):

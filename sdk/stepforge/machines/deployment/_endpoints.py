@@ -14,7 +14,7 @@ from stepforge.contracts.serving import Fleet
 from stepforge.errors import EndpointFailed, PromotionBusy
 from stepforge.machines.deployment._contracts import Deployment
 from stepforge.machines.deployment._lookups import OWNER_TAG, approved, hold_order, owner_of, runs
-from stepforge.machines.deployment._surfaces import MOVING, Served, Surface, surface
+from stepforge.machines.deployment._surfaces import MOVING, Served, Surface, cost_tags, surface
 from stepforge.machines.deployment._versions import previous_config
 from stepforge.machines.rollout import Rollout, ensure_alarm
 
@@ -36,6 +36,7 @@ def prepare(sagemaker: Any, deployment: Deployment, *, role_arn: str, key_arn: s
             PrimaryContainer=container,
             ExecutionRoleArn=role_arn,
             EnableNetworkIsolation=True,
+            Tags=cost_tags(deployment.promotion.group),
         )
     _surface(sagemaker, deployment).prepare(deployment.config, role_arn=role_arn, key_arn=key_arn)
 
@@ -83,6 +84,7 @@ def deploy_live(sagemaker: Any, cloudwatch: Any, deployment: Deployment, rollout
         at.delete(name)
         raise PromotionBusy(f"{name} had failed and is being deleted: wait for it to go")
     elif _still(found).version != deployment.config:
+        at.tag(name)
         alarm = ensure_alarm(cloudwatch, name, mode, topic_arn=rollout.alarm_topic_arn)
         at.update(name, deployment.config, alarm, rollout)
 

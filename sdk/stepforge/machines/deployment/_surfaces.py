@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError as AwsError
 
 from stepforge.absence import existing
 from stepforge.contracts.base import digest
-from stepforge.contracts.names import Keys, endpoint_name
+from stepforge.contracts.names import DOMAIN_TAG, ENVIRONMENT_TAG, Keys, endpoint_name, group_domain, group_environment
 from stepforge.contracts.serving import VARIANT, Answers, Fleet
 from stepforge.errors import EndpointFailed, PromotionBusy
 from stepforge.machines.attempts import volume_key
@@ -42,10 +42,13 @@ class Surface(Protocol):
         """Make what `create` and `update` need beside the Model, where it does not exist."""
 
     def create(self, name: str, version: str, tags: Tags = ()) -> None:
-        """Raises PromotionBusy where something must come into service first."""
+        """With `tags` beside those of the bill. Raises PromotionBusy where something must come into service first."""
 
     def update(self, name: str, version: str, alarm: str | None, rollout: Rollout) -> None:
         """Replace what serves, guarded by an alarm; without one at once."""
+
+    def tag(self, name: str) -> None:
+        """Tag what is charged for behind `name`, if an earlier release made it without tags."""
 
     def delete(self, name: str) -> None: ...
 
@@ -60,14 +63,20 @@ class Surface(Protocol):
 
 
 def surface(sagemaker: Any, group: str, fleet: Fleet) -> Surface:
-    return Components(sagemaker, group, fleet) if fleet.mode == "components" else Endpoints(sagemaker, fleet)
+    return Components(sagemaker, group, fleet) if fleet.mode == "components" else Endpoints(sagemaker, group, fleet)
+
+
+def cost_tags(group: str) -> list[dict[str, str]]:
+    """Tags by which the bill and the environment's budget know what serves a group. Pure."""
+    tags = {ENVIRONMENT_TAG: group_environment(group), DOMAIN_TAG: group_domain(group)}
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 class Endpoints:
     """An endpoint for each of candidate and champion."""
 
-    def __init__(self, sagemaker: Any, fleet: Fleet) -> None:
-        self._sagemaker, self._fleet = sagemaker, fleet
+    def __init__(self, sagemaker: Any, group: str, fleet: Fleet) -> None:
+        self._sagemaker, self._fleet, self._tags = sagemaker, fleet, cost_tags(group)
 
     def find(self, name: str) -> Served | None:
         found = existing(self._sagemaker.describe_endpoint, EndpointName=name)
@@ -78,16 +87,18 @@ class Endpoints:
 
     def prepare(self, version: str, *, role_arn: str, key_arn: str) -> None:
         if existing(self._sagemaker.describe_endpoint_config, EndpointConfigName=version) is None:
-            self._sagemaker.create_endpoint_config(**config_request(version, self._fleet, key_arn=key_arn))
+            request = config_request(version, self._fleet, key_arn=key_arn)
+            self._sagemaker.create_endpoint_config(**request, Tags=self._tags)
 
     def create(self, name: str, version: str, tags: Tags = ()) -> None:
-        self._sagemaker.create_endpoint(
-            EndpointName=name, EndpointConfigName=version, **({"Tags": list(tags)} if tags else {})
-        )
+        self._sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=version, Tags=[*self._tags, *tags])
 
     def update(self, name: str, version: str, alarm: str | None, rollout: Rollout) -> None:
         guarded = {} if alarm is None else {"DeploymentConfig": guardrails(alarm, rollout)}
         self._sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=version, **guarded)
+
+    def tag(self, name: str) -> None:
+        _tag_endpoint(self._sagemaker, name, self._tags)
 
     def delete(self, name: str) -> None:
         self._sagemaker.delete_endpoint(EndpointName=name)
@@ -105,6 +116,7 @@ class Components:
     def __init__(self, sagemaker: Any, group: str, fleet: Fleet) -> None:
         self._sagemaker, self._fleet = sagemaker, fleet
         self._group, self._endpoint, self._config = group, endpoint_name(group), fleet_name(group, fleet)
+        self._tags = cost_tags(group)
 
     def find(self, name: str) -> Served | None:
         found = existing(self._sagemaker.describe_inference_component, InferenceComponentName=name)
@@ -116,12 +128,12 @@ class Components:
     def prepare(self, version: str, *, role_arn: str, key_arn: str) -> None:
         if existing(self._sagemaker.describe_endpoint_config, EndpointConfigName=self._config) is None:
             request = config_request(self._config, self._fleet, key_arn=key_arn, role_arn=role_arn)
-            self._sagemaker.create_endpoint_config(**request)
+            self._sagemaker.create_endpoint_config(**request, Tags=self._tags)
 
     def create(self, name: str, version: str, tags: Tags = ()) -> None:
         self._ensure_endpoint()
         self._sagemaker.create_inference_component(
-            **component_request(name, version, self._endpoint, self._fleet, tags)
+            **component_request(name, version, self._endpoint, self._fleet), Tags=[*self._tags, *tags]
         )
 
     def update(self, name: str, version: str, alarm: str | None, rollout: Rollout) -> None:
@@ -129,6 +141,9 @@ class Components:
         self._sagemaker.update_inference_component(
             InferenceComponentName=name, Specification=_specification(version, self._fleet), **guarded
         )
+
+    def tag(self, name: str) -> None:
+        _tag_endpoint(self._sagemaker, self._endpoint, self._tags)
 
     def delete(self, name: str) -> None:
         self._sagemaker.delete_inference_component(InferenceComponentName=name)
@@ -164,7 +179,7 @@ class Components:
         name, found = self._endpoint, existing(self._sagemaker.describe_endpoint, EndpointName=self._endpoint)
         if found is None:
             try:
-                self._sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=self._config)
+                self._sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=self._config, Tags=self._tags)
             except AwsError:
                 if existing(self._sagemaker.describe_endpoint, EndpointName=name) is None:
                     raise
@@ -224,16 +239,15 @@ def async_config(answers: Answers, *, key_arn: str) -> dict[str, Any]:
     }
 
 
-def component_request(name: str, model: str, endpoint: str, fleet: Fleet, tags: Tags = ()) -> dict[str, Any]:
+def component_request(name: str, model: str, endpoint: str, fleet: Fleet) -> dict[str, Any]:
     """The request of CreateInferenceComponent: a copy for each instance. Pure."""
-    request: dict[str, Any] = {
+    return {
         "InferenceComponentName": name,
         "EndpointName": endpoint,
         "VariantName": VARIANT,
         "Specification": _specification(model, fleet),
         "RuntimeConfig": {"CopyCount": fleet.instances},
     }
-    return {**request, "Tags": list(tags)} if tags else request
 
 
 def _specification(model: str, fleet: Fleet) -> dict[str, Any]:
@@ -243,6 +257,13 @@ def _specification(model: str, fleet: Fleet) -> dict[str, Any]:
     if share.accelerators:
         needs["NumberOfAcceleratorDevicesRequired"] = share.accelerators
     return {"ModelName": model, "ComputeResourceRequirements": needs}
+
+
+def _tag_endpoint(sagemaker: Any, name: str, tags: Tags) -> None:
+    found = sagemaker.describe_endpoint(EndpointName=name)
+    has = sagemaker.list_tags(ResourceArn=found["EndpointArn"])["Tags"]
+    if any(tag not in has for tag in tags):
+        sagemaker.add_tags(ResourceArn=found["EndpointArn"], Tags=list(tags))
 
 
 def _delete_config(sagemaker: Any, name: str) -> None:
