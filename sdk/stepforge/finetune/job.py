@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from stepforge.contracts.base import Contract
 from stepforge.economics import bills
-from stepforge.economics.catalogue import ModelPrice
+from stepforge.economics.catalogue import ModelPrice, Provider
 from stepforge.economics.tokens import TokenCount
 from stepforge.errors import InvalidInput, ProviderRefused, UnknownPrice
 from stepforge.finetune.keys import without
@@ -20,7 +20,6 @@ from stepforge.finetune.spec import ProviderName, Teacher, TokenRange, TuneSpec
 
 FAKE_MARK = "localfake"
 """In every id that a local server of ours gives out. No provider has such ids."""
-CENT = Decimal("0.01")
 
 
 class State(StrEnum):
@@ -125,47 +124,73 @@ class Estimate(Contract):
     """What a launch will cost, in US dollars. Budgets are held against `high_usd`."""
 
     low_usd: Annotated[Decimal, Field(ge=0)]
+    expected_usd: Annotated[Decimal, Field(ge=0)] | None = None
+    """What the bill is expected to say, where records were counted by the provider's counter, or hours are known to be
+    so many; None: nothing but the range is known, and its middle means nothing."""
     high_usd: Annotated[Decimal, Field(ge=0)]
     tokens: TokenRange
     """Training tokens over all epochs."""
     price: ModelPrice
 
 
-def estimate(spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
+def estimate(
+    spec: TuneSpec,
+    price: ModelPrice,
+    *,
+    hours: tuple[Decimal, Decimal] | None = None,
+    charged_by: Provider | None = None,
+) -> Estimate:
     """Cost of a spec at a price: tokens x epochs, hours (a range that the caller has to give), or a flat price.
 
-    A distillation costs what its teacher says beside the training, and more pairs where the provider adds some.
-    Rounded to the cent, away from the middle: what may cost something is never free.
+    `charged_by` is who writes the bill (`bills.RULES`), where that is not the provider of the spec: Azure speaks the
+    protocol of OpenAI. A distillation costs what its teacher says beside the training, and more pairs where the
+    provider adds some. The ends of each item are rounded to the cent, away from the middle: what may cost something is
+    never free, and no bill's rounding is above the upper end.
     Raises InvalidInput where an hourly price comes without hours, and for a price of anything but training;
     UnknownPrice where a distillation's price has no rates of its teacher.
     """
     if spec.teacher is not None:
         return _distillation(spec, spec.teacher, price)
-    epochs = spec.hyperparameters.epochs
-    tokens = spec.training.tokens
-    total = TokenRange(low=tokens.low * epochs, high=tokens.high * epochs, method=f"{tokens.method} x {epochs} epochs")
+    epochs, said = spec.hyperparameters.epochs, spec.training.tokens
     if price.kind == "training_hours":
-        if hours is None:
-            raise InvalidInput(
-                f"{spec.base_model!r} is charged by the hour ({price.usd} USD): say how long, as hours=(2, 5)"
-            )
-        if not 0 < hours[0] <= hours[1]:
-            raise InvalidInput(f"hours {tuple(map(str, hours))}: give the fewest and the most, both above 0, as (2, 5)")
-        quantities = hours
+        fewest, most = _hours(spec, price, hours)
+        low, high = (bills.by_hours(charged_by or spec.provider, each, price) for each in (fewest, most))
+        expected = low.usd if fewest == most else None
     elif price.kind == "training_job":
-        quantities = (Decimal(1), Decimal(1))
+        low = high = bills.by_job(price)
+        expected = low.usd
     elif price.kind == "training_tokens":
-        quantities = (Decimal(total.low), Decimal(total.high))
+        low = high = bills.by_tokens(_count(said), epochs, price)
+        expected = None if said.expected is None else low.usd
     else:
         raise InvalidInput(f"a price of {price.kind} was given for training: give one of training_tokens, hours or job")
-    low, high = (price.usd_each * quantity for quantity in quantities)
-    low, high = low.quantize(CENT, ROUND_FLOOR), high.quantize(CENT, ROUND_CEILING)
-    return Estimate(low_usd=low, high_usd=high, tokens=total, price=price)
+    total = TokenRange(
+        low=said.low * epochs,
+        expected=None if said.expected is None else said.expected * epochs,
+        high=said.high * epochs,
+        method=f"{said.method} x {epochs} epochs",
+    )
+    return Estimate(low_usd=low.low_usd, expected_usd=expected, high_usd=high.high_usd, tokens=total, price=price)
+
+
+def _hours(spec: TuneSpec, price: ModelPrice, hours: tuple[Decimal, Decimal] | None) -> tuple[Decimal, Decimal]:
+    if hours is None:
+        raise InvalidInput(
+            f"{spec.base_model!r} is charged by the hour ({price.usd} USD): say how long, as hours=(2, 5)"
+        )
+    if not 0 < hours[0] <= hours[1]:
+        raise InvalidInput(f"hours {tuple(map(str, hours))}: give the fewest and the most, both above 0, as (2, 5)")
+    return hours
+
+
+def _count(said: TokenRange) -> TokenCount:
+    """Where nothing was counted the fewest stand for the middle, which then nobody reads."""
+    return TokenCount(said.low, said.low if said.expected is None else said.expected, said.high, said.method)
 
 
 def _distillation(spec: TuneSpec, teacher: Teacher, price: ModelPrice) -> Estimate:
     """The teacher asked once a row to as often as the provider may, each response between a token and the most that
-    it may have; the training on both."""
+    it may have; the training on both. Nobody knows beforehand what the teacher will say, so there is no middle."""
     if price.kind != "training_tokens":
         raise InvalidInput(f"a price of {price.kind} was given for a distillation: give one of training_tokens")
     if price.teacher is None:
@@ -176,17 +201,14 @@ def _distillation(spec: TuneSpec, teacher: Teacher, price: ModelPrice) -> Estima
         )
     said, rows = spec.training.tokens, spec.training.rows
     one_each = (
-        TokenCount(said.low, said.low, said.high, said.method),
+        _count(said),
         TokenCount(rows, rows, rows * teacher.max_response_tokens, f"1 to {teacher.max_response_tokens:,} a response"),
     )
     prompts, responses = (bills.synthesised(spec.provider, count, rows) for count in one_each)
     fewest, most = bills.epochs_of(spec.provider, spec.hyperparameters.epochs)
-    each = (price.teacher.input.usd_each, price.teacher.output.usd_each, price.usd_each)
-    low = each[0] * prompts.low + each[1] * responses.low + each[2] * fewest * (prompts.low + responses.low)
-    high = each[0] * prompts.high + each[1] * responses.high + each[2] * most * (prompts.high + responses.high)
+    low, high = (bills.distillation(prompts, responses, epochs, price) for epochs in (fewest, most))
     both = prompts.plus(responses)
     tokens = TokenRange(
         low=both.low * fewest, high=both.high * most, method=f"{both.method}; {fewest} to {most} epochs"
     )
-    low, high = low.quantize(CENT, ROUND_FLOOR), high.quantize(CENT, ROUND_CEILING)
-    return Estimate(low_usd=low, high_usd=high, tokens=tokens, price=price)
+    return Estimate(low_usd=low.low_usd, high_usd=high.high_usd, tokens=tokens, price=price)

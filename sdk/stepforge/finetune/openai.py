@@ -130,7 +130,7 @@ class OpenAIProvider:
             )
 
     def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
-        return jobs.estimate(spec, price, hours=hours)
+        return jobs.estimate(spec, price, hours=hours, charged_by=self._vendor)
 
     def prepare(self, spec: TuneSpec, folder: Path) -> Prepared:
         """A file of the same name and size is used again: its name is the digest of its bytes."""

@@ -306,6 +306,9 @@ class Plan(Contract):
     `package.module:function`."""
     optimiser: Optimiser | None = None
     """Of method 'prompt', what searches; None: gepa."""
+    counted: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Tokens that the provider's own counter finds in the rows of some records, by their ids: 20 or more, drawn at
+    random. They make the estimate a figure with a narrow range."""
     whole_records: bool = False
     """Put each record as a whole into its row: for a function made from your own verifier (Bedrock)."""
     validation: Literal["split", "none"] = "none"
@@ -425,6 +428,7 @@ class Plan(Contract):
             whole=whole,
             labelled=self.teacher is not None and self.teacher.labelled,
             base_model=self.base_model,
+            counted=self.counted,
         )
         file = writing(items)
         few = replace(LIMITS[self.provider.type, self.method], min_rows=1)

@@ -22,6 +22,8 @@ class TokenRange(Contract):
     """How many tokens a text has, where only the provider can count them exactly."""
 
     low: Annotated[int, Field(ge=0)]
+    expected: Annotated[int, Field(ge=0)] | None = None
+    """Where records were counted by the provider's own counter; None: only the range is known."""
     high: Annotated[int, Field(ge=0)]
     method: str
     """How it was counted, such as `o200k x 0.85..1.25`."""
@@ -30,6 +32,8 @@ class TokenRange(Contract):
     def _ordered(self) -> TokenRange:
         if self.low > self.high:
             raise ValueError(f"low {self.low} is above high {self.high}")
+        if self.expected is not None and not self.low <= self.expected <= self.high:
+            raise ValueError(f"expected {self.expected} is not between low {self.low} and high {self.high}")
         return self
 
 

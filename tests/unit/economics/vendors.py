@@ -6,12 +6,15 @@ What is public of that is followed; the splitting is our own, made so that the v
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 PIECES = re.compile(r"[A-Za-z]+|[0-9]+|[^ A-Za-z0-9]")
 """A space belongs to the word after it, as in every vocabulary of subwords."""
@@ -52,6 +55,20 @@ TOKENIZERS = {
 }
 
 
+def read(path: Path) -> list[tuple[str, ...]]:
+    """The messages of each row of a file that was uploaded, in whatever vendor's form."""
+    return [tuple(_texts(json.loads(line))) for line in path.read_bytes().splitlines()]
+
+
+def _texts(found: Any) -> list[str]:
+    if isinstance(found, list):
+        return [text for each in found for text in _texts(each)]
+    if not isinstance(found, dict):
+        return []
+    own = [value for name, value in found.items() if name in ("content", "text") and isinstance(value, str)]
+    return own + [text for value in found.values() for text in _texts(value)]
+
+
 def half_up(value: float) -> float:
     """To the cent. Six decimals first: binary fractions end a hair below the half."""
     return math.floor(round(value * 100, 6) + 0.5) / 100
@@ -66,14 +83,15 @@ def tokens_bill(tokens: int, epochs: int, usd: float, per: int) -> float:
     return half_up(tokens * epochs / per * usd)
 
 
-def vertex_preference(pairs: list[tuple[str, str, str]], epochs: int, usd_million: float) -> float:
+def vertex_preference(pairs: list[tuple[str, ...]], epochs: int, usd_million: float) -> float:
+    return tokens_bill(sum(map(preference_tokens, pairs)), epochs, usd_million, 1_000_000)
+
+
+def preference_tokens(pair: tuple[str, ...]) -> int:
     """The prompt's tokens twice, then both completions' (Google Cloud, About preference tuning)."""
-    split = TOKENIZERS["vertex"]
-    total = 0
-    for prompt, preferred, refused in pairs:
-        total += 2 * (split.message + split.text(prompt))
-        total += 2 * split.message + split.text(preferred) + split.text(refused)
-    return tokens_bill(total, epochs, usd_million, 1_000_000)
+    split, (prompt, preferred, refused) = TOKENIZERS["vertex"], pair
+    asked = 2 * (split.message + split.text(prompt))
+    return asked + 2 * split.message + split.text(preferred) + split.text(refused)
 
 
 @dataclass(frozen=True)

@@ -430,8 +430,8 @@ def test_the_estimate_goes_from_one_word_each_to_all_that_bedrock_may_make(tmp_p
     vertex = distillation_spec(tmp_path, GEMINI).model_copy(update={"hyperparameters": Hyperparameters(epochs=3)})
     vertex = vertex.model_copy(update={"training": vertex.training.model_copy(update={"tokens": tokens})})
     found = estimate(vertex, distillation_price(TEACHERS[GEMINI]))
-    each = 1_800_000 + 3 * 24_000 + 2 * 3 * (1_800_000 + 24_000)
-    assert found.high_usd == (each / Decimal(10**6)).quantize(Decimal("0.01"), "ROUND_CEILING")
+    # 1.80 + 0.072 + 10.944: three items of a bill, each rounded.
+    assert found.high_usd == Decimal("1.80") + Decimal("0.08") + Decimal("10.95")
 
 
 def test_a_price_without_the_teacher_s_rates_or_with_another_s_is_none(tmp_path: Path) -> None:
