@@ -29,6 +29,7 @@ from stepforge.finetune.keys import Key
 from stepforge.finetune.metering import Meter, TokenPrices
 from stepforge.finetune.optimisers import GepaOptimiser, Rewriter, search_of
 from stepforge.finetune.prompts import Example, Optimised, optimise
+from stepforge.finetune.sent import check_sent
 from stepforge.finetune.spec import ProviderName, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
 from stepforge.finetune.written import Paused, Written, book_written
@@ -92,6 +93,7 @@ class AnthropicProvider:
             )
         if spec.training.rows < 3:
             raise InvalidInput(f"{spec.training.rows} records are too few to search a prompt with: give 3 or more")
+        check_sent(spec)
 
     def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
         """At most the budget, which no call goes beyond."""

@@ -14,7 +14,8 @@ from typing import Any
 from stepforge.errors import InvalidInput, ModelGone, NotReady, ProviderRefused
 from stepforge.finetune.aws import AwsCustomization, is_taken
 from stepforge.finetune.job import Completion, Job, Message, Prepared, State, Tuned, model_of, normalise
-from stepforge.finetune.spec import Hyperparameters, LambdaGrader, ProviderName, Teacher, TuneSpec
+from stepforge.finetune.sent import check_sent
+from stepforge.finetune.spec import LambdaGrader, ProviderName, Teacher, TuneSpec
 
 CLAUDE_ENDED = date(2026, 9, 10)
 """Claude 3 Haiku was the last Claude that Bedrock customized."""
@@ -77,18 +78,17 @@ class BedrockProvider(AwsCustomization):
         if spec.method == "sft" and spec.hyperparameters.epochs > 5:
             raise InvalidInput(f"epochs {spec.hyperparameters.epochs}: Bedrock takes 1 to 5")
         if spec.teacher is not None:
-            self._validate_distillation(spec, spec.teacher)
+            self._validate_distillation(spec.teacher)
+        check_sent(spec)
 
     @staticmethod
-    def _validate_distillation(spec: TuneSpec, teacher: Teacher) -> None:
+    def _validate_distillation(teacher: Teacher) -> None:
         if "anthropic." in teacher.model:
             raise ModelGone(
                 f"{teacher.model!r}: Bedrock no longer distils from a Claude. Choose a teacher of the base model's"
             )
         if teacher.sft_loss_weight is not None:
             raise InvalidInput("sft_loss_weight belongs to Vertex's distillation: leave it out")
-        if spec.hyperparameters != Hyperparameters():
-            raise InvalidInput("Bedrock chooses the hyperparameters of a distillation itself: leave them out")
 
     def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
         asked: dict[str, Any] = {

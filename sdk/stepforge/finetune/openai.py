@@ -28,6 +28,7 @@ from stepforge.errors import (
 from stepforge.finetune import job as jobs
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, model_of, normalise
 from stepforge.finetune.keys import Key, failure, is_loopback, reveal, unlogged, unreadable, without
+from stepforge.finetune.sent import SENT, check_sent
 from stepforge.finetune.spec import (
     Grader,
     LambdaGrader,
@@ -116,8 +117,8 @@ class OpenAIProvider:
             )
         if spec.grader is not None:
             grader_params(spec.grader, vendor=self._vendor)
-        if spec.method == "sft" and spec.hyperparameters.beta is not None:
-            raise InvalidInput("beta belongs to method 'dpo': leave it out")
+        named = self._vendor != "bedrock"
+        check_sent(spec, tuple(field for field in SENT[self.name, spec.method] if named or field != "suffix"))
 
     def check_serving(self, spec: TuneSpec) -> None:
         """At Azure a tuned model answers only as a deployment, which its owner makes."""

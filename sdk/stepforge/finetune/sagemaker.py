@@ -17,6 +17,7 @@ from stepforge.finetune.aws import AwsCustomization, is_taken
 from stepforge.finetune.job import FAKE_MARK, Completion, Job, Message, Prepared, State, Tuned, model_of, normalise
 from stepforge.finetune.keys import unreadable
 from stepforge.finetune.sagemaker_serving import TRIAL, Endpoint
+from stepforge.finetune.sent import check_sent
 from stepforge.finetune.spec import LambdaGrader, ProviderName, TuneSpec
 
 _STATES = {
@@ -84,6 +85,7 @@ class SageMakerProvider(AwsCustomization):
             raise InvalidInput(
                 f"grader {spec.grader.type!r} is not offered here: give an evaluator's ARN as a grader of type 'lambda'"
             )
+        check_sent(spec)
 
     def launch(self, spec: TuneSpec, prepared: Prepared, *, key: str) -> Job:
         h = spec.hyperparameters

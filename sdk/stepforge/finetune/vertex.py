@@ -19,7 +19,8 @@ from stepforge.finetune import job as jobs
 from stepforge.finetune.datasets import format_of, is_gemini
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, Tuned, normalise
 from stepforge.finetune.keys import failure, is_loopback, unreadable
-from stepforge.finetune.spec import Hyperparameters, ProviderName, Teacher, TuneSpec
+from stepforge.finetune.sent import OPEN_STUDENT, check_sent
+from stepforge.finetune.spec import ProviderName, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
 from stepforge.finetune.vertex_calls import JOB_STATES, LABEL, SCOPE, calling, labelled, root_of, session_of, storage_of
 from stepforge.finetune.vertex_registry import VertexRegistry
@@ -107,23 +108,10 @@ class VertexProvider:
             raise InvalidInput(f"the data is in {spec.training.format!r} format: write it for {wanted!r}")
         if spec.grader is not None:
             reward_config(spec.grader)
-        if spec.hyperparameters.beta is not None and spec.method != "dpo":
-            raise InvalidInput("beta belongs to method 'dpo': leave it out")
-        if spec.teacher is not None:
-            self._validate_distillation(spec, spec.teacher)
-
-    @staticmethod
-    def _validate_distillation(spec: TuneSpec, teacher: Teacher) -> None:
-        if teacher.labelled:
+        if spec.teacher is not None and spec.teacher.labelled:
             raise InvalidInput("Vertex's teachers are asked for every answer: leave labelled out, or use Bedrock")
-        gemini, opened = ("epochs", "adapter_size", "learning_rate_multiplier"), ("epochs", "batch_size")
-        taken = gemini if is_gemini(spec.base_model) else opened
-        asked, unset = spec.hyperparameters, Hyperparameters()
-        given = [name for name in type(unset).model_fields if getattr(asked, name) != getattr(unset, name)]
-        if other := [name for name in given if name not in taken]:
-            raise InvalidInput(
-                f"a distillation of {spec.base_model!r} takes {', '.join(taken)}: leave {', '.join(other)} out"
-            )
+        opened = spec.method == "distillation" and not is_gemini(spec.base_model)
+        check_sent(spec, OPEN_STUDENT if opened else None)
 
     def check_serving(self, spec: TuneSpec) -> None:
         """An open model's weights answer nobody until someone deploys them, on machines by the hour."""

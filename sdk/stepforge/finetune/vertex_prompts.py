@@ -38,6 +38,7 @@ from stepforge.finetune.judging import Judge
 from stepforge.finetune.keys import unreadable
 from stepforge.finetune.metering import Meter, TokenPrices, most_input
 from stepforge.finetune.prompts import Example, Optimised, Task, optimise
+from stepforge.finetune.sent import check_sent
 from stepforge.finetune.spec import ProviderName, TuneSpec
 from stepforge.finetune.uploads import checked_bytes
 from stepforge.finetune.vertex_jobs import Container, CustomJob, VertexJobs
@@ -137,6 +138,7 @@ class VertexPrompts:
                 f"of {spec.training.rows} records two thirds are the optimiser's samples, and it needs "
                 f"{FEWEST_SAMPLES}: give 8 or more, better 100"
             )
+        check_sent(spec)
 
     def estimate(self, spec: TuneSpec, price: ModelPrice, *, hours: tuple[Decimal, Decimal] | None = None) -> Estimate:
         """What the plan says that it may cost at most."""

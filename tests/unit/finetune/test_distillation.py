@@ -119,16 +119,16 @@ def test_launches_from_before_there_were_teachers_keep_their_keys(spec: TuneSpec
 @pytest.mark.parametrize(
     ("student", "change", "words"),
     [
-        (NOVA, {"hyperparameters": Hyperparameters(epochs=3)}, "hyperparameters of a distillation itself"),
+        (NOVA, {"hyperparameters": Hyperparameters(epochs=3)}, "takes suffix: leave epochs out"),
         (NOVA, {"teacher": {"sft_loss_weight": 0.5}}, "sft_loss_weight belongs to Vertex"),
         (GEMINI, {"teacher": {"labelled": True}}, "labelled"),
         (GEMINI, {"hyperparameters": Hyperparameters(samples_per_prompt=4, seed=1)}, "samples_per_prompt, seed out"),
-        (GEMINI, {"hyperparameters": Hyperparameters(beta=0.1)}, "belongs to method 'dpo'"),
-        (GEMINI, {"hyperparameters": Hyperparameters(batch_size=4)}, "learning_rate_multiplier: leave batch_size out"),
+        (GEMINI, {"hyperparameters": Hyperparameters(beta=0.1)}, "leave beta out"),
+        (GEMINI, {"hyperparameters": Hyperparameters(batch_size=4)}, "leave batch_size out"),
         (
             QWEN,
             {"hyperparameters": Hyperparameters(adapter_size=4)},
-            "takes epochs, batch_size: leave adapter_size out",
+            "takes epochs, batch_size, suffix: leave adapter_size out",
         ),
         (QWEN, {"base_model": GEMINI}, "write it for 'vertex'"),
     ],
