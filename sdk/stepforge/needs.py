@@ -19,9 +19,9 @@ from stepforge.artifacts import read_bytes
 from stepforge.connection import Connection
 from stepforge.contracts.base import first_problem
 from stepforge.contracts.jobs import JobSpec
-from stepforge.contracts.names import Keys, split_uri
+from stepforge.contracts.names import Keys, group_prefix, has_prefix, split_uri
 from stepforge.contracts.pipelines import PipelineSpec
-from stepforge.contracts.registry import PackageMetadata
+from stepforge.contracts.registry import ExternalLineage, PackageMetadata
 from stepforge.contracts.work import WORK_TYPES
 from stepforge.errors import StepforgeError
 from stepforge.machines import executions
@@ -128,13 +128,17 @@ class Needed:
 
     def _of_versions(self, kept: set[str]) -> Iterator[str]:
         pages = self._sagemaker.get_paginator("list_model_package_groups").paginate()
-        for group in [g["ModelPackageGroupName"] for page in pages for g in page["ModelPackageGroupSummaryList"]]:
+        groups = [g["ModelPackageGroupName"] for page in pages for g in page["ModelPackageGroupSummaryList"]]
+        for group in (name for name in groups if has_prefix(name, group_prefix(self._connection.name))):
             for summary in summaries(self._sagemaker, group):
                 package = self._sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
-                if (metadata := PackageMetadata.of(package.get("CustomerMetadataProperties", {}))) is not None:
-                    kept.add(Keys.pipeline(metadata.pipeline_sha256))
-                    yield f"jobs/{metadata.training_job_arn.rpartition('/')[2]}"
-                    yield group_of(metadata.evaluation_uri)
+                properties = package.get("CustomerMetadataProperties", {})
+                # What a paid tune was made of lies below `finetune/`, where nothing is removed.
+                if (metadata := PackageMetadata.of(properties)) is None or ExternalLineage.of(properties) is not None:
+                    continue
+                kept.add(Keys.pipeline(metadata.pipeline_sha256))
+                yield f"jobs/{metadata.training_job_arn.rpartition('/')[2]}"
+                yield group_of(metadata.evaluation_uri)
 
     def _of_runs(self, kept: set[str]) -> Iterator[str]:
         """Of the runs that are under way or ended lately."""

@@ -13,8 +13,8 @@ from stepforge.cli import _gc
 from stepforge.comparing import job_facts
 from stepforge.connection import Connection
 from stepforge.contracts.jobs import JobOutcome, JobSpec
-from stepforge.contracts.names import endpoint_name
-from stepforge.contracts.registry import TrainOutput
+from stepforge.contracts.names import endpoint_name, package_group
+from stepforge.contracts.registry import ExternalLineage, PackageMetadata, TrainOutput
 from stepforge.contracts.work import DatasetWork, GateWork
 from stepforge.economics import ledger
 from stepforge.economics.costs import Costs
@@ -310,6 +310,27 @@ def test_a_candidate_that_just_came_up_stays(deployed: Deployed, registered: Tra
         sagemaker.delete_endpoint(EndpointName=name)
 
 
+def tuned_elsewhere(deployed: Deployed) -> None:
+    """A version whose weights a provider keeps: nobody here may describe its job."""
+    sagemaker, group = deployed.aws.client("sagemaker"), package_group("gc_tuned", "local")
+    job = "arn:aws:sagemaker:us-east-1:000000000000:training-job/ftjob-of-a-provider"
+    folder = f"s3://{deployed.bucket}/finetune"
+    metadata = PackageMetadata(
+        pipeline_sha256="1" * 64, model_sha256="2" * 64, evaluation_sha256="3" * 64, dataset_sha256="4" * 64,
+        evaluation_uri=f"{folder}/evaluations/x/", training_job_arn=job, domain="gc_tuned",
+    )  # fmt: skip
+    lineage = ExternalLineage(
+        external_provider="sagemaker", external_job=job, external_model="m", external_handle="m", external_base="b",
+        external_key="sf-1", external_request_uri=f"{folder}/requests/{'1' * 64}.json", external_cost_usd="1",
+    )  # fmt: skip
+    sagemaker.create_model_package_group(ModelPackageGroupName=group)
+    sagemaker.create_model_package(
+        ModelPackageGroupName=group,
+        ModelApprovalStatus="PendingManualApproval",
+        CustomerMetadataProperties={**metadata.properties(), **lineage.properties()},
+    )
+
+
 def test_a_housekeeper_may_make_every_call_of_a_removal_and_a_viewer_every_call_of_a_look(
     deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +345,8 @@ def test_a_housekeeper_may_make_every_call_of_a_removal_and_a_viewer_every_call_
     sagemaker.create_model(ModelName=name, PrimaryContainer=image, ExecutionRoleArn=ROLE)
     variant = {"VariantName": "main", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
     sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+    tuned_elsewhere(deployed)
+    sagemaker.create_model_package_group(ModelPackageGroupName="models-of-another-team")
     session = deployed.session
     calls = listen(session)
     connection = Connection("local", session, endpoint_url=deployed.aws.endpoint_url)
