@@ -12,6 +12,7 @@ from stepforge.errors import InvalidInput
 from stepforge.finetune import flow as steps
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
+from stepforge.finetune.request import Flow, Output, Start, Tools
 from stepforge.finetune.serving import Tried, try_it
 
 SECONDS = 600.0
@@ -34,15 +35,15 @@ class Request(BaseModel):
     action: Literal[
         "decide", "ask_person", "launch", "look", "retrieve", "evaluate", "release", "register", "give_up", "try"
     ]
-    start: steps.Start | None = None
-    flow: steps.Flow | None = None
+    start: Start | None = None
+    flow: Flow | None = None
     task_token: str = ""
     package_arn: str = ""
     """Of a promotion: the package that is to be tried."""
 
 
 @handles
-def handler(request: Request) -> steps.Flow | steps.Output | Tried:
+def handler(request: Request) -> Flow | Output | Tried:
     tools = tools_of(variables(Environment))
     if request.action == "decide":
         assert request.start is not None
@@ -73,8 +74,8 @@ def handler(request: Request) -> steps.Flow | steps.Output | Tried:
     return steps.give_up(tools, flow)
 
 
-def tools_of(env: Environment) -> steps.Tools:
-    return steps.Tools(
+def tools_of(env: Environment) -> Tools:
+    return Tools(
         ledger=TableLedger(client("dynamodb"), env.spend_table),
         s3=client("s3"),
         sagemaker=client("sagemaker"),

@@ -14,6 +14,7 @@ from _runtime import client, handles, variables
 from finetune import Environment, tools_of
 from stepforge.errors import AddressRefused, LaunchUncertain, UnknownName
 from stepforge.finetune import flow as steps
+from stepforge.finetune.request import Start
 from stepforge.machines.executions import after
 
 LATE_SECONDS = 100
@@ -46,7 +47,7 @@ def handler(event: Event) -> dict[str, Any]:
     if (later := after(client("stepfunctions"), event.detail.executionArn)) is not None:
         return {"stopped": False, "why": f"{later} has taken it over"}
     may_go_on = event.detail.status == "ABORTED" and time.time() - event.detail.stopDate / 1000 < LATE_SECONDS
-    start = steps.Start.model_validate(json.loads(event.detail.input))
+    start = Start.model_validate(json.loads(event.detail.input))
     try:
         ended = steps.stop(tools_of(variables(Environment)), start)
     except AddressRefused as error:

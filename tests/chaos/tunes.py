@@ -19,11 +19,11 @@ import ministack.services.stepfunctions as sfn
 
 from stepforge.contracts.records import Provenance, Record
 from stepforge.contracts.registry import ExternalLineage
-from stepforge.finetune import flow
 from stepforge.finetune.entries import Budgets, Stage
 from stepforge.finetune.job import Completion, Estimate, Job, Message, Prepared, State, Tuned, estimate
 from stepforge.finetune.ledger_dynamodb import TableLedger
 from stepforge.finetune.plan import Plan
+from stepforge.finetune.request import Request, submit
 from stepforge.finetune.spec import DatasetFile, TokenRange, TuneSpec, launch_key
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def tune(world: World, *, approval_usd: int = 100) -> tuple[str, Json]:
     )
     heldout = b"".join(_record(number).model_dump_json().encode() + b"\n" for number in range(20))
     assert plan.price is not None
-    request = flow.Request(
+    request = Request(
         plan=plan,
         spec=spec,
         price=plan.price,
@@ -208,7 +208,7 @@ def tune(world: World, *, approval_usd: int = 100) -> tuple[str, Json]:
         heldout_sha256=hashlib.sha256(heldout).hexdigest(),
     )
     tools: Any = SimpleNamespace(put=world.put, bucket=world.bucket)
-    start = flow.submit(tools, request, _Folder(rows), heldout)  # type: ignore[arg-type]
+    start = submit(tools, request, _Folder(rows), heldout)  # type: ignore[arg-type]
     world.key = launch_key(spec, world.vendor.target)
     return start.request_sha256, start.model_dump(mode="json")
 

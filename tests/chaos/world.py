@@ -29,8 +29,8 @@ from stepforge.contracts.manifests import MANIFEST, FileEntry, Manifest
 from stepforge.contracts.names import MACHINES, Keys, group_prefix, package_group, split_uri
 from stepforge.contracts.records import SPLITS, TEST_SPLITS
 from stepforge.contracts.reports import EvaluationReport, GateReport, Interval, Score
-from stepforge.finetune.flow import Tools
 from stepforge.finetune.ledger_dynamodb import TableLedger
+from stepforge.finetune.request import Tools
 from stepforge.installation.assets import folder
 from stepforge.local.backend import executions as local_executions
 from stepforge.local.backend import paths, tasks, waiting

@@ -36,7 +36,7 @@ def test_only_the_connection_makes_clients_and_nobody_uses_the_default_session()
     # Providers of paid fine-tunes are given a session; a plan from a file makes the caller's, in the plan's region.
     assert {path: set(names) for path, names in makers.items()} == {
         "finetune/aws.py": {"boto3.Session", "session.client"},
-        "finetune/plan.py": {"boto3.Session", "session.client"},
+        "finetune/settings.py": {"boto3.Session", "session.client"},
         "finetune/searches/rewriting.py": {"session.client"},
     }
 

@@ -22,12 +22,12 @@ from stepforge.errors import InvalidInput
 from stepforge.finetune.client import Tunes
 from stepforge.finetune.datasets import Item
 from stepforge.finetune.entries import Entry
-from stepforge.finetune.flow import Output
 from stepforge.finetune.judging import Judge
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.measuring import is_fake, paired, scores_of
 from stepforge.finetune.pairs import read_items
 from stepforge.finetune.plan import Plan, load_plan
+from stepforge.finetune.request import Output
 from stepforge.installation.home import home
 from stepforge.machines.champion import compare as champion_compare
 from stepforge.machines.executions import Execution, run_failure

@@ -18,24 +18,15 @@ from stepforge.errors import InvalidInput, OverBudget
 from stepforge.finetune.datasets import Item
 from stepforge.finetune.entries import Entry, Stage
 from stepforge.finetune.evaluation import Verify
-from stepforge.finetune.flow import (
-    Flow,
-    Output,
-    Request,
-    Start,
-    Tools,
-    evaluate,
-    register,
-    release,
-    retrieve,
-    submit,
-)
+from stepforge.finetune.flow import evaluate, register, release, retrieve
 from stepforge.finetune.graders import is_own
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.pairs import heldout, trained
-from stepforge.finetune.plan import NO_SECRET, Plan
+from stepforge.finetune.plan import Plan
 from stepforge.finetune.provider import ChecksServing, Deployed
+from stepforge.finetune.request import Flow, Output, Request, Start, Tools, submit
+from stepforge.finetune.settings import NO_SECRET
 from stepforge.finetune.spec import launch_key
 from stepforge.machines import executions
 from stepforge.machines.executions import Execution

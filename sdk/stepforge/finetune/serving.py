@@ -17,10 +17,11 @@ from stepforge.contracts.serving import InvokeRequest, InvokeResponse
 from stepforge.errors import IntegrityError, InvalidInput, ProviderRefused, SmokeFailed
 from stepforge.finetune.addresses import Secrets
 from stepforge.finetune.evaluation import identity
-from stepforge.finetune.flow import Request
 from stepforge.finetune.job import Message, Tuned
-from stepforge.finetune.plan import Plan, connect, hold_callers
+from stepforge.finetune.plan import Plan
 from stepforge.finetune.provider import Deployed
+from stepforge.finetune.request import Request
+from stepforge.finetune.settings import connect, hold_callers
 
 PROBE = "1 + 1 ="
 

@@ -17,9 +17,9 @@ import pytest
 from stepforge.connection import Connection
 from stepforge.contracts.names import spend_table
 from stepforge.contracts.records import Provenance, Record
-from stepforge.finetune.flow import Request, Start, Tools, submit
 from stepforge.finetune.ledger_dynamodb import TableLedger
 from stepforge.finetune.plan import Plan
+from stepforge.finetune.request import Request, Start, Tools, submit
 from stepforge.local import LocalAws
 from stepforge.testing.providers import LocalOpenAI
 from tests.functional.machines.conftest import Deployed, deploy_fake

@@ -10,8 +10,8 @@ import pytest
 from stepforge.contracts.decisions import Question
 from stepforge.contracts.registry import ExternalLineage
 from stepforge.finetune.entries import Stage
-from stepforge.finetune.flow import Output
 from stepforge.finetune.plan import Plan
+from stepforge.finetune.request import Output
 from stepforge.testing.providers import LocalBedrock, LocalProvider, LocalVertex
 from tests.unit.finetune.distilling import NOVA, TEACHERS, distillation_price
 

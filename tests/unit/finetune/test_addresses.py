@@ -14,7 +14,8 @@ from stepforge.contracts.registry import ExternalLineage, PackageMetadata
 from stepforge.contracts.serving import InvokeRequest, Prompt
 from stepforge.errors import AddressRefused, InvalidInput
 from stepforge.finetune import TuneSpec, flow, serving
-from stepforge.finetune.plan import Settings, hold_callers
+from stepforge.finetune.request import Request, Start, Tools, request_bytes
+from stepforge.finetune.settings import Settings, hold_callers
 from tests.unit.finetune.conftest import BUDGETS, PRICE
 
 KEY, AZURE = "sk-THE-ENVIRONMENTS-KEY", "https://me.openai.azure.com/openai/v1"
@@ -134,14 +135,14 @@ def test_a_location_cannot_become_another_host() -> None:
 
 def request_of(settings: dict[str, Any], spec: TuneSpec, environments: dict[str, str]) -> tuple[bytes, str]:
     plan = {"environment": environments["plan"], "base_model": "small", "method": "sft", "provider": settings}
-    request = flow.Request.model_validate(
+    request = Request.model_validate(
         {
             "plan": {**plan, "budgets": BUDGETS},
             "spec": spec.model_copy(update={"environment": environments["spec"]}),
             "price": PRICE, "needed_until": "2026-12-01", "domain": "records", "heldout_sha256": "a" * 64,
         }
     )  # fmt: skip
-    data, sha256 = flow.request_bytes(request)
+    data, sha256 = request_bytes(request)
     assert hashlib.sha256(data).hexdigest() == sha256
     return data, sha256
 
@@ -156,9 +157,9 @@ def test_a_request_of_another_environment_is_refused_before_anything_is_read(spe
     data, sha256 = request_of({"type": "openai", "api_key_secret": "s"}, spec, dev)
     s3 = holding(data)
     read: list[str] = []
-    tools = flow.Tools(
+    tools = Tools(
         ledger=None, s3=s3, sagemaker=None, secrets=read.append, bucket="b", environment="dev",  # type: ignore[arg-type]
     )  # fmt: skip
     with pytest.raises(InvalidInput, match="--env"):
-        flow.decide(tools, flow.Start(request_uri="s3://bucket/r", request_sha256=sha256), lambda _: None)
+        flow.decide(tools, Start(request_uri="s3://bucket/r", request_sha256=sha256), lambda _: None)
     assert read == []

@@ -24,7 +24,8 @@ from stepforge.finetune.folders import DiskFolder, Folder, S3Folder
 from stepforge.finetune.launching import launch
 from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.metering import TokenPrices
-from stepforge.finetune.plan import AnthropicSettings, Plan
+from stepforge.finetune.plan import Plan
+from stepforge.finetune.settings import AnthropicSettings
 from stepforge.finetune.watching import follow
 from stepforge.testing.providers import LocalAnthropic, LocalBedrock, LocalVertex
 from stepforge.testing.providers._server import Refusal

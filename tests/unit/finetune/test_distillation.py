@@ -34,6 +34,7 @@ from stepforge.finetune.launching import launch
 from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.plan import Plan
 from stepforge.finetune.provider import ChecksServing
+from stepforge.finetune.request import Request, Start, Tools, request_bytes
 from stepforge.finetune.spec import Hyperparameters, Teacher
 from stepforge.finetune.watching import billed
 from stepforge.testing.providers import Fault, LocalBedrock, LocalVertex
@@ -484,7 +485,7 @@ def test_the_machine_refuses_what_it_could_not_judge_or_nobody_vouches_for(
         ):
             case, price = distillation_case(server, tmp_path, student)
             asked = distillation_spec(tmp_path, student, **change)
-            request = flow.Request(
+            request = Request(
                 plan=plan(student, TEACHERS[student], environment="local"),
                 spec=asked,
                 price=price,
@@ -492,13 +493,13 @@ def test_the_machine_refuses_what_it_could_not_judge_or_nobody_vouches_for(
                 domain="d",
                 heldout_sha256="a" * 64,
             )
-            data, sha256 = flow.request_bytes(request)
+            data, sha256 = request_bytes(request)
             s3 = SimpleNamespace(get_object=lambda data=data, **_: {"Body": SimpleNamespace(read=lambda: data)})
-            monkeypatch.setattr(flow, "connect", lambda *_, case=case: case.provider)
+            monkeypatch.setattr("stepforge.finetune.request.connect", lambda *_, case=case: case.provider)
             ledger = FileLedger(tmp_path / "ledger.sqlite")
-            tools = flow.Tools(ledger, s3, sagemaker=None, secrets=None, bucket="b", environment="local")
+            tools = Tools(ledger, s3, sagemaker=None, secrets=None, bucket="b", environment="local")
             with pytest.raises(InvalidInput, match=words):
-                flow.decide(tools, flow.Start(request_uri="s3://bucket/r", request_sha256=sha256), lambda _: None)
+                flow.decide(tools, Start(request_uri="s3://bucket/r", request_sha256=sha256), lambda _: None)
             assert (server.seen, ledger.entries()) == ([], ())
 
 

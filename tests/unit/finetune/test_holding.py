@@ -19,6 +19,7 @@ from stepforge.finetune.holding import fewest_tokens, held, shipped
 from stepforge.finetune.job import Job, State, estimate
 from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.plan import Plan
+from stepforge.finetune.request import Request, Start, Tools, request_bytes
 from stepforge.finetune.spec import StringCheck, TokenRange
 from tests.unit.finetune.conftest import PRICE, write_rows
 
@@ -61,18 +62,18 @@ def plan_of(**given: Any) -> Plan:
 
 def begin(tune: TuneSpec, tmp_path: Path, price: ModelPrice, monkeypatch: pytest.MonkeyPatch, **given: Any) -> Any:
     """What `decide` makes of it, and the tools."""
-    request = flow.Request(
+    request = Request(
         plan=plan_of(**given), spec=tune, price=price, needed_until=PRICE.as_of, domain="d", heldout_sha256="a" * 64
     )
-    data, sha256 = flow.request_bytes(request)
+    data, sha256 = request_bytes(request)
     rows = (tmp_path / tune.training.filename).read_bytes()
     s3 = SimpleNamespace(
         get_object=lambda Key, **_: {"Body": SimpleNamespace(read=lambda: data if Key == "r" else rows)}
     )
-    monkeypatch.setattr(flow, "connect", lambda *_: Vendor())
+    monkeypatch.setattr("stepforge.finetune.request.connect", lambda *_: Vendor())
     ledger = FileLedger(tmp_path / "ledger.sqlite")
-    tools = flow.Tools(ledger=ledger, s3=s3, sagemaker=None, secrets=None, bucket="b", environment="dev", limits=LIMITS)
-    start = flow.Start(request_uri="s3://bucket/r", request_sha256=sha256)
+    tools = Tools(ledger=ledger, s3=s3, sagemaker=None, secrets=None, bucket="b", environment="dev", limits=LIMITS)
+    start = Start(request_uri="s3://bucket/r", request_sha256=sha256)
     return tools, flow.decide(tools, start, lambda _: None)
 
 

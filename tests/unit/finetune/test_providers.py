@@ -430,7 +430,7 @@ def test_a_tune_at_azure_is_refused_before_it_is_paid_for_and_registered_by_its_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     from stepforge.finetune.openai import OpenAIProvider
-    from stepforge.finetune.plan import OpenAISettings
+    from stepforge.finetune.settings import OpenAISettings
 
     spec = make_spec(tmp_path, "openai", "openai", "gpt-4.1-mini")
     with pytest.raises(InvalidInput, match=r"`stepforge finetune launch`.*deployment.*register"):

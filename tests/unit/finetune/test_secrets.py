@@ -19,8 +19,8 @@ from stepforge.errors import InvalidInput, ProviderRefused, ProviderUnavailable,
 from stepforge.finetune import Message, Prepared, Tuned
 from stepforge.finetune.keys import reveal
 from stepforge.finetune.metering import Meter, TokenPrices
-from stepforge.finetune.plan import VertexSettings
 from stepforge.finetune.searches.vertex import VertexRewriter
+from stepforge.finetune.settings import VertexSettings
 from stepforge.finetune.vertex import VertexProvider
 from stepforge.finetune.vertex_prompts import VertexPrompts
 from stepforge.testing.providers import LocalAnthropic, LocalOpenAI, LocalProvider, LocalVertex

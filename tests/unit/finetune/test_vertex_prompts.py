@@ -20,7 +20,8 @@ from stepforge.finetune.folders import GcsFolder
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.metering import Meter, TokenPrices
-from stepforge.finetune.plan import Plan, VertexSettings
+from stepforge.finetune.plan import Plan
+from stepforge.finetune.settings import VertexSettings
 from stepforge.finetune.vertex import VertexProvider
 from stepforge.finetune.vertex_calls import storage_of
 from stepforge.finetune.vertex_prompts import GeminiModel, VertexPrompts

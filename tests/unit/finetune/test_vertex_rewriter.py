@@ -15,8 +15,8 @@ from stepforge.errors import InvalidInput, OverBudget, ProviderRefused, Provider
 from stepforge.finetune import Message
 from stepforge.finetune.metering import Meter, TokenPrices
 from stepforge.finetune.optimisers import VertexOptimiser
-from stepforge.finetune.plan import AnthropicSettings
 from stepforge.finetune.searches.vertex import VertexRewriter, suggested
+from stepforge.finetune.settings import AnthropicSettings
 from stepforge.testing.providers import LocalVertex
 from stepforge.testing.providers._server import Request
 from tests.unit.finetune.test_anthropic import plan
