@@ -7,21 +7,49 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stepforge.cli._output import emit, say, table
+from stepforge.contracts.decisions import Question
 from stepforge.economics.catalogue import Catalogue, ModelPrice, ModelRow
-from stepforge.economics.decide import decide as verdict_on
 from stepforge.economics.experience import Experience
-from stepforge.economics.files import read_question
+from stepforge.economics.files import read_criteria, read_question
+from stepforge.economics.grounds import Grounds
 from stepforge.errors import InvalidInput
 
 
+def asked(
+    question: Path, catalogue: Catalogue, *, experience: Path | None, criteria: list[Path]
+) -> tuple[Question, Grounds]:
+    """A question and what its verdict rests on: the same for the command that says it and the one that acts on it."""
+    found = read_question(question)
+    advisors = [read_criteria(path, found) for path in criteria]
+    grounds = Grounds.of(found, catalogue=catalogue, experience=_read(experience), advisors=advisors)
+    return found, grounds
+
+
+def _read(experience: Path | None) -> Experience:
+    if experience is None:
+        return Experience()
+    if not experience.is_file():
+        raise InvalidInput(
+            f"there is no experience {str(experience)!r}: `stepforge finetune outcome` writes it after the first tune; "
+            "until then leave --experience out"
+        )
+    return Experience.read(experience)
+
+
 def decide(
-    question: Path, own: list[Path], *, experience: Path | None, page: Path | None, plot: Path | None, as_json: bool
+    question: Path,
+    own: list[Path],
+    *,
+    experience: Path | None,
+    criteria: list[Path],
+    page: Path | None,
+    plot: Path | None,
+    as_json: bool,
 ) -> None:
     from stepforge.economics.show import tornado, verdict_markdown, verdict_text
 
-    asked = read_question(question)
-    known = Experience() if experience is None else Experience.read(experience)
-    verdict = verdict_on(asked, catalogue=load(own), experience=known)
+    found, grounds = asked(question, load(own), experience=experience, criteria=criteria)
+    verdict = grounds.verdict(found)
     emit(verdict.model_dump(mode="json"), as_json=as_json, text=verdict_text(verdict))
     drawn = plot if verdict.swings else None
     if plot is not None and drawn is None:

@@ -12,6 +12,11 @@ from stepforge.cli._output import Env, Json, emit, say, table
 app = typer.Typer(help="Paid fine-tunes: whether they pay, launch once, watch, cancel, list.", no_args_is_help=True)
 PlanFile = Annotated[Path, typer.Argument(help="Plan (TOML): provider, model, rate, budgets.")]
 Own = Annotated[list[Path] | None, typer.Option("--catalogue", help="Your own rows of models and prices (TOML).")]
+Known = Annotated[Path | None, typer.Option("--experience", help="Outcomes so far, from which the priors come (JSON).")]
+Advice = Annotated[
+    list[Path] | None,
+    typer.Option("--criteria", help="What an advisor says beside money (TOML or JSON); of several, the median."),
+]
 Key = Annotated[str, typer.Argument(help="Launch, as `stepforge finetune list` names it.")]
 
 
@@ -189,6 +194,8 @@ def start_machine(
     question: Annotated[Path | None, typer.Option(help="Launch only if the verdict on this chooses --arm.")] = None,
     arm: Annotated[str | None, typer.Option(help="Arm of the question that this plan is.")] = None,
     own: Own = None,
+    experience: Known = None,
+    criteria: Advice = None,
     wait: Annotated[bool, typer.Option("--wait/--detach", help="Follow it, or return once it is started.")] = True,
     env: Env = "local",
     json: Json = False,
@@ -205,6 +212,8 @@ def start_machine(
         question=question,
         arm=arm,
         own=own or [],
+        experience=experience,
+        criteria=criteria or [],
         wait=wait,
         as_json=json,
     )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stepforge.cli._decide import load
+from stepforge.cli._decide import asked, load
 from stepforge.cli._output import columns, emit, say
 from stepforge.client import Client
 from stepforge.connection import LOCAL
@@ -15,9 +15,7 @@ from stepforge.contracts.decisions import Decision
 from stepforge.contracts.registry import ExternalLineage
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.economics.experience import Experience
-from stepforge.economics.files import read_question
 from stepforge.economics.outcome import measured
-from stepforge.economics.quotes import quoted
 from stepforge.errors import InvalidInput
 from stepforge.finetune.client import Tunes
 from stepforge.finetune.datasets import Item
@@ -51,11 +49,17 @@ def start(
     question: Path | None,
     arm: str | None,
     own: list[Path],
+    experience: Path | None,
+    criteria: list[Path],
     wait: bool,
     as_json: bool,
 ) -> None:
     tunes, catalogue = Tunes(client.connection), load(own)
-    asked = None if question is None else quoted(read_question(question), catalogue)[0]
+    if question is None and (experience is not None or criteria):
+        raise InvalidInput("--experience and --criteria weigh a question: give --question and --arm, or leave them out")
+    found, grounds = (
+        (None, None) if question is None else asked(question, catalogue, experience=experience, criteria=criteria)
+    )
     execution, warnings = tunes.start(
         load_plan(plan),
         read_records(data, domain),
@@ -63,8 +67,9 @@ def start(
         domain=domain,
         catalogue=catalogue,
         today=datetime.now(UTC).date(),
-        question=asked,
+        question=found,
         arm=arm,
+        grounds=grounds,
     )
     for warning in warnings:
         say(f"price: {warning}")

@@ -14,6 +14,7 @@ from stepforge.connection import Connection
 from stepforge.contracts.decisions import Question
 from stepforge.contracts.names import Machine, spend_table
 from stepforge.economics.catalogue import Catalogue
+from stepforge.economics.grounds import Grounds
 from stepforge.errors import InvalidInput, OverBudget
 from stepforge.finetune.datasets import Item
 from stepforge.finetune.entries import Entry, Stage
@@ -55,11 +56,14 @@ class Tunes:
         today: date,
         question: Question | None = None,
         arm: str | None = None,
+        grounds: Grounds | None = None,
     ) -> tuple[Execution, tuple[str, ...]]:
         """Upload data and request, and start the machine, or adopt what runs or is done; and warnings about the price.
 
         Records of test splits stay out of the data: by them the tuned model is judged.
-        Raises InvalidInput, UnknownPrice, ModelGone before anything is uploaded.
+        With a question the verdict has to launch `arm`, here and in the machine, which is given the same `grounds`;
+        None: what `catalogue` says, and no experience or criteria.
+        Raises InvalidInput, UnknownName, UnknownPrice, ModelGone, DoesNotPay before anything is uploaded.
         """
         if plan.lacks_secret():
             raise InvalidInput(NO_SECRET)
@@ -69,7 +73,15 @@ class Tunes:
                 "launch`, `watch`, and `register --verifier`, which judge on this machine"
             )
         request, rows, warnings = self._request(
-            plan, records, folder, domain=domain, catalogue=catalogue, today=today, question=question, arm=arm
+            plan,
+            records,
+            folder,
+            domain=domain,
+            catalogue=catalogue,
+            today=today,
+            question=question,
+            arm=arm,
+            grounds=grounds,
         )
         start = submit(self._tools(), request, folder, rows)
         found = executions.start_or_adopt(
@@ -141,6 +153,7 @@ class Tunes:
         today: date,
         question: Question | None = None,
         arm: str | None = None,
+        grounds: Grounds | None = None,
     ) -> tuple[Request, bytes, tuple[str, ...]]:
         """The request, its held-out records, and warnings about the price. Writes the data below `folder`."""
         if plan.environment != self.connection.name:
@@ -152,6 +165,9 @@ class Tunes:
             raise InvalidInput('no record is held out: mark some with "split": "test_new", by which it will be judged')
         if (question is None) != (arm is None):
             raise InvalidInput("--question and --arm belong together: the verdict has to choose that arm")
+        if question is not None:
+            grounds = grounds or Grounds.of(question, catalogue=catalogue)
+            grounds.choose(question, arm)
         terms = plan.terms(catalogue, today)
         spec = plan.spec(trained(records), folder)
         rows = "".join(record.model_dump_json() + "\n" for record in judged_by).encode()
@@ -165,6 +181,7 @@ class Tunes:
             heldout_sha256=sha256(rows).hexdigest(),
             question=question,
             arm=arm,
+            grounds=grounds,
         )
         return request, rows, terms.warnings
 
