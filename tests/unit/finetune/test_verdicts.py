@@ -33,7 +33,7 @@ from tests.unit.finetune.conftest import PRICE
 from tests.unit.finetune.test_holding import LIMITS, MODEL, Vendor, flat, plan_of
 
 MINI = f"openai/{MODEL}"
-NOVA, LITE = "bedrock/amazon.nova-micro-v1:0", "bedrock/amazon.nova-lite-v1:0"
+NOVA, LITE, PRO = (f"bedrock/amazon.nova-{size}-v1:0" for size in ("micro", "lite", "pro"))
 TRAFFIC = {"prompt_tokens": 800, "completion_tokens": 60}
 JOB = {"tokens": 1_000_000, "epochs": 2}
 CATALOGUED = {"request_usd": None, "traffic": TRAFFIC, "job": JOB, "fixed": {"people_usd": 300}}
@@ -143,6 +143,15 @@ CASES = {
         ("launch", "taught"),
         ("stay", None),
         own=OWN_PAIR,
+    ),
+    "a teacher that has gone, and one that nobody vouches for": Case(
+        question(
+            arm("taught", method="distillation", model=NOVA, teacher=PRO),
+            arm("vouched for by nobody", method="distillation", model=NOVA, teacher=LITE),
+        ),
+        ("stay", None),
+        ("launch", "taught"),
+        own=row(PRO, usd=1, shuts_down="2026-11-01"),
     ),
     "outcomes": Case(
         question(arm("sft", gain=None), arm("rft", method="rft", gain=None)),
