@@ -21,6 +21,7 @@ from stepforge.finetune.entries import Entry, Stage
 from stepforge.finetune.evaluation import Verify
 from stepforge.finetune.flow import evaluate, register, release, retrieve
 from stepforge.finetune.graders import is_own
+from stepforge.finetune.holding import shipped
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.pairs import heldout, trained
@@ -72,6 +73,8 @@ class Tunes:
                 f"the machine judges by verifiers that ship, not by {plan.verifier!r}: use `stepforge finetune "
                 "launch`, `watch`, and `register --verifier`, which judge on this machine"
             )
+        if plan.teacher is not None:
+            _hold_teacher(f"{plan.provider.type}/{plan.base_model}", plan.teacher.model)
         request, rows, warnings = self._request(
             plan,
             records,
@@ -271,6 +274,18 @@ class Tunes:
         if MACHINE not in machines:
             raise InvalidInput(f"environment {self.connection.name!r} has no machine for paid tunes: deploy it again")
         return machines[MACHINE]
+
+
+def _hold_teacher(student: str, teacher: str) -> None:
+    """The machine's word: pairs of one's own would let whoever starts it say who may teach whom."""
+    try:
+        shipped().pair(student, teacher)
+    except InvalidInput as error:
+        known = ", ".join(shipped().taught_by(student)) or "none"
+        raise InvalidInput(
+            f"the machine takes teachers that the catalogue which ships has for {student!r}, and {teacher!r} is none "
+            f"of them ({known}): choose one, or use `stepforge finetune launch --catalogue`, `watch` and `register`"
+        ) from error
 
 
 def _none(name: str) -> str:
