@@ -46,6 +46,7 @@ def launch_plan(
     from datetime import UTC, datetime
 
     from stepforge.cli._finetune_cloud import read_records
+    from stepforge.cli._personal import cleared
     from stepforge.economics.catalogue import Catalogue
     from stepforge.finetune.entries import Stage
     from stepforge.finetune.launching import launch
@@ -55,7 +56,7 @@ def launch_plan(
 
     asked = load_plan(plan)
     folder = home() / "finetune" / "data"
-    records = read_records(data, domain)
+    records = cleared(asked, read_records(data, domain), domain)
     # What the tuned model will be judged by stays at home.
     spec = asked.spec(trained(records), folder)
     ledger, provider = _ledger(), asked.provider.provider()
