@@ -51,6 +51,7 @@ def launch_plan(
     from datetime import UTC, datetime
 
     from stepforge.cli._finetune_cloud import read_records
+    from stepforge.cli._personal import cleared
     from stepforge.economics.catalogue import Catalogue
     from stepforge.finetune.entries import Stage
     from stepforge.finetune.launching import launch
@@ -60,7 +61,7 @@ def launch_plan(
 
     asked = load_plan(plan)
     folder = home() / "finetune" / "data"
-    records = read_records(data, domain)
+    records = cleared(asked, read_records(data, domain), domain)
     # What the tuned model will be judged by stays at home.
     spec = asked.spec(trained(records), folder)
     ledger, provider = _ledger(), asked.provider.provider()
@@ -174,12 +175,14 @@ def write_grader(
     json: Json = False,
 ) -> None:
     """Write the code of a Lambda function that grades with a verifier: what Bedrock's reinforcement calls."""
+    from stepforge.contracts.names import FUNCTION_RUNTIME
     from stepforge.finetune.graders import FUNCTION_MODULE, function_zip
 
     code = function_zip(verifier)
     out.write_bytes(code)
-    plain = {"file": str(out), "bytes": len(code), "handler": f"{FUNCTION_MODULE}.handler", "runtime": "python3.11"}
-    text = f"{out}: {len(code):,} bytes, handler {FUNCTION_MODULE}.handler, Python 3.11; it needs pydantic 2 by a layer"
+    handler = f"{FUNCTION_MODULE}.handler"
+    plain = {"file": str(out), "bytes": len(code), "handler": handler, "runtime": FUNCTION_RUNTIME}
+    text = f"{out}: {len(code):,} bytes, handler {handler}, {FUNCTION_RUNTIME}; it needs pydantic 2 by a layer"
     emit(plain, as_json=json, text=text)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from stepforge.cli._decide import asked, load
 from stepforge.cli._output import columns, emit, say
+from stepforge.cli._personal import cleared
 from stepforge.client import Client
 from stepforge.connection import LOCAL
 from stepforge.contracts.decisions import Decision
@@ -60,9 +61,10 @@ def start(
     found, grounds = (
         (None, None) if question is None else asked(question, catalogue, experience=experience, criteria=criteria)
     )
+    tuned = load_plan(plan)
     execution, warnings = tunes.start(
-        load_plan(plan),
-        read_records(data, domain),
+        tuned,
+        cleared(tuned, read_records(data, domain), domain),
         home() / "finetune" / "data",
         domain=domain,
         catalogue=catalogue,
@@ -95,10 +97,11 @@ def register(
     ledger: Ledger,
     as_json: bool,
 ) -> None:
+    records = cleared(plan, read_records(data, domain), domain)
     with Judge(domain, verifier) as judge:
         output = Tunes(client.connection).register(
             plan,
-            read_records(data, domain),
+            records,
             home() / "finetune" / "data",
             key=key,
             ledger=ledger,

@@ -27,7 +27,7 @@ from stepforge.finetune.entries import Stage
 from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.request import Request, Start, Tools, request_bytes
 from stepforge.machines.executions import Execution
-from tests.unit.finetune.conftest import PRICE
+from tests.unit.finetune.conftest import NOTHING, PRICE
 from tests.unit.finetune.deciding import CASES, LITE, MINI, NOVA, PRO, Case, row, two
 from tests.unit.finetune.test_holding import LIMITS, MODEL, Vendor, flat, plan_of
 
@@ -74,6 +74,14 @@ class Cloud:
     name = "dev"
     environment = SimpleNamespace(bucket="bucket", machines={"finetune": "arn:finetune"})
 
+    def lay(self, request: Request) -> Start:
+        """Upload it with its data, past the checks of the command."""
+        data, sha256 = request_bytes(request)
+        name = request.spec.training.filename
+        rows = (self.folder / name).read_bytes()
+        self.s3.objects |= {"request": data, f"finetune/data/{name}": rows, f"finetune/heldout/{NOTHING}.jsonl": b""}
+        return Start(request_uri="s3://bucket/request", request_sha256=sha256)
+
     def machine(self, start: Start) -> flow.Flow:
         """What the function does first, each time with an empty ledger."""
         ledger = FileLedger(self.folder / f"ledger-{len(list(self.folder.iterdir()))}.sqlite")
@@ -118,14 +126,11 @@ def test_the_machine_comes_to_the_whole_verdict_of_the_command_from_its_request_
     advisors = [read_criteria(one, case.question) for one in sorted(tmp_path.glob("criteria-*.json"))]
     grounds = Grounds.of(case.question, catalogue=catalogue, experience=case.experience, advisors=advisors)
     for name in (one.name for one in case.question.arms):
-        data, sha256 = request_bytes(request_for(spec, question=case.question, arm=name, grounds=grounds))
-        cloud.s3.objects["request"] = data
-        cloud.s3.objects[f"finetune/data/{spec.training.filename}"] = (tmp_path / spec.training.filename).read_bytes()
-        carried = Request.model_validate_json(data)
+        start = cloud.lay(request_for(spec, question=case.question, arm=name, grounds=grounds))
+        carried = Request.model_validate_json(cloud.s3.objects["request"])
         assert carried.question is not None
         assert carried.grounds is not None
         assert carried.grounds.verdict(carried.question) == told
-        start = Start(request_uri="s3://bucket/request", request_sha256=sha256)
         if case.expected == ("launch", name):
             assert cloud.machine(start).stage in (Stage.RESERVED, Stage.NEEDS_APPROVAL)
         else:
@@ -136,7 +141,7 @@ def test_the_machine_comes_to_the_whole_verdict_of_the_command_from_its_request_
 def request_for(spec: TuneSpec, **given: Any) -> Request:
     tune = spec.model_copy(update={"environment": "dev", "base_model": "small"})
     plain: dict[str, Any] = {"plan": plan_of(base_model="small"), "spec": tune, "price": flat("1"), "domain": "d"}
-    return Request(**plain, needed_until=PRICE.as_of, heldout_sha256="a" * 64, **given)
+    return Request(**plain, needed_until=PRICE.as_of, heldout_sha256=NOTHING, **given)
 
 
 PLAN = f"""
@@ -210,12 +215,9 @@ def test_a_request_without_a_question_keeps_the_digest_that_it_had(spec: TuneSpe
     assert request_bytes(request) == (canonical_json(plain), digest(plain))
 
 
-def test_a_request_of_an_earlier_release_is_judged_by_what_ships(spec: TuneSpec, cloud: Cloud, tmp_path: Path) -> None:
+def test_a_request_of_an_earlier_release_is_judged_by_what_ships(spec: TuneSpec, cloud: Cloud) -> None:
     asked = CASES["a dearer row"].question
-    data, sha256 = request_bytes(request_for(spec, question=asked, arm="nova"))
-    cloud.s3.objects["request"] = data
-    cloud.s3.objects[f"finetune/data/{spec.training.filename}"] = (tmp_path / spec.training.filename).read_bytes()
-    assert cloud.machine(Start(request_uri="s3://bucket/request", request_sha256=sha256)).key
+    assert cloud.machine(cloud.lay(request_for(spec, question=asked, arm="nova"))).key
 
 
 def test_grounds_hold_no_more_than_the_question_reads() -> None:
