@@ -87,6 +87,38 @@ def launch_plan(
     _emit(done.entry, as_json=json)
 
 
+@app.command("sample")
+def sample_rows(
+    plan: PlanFile,
+    data: Annotated[Path, typer.Option(help="Your records, one JSON object a line.")],
+    rows: Annotated[int, typer.Option(help="How many to draw, 20 or more.", min=1)] = 30,
+    out: Annotated[Path, typer.Option(help="File of a JSON object a line: id, row.")] = Path("sample.jsonl"),
+    domain: Annotated[str, typer.Option(help="Whose records these are.")] = "records",
+    json: Json = False,
+) -> None:
+    """Draw the rows to count, whose tokens make a plan's estimate a figure with a narrow range. Nothing is sent."""
+    from json import dumps
+
+    from stepforge.cli._finetune_cloud import read_records
+    from stepforge.economics.bills import pair_prompts
+    from stepforge.finetune.pairs import trained
+    from stepforge.finetune.plan import load_plan
+    from stepforge.finetune.sampling import sample
+
+    asked = load_plan(plan)
+    found, trained_on = sample(asked, trained(read_records(data, domain)), rows=rows)
+    out.write_text("".join(dumps({"id": name, "row": row}) + "\n" for name, row in found.items()))
+    provider = asked.provider.type
+    twice = ", the prompt of a pair twice" if asked.method == "dpo" and pair_prompts(provider) == 2 else ""
+    text = (
+        f"{out}: {len(found)} of {trained_on} rows, as {provider} will be sent them. Next: count the tokens of each "
+        f"with its own counter, for one epoch{twice}, and write them into {plan} by id: [counted], then a line "
+        f"{next(iter(found))!r} = TOKENS for each"
+    )
+    plain = {"file": str(out), "rows": len(found), "of": trained_on}
+    emit(plain, as_json=json, text=text)
+
+
 @app.command("watch")
 def watch_launch(plan: PlanFile, key: Key, own: Own = None, json: Json = False) -> None:
     """Follow a launch until it ends, and book what it cost."""

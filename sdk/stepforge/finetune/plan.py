@@ -209,7 +209,7 @@ class Plan(Contract):
                 base_model=self.base_model,
                 method=self.method,
                 training=file,
-                validation=writing(validated, limits=few) if validated else None,
+                validation=writing(validated, limits=few, counted=None) if validated else None,
                 hyperparameters=self.hyperparameters,
                 grader=grader,
                 teacher=self.teacher,
