@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from stepforge.cli._output import emit, say, table
 from stepforge.economics.catalogue import Catalogue, ModelPrice, ModelRow
+from stepforge.economics.catalogue_file import as_toml
 from stepforge.economics.decide import decide as verdict_on
 from stepforge.economics.experience import Experience
 from stepforge.economics.files import read_question
+from stepforge.economics.price_list import look_up
+from stepforge.economics.prices import PRICE_LIST_REGION
 from stepforge.errors import InvalidInput
 
 
@@ -49,6 +52,46 @@ def print_catalogue(model: str | None, own: list[Path], *, as_json: bool) -> Non
     stale = Catalogue({row.id: row for row in rows}).stale(today)
     if stale:
         say(f"({len(stale)} stale: {stale[0]}{'; ...' if len(stale) > 1 else ''})")
+
+
+def refresh_catalogue(own: list[Path], *, ask: bool, out: Path | None, as_json: bool) -> None:
+    """What ships with these files over it, with the prices of AWS's list in it where that can be asked."""
+    before, today = load(own), datetime.now(UTC).date()
+    found, missing, why = before, list[str](), ""
+    if ask:
+        found, missing, why = _asked(before, today)
+    fresh = [
+        f"{row.id}: {price.kind} is {_usd(price)}"
+        for row in found.rows.values()
+        for price in row.prices
+        if price not in before.rows[row.id].prices
+    ]
+    if out is not None:
+        out.write_text(as_toml(found), encoding="utf-8")
+    stale = found.stale(today)
+    lines = [*fresh, *missing, *(f"stale: {line}" for line in stale)]
+    if ask:
+        lines.append(f"{len(fresh)} prices were read, {len(missing)} were not: those stay as they are")
+    if why:
+        say(f"AWS's price list was not read ({why}): no price is newer than before. Give newer rows with --catalogue")
+    if out is not None:
+        lines.append(f"written: {out} (use it with --catalogue {out})")
+    plain = {"fresh": fresh, "missing": missing, "stale": stale, "asked": ask and not why, "why": why or None}
+    emit({**plain, "file": None if out is None else str(out)}, as_json=as_json, text="\n".join(lines))
+
+
+def _asked(catalogue: Catalogue, today: date) -> tuple[Catalogue, list[str], str]:
+    """The catalogue, what was not found, and why the list could not be asked."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    config = Config(connect_timeout=10, retries={"total_max_attempts": 2})
+    try:
+        client = boto3.client("pricing", region_name=PRICE_LIST_REGION, config=config)
+        return *catalogue.refreshed(look_up(client), today), ""
+    except (BotoCoreError, ClientError) as error:
+        return catalogue, [], type(error).__name__
 
 
 def load(own: list[Path]) -> Catalogue:
