@@ -8,6 +8,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_s3 as s3
 from constructs import IConstruct
 
+from cdk.code import PYTHON
 from cdk.data import ACCESS_LOGS
 from cdk.policies import groups, images
 from cdk.roles import JOB_LOGS, NETWORK
@@ -27,7 +28,7 @@ def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
     for child in stack.node.children:
         for rule, reason in _BELOW.get(child.node.id, {}).items():
             _acknowledge(child, rule, reason)
-    _acknowledge(stack, "L1", "Python 3.11 is the oldest that the project supports, and what its layer is built for")
+    _acknowledge(stack, "L1", f"Python {PYTHON} is what the layers are built and tried for; AWS supports it until 2029")
     for part, queue in (("Promotion", "DeadLetters"), ("Images", "DeadLetters")):
         for found in _child(stack, part, queue):
             _acknowledge(found, "SQS3", "it is the dead-letter queue of the rules' targets")

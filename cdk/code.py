@@ -10,7 +10,14 @@ import jsii
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
+from stepforge.contracts.names import FUNCTION_RUNTIME
+
 ROOT = Path(__file__).resolve().parent.parent
+PYTHON = FUNCTION_RUNTIME.removeprefix("python")
+"""Of the functions, and what their layers are built for."""
+RUNTIME = lambda_.Runtime(FUNCTION_RUNTIME, lambda_.RuntimeFamily.PYTHON)
+BUNDLING_IMAGE = f"public.ecr.aws/sam/build-python{PYTHON}"
+"""Named by CDK's interface, and never pulled: bundling happens in this process."""
 _FOR_PEOPLE = ("local", "cli", "report", "scaffold", "recipes", "testing", "finetune", "_bundle")
 _DATA_FOR_PEOPLE = ("catalogue.toml", "py.typed", "*.lock")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", *_FOR_PEOPLE, *_DATA_FOR_PEOPLE)
@@ -51,7 +58,7 @@ def bundled() -> lambda_.Code:
 
 
 def _bundled(local: cdk.ILocalBundling, *, name: str) -> lambda_.Code:
-    image = cdk.DockerImage.from_registry("public.ecr.aws/sam/build-python3.11")
+    image = cdk.DockerImage.from_registry(BUNDLING_IMAGE)
     return lambda_.Code.from_asset(
         str(ROOT),
         # Hash what is shipped: the repository around it changes with every test.

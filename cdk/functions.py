@@ -14,7 +14,7 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from cdk.alerts import topic_name
-from cdk.code import bundled, uploaded
+from cdk.code import RUNTIME, bundled, uploaded
 from cdk.layers import layer
 from cdk.network import Network, where_providers_are_called
 from cdk.policies import allow, arns, grant_key_to_aws, groups, pass_roles, read_objects, start, use_key, write_objects
@@ -283,7 +283,7 @@ class Functions(Construct):
             self,
             identifier,
             function_name=f"stepforge-{self.settings.name}-{name.replace('_', '-')}",
-            runtime=lambda_.Runtime.PYTHON_3_11,
+            runtime=RUNTIME,
             handler=f"{name}.handler",
             code=code or self._code,
             role=role,

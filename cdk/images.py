@@ -164,7 +164,7 @@ def project_name(environment: str) -> str:
 
 
 def _build_spec(settings: Settings, registry: str) -> dict[str, object]:
-    options = " --gpu" if settings.gpu else ""
+    options = " --gpu" * settings.gpu + " --vllm" * settings.vllm
     return {
         "version": "0.2",
         "phases": {

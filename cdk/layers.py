@@ -24,7 +24,7 @@ import jsii
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from cdk.code import ROOT
+from cdk.code import BUNDLING_IMAGE, PYTHON, ROOT, RUNTIME
 from stepforge.errors import EnvironmentUnavailable, IntegrityError, InvalidInput
 
 LOCK = ROOT / "lambdas" / "requirements.lock"
@@ -40,11 +40,10 @@ NOT_LOADED = ("agentplatform", "vertexai", "google/cloud/aiplatform", "google/cl
 these, with which the layer is larger than Lambda takes."""
 MOST_PROVIDERS_BYTES = 200 * 2**20
 """Of the 250 MiB that a function and its layers may unpack to, the rest is for handlers, pydantic and cryptography."""
-# Lambda's Python 3.11 runs on glibc 2.26: manylinux_2_28 would not load there.
-_TARGET = ("--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--platform=manylinux2014_x86_64",
-           "--platform=manylinux_2_17_x86_64")  # fmt: skip
+_TARGET = ("--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}",
+           "--platform=manylinux2014_x86_64", "--platform=manylinux_2_17_x86_64")  # fmt: skip
 _LINE = re.compile(r"(?P<name>[\w-]+)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})")
-_HEAD = "# Written by `python -m cdk.layers --lock`: wheels for Linux on x86-64 with Python 3.11."
+_HEAD = f"# Written by `python -m cdk.layers --lock`: wheels for Linux on x86-64 with Python {PYTHON}."
 
 
 def locked(lock: Path = LOCK) -> dict[str, str]:
@@ -94,7 +93,7 @@ class _Unpacked:
 
 
 def layer(scope: Construct) -> lambda_.LayerVersion:
-    image = cdk.DockerImage.from_registry("public.ecr.aws/sam/build-python3.11")
+    image = cdk.DockerImage.from_registry(BUNDLING_IMAGE)
     code = lambda_.Code.from_asset(
         str(LOCK.parent),
         asset_hash_type=cdk.AssetHashType.CUSTOM,
@@ -106,7 +105,7 @@ def layer(scope: Construct) -> lambda_.LayerVersion:
         scope,
         "Packages",
         code=code,
-        compatible_runtimes=[lambda_.Runtime.PYTHON_3_11],
+        compatible_runtimes=[RUNTIME],
         compatible_architectures=[lambda_.Architecture.X86_64],
         description="pydantic and cryptography for the handlers",
     )

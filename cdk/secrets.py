@@ -13,7 +13,7 @@ from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
 from cdk.alerts import alarm
-from cdk.code import bundled
+from cdk.code import RUNTIME, bundled
 from cdk.layers import layer
 from cdk.network import Network, where_providers_are_called
 from cdk.policies import allow, arns
@@ -91,7 +91,7 @@ class Secrets(Construct):
             self,
             f"Rotate{identifier}",
             function_name=f"stepforge-{settings.name}-rotate-{provider}",
-            runtime=lambda_.Runtime.PYTHON_3_11,
+            runtime=RUNTIME,
             handler="rotate_secret.handler",
             code=self._code,
             layers=[self._layer],

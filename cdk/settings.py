@@ -211,6 +211,9 @@ class Settings(_Frozen):
     domains: tuple[str, ...] = ("facial",)
     """Domains whose model package group and endpoint alarm exist from the start; others are made on first use."""
     train_instance_type: InstanceType = "ml.g5.xlarge"
+    vllm: bool = False
+    """Whether the image for GPUs has vLLM, for stages that take their rollouts from it. Some GB more to build, keep and
+    load."""
     serve_instance_type: InstanceType = "ml.m5.xlarge"
     serve_mode: ServeMode = "realtime"
     """`realtime`: an answer within a minute. `async`: requests and answers in the bucket, an answer within an hour.
@@ -316,6 +319,11 @@ class Settings(_Frozen):
             )
         if self.finetune_first_seconds > self.finetune_most_seconds:
             raise ValueError("finetune_first_seconds is more than finetune_most_seconds: exchange them")
+        if self.vllm and not self.gpu:
+            raise ValueError(
+                f"vllm is for GPUs, and train_instance_type {self.train_instance_type!r} has none: take one that has, "
+                '"ml.g5.xlarge" say, or set vllm to false'
+            )
         for field in ("train_instance_type",):
             given = getattr(self, field)
             if not any(_matches(given, pattern) for pattern in self.limits.instance_types):

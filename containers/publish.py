@@ -35,10 +35,10 @@ def run(*command: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.strip()
 
 
-def revision(image: str, base: str) -> str:
-    """A tag that stands for what an image is built from: the base's digest, its folder of containers/ and the sources
-    that it copies. A build that is started again takes a mended base in."""
-    state = hashlib.sha256(f"{image}\0{base}".encode())
+def revision(image: str, base: str, extras: tuple[str, ...] = ()) -> str:
+    """A tag that stands for what an image is built from: the base's digest, its folder of containers/, the sources that
+    it copies and the build's `extras`. A build that is started again takes a mended base in."""
+    state = hashlib.sha256("\0".join((image, base, *extras)).encode())
     for folder in (ROOT / "containers" / image, *_SOURCES.values()):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -53,12 +53,19 @@ def pinned_base() -> str:
     return f"{BASE.rpartition(':')[0]}@{manifest['digest']}"
 
 
-def publish(image: str, repository: str, base: str) -> str:
+def extras_of(image: str, *, vllm: bool) -> tuple[str, ...]:
+    """Arguments of the build that put more into an image."""
+    return ("VLLM=yes",) if vllm and image == "train-cuda" else ()
+
+
+def publish(image: str, repository: str, base: str, extras: tuple[str, ...] = ()) -> str:
     """Build and push one image; its address with the digest that the registry has for it."""
-    tag = revision(image, base)
+    tag = revision(image, base, extras)
     options = ["--build-arg", f"BASE={base}", "--build-arg", f"REVISION={tag}"]
     if image in ("train", "serve"):
         options += ["--build-arg", f"TORCH_INDEX_URL={CPU_INDEX}"]
+    for extra in extras:
+        options += ["--build-arg", extra]
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "metadata.json"
         run(
@@ -80,14 +87,15 @@ def exists(repository: str, tag: str) -> str | None:
     return next((image["imageDigest"] for image in images if image.get("imageTag") == tag), None)
 
 
-def main(environment: str, registry: str, images: dict[str, str]) -> dict[str, str]:
+def main(environment: str, registry: str, images: dict[str, str], *, vllm: bool = False) -> dict[str, str]:
     """Publish `images`, parameter to folder of containers/ ({"train": "train-cuda"}); what was written to SSM."""
     base = pinned_base()
     values = {}
     for name, image in images.items():
         repository = f"{registry}/stepforge-{environment}-{image}"
-        found = exists(repository, revision(image, base))
-        values[f"images/{name}"] = f"{repository}@{found}" if found else publish(image, repository, base)
+        extras = extras_of(image, vllm=vllm)
+        found = exists(repository, revision(image, base, extras))
+        values[f"images/{name}"] = f"{repository}@{found}" if found else publish(image, repository, base, extras)
     lock = ROOT / "containers" / images["train"] / "requirements.lock"
     values |= {f"code/{work}": digest for work, digest in code_digests(_SOURCES, lock).items()}
     written = {parameter(environment, key): value for key, value in values.items()}
@@ -101,10 +109,14 @@ def _arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--environment", required=True)
     parser.add_argument("--registry", required=True)
     parser.add_argument("--gpu", action="store_true", help="training jobs run on NVIDIA GPUs")
-    return parser.parse_args(given)
+    parser.add_argument("--vllm", action="store_true", help="with --gpu: rollouts from vLLM, which the image then has")
+    options = parser.parse_args(given)
+    if options.vllm and not options.gpu:
+        parser.error("--vllm is for the image of GPUs: give --gpu too, or leave it out")
+    return options
 
 
 if __name__ == "__main__":
     options = _arguments(sys.argv[1:])
-    train = "train-cuda" if options.gpu else "train"
-    print(json.dumps(main(options.environment, options.registry, {"data": "data", "serve": "serve", "train": train})))
+    images = {"data": "data", "serve": "serve", "train": "train-cuda" if options.gpu else "train"}
+    print(json.dumps(main(options.environment, options.registry, images, vllm=options.vllm)))

@@ -240,6 +240,11 @@ class ProviderRefused(ProviderError):
         status = self.status or 0
         return 400 <= status < 500 and status not in (401, 402, 403, 407, 429)
 
+    @property
+    def of_this_question(self) -> bool:
+        """Whether another question may be answered: this one may be too long, or its content is refused."""
+        return self.status in (400, 413, 422)
+
 
 class ProviderUnavailable(ProviderError):
     pass

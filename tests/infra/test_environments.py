@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_cdk import App, Stack
+from aws_cdk import aws_kms as kms
+from aws_cdk.assertions import Template
+from cdk.images import Images
+from cdk.settings import Settings, settings
 
 from stepforge.contracts.names import ENVIRONMENT_TAG, parameter
 from stepforge.errors import UnknownPrice
@@ -281,6 +286,24 @@ def test_the_build_starts_when_its_stack_is_deployed(synth: Synth) -> None:
         "status-details": {"status": ["CREATE_COMPLETE", "UPDATE_COMPLETE"]},
     }
     assert "DeadLetterConfig" in rule["Targets"][0]
+
+
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        ({}, " --gpu"),
+        ({"vllm": True}, " --gpu --vllm"),
+        ({"train_instance_type": "ml.m5.xlarge"}, ""),
+    ],
+    ids=["gpu", "vllm", "cpu"],
+)
+def test_the_build_is_told_what_the_environment_s_image_has(given: dict[str, Any], options: str) -> None:
+    stack = Stack(App(), "Images")
+    Images(stack, Settings.model_validate(settings("dev").model_dump() | given), key=kms.Key(stack, "Key"))
+    project = only(Template.from_stack(stack).to_json(), "AWS::CodeBuild::Project")
+    command = json.dumps(project["Source"]["BuildSpec"]).partition("containers/publish.py")[2]
+    assert "--environment dev" in command
+    assert "".join(re.findall(r" --(?:gpu|vllm)", command)) == options
 
 
 def test_the_build_gets_the_sources_that_docker_would_and_no_more(synth: Synth) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import boto3
 import pytest
 
 pytest.importorskip("aws_cdk", reason="the extra [cdk] is not installed")
 
+from cdk.code import PYTHON
 from cdk.layers import LOCK, NOT_LOADED, PROVIDERS, PROVIDERS_LOCK, lay_out, locked, wheels
 
 from stepforge.errors import EnvironmentUnavailable, InvalidInput
@@ -20,6 +23,8 @@ from stepforge.errors import EnvironmentUnavailable, InvalidInput
 from .conftest import Synth
 
 ROOT = Path(__file__).parents[2]
+OF_FINETUNE = ("finetune", "grade", "_judging")
+"""Handlers that need the bundle with domains and providers."""
 
 
 def digest(folder: Path) -> str:
@@ -45,21 +50,43 @@ def test_what_is_compiled_is_for_lambdas_linux_and_python(synth: Synth) -> None:
     with zipfile.ZipFile(next(path for path in wheels() if path.name.startswith("pydantic_core"))) as archive:
         (native,) = [name for name in archive.namelist() if name.endswith(".so")]
         needed = {tuple(map(int, v.split(b"."))) for v in re.findall(rb"GLIBC_(\d+\.\d+)", archive.read(native))}
-    # Amazon Linux 2, on which Lambda's Python 3.11 runs, has glibc 2.26.
-    assert max(needed) <= (2, 26)
+    # Amazon Linux 2023, on which Lambda's Python runs since 3.12, has glibc 2.34.
+    assert max(needed) <= (2, 34)
+    tagged = [
+        name.split("-")[2] for name in names if name.split("-")[3] != "abi3" and not name.endswith("none-any.whl")
+    ]
+    assert set(tagged) == {f"cp{PYTHON.replace('.', '')}"}
 
 
-@pytest.mark.skipif(sys.platform != "linux" or sys.version_info[:2] != (3, 11), reason="made for Linux, Python 3.11")
+def functions_python() -> str | None:
+    """The interpreter that functions run on, where this machine has it."""
+    found = shutil.which(f"python{PYTHON}")
+    if found is None or sys.platform != "linux":
+        return None
+    # A version manager may have a name on PATH for what it does not run.
+    return found if subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0 else None
+
+
 def test_the_handlers_import_with_the_layer_and_what_lambda_has(synth: Synth) -> None:
+    if (python := functions_python()) is None:
+        pytest.skip(f"it needs Linux and python{PYTHON} on PATH")
     (layer,) = synth.folder.glob("asset.*/python")
-    code = min(path.parent for path in synth.folder.glob("asset.*/rotate_secret.py"))
+    has_boto3 = Path(boto3.__file__).parents[1]
     program = (
-        "import sys; sys.path[:0] = sys.argv[1:]; import pydantic, rotate_secret\n"
-        "from cryptography.hazmat.primitives.asymmetric import rsa\nprint(pydantic.__file__, rotate_secret.__file__)"
+        "import importlib, sys; sys.path[:0] = sys.argv[1:3]; sys.path.append(sys.argv[3])\n"
+        "for name in sys.argv[4:]: importlib.import_module(name)\n"
+        "from cryptography.hazmat.primitives.asymmetric import rsa\n"
+        "import pydantic; print(pydantic.__file__, sys.modules['rotate_secret'].__file__)"
     )
-    command = [sys.executable, "-c", program, str(code), str(layer)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split() == [str(layer / "pydantic" / "__init__.py"), str(code / "rotate_secret.py")]
+    bundles = {path.parent for path in synth.folder.glob("asset.*/rotate_secret.py")}
+    assert len(bundles) == 2
+    for code in bundles:
+        judges = (code / "stepforge_jobs").is_dir()
+        names = [path.stem for path in code.glob("*.py") if judges or not path.stem.startswith(OF_FINETUNE)]
+        command = [python, "-I", "-c", program, str(code), str(layer), str(has_boto3), *names]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [str(layer / "pydantic" / "__init__.py"), str(code / "rotate_secret.py")]
 
 
 def test_the_layer_has_the_versions_that_datasets_are_checked_with() -> None:

@@ -105,6 +105,28 @@ def test_with_gpus_jobs_run_in_the_image_that_has_their_libraries(build: Build) 
     assert "stepforge-dev-train-cuda@sha256:" in build.kept()["parameters"]["/stepforge/dev/images/train"]
 
 
+def test_vllm_is_in_the_image_for_gpus_where_it_is_asked_for_and_makes_it_another(build: Build) -> None:
+    def last() -> tuple[list[str], str]:
+        kept = build.kept()
+        built = [call for call in kept["calls"] if "containers/train-cuda/Dockerfile" in call][-1]
+        return built, kept["parameters"]["/stepforge/dev/images/train"]
+
+    build.run("--gpu")
+    plain, first = last()
+    done = build.run("--gpu", "--vllm")
+    assert done.returncode == 0, done.stderr
+    rich, second = last()
+    assert rich[rich.index("VLLM=yes") - 1] == "--build-arg"
+    assert "VLLM=yes" not in plain
+    assert first != second
+    calls = build.kept()["calls"]
+    assert [call for call in calls if "VLLM=yes" in call] == [rich]
+    build.run("--gpu", "--vllm")
+    assert sum("build" in call for call in build.kept()["calls"]) == sum("build" in call for call in calls)
+    refused = build.run("--vllm")
+    assert (refused.returncode, "give --gpu too" in refused.stderr) == (2, True)
+
+
 def test_the_same_sources_are_built_once(build: Build) -> None:
     build.run()
     first = build.kept()

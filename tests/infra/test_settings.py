@@ -134,6 +134,13 @@ def test_a_wrong_value_is_refused_with_its_field_and_the_remedy(path: str, value
     assert said in str(refused.value)
 
 
+def test_vllm_is_off_as_it_comes_and_for_gpus_alone() -> None:
+    assert not any(settings(name).vllm for name in deployable())
+    assert parse("dev", {**DEV, "vllm": True}, source="dev.toml").vllm
+    with pytest.raises(InvalidInput, match=r"train_instance_type 'ml\.m5\.xlarge' has none"):
+        parse("dev", {**DEV, "vllm": True, "train_instance_type": "ml.m5.xlarge"}, source="dev.toml")
+
+
 def test_what_must_be_there_is_told_as_the_line_to_add() -> None:
     with pytest.raises(InvalidInput) as refused:
         parse("dev", {}, source="dev.toml")

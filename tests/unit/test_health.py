@@ -89,6 +89,31 @@ def test_a_package_that_cannot_work_is_broken_and_that_one_alone_is_installed_ag
     assert said in found.detail
 
 
+def test_vllm_is_looked_for_in_the_environment_whose_python_is_named(
+    site: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> Part:
+        return wanting(monkeypatch, "vllm", ("vllm", "==0.32.0"))
+
+    monkeypatch.delenv("STEPFORGE_VLLM_PYTHON", raising=False)
+    assert found().state == "missing"
+    python = tmp_path / "vllm-env" / "bin" / "python"
+    monkeypatch.setenv("STEPFORGE_VLLM_PYTHON", str(python))
+    assert (found().state, "is no program" in found().detail) == ("broken", True)
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    assert (found().state, found().mend) == ("broken", f"{python} -m pip install 'vllm==0.32.0'")
+    described = tmp_path / "vllm-env" / "lib" / "python3.11" / "site-packages" / "vllm-0.31.0.dist-info"
+    described.mkdir(parents=True)
+    assert "vllm 0.31.0 is none of ==0.32.0" in found().detail
+    described.rename(described.with_name("vllm-0.32.0.dist-info"))
+    assert found() == Part("vllm", "ok", f"vllm 0.32.0 of {python}")
+    # Beside the others it is looked at where no Python is named.
+    site("vllm", "0.32.0")
+    monkeypatch.delenv("STEPFORGE_VLLM_PYTHON")
+    assert found() == Part("vllm", "ok", "vllm 0.32.0")
+
+
 def test_torch_without_its_library_is_broken(site: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     torch = site("torch", "2.13.0+cpu", files=("__init__.py", "lib/libtorch_cpu.so"))
     assert wanting(monkeypatch, "train", ("torch", "==2.13.0")).state == "ok"

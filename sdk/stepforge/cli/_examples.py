@@ -112,6 +112,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "stepforge finetune launch plan.toml --data records.jsonl",
         "stepforge finetune launch plan.toml --data records.jsonl --approve 'Ada Lovelace'",
     ),
+    "finetune sample": ("stepforge finetune sample plan.toml --data records.jsonl --rows 30 --out sample.jsonl",),
     "finetune watch": ("stepforge finetune watch plan.toml sf-0123456789abcdef",),
     "finetune cancel": ("stepforge finetune cancel plan.toml sf-0123456789abcdef",),
     "finetune register": (

@@ -47,6 +47,7 @@ def launch_plan(
     from datetime import UTC, datetime
 
     from stepforge.cli._finetune_cloud import read_records
+    from stepforge.cli._personal import cleared
     from stepforge.economics.catalogue import Catalogue
     from stepforge.finetune.entries import Stage
     from stepforge.finetune.launching import launch
@@ -56,7 +57,7 @@ def launch_plan(
 
     asked = load_plan(plan)
     folder = home() / "finetune" / "data"
-    records = read_records(data, domain)
+    records = cleared(asked, read_records(data, domain), domain)
     # What the tuned model will be judged by stays at home.
     spec = asked.spec(trained(records), folder)
     ledger, provider = _ledger(), asked.provider.provider()
@@ -80,6 +81,38 @@ def launch_plan(
     if done.stage == Stage.NEEDS_APPROVAL:
         say(f"this needs a person: look at the cost, then run it again with --approve 'YOUR NAME' ({done.key})")
     _emit(done.entry, as_json=json)
+
+
+@app.command("sample")
+def sample_rows(
+    plan: PlanFile,
+    data: Annotated[Path, typer.Option(help="Your records, one JSON object a line.")],
+    rows: Annotated[int, typer.Option(help="How many to draw, 20 or more.", min=1)] = 30,
+    out: Annotated[Path, typer.Option(help="File of a JSON object a line: id, row.")] = Path("sample.jsonl"),
+    domain: Annotated[str, typer.Option(help="Whose records these are.")] = "records",
+    json: Json = False,
+) -> None:
+    """Draw the rows to count, whose tokens make a plan's estimate a figure with a narrow range. Nothing is sent."""
+    from json import dumps
+
+    from stepforge.cli._finetune_cloud import read_records
+    from stepforge.economics.bills import pair_prompts
+    from stepforge.finetune.pairs import trained
+    from stepforge.finetune.plan import load_plan
+    from stepforge.finetune.sampling import sample
+
+    asked = load_plan(plan)
+    found, trained_on = sample(asked, trained(read_records(data, domain)), rows=rows)
+    out.write_text("".join(dumps({"id": name, "row": row}) + "\n" for name, row in found.items()))
+    provider = asked.provider.type
+    twice = ", the prompt of a pair twice" if asked.method == "dpo" and pair_prompts(provider) == 2 else ""
+    text = (
+        f"{out}: {len(found)} of {trained_on} rows, as {provider} will be sent them. Next: count the tokens of each "
+        f"with its own counter, for one epoch{twice}, and write them into {plan} by id: [counted], then a line "
+        f"{next(iter(found))!r} = TOKENS for each"
+    )
+    plain = {"file": str(out), "rows": len(found), "of": trained_on}
+    emit(plain, as_json=json, text=text)
 
 
 @app.command("watch")
@@ -182,12 +215,14 @@ def write_grader(
     json: Json = False,
 ) -> None:
     """Write the code of a Lambda function that grades with a verifier: what Bedrock's reinforcement calls."""
+    from stepforge.contracts.names import FUNCTION_RUNTIME
     from stepforge.finetune.graders import FUNCTION_MODULE, function_zip
 
     code = function_zip(verifier)
     out.write_bytes(code)
-    plain = {"file": str(out), "bytes": len(code), "handler": f"{FUNCTION_MODULE}.handler", "runtime": "python3.11"}
-    text = f"{out}: {len(code):,} bytes, handler {FUNCTION_MODULE}.handler, Python 3.11; it needs pydantic 2 by a layer"
+    handler = f"{FUNCTION_MODULE}.handler"
+    plain = {"file": str(out), "bytes": len(code), "handler": handler, "runtime": FUNCTION_RUNTIME}
+    text = f"{out}: {len(code):,} bytes, handler {handler}, {FUNCTION_RUNTIME}; it needs pydantic 2 by a layer"
     emit(plain, as_json=json, text=text)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from stepforge.cli._decide import load
 from stepforge.cli._entries import FAKE, estimated, fake_in, plain_entry
 from stepforge.cli._output import columns, emit, say
+from stepforge.cli._personal import cleared
 from stepforge.client import Client
 from stepforge.connection import LOCAL, command
 from stepforge.contracts.decisions import Decision
@@ -55,9 +56,10 @@ def start(
 ) -> None:
     tunes, catalogue = Tunes(client.connection), load(own)
     asked = None if question is None else quoted(read_question(question), catalogue)[0]
+    tuned = load_plan(plan)
     execution, warnings = tunes.start(
-        load_plan(plan),
-        read_records(data, domain),
+        tuned,
+        cleared(tuned, read_records(data, domain), domain),
         home() / "finetune" / "data",
         domain=domain,
         catalogue=catalogue,
@@ -89,10 +91,11 @@ def register(
     ledger: Ledger,
     as_json: bool,
 ) -> None:
+    records = cleared(plan, read_records(data, domain), domain)
     with Judge(domain, verifier) as judge:
         output = Tunes(client.connection).register(
             plan,
-            read_records(data, domain),
+            records,
             home() / "finetune" / "data",
             key=key,
             ledger=ledger,

@@ -112,8 +112,9 @@ class Arm(Contract):
     """None: worked out from `traffic` and the catalogue."""
     request_relative_sd: Annotated[float, Field(ge=0, le=5)] = 0.1
     traffic: Traffic | None = None
-    month_usd: Usd = 0.0
-    """Hosting and storage, whether anyone asks or not."""
+    month_usd: Usd | None = None
+    """Hosting and storage, whether anyone asks or not. None: what the catalogue has for `model`, with one deployment
+    all hours of the month; nothing where it has neither."""
     retrains: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Within the horizon."""
     failure_rate: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -74,7 +74,7 @@ class Offer:
             failure_rate=arm.failure_rate,
             request_usd=arm.request_usd,
             request_relative_sd=arm.request_relative_sd,
-            month_usd=arm.month_usd,
+            month_usd=arm.month_usd or 0.0,
             criteria_usd=criteria_usd,
         )
 

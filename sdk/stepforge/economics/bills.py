@@ -7,7 +7,6 @@ from whoever plans it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 
@@ -201,17 +200,6 @@ def requests(
     """Answers or a grader's verdicts, charged by the token; input and output are two lines."""
     pairs = (("input", prompt_tokens, input_price), ("output", completion_tokens, output_price))
     return Bill(tuple(_of_tokens(what, tokens, price) for what, tokens, price in pairs))
-
-
-def rate_behind(total_usd: Decimal, hours: Decimal, rates: Mapping[str, Decimal]) -> str | None:
-    """Which of these hourly rates gives a published total to the cent; None where none of them does, or two do.
-
-    >>> rates = {"EC2 on demand": Decimal("16.288"), "SageMaker training": Decimal("20.36")}
-    >>> rate_behind(Decimal("65.15"), Decimal(4), rates)
-    'EC2 on demand'
-    """
-    found = [name for name, rate in rates.items() if cents(rate * hours) == total_usd]
-    return found[0] if len(found) == 1 else None
 
 
 def cents(usd: Decimal) -> Decimal:

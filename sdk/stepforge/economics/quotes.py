@@ -1,4 +1,4 @@
-"""Fill what a question leaves to the catalogue: training and request prices, shutdown dates. Pure."""
+"""Fill what a question leaves to the catalogue: prices of training, requests and hosting, shutdown dates. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import math
 from decimal import Decimal
 
 from stepforge.contracts.decisions import Arm, FixedCosts, Method, Question, TrainingPlan
-from stepforge.economics.bills import Bill, by_hours, by_instances, by_tokens, requests
+from stepforge.economics.bills import (
+    HOURS_OF_MONTH,
+    Bill,
+    by_hours,
+    by_instances,
+    by_tokens,
+    hosting,
+    requests,
+    storage,
+)
 from stepforge.economics.catalogue import (
     TRAINING,
     Catalogue,
@@ -44,6 +53,8 @@ def _priced(arm: Arm, catalogue: Catalogue) -> Arm:
         )
     if arm.request_usd is None:
         update["request_usd"] = _request(arm, catalogue)
+    if arm.month_usd is None and arm.model is not None and arm.method != "prompt":
+        update["month_usd"] = float(_month(arm.model, catalogue).usd)
     return arm.model_copy(update=update)
 
 
@@ -72,6 +83,17 @@ def _training(arm: Arm, catalogue: Catalogue) -> float:
         else:
             bill += by_hours(provider, hours, price)
     return float(bill.usd)
+
+
+def _month(model: str, catalogue: Catalogue) -> Bill:
+    """A tuned model that stands by, asked or not. Most providers charge nothing for that, and have no such price."""
+    kinds = {price.kind for price in catalogue.row(model).prices}
+    bill = Bill(())
+    if "hosting" in kinds:
+        bill += hosting(Decimal(HOURS_OF_MONTH), catalogue.price(model, "hosting").usd)
+    if "storage" in kinds:
+        bill += storage(Decimal(1), catalogue.price(model, "storage").usd)
+    return bill
 
 
 def _exactly(tokens: int) -> TokenCount:

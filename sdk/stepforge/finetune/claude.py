@@ -66,9 +66,13 @@ class AnthropicModel:
             if error.status_code >= 500:
                 self.meter.book(most_input, most_output)
             body = error.body if isinstance(error.body, dict) else {}
-            code = str((body.get("error") or {}).get("type") or "")
+            said = body.get("error") or {}
+            status, code = error.status_code, str(said.get("type") or "")
+            # A 400 like that of a prompt that is too long, but no other prompt would be answered either.
+            if status == 400 and "credit balance" in str(said.get("message")).lower():
+                status, code = 402, "credit balance too low (sent with status 400)"
             raise failure(
-                self.target, "messages", status=error.status_code, code=code, secrets=[self._key], about_content=True
+                self.target, "messages", status=status, code=code, secrets=[self._key], about_content=True
             ) from None
         except self._sdk.APIConnectionError as error:
             self.meter.book(most_input, most_output)

@@ -23,6 +23,7 @@ from stepforge.finetune.graders import is_own
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.pairs import heldout, trained
+from stepforge.finetune.personal import asked_sent
 from stepforge.finetune.plan import Plan
 from stepforge.finetune.provider import ChecksServing, Deployed
 from stepforge.finetune.request import Flow, Output, Request, Start, Tools, submit
@@ -142,12 +143,15 @@ class Tunes:
         question: Question | None = None,
         arm: str | None = None,
     ) -> tuple[Request, bytes, tuple[str, ...]]:
-        """The request, its held-out records, and warnings about the price. Writes the data below `folder`."""
+        """The request, its held-out records, and warnings about the price. Writes the data below `folder`.
+
+        Personal data are refused or replaced in both, as the plan says.
+        """
         if plan.environment != self.connection.name:
             raise InvalidInput(
                 f"the plan is for environment {plan.environment!r}, but this is {self.connection.name!r}: make them one"
             )
-        judged_by = heldout(records)
+        judged_by = asked_sent(heldout(records), plan.personal)
         if not judged_by:
             raise InvalidInput('no record is held out: mark some with "split": "test_new", by which it will be judged')
         if (question is None) != (arm is None):

@@ -19,6 +19,9 @@ from stepforge.contracts.records import TEST_SPLITS, Record
 from stepforge.economics import bills
 from stepforge.errors import InvalidInput
 from stepforge.finetune.counting import calibrated
+from stepforge.finetune.people import Kind as PersonalKind
+from stepforge.finetune.people import kinds_in
+from stepforge.finetune.personal import Personal, redacted, refuse, system_sent
 from stepforge.finetune.rows import WRITERS, Row, check, check_reserved
 from stepforge.finetune.spec import DatasetFile, Format, Method, ProviderName, TokenRange
 
@@ -131,6 +134,7 @@ def write(
     labelled: bool = False,
     base_model: str = "",
     counted: Mapping[str, int] | None = None,
+    personal: Personal = "refuse",
 ) -> DatasetFile:
     """Write `{sha256}.jsonl` below `folder`: pairs for `dpo`, records for every other method.
 
@@ -139,8 +143,9 @@ def write(
 
     `counter` gives the fewest and most tokens of a text (default: o200k times the provider's range where the extra
     `tokens` is installed, else from the bytes). `counted` has the tokens that the provider's own counter charges for
-    the rows of some records, by their ids: 20 or more, drawn at random, say what the others come to. Raises
-    InvalidInput naming the first record that cannot be used; then nothing was written.
+    the rows of some records, by their ids: 20 or more, drawn at random, say what the others come to. `personal` is what
+    becomes of addresses, phone and card numbers in anything that is written. Raises InvalidInput naming the first
+    record that cannot be used; then nothing was written.
     """
     format_ = format_of(provider, method, base_model)
     most = limits or LIMITS[provider, method]
@@ -159,6 +164,7 @@ def write(
             whole=whole,
             labelled=labelled,
             base_model=base_model,
+            personal=personal,
         )
         # ASCII alone: some readers break lines at U+2028, which JSON leaves as it is.
         line = json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
@@ -218,11 +224,15 @@ def row_of(
     whole: bool = False,
     labelled: bool = False,
     base_model: str = "",
+    personal: Personal = "refuse",
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """One row in the provider's format, and its texts. Raises InvalidInput naming the record."""
-    record = item.record if isinstance(item, Pair) else item
     if isinstance(item, Pair) != (method == "dpo"):
-        raise InvalidInput(f"record {record.id!r}: method 'dpo' takes pairs of completions, and no other method does")
+        raise InvalidInput(f"record {_id(item)!r}: method 'dpo' takes pairs of completions, and no other method does")
+    system = system_sent(system, personal)
+    if personal == "redact":
+        item = redacted_item(item)
+    record = item.record if isinstance(item, Pair) else item
     if record.split in TEST_SPLITS:
         raise InvalidInput(
             f"record {record.id!r} is of the held-out split {record.split!r}: a model that was tuned on it cannot be "
@@ -245,13 +255,33 @@ def row_of(
     if provider == "bedrock":
         check_reserved(record, [text for text in (system, record.prompt) if text is not None])
     row = WRITERS[format_of(provider, method, base_model)](method, record, system, answers)
-    if whole and method == "rft":
+    whole = whole and method == "rft"
+    if personal != "keep":
+        refuse(record, kinds_in([row, record.model_dump(mode="json") if whole else None]), personal)
+    if whole:
         if provider == "sagemaker":
             raise InvalidInput("SageMaker's rows have no room for a whole record: tune at another provider")
         text = record.model_dump_json()
         check(record, text)
         (row["references"] if provider == "vertex" else row)["record"] = text
     return row, texts
+
+
+def redacted_item(item: ItemT) -> ItemT:
+    """With placeholders in the place of personal data, in both completions of a pair too."""
+    if not isinstance(item, Pair):
+        return redacted(item)[0]
+    record, (preferred, rejected) = redacted(item.record, item.preferred, item.rejected)
+    return Pair(record=record, preferred=preferred, rejected=rejected)
+
+
+def personal_in(item: Item, **options: Any) -> tuple[PersonalKind, ...]:
+    """The kinds of personal data in the row that `row_of` with these options makes of a record as it is."""
+    row, _ = row_of(item, **{**options, "personal": "keep"})
+    places = row.get("references", row)
+    if isinstance(places.get("record"), str):
+        places["record"] = json.loads(places["record"])
+    return kinds_in(row)
 
 
 def _answer(record: Record, method: Kind) -> str:

@@ -19,6 +19,7 @@ from stepforge.contracts.reports import Decoding, EvaluationReport, RuleFailure,
 from stepforge.contracts.rewards import Verdict
 from stepforge.errors import InvalidInput
 from stepforge.finetune.job import Message, Tuned
+from stepforge.finetune.personal import Personal, check_asked
 from stepforge.finetune.provider import Provider
 from stepforge.machines.champion import mean_interval
 
@@ -51,8 +52,13 @@ def ask(
     system: str | None,
     max_tokens: int,
     start: int = 0,
+    personal: Personal = "refuse",
 ) -> Iterator[Answer]:
-    """Answers from the place `start` on, in order: for each record one of each decoding."""
+    """Answers from the place `start` on, in order: for each record one of each decoding.
+
+    Raises InvalidInput before the first is asked for where prompts hold personal data, unless they are to be kept.
+    """
+    check_asked(records, personal, system=system)
     asked = [(record, *decoding) for record in records for decoding in DECODINGS]
     first = [Message(role="system", content=system)] if system else []
     for record, decoding, temperature in asked[start:]:

@@ -35,6 +35,7 @@ from stepforge.finetune.entries import Entry, Stage, day_of
 from stepforge.finetune.evaluation import DECODINGS, Answer, Verify, ask, identity, write_evaluation
 from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
+from stepforge.finetune.personal import check_asked
 from stepforge.finetune.plan import AnthropicSettings, OpenAISettings, VertexSettings
 from stepforge.finetune.provider import ChecksServing, Deployed, Labels, Provider
 from stepforge.finetune.registering import register_external
@@ -63,6 +64,7 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
         verdict = verdict_on(request.question)
         if (verdict.action, verdict.arm) != ("launch", request.arm):
             raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
+    check_asked(_heldout(tools, request), request.plan.personal, system=request.plan.system_sent)
     provider, spec = tools.provider(request), request.spec
     if isinstance(request.plan.provider, AnthropicSettings | OpenAISettings | VertexSettings):
         request.plan.provider.check_machine(request.plan.optimiser)
@@ -193,15 +195,15 @@ def evaluate(
 ) -> Flow:
     """Ask for answers for as long as there is time, and judge them once all are there."""
     request, tuned = tools.request(flow.start), _tuned(flow)
-    lines = tools.get("heldout", request.heldout_sha256).splitlines()
-    records = [Record.model_validate_json(line) for line in lines]
+    records = _heldout(tools, request)
     folder, began = Keys.finetune("evaluations", flow.key), clock()
     found: list[Answer] = []
     answers = ask(
         tools.provider(request),
         tuned,
         records,
-        system=request.plan.system,
+        system=request.plan.system_sent,
+        personal=request.plan.personal,
         max_tokens=request.max_tokens,
         start=flow.asked,
     )
@@ -237,6 +239,11 @@ def evaluate(
             tools.put(f"{target}/{path.name}", path.read_bytes())
     ref = ArtifactRef(uri=f"s3://{tools.bucket}/{target}/", sha256=manifest.sha256)
     return flow.model_copy(update={"evaluation": ref})
+
+
+def _heldout(tools: Tools, request: Request) -> list[Record]:
+    lines = tools.get("heldout", request.heldout_sha256).splitlines()
+    return [Record.model_validate_json(line) for line in lines]
 
 
 def release(tools: Tools, flow: Flow) -> Flow:

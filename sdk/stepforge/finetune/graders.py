@@ -107,7 +107,7 @@ def python_grader(verifier: str) -> PythonGrader:
 
 
 def function_zip(verifier: str) -> bytes:
-    """The code of a Lambda function (handler `grader.handler`, Python 3.11) that Bedrock calls as its grader.
+    """The code of a Lambda function that Bedrock calls as its grader: handler `grader.handler`, `FUNCTION_RUNTIME`.
 
     It needs pydantic 2 from a layer. The same verifier gives the same bytes. Raises as `python_grader`.
     """

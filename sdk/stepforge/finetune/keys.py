@@ -146,6 +146,7 @@ def failure(
         return ProviderUnavailable(f"{text}. Whether it was done is not known")
     remedy = {
         401: "check the key",
+        402: "add credit to the account",
         403: "check what the key may do",
         404: "check the name, and the account and region that it is looked for in",
     }.get(status, "it was refused and nothing was done")

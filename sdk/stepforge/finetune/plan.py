@@ -6,11 +6,10 @@ Keys do not stand in it: it names the environment variable that holds one.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,12 +19,16 @@ from stepforge.contracts.base import Contract, first_problem
 from stepforge.economics.catalogue import Catalogue, ModelPrice, teacher_row, warnings_of
 from stepforge.economics.quotes import teacher_prices, training_price
 from stepforge.errors import InvalidInput, ModelGone, UnknownName, UnknownPrice
-from stepforge.finetune.datasets import LIMITS, Item, Kind, validation_split, write
+from stepforge.finetune.datasets import LIMITS, Item, Kind, Limits, Pair, personal_in, validation_split, write
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.optimisers import Optimiser
+from stepforge.finetune.pairs import heldout, trained
+from stepforge.finetune.people import Kind as PersonalKind
+from stepforge.finetune.people import kinds_in
+from stepforge.finetune.personal import Personal, system_sent
 from stepforge.finetune.settings import AnthropicSettings, OpenAISettings, Settings, VertexSettings
-from stepforge.finetune.spec import Grader, Hyperparameters, Teacher, TuneSpec
+from stepforge.finetune.spec import DatasetFile, Grader, Hyperparameters, Teacher, TuneSpec
 
 if TYPE_CHECKING:
     pass
@@ -56,6 +59,9 @@ class Plan(Contract):
     hours: tuple[Hours, Hours] | None = None
     """The fewest and the most."""
     system: str | None = None
+    personal: Personal = "refuse"
+    """What becomes of e-mail addresses, phone and card numbers in what goes to the provider: with 'refuse' nothing is
+    sent, 'redact' puts a placeholder in the place of each, 'keep' sends them."""
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: Grader | None = None
     teacher: Teacher | None = None
@@ -96,6 +102,20 @@ class Plan(Contract):
         if isinstance(self.provider, VertexSettings) and self.provider.prompts is not None:
             return self.provider.prompts.price()
         return None
+
+    @property
+    def system_sent(self) -> str | None:
+        """The system prompt as the provider sees it. Raises InvalidInput where it holds what is refused."""
+        return system_sent(self.system, self.personal)
+
+    def personal_data(self, items: Iterable[Item]) -> dict[str, tuple[PersonalKind, ...]]:
+        """Kinds of personal data in what would go to the provider as it is, by the ids of records that have some: rows
+        of the data, and prompts of held-out records. Raises InvalidInput for a record that no row can be made of."""
+        items = list(items)
+        found = {record.id: kinds_in(record.prompt) for record in heldout(items)}
+        options = self._rows()
+        found |= {_id(item): personal_in(item, **{**options, "system": None}) for item in trained(items)}
+        return {name: kinds for name, kinds in found.items() if kinds}
 
     def lacks_secret(self) -> bool:
         """Whether the state machine would find no key: what it tunes, and what is promoted, it asks itself."""
@@ -173,22 +193,13 @@ class Plan(Contract):
             if self.method in ("prompt", "distillation"):
                 raise InvalidInput(f"method {self.method!r} splits its own validation off: leave validation out")
             items, validated = validation_split(items, self.provider.type)
-        grader, whole = self.grader, self.whole_records
-        if self.verifier is not None:
-            from stepforge.finetune.graders import is_own
+        grader = self.grader if self.verifier is None else self._from_verifier(self.verifier)
+        self._check_grader()
 
-            grader, whole = self._from_verifier(self.verifier), is_own(self.verifier)
-        writing = partial(
-            write,
-            folder=folder,
-            provider=self.provider.type,
-            method=self.method,
-            system=self.system,
-            whole=whole,
-            labelled=self.teacher is not None and self.teacher.labelled,
-            base_model=self.base_model,
-            counted=self.counted,
-        )
+        def writing(rows: Sequence[Item], limits: Limits | None = None) -> DatasetFile:
+            given = {"counted": self.counted, "personal": self.personal, **self._rows()}
+            return write(rows, folder, limits=limits, **given)
+
         file = writing(items)
         few = replace(LIMITS[self.provider.type, self.method], min_rows=1)
         try:
@@ -198,7 +209,7 @@ class Plan(Contract):
                 base_model=self.base_model,
                 method=self.method,
                 training=file,
-                validation=writing(validated, limits=few) if validated else None,
+                validation=writing(validated, limits=few, counted=None) if validated else None,
                 hyperparameters=self.hyperparameters,
                 grader=grader,
                 teacher=self.teacher,
@@ -208,6 +219,32 @@ class Plan(Contract):
             )
         except ValidationError as error:
             raise InvalidInput(first_problem(error)) from error
+
+    def _rows(self) -> dict[str, Any]:
+        """What makes rows of records."""
+        whole = self.whole_records
+        if self.verifier is not None:
+            from stepforge.finetune.graders import is_own
+
+            whole = is_own(self.verifier)
+        return {
+            "provider": self.provider.type,
+            "method": self.method,
+            "system": self.system,
+            "whole": whole,
+            "labelled": self.teacher is not None and self.teacher.labelled,
+            "base_model": self.base_model,
+        }
+
+    def _check_grader(self) -> None:
+        """Its words and code go to the provider too, and what it grades by is nothing to put placeholders into."""
+        if self.personal == "keep" or self.grader is None:
+            return
+        if kinds := kinds_in(self.grader.model_dump(mode="json")):
+            raise InvalidInput(
+                f"the plan's grader holds personal data ({', '.join(kinds)}), and goes to the provider: take it out, "
+                'or send it as it is with personal = "keep"'
+            )
 
     def _from_verifier(self, domain: str) -> Grader:
         if self.grader is not None:
@@ -228,6 +265,10 @@ class Plan(Contract):
                 f"{self.provider.type} calls a function as its grader: {remedy} as a grader of type 'lambda'"
             )
         return python_grader(domain)
+
+
+def _id(item: Item) -> str:
+    return item.record.id if isinstance(item, Pair) else item.id
 
 
 def load_plan(path: Path) -> Plan:

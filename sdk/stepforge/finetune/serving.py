@@ -53,7 +53,9 @@ def answer(s3: Any, properties: dict[str, str], asked: InvokeRequest, secrets: S
     if secrets is None:
         hold_callers(request.plan.provider)
     provider = connect(request.plan.provider, secrets, s3)
-    system = [Message(role="system", content=request.plan.system)] if request.plan.system else []
+    # A model that was registered before there was a choice answers on with what it was tuned with.
+    said = request.plan.system_sent if request.plan.personal == "redact" else request.plan.system
+    system = [Message(role="system", content=said)] if said else []
     completions = [
         provider.invoke(
             tuned,

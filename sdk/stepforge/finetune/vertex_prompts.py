@@ -231,8 +231,8 @@ class VertexPrompts:
         made = self._made(found.key)
         if found.state != State.SUCCEEDED:
             return self._told(made, found, found.state, found.error)
-        if self._folder.read(f"{made.key}/{_RESULT}") is not None:
-            return self._told(made, found, State.SUCCEEDED)
+        if (result := self._read(f"{made.key}/{_RESULT}", Optimised)) is not None:
+            return self._told(made, found, State.SUCCEEDED, how=result.words)
         if self._folder.read(f"{made.key}/{_CANCELLED}") is not None:
             return self._told(made, found, State.CANCELLED)
         if (failed := self._folder.read(f"{made.key}/{_FAILED}")) is not None:
@@ -249,14 +249,16 @@ class VertexPrompts:
             self._folder.write_once(f"{made.key}/{_FAILED}", refused_for_good(error).encode())
         return self._job(found, look=False)
 
-    def _told(self, made: OptimiserJob, found: CustomJob, state: State, error: str | None = None) -> Job:
+    def _told(
+        self, made: OptimiserJob, found: CustomJob, state: State, error: str | None = None, *, how: str = ""
+    ) -> Job:
         mark = f"{FAKE_MARK}-" if FAKE_MARK in found.name else ""
         return Job(
             provider=self.name,
             id=found.name,
             key=made.key,
             state=state,
-            raw_state=found.raw_state if state == found.state else f"{found.raw_state}: {state.value}",
+            raw_state=found.raw_state + f": {state.value}" * (state != found.state) + (how and f" ({how})"),
             base_model=made.spec.base_model,
             model=f"{made.spec.base_model}@{mark}{made.key}" if state == State.SUCCEEDED else None,
             created_at=found.created_at,
@@ -323,7 +325,7 @@ class VertexPrompts:
                 task.validate(prompt)
 
         with Judge(records[0].domain, given.verifier) as judge:
-            return optimise(
+            scored = optimise(
                 model,
                 seed,
                 examples[:cut],
@@ -332,6 +334,7 @@ class VertexPrompts:
                 search=search,
                 max_tokens=given.max_tokens,
             )
+        return scored.model_copy(update={"optimiser": "data-driven"})
 
     def _proposed(self, made: OptimiserJob, seed: str) -> list[str]:
         """The optimiser's best, the best one first. Raises Useless where its results cannot be read."""

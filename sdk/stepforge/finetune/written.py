@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from stepforge.contracts.base import Contract, canonical_json, digest
-from stepforge.errors import ProviderUnavailable, StepforgeError
+from stepforge.errors import ProviderRefused, ProviderUnavailable, StepforgeError
 from stepforge.finetune.folders import Folder
 from stepforge.finetune.job import Completion, Message
 from stepforge.finetune.keys import unreadable
@@ -30,6 +30,8 @@ class Asked(Contract):
     most_input: int
     most_output: int
     answer: Completion | None = None
+    refused: int | None = None
+    """HTTP's status, where this question is refused whenever it is asked. A refusal costs nothing."""
 
     def book(self, meter: Meter) -> None:
         for _ in range(self.sent - (self.answer is not None)):
@@ -57,7 +59,8 @@ class Written:
         self._times: Counter[str] = Counter()
 
     def ask(self, messages: Sequence[Message], *, max_tokens: int) -> Completion:
-        """Raises Paused where the look is over or another asks the same, OverBudget where it could cost too much."""
+        """Raises Paused where the look is over or another asks the same, OverBudget where it could cost too much,
+        and what the model raises: a refusal of this very question again in each look, without asking."""
         most = most_input(messages)
         request = digest([message.model_dump() for message in messages])
         self._times[request] += 1
@@ -72,6 +75,8 @@ class Written:
         before.book(self.meter)
         if before.answer is not None:
             return before.answer
+        if before.refused is not None:
+            raise ProviderRefused(f"refused with status {before.refused}, in an earlier look", status=before.refused)
         if self._clock() - before.at < LOST_SECONDS:
             raise Paused("another look is asking this")
         if self._clock() >= self._until or self._stopped():
@@ -87,8 +92,10 @@ class Written:
         except ProviderUnavailable:
             self._folder.write(name, canonical_json(asked.model_copy(update={"at": 0.0})))
             raise
-        except StepforgeError:  # it was refused, and so not charged
-            self._folder.write(name, canonical_json(before))
+        except StepforgeError as error:  # it was not done, and so not charged
+            # A search goes on after the refusal of one question, so the next look has to come by here as this one did.
+            told = error.status if isinstance(error, ProviderRefused) and error.of_this_question else None
+            self._folder.write(name, canonical_json(before.model_copy(update={"refused": told})))
             raise
         self._folder.write(name, canonical_json(asked.model_copy(update={"answer": answer})))
         return answer

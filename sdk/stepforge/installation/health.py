@@ -131,6 +131,8 @@ def _parsed(line: str) -> tuple[str, str]:
 
 def _extra(name: str, wanted: list[tuple[str, str]], found: dict[str, Package]) -> Part:
     about = EXTRAS[name]
+    if name == "vllm" and (python := os.environ.get(VLLM_PYTHON)):
+        return _elsewhere(python, wanted, about)
     missing = [f"{package}{clause}" for package, clause in wanted if package not in found]
     install = about.mend or f"python -m pip install {_quoted(f'{package}{clause}' for package, clause in wanted)}"
     if len(missing) == len(wanted):
@@ -150,6 +152,29 @@ def _extra(name: str, wanted: list[tuple[str, str]], found: dict[str, Package]) 
         switched = f"{here}; {about.variable} is not set"
         return Part(name, "disabled", switched, about.lost, f"export {about.variable}={about.example}")
     return Part(name, "ok", here)
+
+
+def _elsewhere(python: str, wanted: list[tuple[str, str]], about: _Extra) -> Part:
+    """vLLM of the environment whose Python is named: by its files, as that Python is not started."""
+    where, named = shutil.which(python), f"{VLLM_PYTHON}={python!r}"
+    if where is None:
+        return Part("vllm", "broken", f"{named} is no program", about.lost, about.mend or "")
+    # The Python of an environment is a link to another one's, so the link itself says where its packages are.
+    prefix = Path(where).parent.parent
+    places = [str(place) for place in prefix.glob("lib*/python*/*-packages")]
+    found, here = packages(places), []
+    for package, clause in wanted:
+        if package not in found:
+            return Part("vllm", "broken", f"{named}: no {package} below {prefix}", about.lost, _into(where, wanted))
+        if not satisfies(found[package].version, clause):
+            said = f"{named}: {package} {found[package].version} is none of {clause}"
+            return Part("vllm", "broken", said, about.lost, _into(where, wanted))
+        here.append(f"{package} {found[package].version}")
+    return Part("vllm", "ok", f"{', '.join(here)} of {where}")
+
+
+def _into(python: str, wanted: list[tuple[str, str]]) -> str:
+    return f"{python} -m pip install {_quoted(f'{package}{clause}' for package, clause in wanted)}"
 
 
 def _fault(package: Package, clause: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -32,10 +33,10 @@ class Package:
         return os.path.isfile(os.path.join(self.folder, "METADATA"))
 
 
-def packages() -> dict[str, Package]:
-    """Package by its normalised name, as the first folder of `sys.path` has it that has it."""
+def packages(places: Sequence[str] | None = None) -> dict[str, Package]:
+    """Package by its normalised name, as the first folder of `places` (`sys.path`) has it that has it."""
     found: dict[str, Package] = {}
-    for place in dict.fromkeys(sys.path):
+    for place in dict.fromkeys(sys.path if places is None else places):
         try:
             names = [entry.name for entry in os.scandir(place or ".") if entry.name.endswith(".dist-info")]
         except OSError:

@@ -11,6 +11,7 @@ from stepforge.logs._levels import set_level
 from stepforge.logs._lines import JsonLines, readable
 from stepforge.logs._names import names_a_secret
 from stepforge.logs._redact import keys_in, plain, redact, secrets_in
+from stepforge.logs._rules import is_card
 from stepforge.logs._setup import Logs, configure, flush
 from stepforge.logs._sinks import Sink
 
@@ -24,6 +25,7 @@ __all__ = [
     "environment",
     "flush",
     "in_context",
+    "is_card",
     "keys_in",
     "names_a_secret",
     "plain",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -62,12 +62,14 @@ class Bench:
         base = {"environment": "local", "base_model": "small", "method": "sft", "provider": provider}
         return Plan.model_validate({**base, "price": price, "budgets": budgets, **given})
 
-    def submit(self, plan: Plan, *, domain: str = "records", count: int = 12, **given: Any) -> Start:
-        """Each has data of its own, and so is a launch of its own."""
+    def submit(
+        self, plan: Plan, *, domain: str = "records", count: int = 12, asked: Sequence[Record] = (), **given: Any
+    ) -> Start:
+        """Each has data of its own, and so is a launch of its own; `asked` are held out beside HELDOUT."""
         mark = uuid.uuid4().hex
         rows = [record(number, "rl").model_copy(update={"prompt": f"{mark} {number}"}) for number in range(count)]
         spec = plan.spec(rows, self.folder)
-        heldout = "".join(row.model_dump_json() + "\n" for row in HELDOUT).encode()
+        heldout = "".join(row.model_dump_json() + "\n" for row in (*HELDOUT, *asked)).encode()
         assert plan.price is not None
         request = Request(
             plan=plan,

@@ -98,6 +98,27 @@ def test_a_tune_is_started_asked_and_promoted_and_no_prior_learns_from_a_fake(
     assert [one["local_fake"] for one in json.loads(outcomes.read_text())["outcomes"]] == [True]
 
 
+def test_nobody_s_address_leaves_in_data_or_questions_where_placeholders_were_asked_for(
+    bench: Bench, call: Call, tmp_path: Path
+) -> None:
+    plan, data = write(tmp_path, bench, mark="people")
+    rows = [{"prompt": f"{split} of ann@example.org", "answer": "ann@example.org", "split": split, "id": split}
+            for split in ("rl", "test_new")]  # fmt: skip
+    Path(data).write_text(Path(data).read_text() + "\n" + "\n".join(map(json.dumps, rows)))
+    came: list[bytes] = []
+    bench.server.plan = lambda request: came.append(request.body)
+    refused = call("finetune", "start", plan, "--data", data, code=2)
+    assert "and 1 more hold personal data (email in 2)" in refused["message"]
+    assert came == []
+    Path(plan).write_text(f'personal = "redact"\n{Path(plan).read_text()}')
+    tuned = call("finetune", "start", plan, "--data", data)
+    bodies = b"".join(came)
+    assert b"ann@" not in bodies
+    assert b"rl of [email]" in bodies  # trained on
+    assert b"test_new of [email]" in bodies  # asked
+    assert tuned["registered"]["adopted"] is False
+
+
 def test_a_tune_that_waits_for_a_person_is_approved_by_its_key(bench: Bench, call: Call, tmp_path: Path) -> None:
     plan, data = write(tmp_path, bench, mark="dear", approval=1)
     begun = call("finetune", "start", plan, "--data", data, "--detach")

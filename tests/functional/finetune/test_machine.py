@@ -15,7 +15,7 @@ from stepforge.finetune.request import Output
 from stepforge.testing.providers import LocalBedrock, LocalProvider, LocalVertex
 from tests.unit.finetune.distilling import NOVA, TEACHERS, distillation_price
 
-from .conftest import Bench, until
+from .conftest import Bench, record, until
 
 JOBS = "/v1/fine_tuning/jobs"
 
@@ -96,6 +96,15 @@ def test_a_cancelled_job_ends_its_execution_as_stopped(bench: Bench) -> None:
 def test_what_nobody_can_judge_is_not_paid_for(bench: Bench) -> None:
     ended = bench.run(bench.submit(bench.plan(), domain="castles"))
     assert (ended["error"], "unknown domain 'castles'" in ended["cause"]) == ("UnknownName", True)
+    assert bench.server.seen == []
+
+
+def test_held_out_prompts_with_personal_data_are_refused_before_anything_is_paid(bench: Bench) -> None:
+    """Of a request that no command made, and that says nothing of what becomes of them."""
+    asked = record(9, "test_new").model_copy(update={"prompt": "Who is ann@example.org?"})
+    ended = bench.run(bench.submit(bench.plan(), asked=[asked]))
+    assert (ended["error"], "'test_new-9' holds personal data (email)" in ended["cause"]) == ("InvalidInput", True)
+    assert "ann@" not in ended["cause"]
     assert bench.server.seen == []
 
 

@@ -80,7 +80,19 @@ class Deployed:
         return described
 
     def executions(self, machine: str) -> list[dict[str, Any]]:
-        return self.aws.client("stepfunctions").list_executions(stateMachineArn=self.machines[machine])["executions"]
+        return self._all("stepfunctions", "list_executions", "executions", stateMachineArn=self.machines[machine])
+
+    def jobs(self) -> set[str]:
+        """The names of all training jobs, those of other tests too: compare two of these."""
+        return {j["TrainingJobName"] for j in self._all("sagemaker", "list_training_jobs", "TrainingJobSummaries")}
+
+    def endpoints(self) -> set[str]:
+        return {e["EndpointName"] for e in self._all("sagemaker", "list_endpoints", "Endpoints")}
+
+    def _all(self, service: str, call: str, member: str, **given: Any) -> list[dict[str, Any]]:
+        """Of every page: whoever ran before may have filled the first."""
+        pages = self.aws.client(service).get_paginator(call).paginate(**given)
+        return [item for page in pages for item in page[member]]
 
     def package(self, arn: str) -> dict[str, Any]:
         return self.aws.client("sagemaker").describe_model_package(ModelPackageName=arn)
@@ -99,8 +111,7 @@ class Deployed:
 
 
 def candidate_exists(deployed: Deployed) -> bool:
-    names = [e["EndpointName"] for e in deployed.aws.client("sagemaker").list_endpoints()["Endpoints"]]
-    return endpoint_name(GROUP, candidate=True) in names
+    return endpoint_name(GROUP, candidate=True) in deployed.endpoints()
 
 
 @contextmanager

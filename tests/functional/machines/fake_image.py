@@ -1,6 +1,6 @@
 """An image whose jobs do next to nothing, under the very contracts of the real ones. Also the container that serves.
 
-Seeds steer it. A dataset of seed 13 fails its gate, one of seed 7 crashes, one of 8 ends without a manifest
+Seeds steer it. A dataset of seed 13 fails its gate, those of `CRASHES` crash, one of 8 ends without a manifest
 and with status 0, one of 100 is endless until it is started
 again from its checkpoint, one of 101 is endless then too, as is a gate that samples 101 records. A stage with
 learning rate 0.5 makes a model that answers otherwise when it is served than in its evaluation. A model whose config
@@ -27,7 +27,7 @@ from stepforge.contracts.work import DatasetWork
 BASE = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 LIAR = 0.5
 ENDLESS, FOREVER = 100, 101
-CRASHES = (7, 307)
+CRASHES = (7, 207, 307)
 """Seeds whose dataset fails; one for each file of tests that counts its attempts."""
 
 

@@ -77,11 +77,10 @@ def test_a_dataset_of_parts_is_a_job_each_joined_and_gated(deployed: Deployed, t
     assert output.gate.type == "gate"
 
     # Another order is another dataset, and its parts are adopted.
-    jobs = len(deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"])
+    jobs = deployed.jobs()
     other = assemble(deployed.connection, assembly(*reversed(sources))).wait(timeout_seconds=BRIEFLY)
     assert other.dataset.sha256 != output.dataset.sha256
-    now = len(deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"])
-    assert now == jobs + 1  # the gate of the other dataset
+    assert len(deployed.jobs() - jobs) == 1  # the gate of the other dataset
 
 
 def test_a_part_that_fails_is_named_and_the_others_are_kept(deployed: Deployed, tmp_path: Path) -> None:

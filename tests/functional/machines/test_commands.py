@@ -77,19 +77,14 @@ def dataset(capsys: pytest.CaptureFixture[str], **more: Any) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def job_names(deployed: Deployed) -> set[str]:
-    jobs = deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]
-    return {job["TrainingJobName"] for job in jobs}
-
-
 def counts(deployed: Deployed) -> tuple[int, int, int]:
-    return (len(job_names(deployed)), *(len(deployed.executions(machine)) for machine in ("evaluate", "dataset")))  # type: ignore[return-value]
+    return (len(deployed.jobs()), *(len(deployed.executions(machine)) for machine in ("evaluate", "dataset")))  # type: ignore[return-value]
 
 
 def test_a_version_is_scored_on_its_own_held_out_data_without_another_job(
     deployed: Deployed, cli: Any, two: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = job_names(deployed)
+    before = deployed.jobs()
     champion = evaluate(cli, capsys, two[0])
     assert (champion["model"], champion["data"]) == (two[0], f"the held-out data of {two[0]}")
     assert champion["comparison"]["reasons"] == ["the champion is this very model"]
@@ -99,7 +94,7 @@ def test_a_version_is_scored_on_its_own_held_out_data_without_another_job(
     other = evaluate(cli, capsys, two[1])
     assert (other["champion_run"], len(other["comparison"]["paired"])) == (None, 6)
     assert evaluate(cli, capsys, two[1], compare=False)["comparison"] is None
-    assert job_names(deployed) == before
+    assert deployed.jobs() == before
 
 
 def test_a_plan_of_an_evaluation_changes_nothing_and_names_both_jobs(
@@ -130,7 +125,7 @@ def test_a_dataset_is_planned_made_in_parts_adopted_and_models_are_compared_on_i
     assert sorted(told[:4]) == [(f"part {n}/2", kind) for n in (1, 2) for kind in ("done", "stage")]
     assert told[4:] == [("gate", "stage"), ("gate", "done")]
 
-    jobs = job_names(deployed)
+    jobs = deployed.jobs()
     made = dataset(capsys, recipe=recipe)
     assert (made["run"], made["result"]["counts"]["test_new"]) == (run.name, 2)
     ref = ArtifactRef.model_validate(made["result"]["dataset"])
@@ -140,11 +135,11 @@ def test_a_dataset_is_planned_made_in_parts_adopted_and_models_are_compared_on_i
     assert ({job["action"] for job in planned}, planned[-1]["job"]) == ({"adopt"}, made["result"]["gate"]["name"])
     _job_runs.watch(cli, made["run"], as_json=True)
     assert json.loads(capsys.readouterr().out) == made
-    assert job_names(deployed) == jobs
+    assert deployed.jobs() == jobs
 
     # The champion was not asked these records yet.
     found = evaluate(cli, capsys, two[1], on=made["run"])
-    new = {name.rpartition("-")[0] for name in job_names(deployed) - jobs}
+    new = {name.rpartition("-")[0] for name in deployed.jobs() - jobs}
     assert new == {found["run"].removesuffix("-r0"), found["champion_run"].removesuffix("-r0")}
     assert (found["data"], found["comparison"]["better"]) == (made["run"], False)
     assert len(found["comparison"]["paired"]) == 6
@@ -176,7 +171,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_starts(
 ) -> None:
     before = counts(deployed)
     ask = cli.evaluations.ask
-    (gate,) = [name for name in sorted(job_names(deployed)) if name.startswith("gate-")][:1]
+    (gate,) = [name for name in sorted(deployed.jobs()) if name.startswith("gate-")][:1]
     data = cli.evaluations.data(two[0]).artifact
     for model, more, kind, said in [
         (f"{DOMAIN}/99", {}, UnknownName, f"unknown model '{DOMAIN}/99'"),

@@ -43,8 +43,8 @@ def promotions(deployed: Deployed, package: str) -> list[str]:
 def serving(deployed: Deployed) -> str | None:
     """What the live endpoint serves; None where there is none."""
     sagemaker = deployed.aws.client("sagemaker")
-    names = [endpoint["EndpointName"] for endpoint in sagemaker.list_endpoints()["Endpoints"]]
-    return sagemaker.describe_endpoint(EndpointName=GROUP)["EndpointConfigName"] if GROUP in names else None
+    there = GROUP in deployed.endpoints()
+    return sagemaker.describe_endpoint(EndpointName=GROUP)["EndpointConfigName"] if there else None
 
 
 def entered(deployed: Deployed, execution: str) -> dict[str, datetime]:

@@ -93,7 +93,7 @@ def test_an_answer_that_never_ends_is_given_up_and_asked_for_again(
 
 @pytest.mark.parametrize(
     ("seed", "limit", "error", "code"),
-    [(7, 60, AlgorithmError, 4), (FOREVER, 60, Stopped, 7), (FOREVER, 1, MaxRuntimeExceeded, 8)],
+    [(207, 60, AlgorithmError, 4), (FOREVER, 60, Stopped, 7), (FOREVER, 1, MaxRuntimeExceeded, 8)],
     ids=["failed", "stopped", "too-long"],
 )
 def test_an_end_that_is_no_success_has_its_own_exit_code_and_advice(

@@ -11,7 +11,7 @@ from stepforge.cli import _runs
 from stepforge.contracts.base import canonical_json
 from stepforge.contracts.jobs import JobSpec
 from stepforge.contracts.names import Keys
-from stepforge.contracts.pipelines import PipelineState, next_job
+from stepforge.contracts.pipelines import PipelineSpec, PipelineState, next_job
 from stepforge.contracts.registry import TrainOutput
 from stepforge.contracts.work import DatasetWork
 from stepforge.errors import RunFailed
@@ -20,6 +20,18 @@ from stepforge.pipelines import Pipelines
 from stepforge.submitting.submission import Submission, submit
 
 from .conftest import CODE, Deployed
+
+
+def own(deployed: Deployed) -> PipelineSpec:
+    """What all tests share is approved by other files, and what they promote meanwhile is another champion."""
+    return deployed.pipeline(seed=314)
+
+
+@pytest.fixture(scope="module")
+def trained(deployed: Deployed) -> TrainOutput:
+    ended = deployed.train(own(deployed))
+    assert ended["status"] == "SUCCEEDED", (ended.get("error"), ended.get("cause"))
+    return TrainOutput.model_validate_json(ended["output"])
 
 
 def test_deploying_again_does_nothing(deployed: Deployed) -> None:
@@ -34,17 +46,14 @@ def test_a_pipeline_ends_as_a_package_that_waits_for_a_person(deployed: Deployed
     assert package["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"].endswith("evaluation.json")
 
 
-def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed) -> None:
-    # A recipe of its own: what other files promote meanwhile would be another champion to compare with.
-    spec = deployed.pipeline(seed=314)
-    trained = TrainOutput.model_validate_json(deployed.train(spec)["output"])
-    jobs = deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]
-    ended = deployed.train(spec, number=2)
+def test_a_second_run_adopts_every_job_and_the_package(deployed: Deployed, trained: TrainOutput) -> None:
+    jobs = deployed.jobs()
+    ended = deployed.train(own(deployed), number=2)
     again = TrainOutput.model_validate_json(ended["output"])
     assert all(job.adopted for job in (again.dataset, again.gate, *again.stages, again.evaluation))
     assert again.adopted
     assert again.package_arn == trained.package_arn
-    assert len(deployed.aws.client("sagemaker").list_training_jobs(MaxResults=100)["TrainingJobSummaries"]) == len(jobs)
+    assert deployed.jobs() == jobs
 
     runs = Pipelines(deployed.connection)
     second, first = runs.overview(most=2)

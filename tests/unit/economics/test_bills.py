@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
+from stepforge.contracts.decisions import Amount, Arm, FixedCosts, Question
 from stepforge.economics import bills
 from stepforge.economics.catalogue import Catalogue, Kind, ModelPrice, Unit
-from stepforge.economics.quotes import training_price
+from stepforge.economics.quotes import quoted, training_price
 from stepforge.economics.tokens import Calibration, TokenCount, guessed
 from stepforge.errors import InvalidInput, UnknownPrice
 from tests.unit.economics import vendors
@@ -52,10 +55,9 @@ def test_a_month_of_its_22_000_requests_costs_80_cents() -> None:
 
 def test_the_text_to_sql_example_on_sagemaker_costs_81_44_and_the_vendor_used_the_rate_of_ec2() -> None:
     assert bills.by_instances(4 * 3600, 1, ML_G5_48XLARGE).usd == Decimal("81.44")
-    rates = {"SageMaker training": ML_G5_48XLARGE, "EC2 on demand": EC2_G5_48XLARGE}
-    assert bills.rate_behind(Decimal("65.15"), Decimal(4), rates) == "EC2 on demand"
-    assert bills.rate_behind(Decimal("81.44"), Decimal(4), rates) == "SageMaker training"
-    assert bills.rate_behind(Decimal("70.00"), Decimal(4), rates) is None
+    rates = {"SageMaker training": float(ML_G5_48XLARGE), "EC2 on demand": float(EC2_G5_48XLARGE)}
+    assert vendors.rate_behind(65.15, 4, rates) == ["EC2 on demand"]
+    assert vendors.rate_behind(81.44, 4, rates) == ["SageMaker training"]
 
 
 def test_microsofts_four_worked_examples() -> None:
@@ -67,6 +69,28 @@ def test_microsofts_four_worked_examples() -> None:
     assert (bills.by_hours("azure", Decimal(4), by_hour) + grading).usd == Decimal("427.06")
     answers = bills.requests(exactly(20_000_000), exactly(40_000_000), price("1.10", "input"), price("4.40", "output"))
     assert (bills.hosting(Decimal(bills.HOURS_OF_MONTH), Decimal("1.70")) + answers).usd == Decimal("1422.00")
+
+
+def test_an_arm_at_azure_pays_for_its_deployment_whether_it_is_asked_or_not() -> None:
+    catalogue, about = Catalogue.load(), {"name": "a", "fixed": FixedCosts(training_usd=9), "request_usd": 0.001}
+    base = {"name": "q", "quality_usd": Amount(mean=1), "requests_month": Amount(mean=1_000), "base_request_usd": 0.001}
+    base |= {"horizon_months": 12, "base_scores": (0.0, 1.0)}
+
+    def month(**given: Any) -> float | None:
+        asked = Question(today=date(2026, 11, 22), arms=(Arm.model_validate({**about, **given}),), **base)
+        return quoted(asked, catalogue)[0].arms[0].month_usd
+
+    azure = {"method": "rft", "model": "azure/o4-mini-2025-04-16"}
+    assert month(**azure) == 720 * 1.70
+    assert month(**azure, month_usd=0) == 0
+    assert month(**{**azure, "method": "prompt"}) is None
+    assert month(method="sft", model="openai/gpt-4.1-mini-2025-04-14") == 0
+    row = catalogue.row(azure["model"])
+    kept = price("12.50", "storage", "month")
+    catalogue = replace(
+        catalogue, rows={**catalogue.rows, row.id: row.model_copy(update={"prices": (*row.prices, kept)})}
+    )
+    assert month(**azure) == 720 * 1.70 + 12.50
 
 
 def test_the_simulated_vendors_give_the_documented_examples_too() -> None:

@@ -294,7 +294,7 @@ def scaled(asked: Question, by: float) -> Question:
             update={
                 "fixed": one.fixed.model_copy(update={"training_usd": (one.fixed.training_usd or 0) * by}),
                 "request_usd": (one.request_usd or 0) * by,
-                "month_usd": one.month_usd * by,
+                "month_usd": (one.month_usd or 0) * by,
                 "pilot": one.pilot and one.pilot.model_copy(update={"usd": one.pilot.usd * by}),
             }
         )

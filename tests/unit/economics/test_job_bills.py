@@ -5,6 +5,7 @@ The vendors read the file that would be uploaded, and share no code with the est
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from stepforge.cli import main
 from stepforge.contracts.records import Provenance, Record
 from stepforge.errors import InvalidInput
 from stepforge.finetune import datasets
 from stepforge.finetune.datasets import Pair, write
 from stepforge.finetune.job import Estimate, estimate
 from stepforge.finetune.openai import OpenAIProvider
-from stepforge.finetune.plan import Plan
+from stepforge.finetune.pairs import read_items, trained
+from stepforge.finetune.plan import Plan, load_plan
 from stepforge.finetune.spec import TokenRange, TuneSpec
 from tests.unit.economics import vendors
 
@@ -196,6 +199,67 @@ def test_the_same_holds_of_a_real_tokenizer_and_real_text(tmp_path: Path) -> Non
         assert found.inside
         errors.append(found.error)
     assert max(errors) <= TOLERANCE
+
+
+PLAN = """
+environment = "dev"
+base_model = "m"
+method = "sft"
+system = "Answer in one line."
+validation = "split"
+[provider]
+{provider}
+[price]
+kind = "training_tokens"
+usd = 5000
+unit = "1M tokens"
+as_of = 2026-11-01
+source = "given in a test"
+[budgets]
+job_usd = 1000000
+day_usd = 1000000
+environment_usd = 1000000
+approval_usd = 1000000
+"""
+
+
+@pytest.mark.parametrize("vendor", ["openai", "vertex", "bedrock"])
+def test_the_rows_that_the_command_draws_make_an_estimate_that_holds(
+    vendor: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, data, out = tmp_path / "plan.toml", tmp_path / "data.jsonl", tmp_path / "sample.jsonl"
+    file.write_text(PLAN.format(provider="\n".join(f'{key} = "{value}"' for key, value in SETTINGS[vendor].items())))
+    texts = vendors.rows(random.Random(vendor), 150)
+    lines = [{"id": f"r{i}", "group": f"g{i}", "prompt": a, "answer": b} for i, (_, a, b) in enumerate(texts)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["finetune", "sample", str(file), "--data", str(data), "--out", str(out)]
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    first = out.read_text()
+    assert main(command) == 0
+    assert out.read_text() == first
+    said = capsys.readouterr()
+    drawn = [json.loads(line) for line in first.splitlines()]
+    assert f"[counted], then a line '{drawn[0]['id']}' = TOKENS" in " ".join((said.out + said.err).split())
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(one["row"]) + "\n" for one in drawn))
+    tokens = [vendors.TOKENIZERS[vendor].row(row) for row in vendors.read(rows)]
+    table = "".join(f'"{one["id"]}" = {found}\n' for one, found in zip(drawn, tokens, strict=True))
+    file.write_text(f"{file.read_text()}[counted]\n{table}")
+    mine = load_plan(file)
+    spec = mine.spec(trained(read_items(data, "records")), tmp_path / "uploads")
+    assert spec.validation is not None
+    assert told == {"file": str(out), "rows": 30, "of": spec.training.rows}
+    assert spec.training.tokens.method == f"30 of {spec.training.rows} records counted, the rest calibrated on them"
+    uploaded = vendors.read(tmp_path / "uploads" / spec.training.filename)
+    truth = vendors.supervised(vendor, uploaded, mine.hyperparameters.epochs, 5_000, 10**6)
+    found = Found(vendor, truth, asked(vendor, spec, mine))
+    assert found.inside
+    assert found.error <= TOLERANCE
+    capsys.readouterr()
+    assert main([*command, "--rows", "19"]) == 2
+    assert "draw 20 or more" in capsys.readouterr().err
 
 
 # ── What is not known beforehand ─────────────────────────────────────────────────────────────────

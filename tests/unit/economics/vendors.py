@@ -69,6 +69,11 @@ def _texts(found: Any) -> list[str]:
     return own + [text for value in found.values() for text in _texts(value)]
 
 
+def rate_behind(total_usd: float, hours: float, rates: dict[str, float]) -> list[str]:
+    """Which of these hourly rates give a published total to the cent."""
+    return [name for name, rate in rates.items() if round(rate * hours, 2) == total_usd]
+
+
 def half_up(value: float) -> float:
     """To the cent. Six decimals first: binary fractions end a hair below the half."""
     return math.floor(round(value * 100, 6) + 0.5) / 100

@@ -22,6 +22,8 @@ from stepforge.testing.providers import LocalOpenAI
 PRICE = ModelPrice(
     kind="training_tokens", usd=Decimal(5), unit="1M tokens", as_of=date(2026, 11, 1), source="given in a test"
 )
+NOTHING = sha256(b"").hexdigest()
+"""Digest of no held-out records."""
 BUDGETS = Budgets(
     job_usd=Decimal(100), day_usd=Decimal(100_000), environment_usd=Decimal(100_000), approval_usd=Decimal(50)
 )

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from stepforge.contracts.records import Provenance, Record
 from stepforge.economics.catalogue import Catalogue
-from stepforge.errors import InvalidInput, ProviderRefused
+from stepforge.errors import InvalidInput, ProviderRefused, ProviderUnavailable
 from stepforge.finetune import Message, State
 from stepforge.finetune.anthropic import AnthropicProvider
 from stepforge.finetune.entries import Stage
@@ -206,8 +206,6 @@ def test_a_rewriting_is_asked_once_in_many_looks_and_booked_with_the_one_that_wa
 
 
 def _patient(make: Callable[[], AnthropicProvider], job_id: str) -> Any:
-    from stepforge.errors import ProviderUnavailable
-
     try:
         return make().status(job_id)
     except ProviderUnavailable:
@@ -295,6 +293,168 @@ def test_a_search_goes_on_once_the_key_was_mended(tmp_path: Path, clock: Clock, 
         assert ledger.entry(done.key).stage == Stage.LAUNCHED
         mended = True
         assert list(follow(provider(server, place), ledger, done.key))[-1].stage == Stage.SUCCEEDED
+
+
+class Improving:
+    """Adds even numbers with ADD, and all with DIGITS too; `refuse` may raise for a system prompt and a text."""
+
+    def __init__(
+        self, refuse: Callable[[str, str], None], proposals: tuple[str, ...] = ("ADD", "ADD in DIGITS")
+    ) -> None:
+        self._refuse, self._proposals = refuse, proposals
+        self.proposed = 0
+
+    def __call__(self, system: str, messages: list[dict[str, Any]]) -> str:
+        text = str(messages[-1]["content"])
+        self._refuse(system, text)
+        if not (text.endswith("plus one") and len(text) < 20):
+            self.proposed += 1
+            return f"```\n{self._proposals[min(self.proposed, len(self._proposals)) - 1]}\n```"
+        number = int(text.split()[0])
+        return f"\n{number + 1}" if "DIGITS" in system or ("ADD" in system and number % 2 == 0) else "no idea"
+
+
+def paid(server: LocalAnthropic) -> Decimal:
+    return (server.usage["input_tokens"] + 5 * server.usage["output_tokens"]) / Decimal(1_000_000)
+
+
+CREDIT = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing."
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "why"),
+    [
+        (400, "cannot use PLANTED", "a call was refused with status 400"),
+        (404, "no such model", "a call was refused with status 404"),
+        (400, CREDIT, "a call was refused with status 402: the account has no credit"),
+        (402, "billing", "a call was refused with status 402: the account has no credit"),
+        (403, "permission", "a call was refused with status 403: check what the key may do"),
+    ],
+    ids=["refused", "model", "credit-as-400", "credit", "permission"],
+)
+def test_a_refusal_ends_a_search_with_the_better_prompt_that_was_paid_for(
+    tmp_path: Path, clock: Clock, status: int, message: str, why: str
+) -> None:
+    refused = 0
+
+    def refuse(system: str, text: str) -> None:
+        nonlocal refused
+        if "ADD" in text:  # the optimiser's second question
+            refused += 1
+            raise Refusal(status, "invalid_request_error", message)
+
+    place = DiskFolder(tmp_path / "jobs")
+    with LocalAnthropic(answer=Improving(refuse)) as server:
+        assert isinstance(server, LocalAnthropic)
+        done, ledger = start(lambda: provider(server, place), tmp_path, clock)
+        entry = list(follow(provider(server, place), ledger, done.key))[-1]
+        assert (entry.stage, refused) == (Stage.SUCCEEDED, 1)
+        assert entry.raw_state == f"succeeded (gepa: 0.00 to 0.50, 1 tried beside it; ended early: {why})"
+        assert provider(server, place).status(done.job.id).cost_usd == paid(server) > 0
+        tuned = provider(server, place).retrieve(done.job.id)
+        asked = [Message(role="user", content="42 plus one")]
+        assert provider(server, place).invoke(tuned, asked, max_tokens=9).text.endswith("\n43")
+
+
+@pytest.mark.parametrize("message", [CREDIT, "the prompt is too long"], ids=["credit", "prompt"])
+def test_a_400_without_credit_is_mended_by_credit_and_any_other_is_not(
+    tmp_path: Path, clock: Clock, message: str
+) -> None:
+    def refuse(system: str, text: str) -> None:
+        raise Refusal(400, "invalid_request_error", message)
+
+    place = DiskFolder(tmp_path / "jobs")
+    with LocalAnthropic(answer=Improving(refuse)) as server:
+        assert isinstance(server, LocalAnthropic)
+        done, ledger = start(lambda: provider(server, place), tmp_path, clock)
+        if message == CREDIT:
+            with pytest.raises(ProviderRefused, match=r"402 credit balance.*Add credit"):
+                list(follow(provider(server, place), ledger, done.key))
+            assert ledger.entry(done.key).stage == Stage.LAUNCHED
+        else:
+            assert list(follow(provider(server, place), ledger, done.key))[-1].stage == Stage.FAILED
+
+
+def test_a_prompt_that_is_refused_scores_nothing_and_the_search_goes_on_in_any_number_of_looks(
+    tmp_path: Path, clock: Clock
+) -> None:
+    too_long: list[str] = []
+
+    def refuse(system: str, text: str) -> None:
+        if "LONG" in system:
+            too_long.append(text)
+            raise Refusal(413, "request_too_large", "prompt is too long")
+
+    model = Improving(refuse, ("LONG", "ADD in DIGITS"))
+    with LocalAnthropic(answer=model) as server:
+        assert isinstance(server, LocalAnthropic)
+        ticking, place = Ticking(), DiskFolder(tmp_path / "jobs")
+
+        def hurried() -> AnthropicProvider:
+            return provider(server, place, clock=ticking, look_seconds=12)
+
+        done, _ = start(hurried, tmp_path, clock)
+        looks = 0
+        while not (job := hurried().status(done.job.id)).state.terminal:
+            looks += 1
+            assert looks < 100
+        assert looks > 2
+        assert job.raw_state == "succeeded (gepa: 0.00 to 1.00, 1 tried beside it, 1 refused)"
+        # Asked once, in whatever look: the next one knows that it was refused.
+        assert (len(too_long), model.proposed) == (1, 2)
+        assert job.cost_usd == paid(server)
+
+
+def test_refusals_of_one_prompt_after_another_end_the_search(tmp_path: Path, clock: Clock) -> None:
+    asked: list[str] = []
+
+    def refuse(system: str, text: str) -> None:
+        if "LONG" in system:
+            asked.append(system)
+            raise Refusal(400, "invalid_request_error", "cannot be used")
+
+    proposals = tuple(f"LONG {number}" for number in range(9))
+    for given, stage, told in (
+        (proposals, Stage.FAILED, "refused with status 400"),
+        (("ADD", *proposals), Stage.SUCCEEDED, "5 prompts in a row were refused, the last with status 400"),
+    ):
+        asked.clear()
+        place = DiskFolder(tmp_path / stage.value)
+        with LocalAnthropic(answer=Improving(refuse, given)) as server:
+            assert isinstance(server, LocalAnthropic)
+            done, ledger = start(
+                lambda server=server, place=place: provider(server, place),
+                tmp_path / f"{stage.value}-books",
+                clock,
+                {"type": "gepa", "max_metric_calls": 100},
+            )
+            entry = list(follow(provider(server, place), ledger, done.key))[-1]
+            assert entry.stage == stage
+            assert told in f"{entry.note} {entry.raw_state}"
+            assert asked == [f"LONG {number}" for number in range(5)]
+            assert provider(server, place).status(done.job.id).cost_usd == paid(server)
+
+
+def test_a_question_that_was_lost_and_then_refused_is_booked_once(tmp_path: Path, clock: Clock) -> None:
+    refusing = False
+
+    def refuse(system: str, text: str) -> None:
+        if refusing and "LONG" in system:
+            raise Refusal(400, "invalid_request_error", "cannot be used")
+
+    place = DiskFolder(tmp_path / "jobs")
+    with LocalAnthropic(answer=Improving(refuse, ("LONG", "ADD in DIGITS"))) as server:
+        assert isinstance(server, LocalAnthropic)
+        # Of the first prompt 2 answers, 2 again and 3, a proposal: the ninth call is the first of LONG.
+        server.plan = lambda request: "dropped" if len(server.seen) == 8 else None
+        done, _ = start(lambda: provider(server, place), tmp_path, clock)
+        with pytest.raises(ProviderUnavailable):
+            provider(server, place).status(done.job.id)
+        refusing = True
+        job = provider(server, place).status(done.job.id)
+        assert (job.state, "1 refused" in job.raw_state) == (State.SUCCEEDED, True)
+        # At most "LONG" and a question of 10 bytes, 32 tokens for each role, and 512 of an answer.
+        assert job.cost_usd == paid(server) + Decimal(4 + 10 + 2 * 32 + 5 * 512) / 1_000_000
 
 
 def test_a_search_without_its_optimiser_s_package_ends_with_the_remedy(

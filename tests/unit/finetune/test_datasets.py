@@ -261,6 +261,69 @@ def test_5000_fuzzed_records_are_right_in_the_file_or_refused_by_name(tmp_path: 
     assert FUZZED["distilled"] > 200
 
 
+PLANTED = (
+    "ann.lee@example.org",
+    "+49 30 901820",
+    "(415) 555-0123",
+    "4111 1111 1111 1111",
+    "5500005555555559",
+    "jürgen@müller.example",
+    "+14155550123",
+)
+PLACES = ("prompt", "answer", "steps", "scenario", "key", "artifact", "group", "id", "system", "worse")
+UPLOADED = {"refuse": 0, "redact": 0, "refused": 0, "replaced": 0}
+
+
+def planted_in(record: Record, place: str, value: str) -> Record:
+    """With a value among other words of one of its fields."""
+    text = f"of {value} and"
+    fields: dict[str, dict[str, Any]] = {
+        "prompt": {"prompt": f"{record.prompt} {text} {record.prompt}"},
+        "answer": {"answer": f"{text} {record.answer or ''}"},
+        "steps": {"steps": (*record.steps, Step(action=text, thought=text))},
+        "scenario": {"scenario": {"a": [1, {"b": text}], "c": value.upper()}},
+        "key": {"scenario": {text: {"d": 1}}},
+        "artifact": {"artifact": {"note": [text, text]}},
+        "group": {"group": value},
+        "id": {"id": text},
+    }
+    return record.model_copy(update=fields.get(place, {}))
+
+
+@settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(TEXTS, min_size=7, max_size=7), st.none() | TEXTS, st.integers(0, 10**6))
+def fuzz_people(tmp_path: Path, pool: list[str], system: str | None, turn: int) -> None:
+    for number, made in enumerate(records_of(pool)):
+        provider, method = COMBINATIONS[(turn + number) % len(COMBINATIONS)]
+        place, value = PLACES[(turn // 7 + number) % len(PLACES)], PLANTED[(turn // 3 + number) % len(PLANTED)]
+        record = planted_in(made, place, value)
+        worse = f"{value}: {pool[1]}" if place == "worse" else pool[1]
+        given: Any = Pair(record=record, preferred=pool[0], rejected=worse) if method == "dpo" else record
+        options: Any = {"provider": provider, "method": method, "limits": ANY_SIZE, "counter": by_bytes}
+        options |= {"system": f"{system} {value} said so" if place == "system" else system, "labelled": turn % 2 == 0}
+        options["whole"] = provider != "sagemaker" and turn % 3 == 0
+        for personal in ("refuse", "redact"):
+            refusal = None
+            try:
+                file = write([given], tmp_path, **options, personal=personal)
+            except InvalidInput as error:
+                refusal = str(error)
+            if refusal is not None:
+                assert not ("personal data" in refusal and value in refusal)
+                UPLOADED["refused"] += "personal data" in refusal
+                continue
+            sent = (tmp_path / file.filename).read_text().encode().decode("unicode_escape").casefold()
+            assert value.casefold() not in sent, (provider, method, place)
+            UPLOADED[personal] += 1
+            UPLOADED["replaced"] += any(f"[{kind}]" in sent for kind in ("email", "phone", "card"))
+
+
+def test_no_planted_address_phone_or_card_is_in_an_upload_of_any_format(tmp_path: Path) -> None:
+    UPLOADED.update(dict.fromkeys(UPLOADED, 0))
+    fuzz_people(tmp_path)
+    assert min(UPLOADED.values()) > 100, UPLOADED
+
+
 # ── Refused before an upload ─────────────────────────────────────────────────────────────────────
 
 

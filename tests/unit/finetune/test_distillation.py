@@ -38,7 +38,7 @@ from stepforge.finetune.request import Request, Start, Tools, request_bytes
 from stepforge.finetune.spec import Hyperparameters, Teacher
 from stepforge.finetune.watching import billed
 from stepforge.testing.providers import Fault, LocalBedrock, LocalVertex
-from tests.unit.finetune.conftest import BUDGETS, PRICE, Clock
+from tests.unit.finetune.conftest import BUDGETS, NOTHING, PRICE, Clock
 from tests.unit.finetune.distilling import (
     GEMINI,
     NOVA,
@@ -491,10 +491,14 @@ def test_the_machine_refuses_what_it_could_not_judge_or_nobody_vouches_for(
                 price=price,
                 needed_until=TODAY,
                 domain="d",
-                heldout_sha256="a" * 64,
+                heldout_sha256=NOTHING,
             )
             data, sha256 = request_bytes(request)
-            s3 = SimpleNamespace(get_object=lambda data=data, **_: {"Body": SimpleNamespace(read=lambda: data)})
+            s3 = SimpleNamespace(
+                get_object=lambda Key, data=data, **_: {
+                    "Body": SimpleNamespace(read=lambda: b"" if "/heldout/" in Key else data)
+                }
+            )
             monkeypatch.setattr("stepforge.finetune.request.connect", lambda *_, case=case: case.provider)
             ledger = FileLedger(tmp_path / "ledger.sqlite")
             tools = Tools(ledger, s3, sagemaker=None, secrets=None, bucket="b", environment="local")

@@ -21,7 +21,7 @@ from stepforge.finetune.ledger_file import FileLedger
 from stepforge.finetune.plan import Plan
 from stepforge.finetune.request import Request, Start, Tools, request_bytes
 from stepforge.finetune.spec import StringCheck, TokenRange
-from tests.unit.finetune.conftest import PRICE, write_rows
+from tests.unit.finetune.conftest import NOTHING, PRICE, write_rows
 
 MODEL = "gpt-4.1-mini-2025-04-14"
 RICH = dict.fromkeys(Budgets.model_fields, Decimal(10**7))
@@ -63,13 +63,16 @@ def plan_of(**given: Any) -> Plan:
 def begin(tune: TuneSpec, tmp_path: Path, price: ModelPrice, monkeypatch: pytest.MonkeyPatch, **given: Any) -> Any:
     """What `decide` makes of it, and the tools."""
     request = Request(
-        plan=plan_of(**given), spec=tune, price=price, needed_until=PRICE.as_of, domain="d", heldout_sha256="a" * 64
+        plan=plan_of(**given), spec=tune, price=price, needed_until=PRICE.as_of, domain="d", heldout_sha256=NOTHING
     )
     data, sha256 = request_bytes(request)
     rows = (tmp_path / tune.training.filename).read_bytes()
-    s3 = SimpleNamespace(
-        get_object=lambda Key, **_: {"Body": SimpleNamespace(read=lambda: data if Key == "r" else rows)}
-    )
+
+    def get_object(Key: str, **_: Any) -> Any:
+        body = data if Key == "r" else b"" if "/heldout/" in Key else rows
+        return {"Body": SimpleNamespace(read=lambda: body)}
+
+    s3 = SimpleNamespace(get_object=get_object)
     monkeypatch.setattr("stepforge.finetune.request.connect", lambda *_: Vendor())
     ledger = FileLedger(tmp_path / "ledger.sqlite")
     tools = Tools(ledger=ledger, s3=s3, sagemaker=None, secrets=None, bucket="b", environment="dev", limits=LIMITS)

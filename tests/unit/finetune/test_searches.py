@@ -141,6 +141,56 @@ def test_an_error_that_a_library_passes_over_ends_the_search_all_the_same(error:
     assert len(model.asked) == 7
 
 
+def test_a_refused_answer_fails_its_whole_batch_and_no_other() -> None:
+    def answer(system: str, text: str) -> str:
+        if "PICKY" in system and text.startswith("4"):
+            raise ProviderRefused("content", status=400)
+        return says(system, text)
+
+    def search(task: Task) -> None:
+        assert [score for _, score in task.run("ADD in DIGITS PICKY", task.training)] == [1.0] * 3
+        assert task.validate("ADD in DIGITS PICKY") == task.validate("ADD in DIGITS PICKY") == 0.0
+        task.validate("ADD in DIGITS")
+
+    model = Model(answer=answer)
+    found = found_by(search, model)
+    assert (found.prompt, found.candidates, found.refused, found.note) == ("ADD in DIGITS", 2, 1, "")
+    # The first prompt's three, three of training, one right and one refused, and three.
+    assert len(model.asked) == 3 + 3 + 2 + 3
+
+
+def test_refusals_that_are_not_in_a_row_do_not_end_a_search() -> None:
+    def answer(system: str, text: str) -> str:
+        if "LONG" in system:
+            raise ProviderRefused("too long", status=413)
+        return says(system, text)
+
+    def search(task: Task) -> None:
+        for number in range(12):
+            assert task.validate(f"LONG {number}") == 0.0
+            if number % 4 == 3:
+                task.run(f"Be brief {number}.", task.training)
+        task.validate("ADD in DIGITS")
+
+    assert found_by(search, Model(answer=answer)).words.endswith("0.00 to 1.00, 13 tried beside it, 12 refused")
+
+
+@pytest.mark.parametrize("fault", ["validationException", "accessDeniedException"])
+def test_a_service_that_refuses_the_second_rewriting_leaves_the_first(fault: str, bedrock: LocalBedrock) -> None:
+    def adds_at_once(system: str, text: str) -> str:
+        if "ADD" not in system:
+            return "no idea"
+        bedrock.rewriter.failing = [fault]
+        return f"It is {int(text.split()[0]) + 1}"
+
+    found = found_by(Rewriting(rewriter(bedrock), times=2), Model(answer=adds_at_once))
+    assert (found.prompt, found.seed_score, found.score, found.stopped_by_budget) == ("Be kind. ADD", 0.0, 1.0, False)
+    assert found.note.startswith("ended early: a call was refused with status 40")
+    bedrock.rewriter.failing = [fault]
+    with pytest.raises(ProviderRefused):
+        found_by(Rewriting(rewriter(bedrock), times=2), Model(answer=adds_at_once))
+
+
 def test_a_defect_of_a_library_is_not_swallowed() -> None:
     def search(task: Task) -> None:
         task.validate("ADD in DIGITS")

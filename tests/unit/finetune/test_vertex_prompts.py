@@ -272,6 +272,10 @@ def test_money_ends_the_scoring_and_what_was_scored_is_kept(server: LocalVertex,
     assert job.state == State.SUCCEEDED
     found = json.loads(server.objects[objects(server, "result.json")[0]])
     assert found["stopped_by_budget"]
+    assert job.raw_state.endswith(
+        f"(data-driven: {found['seed_score']:.2f} to {found['score']:.2f}, "
+        f"{found['candidates']} tried beside it; the budget was used up)"
+    )
     assert Decimal(found["spent_usd"]) <= Decimal("0.0030")
     assert found["score"] >= found["seed_score"]
 

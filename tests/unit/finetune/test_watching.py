@@ -114,8 +114,34 @@ def test_a_webhook_that_its_provider_did_not_sign_is_refused(what: str, server: 
         provider.receive(body, headers, secret=secret)
 
 
+def test_the_page_s_webhook_books_what_was_launched_from_here(
+    server: LocalOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STEPFORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("A_TEST_KEY", "sk-test")
+    monkeypatch.setenv("OPENAI_WEBHOOK_SECRET", SECRET.get_secret_value())
+    monkeypatch.chdir(tmp_path)
+    Path("plan.toml").write_text(PLAN.format(url=server.url, approval=10))
+    rows = [{"id": f"r{n}", "prompt": f"{n} plus one", "answer": str(n + 1)} for n in range(12)]
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["finetune", "launch", "plan.toml", "--data", "data.jsonl", "--json"]) == 0
+    launched = json.loads(capsys.readouterr().out)
+    names: dict[str, Any] = {}
+    exec(PAGE, names)
+    for _ in range(8):
+        provider_says = names["provider"].status(launched["job_id"])
+    assert provider_says.state == State.SUCCEEDED
+    names["hook"](*server.webhook(launched["job_id"], secret=SECRET.get_secret_value()))
+    entry = names["ledger"].entry(launched["key"])
+    assert (entry.stage, entry.model) == (Stage.SUCCEEDED, provider_says.model)
+    with pytest.raises(WebhookRefused):
+        names["hook"](*server.webhook(launched["job_id"], secret="whsec_" + base64.b64encode(b"another").decode()))
+
+
 # ── The command line ─────────────────────────────────────────────────────────────────────────────
 
+PAGE = (Path(__file__).parents[3] / "docs" / "finetune-openai.md").read_text()
+PAGE = PAGE.partition("## Webhooks")[2].partition("```python\n")[2].partition("```")[0]
 PLAN = """
 environment = "local"
 base_model = "gpt-4.1-mini"
