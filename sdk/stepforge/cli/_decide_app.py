@@ -39,11 +39,20 @@ def decide(
 def catalogue(
     model: Annotated[str | None, typer.Argument(help="One model, such as bedrock/amazon.nova-micro-v1:0.")] = None,
     own: Own = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask AWS's price list for the prices that it has.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write what differs from what ships, for --catalogue (TOML).")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List base models that can be paid for: how they are tuned, until when, and dated prices with their source."""
     from stepforge.cli import _decide
 
+    if refresh or out is not None:
+        _decide.refresh_catalogue(own or [], ask=refresh, out=out, as_json=json)
+        return
     _decide.print_catalogue(model, own or [], as_json=json)
 
 

@@ -90,7 +90,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "stepforge finetune decide question.toml --experience outcomes.json --page verdict.md --plot tornado.svg",
         "stepforge finetune decide question.toml --catalogue own.toml --criteria ours.toml --criteria theirs.json",
     ),
-    "catalogue": ("stepforge catalogue", "stepforge catalogue bedrock/amazon.nova-micro-v1:0"),
+    "catalogue": (
+        "stepforge catalogue",
+        "stepforge catalogue bedrock/amazon.nova-micro-v1:0",
+        "stepforge catalogue --refresh --out own.toml",
+    ),
     "doctor": ("stepforge doctor", "stepforge doctor --json"),
     "local": ("stepforge local status",),
     "local up": ("stepforge local up",),
