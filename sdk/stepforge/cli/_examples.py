@@ -84,6 +84,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "registry pull": ("stepforge registry pull facial/3 --out facial-3",),
     "finetune": ("stepforge finetune decide docs/decision/question.toml",),
+    "finetune arms": (
+        "stepforge finetune arms --data records.jsonl --base bedrock/amazon.nova-micro-v1:0 --out question.toml",
+        "stepforge finetune arms --data records.jsonl --method sft --provider bedrock --needed-until 2027-12-31",
+        "stepforge finetune arms --data records.jsonl --question question.toml --catalogue own.toml --out more.toml",
+    ),
     "finetune decide": (
         "stepforge finetune decide docs/decision/question.toml",
         "stepforge finetune decide question.json --json",

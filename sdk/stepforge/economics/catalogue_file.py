@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -19,7 +20,7 @@ def as_toml(catalogue: Catalogue) -> str:
     lines = ["# Written by `stepforge catalogue --out`: rows that take the place of those that ship.", "version = 1"]
     for name, tables in (("models", rows), ("pairs", pairs)):
         for table in tables:
-            lines += ["", f"[[{name}]]", *(f"{key} = {_value(value)}" for key, value in _plain(table).items())]
+            lines += ["", f"[[{name}]]", *(f"{key} = {toml_value(value)}" for key, value in _plain(table).items())]
     return "\n".join(lines) + "\n"
 
 
@@ -27,14 +28,19 @@ def _plain(model: Contract) -> dict[str, Any]:
     return model.model_dump(exclude_none=True, exclude_defaults=True)
 
 
-def _value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it in a line."""
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_value(key)} = {_value(item)}' for key, item in value.items())} }}"
+        return f"{{ {', '.join(f'{_key(key)} = {toml_value(item)}' for key, item in value.items())} }}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Decimal):
         return f'"{value:f}"'  # a float of TOML would lose digits
     # JSON's escapes are TOML's, but for the delete character, which TOML forbids as it is.
     return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml_value(name)

@@ -14,7 +14,7 @@ from typing import Any
 from stepforge.errors import InvalidInput, ModelGone, NotReady, ProviderRefused
 from stepforge.finetune.aws import AwsCustomization, is_taken
 from stepforge.finetune.job import Completion, Job, Message, Prepared, State, Tuned, model_of, normalise
-from stepforge.finetune.sent import check_sent
+from stepforge.finetune.sent import MOST_EPOCHS, check_sent
 from stepforge.finetune.spec import LambdaGrader, ProviderName, Teacher, TuneSpec
 
 CLAUDE_ENDED = date(2026, 9, 10)
@@ -75,8 +75,9 @@ class BedrockProvider(AwsCustomization):
                 f"grader {spec.grader.type!r} is not offered by Bedrock: put the verifier into a Lambda function, and "
                 "give its ARN as a grader of type 'lambda'"
             )
-        if spec.method == "sft" and spec.hyperparameters.epochs > 5:
-            raise InvalidInput(f"epochs {spec.hyperparameters.epochs}: Bedrock takes 1 to 5")
+        most = MOST_EPOCHS.get((self.name, spec.method))
+        if most is not None and spec.hyperparameters.epochs > most:
+            raise InvalidInput(f"epochs {spec.hyperparameters.epochs}: Bedrock takes 1 to {most}")
         if spec.teacher is not None:
             self._validate_distillation(spec.teacher)
         check_sent(spec)

@@ -339,6 +339,13 @@ def _tokens(texts: tuple[str, ...], count: Counter) -> tuple[int, int]:
     return sum(pair[0] for pair in pairs), sum(pair[1] + _ROLE_TOKENS for pair in pairs)
 
 
+def counted_offline(rows: Iterable[tuple[str, ...]], provider: ProviderName) -> TokenRange:
+    """What the texts of rows come to at a provider, with the range that `write` states where nothing was counted."""
+    counter, how = _counter(provider)
+    pairs = [_tokens(texts, counter) for texts in rows]
+    return TokenRange(low=sum(pair[0] for pair in pairs), high=sum(pair[1] for pair in pairs), method=how)
+
+
 def split_by_group(records: Iterable[ItemT], *, every: int = 10) -> tuple[list[ItemT], list[ItemT]]:
     """Training and validation: one group in `every` for validation, and no group on both sides."""
     kept: tuple[list[ItemT], list[ItemT]] = ([], [])

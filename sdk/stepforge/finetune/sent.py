@@ -29,6 +29,7 @@ SENT: dict[tuple[ProviderName, Method], tuple[str, ...]] = {
     ("anthropic", "prompt"): (),
 }
 """Fields of `Hyperparameters`, and `suffix`. Vertex distils Gemini so; open models: `OPEN_STUDENT`."""
+MOST_EPOCHS: dict[tuple[ProviderName, Method], int] = {("bedrock", "sft"): 5}
 OPEN_STUDENT = ("epochs", "batch_size", "suffix")
 
 
