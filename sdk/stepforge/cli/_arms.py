@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -49,7 +51,7 @@ def arms(
         raise InvalidInput(
             f"{out} exists already: give another --out, or complete the question that it is with --question {out}"
         )
-    catalogue, now = load(own), datetime.now(UTC).date()
+    catalogue, now = load(own), _today()
     draft = None if question is None else Draft.read(question)
     head = None if question is None or draft is None else draft.head(question)
     asked = _asked(wish, now, head, given=set() if draft is None else set(draft.plain))
@@ -62,7 +64,8 @@ def arms(
             "and --method"
         )
     if not new and not there:
-        raise InvalidInput("no arm is left, so nothing is written:\n" + "\n".join(_left_out(proposal)))
+        reasons = "\n".join(_left_out(proposal)) or "no row of the catalogue is tuned so (`stepforge catalogue`)"
+        raise InvalidInput(f"no arm is left, so nothing is written:\n{reasons}")
     fields = begun(
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", data.stem).strip("-._")[:80] or "records",
         today=asked.since or now,
@@ -71,7 +74,9 @@ def arms(
     )
     tables = [(one.about, arm_table(one.arm, people_known=wish.people_usd is not None)) for one in new]
     text, fill_in = written(out, draft, fields, tables)
-    out.write_text(text, encoding="utf-8")
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(out)
     already = [one.arm.name for one in proposal.proposed if one.arm.name in there]
     plain = {
         "file": str(out),
@@ -90,16 +95,19 @@ def arms(
             for one in proposal.left_out
         ],
         "fill_in": fill_in,
+        "notes": (notes := _notes(head) if new else []),
     }
     until = "" if asked.needed_until is None else f", base models needed until {asked.needed_until}"
     lines = [
-        f"{out}: {len(new)} arms for {asked.horizon_months} months{until}",
+        f"{out}: {len(new)} {'arm' if len(new) == 1 else 'arms'} for {asked.horizon_months} months{until}",
         *(f"arm {one.arm.name}: {one.about}" for one in new),
         *(f"there already: {name}" for name in already),
         *_left_out(proposal),
+        *notes,
         *(f"fill in {line}" for line in fill_in),
     ]
-    lines.append(f"next: {'fill in what is marked, then ' * bool(fill_in)}stepforge finetune decide {out}")
+    command = shlex.join(["stepforge", "finetune", "decide", str(out), *(f"--catalogue={path}" for path in own)])
+    lines.append(f"next: {'fill in what is marked, then ' * bool(fill_in)}{command}")
     emit(plain, as_json=as_json, text="\n".join(lines))
 
 
@@ -140,6 +148,10 @@ def _known(what: str, given: Sequence[str], known: tuple[T, ...]) -> tuple[T, ..
     return tuple(one for one in known if one in given)
 
 
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
 def _year_after(day: date) -> date:
     leap = (day.month, day.day) == (2, 29)
     return date(day.year + 1, 3, 1) if leap else day.replace(year=day.year + 1)
@@ -148,6 +160,16 @@ def _year_after(day: date) -> date:
 def _left_out(proposal: Proposal) -> list[str]:
     lines = [f"left out {one.name}: {one.reason}" for one in proposal.left_out]
     return lines + [f"where a price is not known: {one}" for one in {o.advice for o in proposal.left_out if o.advice}]
+
+
+def _notes(head: Question | None) -> list[str]:
+    """What the question limits and no row of the catalogue says."""
+    if head is None:
+        return []
+    limited = [name for name in ("privacy", "latency_ms") if getattr(head.constraints, name) not in (None, "any")]
+    return [
+        f"the question limits {name}, which no row has: give {name} in the arms that keep to it" for name in limited
+    ]
 
 
 def _plain(one: Proposed) -> dict[str, Any]:

@@ -14,21 +14,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from stepforge.contracts.base import digest
-from stepforge.contracts.decisions import Arm, FixedCosts, Method, TrainingPlan, Traffic
-from stepforge.contracts.records import Record
+from stepforge.contracts.decisions import Amount, Arm, FixedCosts, Method, Question, TrainingPlan
 from stepforge.economics import bills
 from stepforge.economics.catalogue import TRAINING, Catalogue, ModelPrice, ModelRow
 from stepforge.economics.catalogue import Provider as Charged
 from stepforge.economics.decide import months_until
-from stepforge.economics.quotes import training_price
+from stepforge.economics.quotes import quoted, training_price
 from stepforge.economics.tokens import TokenCount
 from stepforge.errors import InvalidInput, ModelGone, UnknownPrice
-from stepforge.finetune.datasets import LIMITS, Item, Limits, Pair, counted_offline, write
+from stepforge.finetune.arm_data import ArmData, centred, joint, middle
+from stepforge.finetune.datasets import LIMITS, Item, Limits
 from stepforge.finetune.pairs import trained
 from stepforge.finetune.sent import MOST_EPOCHS
 from stepforge.finetune.spec import Method as Tuning
@@ -48,8 +45,8 @@ ALIASES: tuple[Method, ...] = ("managed",)
 NO_BASE = "no row is known to be what answers now: name it with --base MODEL, or add the arm by hand"
 
 PRICE_ADVICE = (
-    "read its prices from the provider's page and give them in a row of your own with --catalogue (`stepforge catalogue "
-    "MODEL --json` has what is known of it), or add the arm by hand with fixed.training_usd and request_usd"
+    "read its prices from the provider's page and give them in a row of your own with --catalogue (`stepforge "
+    "catalogue MODEL --json` has what is known of it), or add the arm by hand with fixed.training_usd and request_usd"
 )
 PEOPLE_AND_QUOTES = FixedCosts().relative_sd
 
@@ -182,20 +179,20 @@ def _ways(catalogue: Catalogue, asked: Asked) -> Iterator[tuple[str | None, Meth
         for method in others or row.tunable:
             if method == "prompt" or not wanted(method):
                 continue
-            teachers = list(catalogue.taught_by(row.id)) if method == "distillation" else []
-            for teacher in teachers or [None]:
-                yield row.id, method, teacher
+            known = tuple(catalogue.taught_by(row.id)) if method == "distillation" else ()
+            teachers: tuple[str | None, ...] = known or (None,)
+            yield from ((row.id, method, teacher) for teacher in teachers)
     if wanted("prompt"):
-        for model in prompted or [None]:
-            yield model, "prompt", None
+        models: tuple[str | None, ...] = tuple(prompted) or (None,)
+        yield from ((model, "prompt", None) for model in models)
 
 
 class _Scout:
     """Judges one way after another; the data are written and counted once for all that take them alike."""
 
     def __init__(self, items: Sequence[Item], catalogue: Catalogue, asked: Asked) -> None:
-        self.items, self.catalogue, self.asked = items, catalogue, asked
-        self._traffic, self._written = cache(self._counted), cache(self._counted_rows)
+        self.catalogue, self.asked = catalogue, asked
+        self.data = ArmData(items, system=asked.system, answer_tokens=asked.answer_tokens)
 
     def arm(self, row: ModelRow, method: Method, teacher: str | None) -> Proposed:
         """Raises ModelGone, InvalidInput or UnknownPrice with every reason why it is none."""
@@ -207,7 +204,7 @@ class _Scout:
         missing = _missing(self.catalogue, row, method, teacher)
         try:
             tokens = self._rows(row, provider, kind)
-            (traffic, spread), answers = self._request(provider), self._answers(provider)
+            (traffic, spread), answers = self.data.request(provider), self.data.answers(provider)
         except InvalidInput as error:
             if missing:
                 raise UnknownPrice(f"{error}; {_unpriced(missing)}") from error
@@ -215,7 +212,7 @@ class _Scout:
         if missing:
             raise UnknownPrice(_unpriced(missing))
         price = training_price(self.catalogue, row.id, method, teacher=teacher)
-        job, cost = self._training(row, price, _middle(tokens), answers)
+        job, cost = self._training(row, price, middle(tokens), answers)
         arm = Arm(
             name=arm_name(row.id, method, teacher),
             method=method,
@@ -226,18 +223,16 @@ class _Scout:
             traffic=traffic,
             request_relative_sd=spread,
         )
-        return Proposed(arm, tokens, cost)
+        return Proposed(self._priced(arm), tokens, cost)
 
     def base_request_usd(self) -> float | None:
         if self.asked.base is None:
             return None
-        row = self.catalogue.row(self.asked.base)
-        kinds = {price.kind: price for price in row.prices}
-        if row.provider not in _SPOKEN_AS or not {"input", "output"} <= kinds.keys() or not self._has_answers:
-            return None
-        traffic, _ = self._request(_SPOKEN_AS[row.provider])
-        of_prompt = float(kinds["input"].usd_each) * traffic.prompt_tokens
-        return of_prompt + float(kinds["output"].usd_each) * traffic.completion_tokens
+        try:
+            base = self._prompt(self.catalogue.row(self.asked.base)).arm
+        except (InvalidInput, UnknownPrice):
+            return None  # said of the arm
+        return self._quoted(base).request_usd
 
     def _gone(self, row: ModelRow, method: Method, teacher: str | None) -> list[str]:
         asked, end = self.asked, row.shuts_down
@@ -252,8 +247,6 @@ class _Scout:
             reasons.append(f"it shuts down on {end}, within the horizon of {asked.horizon_months} months")
         return reasons
 
-    # ── The data ─────────────────────────────────────────────────────────────────────────────────
-
     def _rows(self, row: ModelRow, provider: ProviderName, method: Tuning) -> TokenRange:
         """Tokens of the file that a launch would upload. Raises InvalidInput where it could not."""
         most = [row.limits.epochs_max, MOST_EPOCHS.get((provider, method))]
@@ -261,54 +254,7 @@ class _Scout:
         if method != "distillation" and epochs is not None and self.asked.epochs > epochs:
             raise InvalidInput(f"it takes {epochs} epochs at most, and {self.asked.epochs} were asked for")
         model = row.id.partition("/")[2] if (provider, method) == ("vertex", "distillation") else ""
-        return self._written(provider, method, model, _limits(row, provider, method))
-
-    def _counted_rows(self, provider: ProviderName, method: Tuning, model: str, limits: Limits) -> TokenRange:
-        whole = method == "rft" and not any(map(_answer, self.items))
-        with TemporaryDirectory() as folder:
-            # What becomes of personal data is a plan's to say: nothing of this file leaves the machine.
-            return write(
-                self.items,
-                Path(folder),
-                provider=provider,
-                method=method,
-                system=self.asked.system,
-                limits=limits,
-                whole=whole,
-                base_model=model,
-                personal="keep",
-            ).tokens
-
-    @property
-    def _has_answers(self) -> bool:
-        return self.asked.answer_tokens is not None or any(map(_answer, self.items))
-
-    def _answers(self, provider: ProviderName) -> TokenCount:
-        """What a teacher is taken to say to all prompts: as much as the data's answers."""
-        each, count = self._traffic(provider)[1], len(self.items)
-        low, middle, high = each.low * count, (each.low + each.high) / 2 * count, each.high * count
-        return TokenCount(math.floor(low), round(middle), math.ceil(high), "as long as the answers given")
-
-    def _request(self, provider: ProviderName) -> tuple[Traffic, float]:
-        """Tokens of a request, and how far they may be off. Raises InvalidInput where nobody knows how long an answer is."""
-        prompt, answer = self._traffic(provider)
-        traffic = Traffic(prompt_tokens=round(prompt.middle, 1), completion_tokens=round(answer.middle, 1))
-        return traffic, _joint(0.1, prompt.low + answer.low, prompt.high + answer.high)
-
-    def _counted(self, provider: ProviderName) -> tuple[_Mean, _Mean]:
-        """Tokens of a prompt and of an answer, in the mean of the records."""
-        if not self._has_answers:
-            raise InvalidInput("no record has an answer that would say how long one is: give --answer-tokens")
-        asked = [
-            tuple(text for text in (self.asked.system, _record(item).prompt) if text is not None) for item in self.items
-        ]
-        prompt = _Mean.of(counted_offline(asked, provider), len(asked))
-        if self.asked.answer_tokens is not None:
-            return prompt, _Mean(self.asked.answer_tokens, self.asked.answer_tokens)
-        said = [(text,) for text in map(_answer, self.items) if text]
-        return prompt, _Mean.of(counted_offline(said, provider), len(said))
-
-    # ── The money ────────────────────────────────────────────────────────────────────────────────
+        return self.data.tokens(provider, method, model, _limits(row, provider, method))
 
     def _fixed(self, cost: tuple[Decimal, Decimal], *, training_usd: float | None) -> FixedCosts:
         """How far the whole may be off hangs on people's share of it: where that is not known it is as it comes."""
@@ -316,14 +262,14 @@ class _Scout:
         if people is None:
             return FixedCosts(training_usd=training_usd)
         low, high = (float(usd) + people for usd in cost)
-        spread = _joint(PEOPLE_AND_QUOTES, low, high)
+        spread = joint(PEOPLE_AND_QUOTES, low, high)
         return FixedCosts(training_usd=training_usd, people_usd=people, relative_sd=spread)
 
     def _prompt(self, row: ModelRow) -> Proposed:
         missing = sorted({"input", "output"} - {price.kind for price in row.prices})
         if missing:
             raise UnknownPrice(_unpriced(missing))
-        traffic, spread = self._request(_SPOKEN_AS.get(row.provider, "openai"))
+        traffic, spread = self.data.request(_SPOKEN_AS.get(row.provider, "openai"))
         arm = Arm(
             name=arm_name(row.id, "prompt"),
             method="prompt",
@@ -332,7 +278,26 @@ class _Scout:
             traffic=traffic,
             request_relative_sd=spread,
         )
-        return Proposed(arm, None, None)
+        return Proposed(self._priced(arm), None, None)
+
+    def _priced(self, arm: Arm) -> Arm:
+        """The arm, if `decide` finds each of its prices. Raises UnknownPrice."""
+        self._quoted(arm)
+        return arm
+
+    def _quoted(self, arm: Arm) -> Arm:
+        nothing = Amount(mean=0)
+        question = Question(
+            name="arm",
+            today=self.asked.today,
+            horizon_months=1,
+            requests_month=nothing,
+            quality_usd=nothing,
+            base_request_usd=0,
+            base_scores=(0, 0),
+            arms=(arm,),
+        )
+        return quoted(question, self.catalogue)[0].arms[0]
 
     def _training(
         self, row: ModelRow, price: ModelPrice, tokens: TokenCount, answers: TokenCount
@@ -353,8 +318,8 @@ class _Scout:
         if price.teacher is None:
             bill = bills.by_tokens(tokens, asked.epochs, price)
             return TrainingPlan(tokens=tokens.expected, epochs=asked.epochs), (bill.low_usd, bill.high_usd)
-        count = len(self.items)
-        read, said = (_centred(bills.synthesised(row.provider, each, count)) for each in (tokens, answers))
+        count = len(self.data.items)
+        read, said = (centred(bills.synthesised(row.provider, each, count)) for each in (tokens, answers))
         fewest, most = bills.epochs_of(row.provider, asked.epochs)
         low, high = (bills.distillation(read, said, epochs, price) for epochs in (fewest, most))
         plan = TrainingPlan(
@@ -364,22 +329,6 @@ class _Scout:
             teacher_response_tokens=said.expected,
         )
         return plan, (low.low_usd, high.high_usd)
-
-
-@dataclass(frozen=True)
-class _Mean:
-    """Tokens of one text in the mean: the least and the most that a provider may count."""
-
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, total: TokenRange, count: int) -> _Mean:
-        return cls(total.low / count, total.high / count)
-
-    @property
-    def middle(self) -> float:
-        return (self.low + self.high) / 2
 
 
 def _launched(row: ModelRow, method: Method) -> tuple[Tuning, ProviderName]:
@@ -411,7 +360,8 @@ def _missing(catalogue: Catalogue, row: ModelRow, method: Method, teacher: str |
     kinds = {price.kind for price in row.prices if price.method in (None, method)}
     training = TRAINING if method != "distillation" else TRAINING[:1]
     missing = [] if kinds & set(training) else [" or ".join(training)]
-    missing += [kind for kind in ("tuned_input", "tuned_output") if kind not in kinds]
+    served = {price.kind for price in row.prices if price.method is None}
+    missing += [kind for kind in ("tuned_input", "tuned_output") if kind not in served]
     if teacher is not None:
         of_teacher = {price.kind for price in catalogue.row(teacher).prices}
         missing += [f"{kind} of {teacher}" for kind in ("input", "output") if kind not in of_teacher]
@@ -420,27 +370,3 @@ def _missing(catalogue: Catalogue, row: ModelRow, method: Method, teacher: str |
 
 def _unpriced(missing: Sequence[str]) -> str:
     return f"no price is known of {', '.join(missing)}"
-
-
-def _middle(tokens: TokenRange) -> TokenCount:
-    return _centred(TokenCount(tokens.low, tokens.low, tokens.high, tokens.method))
-
-
-def _centred(count: TokenCount) -> TokenCount:
-    """With the middle of the range as what is expected: the question carries how far it may be off."""
-    return replace(count, expected=max(1, (count.low + count.high) // 2))
-
-
-def _joint(of_itself: float, low: Decimal | float, high: Decimal | float) -> float:
-    """Relative standard deviation of a quote whose quantity lies anywhere between two ends."""
-    low, high = float(low), float(high)
-    of_range = (high - low) / (high + low) / math.sqrt(3) if high > 0 else 0.0
-    return round(math.hypot(of_itself, of_range), 3)
-
-
-def _record(item: Item) -> Record:
-    return item.record if isinstance(item, Pair) else item
-
-
-def _answer(item: Item) -> str:
-    return item.preferred if isinstance(item, Pair) else item.solution or item.answer or ""
