@@ -62,10 +62,10 @@ Metric = Callable[[Example, str], float]
 class Task:
     """What an optimiser works on, and the only way to the model that it has.
 
-    After an error of the model, or of the metric, every further question raises it again: libraries pass over errors and
-    go on, which would be another search than the one that is replayed later. A prompt whose calls are refused (too long, say) scores
-    0 where it is run, and the search goes on; not so the first prompt of all, and not after `MOST_REFUSED` new ones in
-    a row.
+    After an error of the model, or of the metric, every further question raises it again: libraries pass over errors
+    and go on, which would be another search than the one that is replayed later. A prompt whose calls are refused (too long,
+    say) scores 0 where it is run, and the search goes on; not so the first prompt of all, and not after `MOST_REFUSED`
+    new ones in a row.
     """
 
     def __init__(
@@ -184,9 +184,9 @@ def optimise(
     """Search for a better system prompt, within the meter's budget.
 
     A refusal, a verifier that cannot judge, and a budget that is used up, end it with the best prompt so far and the
-    reason. Raises InvalidInput without examples, OverBudget where not even the seed prompt could be scored, ProviderRefused where nothing better
-    was found before it, MissingExtra without the optimiser's package, what the metric raises, and what a later try may
-    get over (ProviderUnavailable, Throttled).
+    reason. Raises InvalidInput without examples, OverBudget where not even the seed prompt could be scored,
+    ProviderRefused and what the metric raises where nothing better was found before it, MissingExtra without the
+    optimiser's package, and what a later try may get over (ProviderUnavailable, Throttled).
     """
     if not training or not validation:
         raise InvalidInput("training and validation examples are needed, at least one of each")

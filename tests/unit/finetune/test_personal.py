@@ -79,6 +79,16 @@ def test_what_differs_in_an_address_alone_differs_with_placeholders() -> None:
     assert texts[-2:] == ("ask [email]", "ask [email 2]")
 
 
+def test_a_search_takes_no_two_prompts_that_placeholders_make_one(tmp_path: Path) -> None:
+    """It judges an answer by the record whose prompt was asked: which of the two would be chance."""
+    asked = [make(f"Greet {name}@example.org", id=f"{n}", answer=name) for n, name in enumerate(("ann", "bob", "cy"))]
+    options: Any = {"limits": ANY_SIZE, "method": "prompt", "provider": "anthropic"}
+    with pytest.raises(InvalidInput, match=r"records '0' and '1' have the same prompt, as it is sent"):
+        write(asked, tmp_path, **options, personal="redact")
+    assert list(tmp_path.iterdir()) == []
+    assert write(asked, tmp_path, **options, personal="keep").rows == 3
+
+
 @pytest.mark.parametrize("personal", ["refuse", "redact"])
 def test_an_id_that_is_sent_and_is_an_address_is_refused_without_saying_it(personal: Personal) -> None:
     record = make(id=EMAIL)

@@ -396,8 +396,23 @@ def test_another_optimiser_is_another_launch_and_none_keeps_the_key_that_it_had(
         "prompt by gepa",
         "prompt by dspy",
     ]
-    keys = {launch_key(spec(optimiser=one), "anthropic:a") for one in chosen}
-    assert len(keys | {KEY_BEFORE_THERE_WAS_A_CHOICE}) == 4
+    keys = [launch_key(spec(optimiser=one), "anthropic:a") for one in chosen]
+    assert len(set(keys)) == 3
+    # Said or not, it is the same search.
+    assert keys[0] == KEY_BEFORE_THERE_WAS_A_CHOICE
+
+
+def test_words_about_an_optimiser_pay_for_no_second_search() -> None:
+    google = {"type": "vertex", "project": "p", "location": "us-central1"}
+    rate = {name: BEDROCK[name] for name in ("token_usd", "as_of", "source")}
+    for given in (BEDROCK, {**google, **rate}):
+        key = launch_key(spec(optimiser=given), "anthropic:a")
+        for words in ({"as_of": "2026-11-20"}, {"source": "our bill"}):
+            assert launch_key(spec(optimiser={**given, **words}), "anthropic:a") == key
+        for setting in ({"times": 2}, {"token_usd": 40}):
+            assert launch_key(spec(optimiser={**given, **setting}), "anthropic:a") != key
+    with_secret = spec(optimiser={**google, **rate, "credentials_secret": "stepforge/dev/finetune/vertex"})
+    assert launch_key(with_secret, "anthropic:a") == key
 
 
 KEY_BEFORE_THERE_WAS_A_CHOICE = "sf-794a65f4aa437fdb6fc77816a7c00aeee44c1b6e"
@@ -406,6 +421,9 @@ KEY_BEFORE_THERE_WAS_A_CHOICE = "sf-794a65f4aa437fdb6fc77816a7c00aeee44c1b6e"
 def test_settings_that_mean_nothing_or_lead_elsewhere_are_refused() -> None:
     with pytest.raises(ValidationError, match="searches no prompt"):
         spec(method="sft", optimiser=GepaOptimiser())
+    other = spec().training.model_copy(update={"sha256": "1" * 64})
+    with pytest.raises(ValidationError, match="splits its own validation off"):
+        spec(validation=other)
     with pytest.raises(ValidationError, match="endpoint_url is for a local server"):
         BedrockOptimiser.model_validate({**BEDROCK, "endpoint_url": "https://attacker.example"})
     with pytest.raises(ValidationError, match="give token_usd"):
