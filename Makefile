@@ -2,6 +2,7 @@
 # demo    the whole run on this machine: dataset, gate, training, evaluation, approval, promotion, an answer, a report
 # test    set up and run the tests        check   lint, types and tests
 # bench   print BENCH lines               verify  the long checks, whose output is committed
+# dspy-check   the optimiser that needs an environment of its own (in .venv-dspy)
 # deploy-local   cdk deploy of an environment (ENV=dev) without an account
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(addprefix --co
 export HF_HUB_OFFLINE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check lint types bench verify whole-run reproduce deploy-local lock template schemas clean
+.PHONY: setup demo test check lint types bench verify dspy-check whole-run reproduce deploy-local lock template schemas clean
 
 setup: $(READY)
 
@@ -74,6 +75,13 @@ verify: setup
 	$(BIN)/python -m tests.benchmarks.kl_held.table --check
 	$(BIN)/python -m tests.benchmarks.reproduction.table --check
 	$(BIN)/python -m tests.benchmarks.whole_run.table --check
+
+# dspy needs openai below 3 (through litellm), and the clients of paid tunes need openai 3: so an environment of its own.
+DSPY ?= .venv-dspy
+dspy-check:
+	@test -x $(DSPY)/bin/python || $(PYTHON) -m venv $(DSPY)
+	$(DSPY)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dspy,anthropic,prompts]' moto pytest hypothesis
+	$(DSPY)/bin/python -m pytest tests/unit/finetune/test_searches.py tests/unit/finetune/test_anthropic.py -k "(dspy or looks) and not vertex"
 
 # SRL -> RLVR beside TRL's trainer: 40 minutes of one core. A run that was cut off goes on.
 whole-run: setup

@@ -35,6 +35,7 @@ def test_only_the_connection_makes_clients_and_nobody_uses_the_default_session()
     assert set(makers.pop("connection.py")) <= {"boto3.Session", "self._session.client"}
     # Providers of paid fine-tunes are given a session; a plan from a file makes the caller's, in the plan's region.
     assert {path: set(names) for path, names in makers.items()} == {
+        "cli/_decide.py": {"boto3.Session", "session.client"},  # the price list is of no environment
         "finetune/aws.py": {"boto3.Session", "session.client"},
         "finetune/settings.py": {"boto3.Session", "session.client"},
         "finetune/searches/rewriting.py": {"session.client"},

@@ -8,6 +8,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from stepforge.cli._entries import plain_entry
 from stepforge.cli._output import columns, emit, say
 from stepforge.client import Client
 from stepforge.connection import LOCAL
@@ -57,7 +58,7 @@ def _tunes(client: Client, since: date | None) -> TuneCosts | None:
 
 
 def _plain(tunes: TuneCosts) -> dict[str, Any]:
-    rows = [{**entry.model_dump(mode="json"), "local_fake": entry.local_fake} for entry in tunes.entries]
+    rows = [plain_entry(entry) for entry in tunes.entries]
     return {"rows": rows, "billed_usd": str(tunes.billed_usd), "unbilled_usd": str(tunes.unbilled_usd)}
 
 

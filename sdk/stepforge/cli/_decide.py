@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from stepforge.cli._output import emit, say, table
+from stepforge.contracts.decisions import Question
 from stepforge.economics.catalogue import Catalogue, ModelPrice, ModelRow
-from stepforge.economics.decide import decide as verdict_on
+from stepforge.economics.catalogue_file import as_toml
 from stepforge.economics.experience import Experience
-from stepforge.economics.files import read_question
-from stepforge.errors import InvalidInput
+from stepforge.economics.files import read_criteria, read_question
+from stepforge.economics.grounds import Grounds
+from stepforge.economics.price_list import look_up
+from stepforge.economics.prices import PRICE_LIST_REGION
+from stepforge.errors import EnvironmentUnavailable, InvalidInput
+
+
+def asked(
+    question: Path, catalogue: Catalogue, *, experience: Path | None, criteria: list[Path]
+) -> tuple[Question, Grounds]:
+    """A question and what its verdict rests on: the same for the command that says it and the one that acts on it."""
+    found = read_question(question)
+    advisors = [read_criteria(path, found) for path in criteria]
+    grounds = Grounds.of(found, catalogue=catalogue, experience=_read(experience), advisors=advisors)
+    return found, grounds
+
+
+def _read(experience: Path | None) -> Experience:
+    if experience is None:
+        return Experience()
+    if not experience.is_file():
+        raise InvalidInput(
+            f"there is no experience {str(experience)!r}: `stepforge finetune outcome` writes it after the first tune; "
+            "until then leave --experience out"
+        )
+    return Experience.read(experience)
 
 
 def decide(
-    question: Path, own: list[Path], *, experience: Path | None, page: Path | None, plot: Path | None, as_json: bool
+    question: Path,
+    own: list[Path],
+    *,
+    experience: Path | None,
+    criteria: list[Path],
+    page: Path | None,
+    plot: Path | None,
+    as_json: bool,
 ) -> None:
     from stepforge.economics.show import tornado, verdict_markdown, verdict_text
 
-    asked = read_question(question)
-    known = Experience() if experience is None else Experience.read(experience)
-    verdict = verdict_on(asked, catalogue=load(own), experience=known)
+    found, grounds = asked(question, load(own), experience=experience, criteria=criteria)
+    verdict = grounds.verdict(found)
     emit(verdict.model_dump(mode="json"), as_json=as_json, text=verdict_text(verdict))
     drawn = plot if verdict.swings else None
     if plot is not None and drawn is None:
@@ -49,6 +80,47 @@ def print_catalogue(model: str | None, own: list[Path], *, as_json: bool) -> Non
     stale = Catalogue({row.id: row for row in rows}).stale(today)
     if stale:
         say(f"({len(stale)} stale: {stale[0]}{'; ...' if len(stale) > 1 else ''})")
+
+
+def refresh_catalogue(own: list[Path], *, ask: bool, out: Path | None, as_json: bool) -> None:
+    """What ships with these files over it, and with `ask` the prices of AWS's list in it.
+
+    Raises EnvironmentUnavailable where the list cannot be read; then nothing is written.
+    """
+    before, today = load(own), datetime.now(UTC).date()
+    found, missing = _asked(before, today) if ask else (before, [])
+    fresh = [
+        f"{row.id}: {price.kind} is {_usd(price)}"
+        for row in found.rows.values()
+        for price in row.prices
+        if price not in before.rows[row.id].prices
+    ]
+    if out is not None:
+        out.write_text(as_toml(found), encoding="utf-8")
+    stale = found.stale(today)
+    lines = [*fresh, *missing, *(f"stale: {line}" for line in stale)]
+    if ask:
+        lines.append(f"{len(fresh)} prices were read, {len(missing)} were not: those stay as they are")
+    if out is not None:
+        lines.append(f"written: {out} (use it with --catalogue {out})")
+    plain = {"fresh": fresh, "missing": missing, "stale": stale, "asked": ask}
+    emit({**plain, "file": None if out is None else str(out)}, as_json=as_json, text="\n".join(lines))
+
+
+def _asked(catalogue: Catalogue, today: date) -> tuple[Catalogue, list[str]]:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    config = Config(connect_timeout=10, retries={"total_max_attempts": 2})
+    session = boto3.Session()
+    try:
+        return catalogue.refreshed(look_up(session.client("pricing", PRICE_LIST_REGION, config=config)), today)
+    except (BotoCoreError, ClientError) as error:
+        raise EnvironmentUnavailable(
+            f"AWS's price list was not read ({type(error).__name__}): no price is newer than before. It takes AWS "
+            "credentials with pricing:GetProducts; or give newer rows with --catalogue"
+        ) from error
 
 
 def load(own: list[Path]) -> Catalogue:

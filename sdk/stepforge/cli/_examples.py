@@ -88,8 +88,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "stepforge finetune decide docs/decision/question.toml",
         "stepforge finetune decide question.json --json",
         "stepforge finetune decide question.toml --experience outcomes.json --page verdict.md --plot tornado.svg",
+        "stepforge finetune decide question.toml --catalogue own.toml --criteria ours.toml --criteria theirs.json",
     ),
-    "catalogue": ("stepforge catalogue", "stepforge catalogue bedrock/amazon.nova-micro-v1:0"),
+    "catalogue": (
+        "stepforge catalogue",
+        "stepforge catalogue bedrock/amazon.nova-micro-v1:0",
+        "stepforge catalogue --refresh --out own.toml",
+    ),
     "doctor": ("stepforge doctor", "stepforge doctor --json"),
     "local": ("stepforge local status",),
     "local up": ("stepforge local up",),
@@ -120,6 +125,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "finetune start": (
         "stepforge finetune start plan.toml --data records.jsonl --env dev",
         "stepforge finetune start plan.toml --data records.jsonl --question question.toml --arm 'GPT-4.1 mini'",
+        "stepforge finetune start plan.toml --data records.jsonl --question question.toml --arm 'GPT-4.1 mini' "
+        "--experience outcomes.json --criteria ours.toml",
     ),
     "finetune approve": ("stepforge finetune approve sf-0123456789abcdef --up-to 25 --by 'Ada Lovelace' --env dev",),
     "finetune refuse": ("stepforge finetune refuse sf-0123456789abcdef --by 'Ada Lovelace' --why 'too dear'",),

@@ -7,11 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from stepforge.cli._entries import FAKE, estimated, plain_entry
 from stepforge.cli._output import Env, Json, emit, say, table
 
 app = typer.Typer(help="Paid fine-tunes: whether they pay, launch once, watch, cancel, list.", no_args_is_help=True)
 PlanFile = Annotated[Path, typer.Argument(help="Plan (TOML): provider, model, rate, budgets.")]
 Own = Annotated[list[Path] | None, typer.Option("--catalogue", help="Your own rows of models and prices (TOML).")]
+Known = Annotated[Path | None, typer.Option("--experience", help="Outcomes so far, from which the priors come (JSON).")]
+Advice = Annotated[
+    list[Path] | None,
+    typer.Option("--criteria", help="What an advisor says beside money (TOML or JSON); of several, the median."),
+]
 Key = Annotated[str, typer.Argument(help="Launch, as `stepforge finetune list` names it.")]
 
 
@@ -23,14 +29,14 @@ def _ledger() -> Any:
 
 
 def _line(entry: Any) -> str:
-    fake = "  [local fake: nothing is trained or charged]" if entry.local_fake else ""
-    cost = f"up to {entry.estimate_usd:,.2f} USD" if entry.actual_usd is None else f"{entry.actual_usd:,.2f} USD"
+    fake = FAKE if entry.local_fake else ""
+    cost = estimated(entry) if entry.actual_usd is None else f"{entry.actual_usd:,.2f} USD"
     why = f", {entry.note}" if entry.note else ""
     return f"{entry.key}: {entry.stage.value}, {entry.method}, {cost}, job {entry.job_id or '-'}{why}{fake}"
 
 
 def _emit(entry: Any, *, as_json: bool) -> None:
-    emit({**entry.model_dump(mode="json"), "local_fake": entry.local_fake}, as_json=as_json, text=_line(entry))
+    emit(plain_entry(entry), as_json=as_json, text=_line(entry))
 
 
 @app.command("launch")
@@ -124,7 +130,10 @@ def watch_launch(plan: PlanFile, key: Key, own: Own = None, json: Json = False) 
     asked = load_plan(plan)
     price = asked.booked_at(Catalogue.load(*own or []))
     last = None
-    for last in follow(asked.provider.provider(), _ledger(), key, price=price):
+    provider = asked.provider.provider()
+    # A local server has nothing to train: it is not waited for.
+    timing = {"first_seconds": 0.05, "most_seconds": 1.0} if provider.local else {}
+    for last in follow(provider, _ledger(), key, price=price, **timing):
         say(_line(last))
     assert last is not None
     _emit(last, as_json=json)
@@ -153,17 +162,26 @@ def list_launches(
         entries = Tunes(Client(environment or "local").connection).ledger.entries()
     else:
         entries = _ledger().entries(environment)
-    emit([{**e.model_dump(mode="json"), "local_fake": e.local_fake} for e in entries], as_json=json)
+    emit([plain_entry(entry) for entry in entries], as_json=json)
     if json:
         return
     if not entries:
         say("nothing was launched yet: `stepforge finetune launch plan.toml --data records.jsonl`")
         return
     rows = [
-        (e.key, e.stage.value, e.environment, e.base_model, e.method, f"{e.cost_usd:,.2f}", e.job_id or "-")
+        (
+            e.key,
+            e.stage.value,
+            e.environment,
+            e.base_model,
+            e.method,
+            *("-" if usd is None else f"{usd:,.2f}" for usd in (e.low_usd, e.expected_usd, e.estimate_usd)),
+            "-" if e.actual_usd is None else f"{e.actual_usd:,.2f}",
+            f"{e.job_id or '-'}{FAKE if e.local_fake else ''}",
+        )
         for e in entries
     ]
-    table(["LAUNCH", "STAGE", "ENV", "BASE", "METHOD", "USD", "JOB"], rows)
+    table(["LAUNCH", "STAGE", "ENV", "BASE", "METHOD", "LOW USD", "EXPECTED", "HIGH", "BILLED", "JOB"], rows)
 
 
 @app.command("register")
@@ -224,6 +242,8 @@ def start_machine(
     question: Annotated[Path | None, typer.Option(help="Launch only if the verdict on this chooses --arm.")] = None,
     arm: Annotated[str | None, typer.Option(help="Arm of the question that this plan is.")] = None,
     own: Own = None,
+    experience: Known = None,
+    criteria: Advice = None,
     wait: Annotated[bool, typer.Option("--wait/--detach", help="Follow it, or return once it is started.")] = True,
     env: Env = "local",
     json: Json = False,
@@ -240,6 +260,8 @@ def start_machine(
         question=question,
         arm=arm,
         own=own or [],
+        experience=experience,
+        criteria=criteria or [],
         wait=wait,
         as_json=json,
     )

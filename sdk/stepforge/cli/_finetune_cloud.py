@@ -7,18 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stepforge.cli._decide import load
+from stepforge.cli._decide import asked, load
+from stepforge.cli._entries import FAKE, estimated, fake_in, plain_entry
 from stepforge.cli._output import columns, emit, say
 from stepforge.cli._personal import cleared
 from stepforge.client import Client
-from stepforge.connection import LOCAL
+from stepforge.connection import LOCAL, command
 from stepforge.contracts.decisions import Decision
 from stepforge.contracts.registry import ExternalLineage
 from stepforge.contracts.reports import EvaluationReport
 from stepforge.economics.experience import Experience
-from stepforge.economics.files import read_question
 from stepforge.economics.outcome import measured
-from stepforge.economics.quotes import quoted
 from stepforge.errors import InvalidInput
 from stepforge.finetune.client import Tunes
 from stepforge.finetune.datasets import Item
@@ -33,8 +32,6 @@ from stepforge.installation.home import home
 from stepforge.machines.champion import compare as champion_compare
 from stepforge.machines.executions import Execution, run_failure
 from stepforge.registry import Package
-
-FAKE = "  [local fake: nothing is trained or charged]"
 
 
 def read_records(data: Path, domain: str) -> list[Item]:
@@ -52,11 +49,17 @@ def start(
     question: Path | None,
     arm: str | None,
     own: list[Path],
+    experience: Path | None,
+    criteria: list[Path],
     wait: bool,
     as_json: bool,
 ) -> None:
     tunes, catalogue = Tunes(client.connection), load(own)
-    asked = None if question is None else quoted(read_question(question), catalogue)[0]
+    if question is None and (experience is not None or criteria):
+        raise InvalidInput("--experience and --criteria weigh a question: give --question and --arm, or leave them out")
+    found, grounds = (
+        (None, None) if question is None else asked(question, catalogue, experience=experience, criteria=criteria)
+    )
     tuned = load_plan(plan)
     execution, warnings = tunes.start(
         tuned,
@@ -65,14 +68,15 @@ def start(
         domain=domain,
         catalogue=catalogue,
         today=datetime.now(UTC).date(),
-        question=asked,
+        question=found,
         arm=arm,
+        grounds=grounds,
     )
     for warning in warnings:
         say(f"price: {warning}")
-    say(f"tune {execution.name} is {execution.word}")
+    say(f"tune {execution.name} is {execution.word}{fake_in(client.connection.name)}")
     if not wait:
-        emit({"name": execution.name, "status": execution.status}, as_json=as_json)
+        emit(_plain(client, execution), as_json=as_json)
         return
     ended = _followed(tunes, execution)
     if ended.status != "SUCCEEDED":
@@ -116,8 +120,12 @@ def _registered(client: Client, output: Output, *, as_json: bool, name: str | No
     text = [
         f"registered as {package.reference} for {output.cost_usd} USD{FAKE * output.local_fake}",
         f"champion gate: {'; '.join(output.comparison.reasons)}",
-        f"ask it: stepforge predict --domain {package.reference} 'PROMPT'",
     ]
+    if package.metadata.get("external_provider") == "sagemaker":
+        approve = command(f"registry approve {package.reference}", client.connection.name)
+        text.append(f"it answers on an endpoint alone, charged by the hour: `{approve}` deploys it")
+    predict = command(f"predict --domain {package.reference} 'PROMPT'", client.connection.name)
+    text.append(f"ask it: {predict}")
     plain = {**({} if name is None else {"name": name}), **output.model_dump(mode="json")}
     emit(plain, as_json=as_json, text="\n".join(text))
 
@@ -128,8 +136,8 @@ def _followed(tunes: Tunes, execution: Execution) -> Execution:
         if not told and (entry := tunes.waiting(execution)) is not None:
             told = True
             say(
-                f"{entry.base_model}, {entry.method}: it may cost {entry.estimate_usd:,.2f} USD and waits for a "
-                "person: "
+                f"{entry.base_model}, {entry.method}: it may cost {estimated(entry)}, and waits for a person"
+                f"{FAKE * entry.local_fake}: "
                 f"`stepforge finetune approve {entry.key} --up-to {entry.estimate_usd:.2f} --by 'NAME' --env "
                 f"{tunes.connection.name}`, or refuse"
             )
@@ -139,16 +147,20 @@ def _followed(tunes: Tunes, execution: Execution) -> Execution:
 
 
 def decided(entry: Entry, *, as_json: bool) -> None:
-    text = f"{entry.key}: {entry.stage.value}, up to {entry.estimate_usd:,.2f} USD" + (
-        f", approved by {entry.approved_by}" if entry.approved_by else f", {entry.note}" if entry.note else ""
-    )
-    emit(entry.model_dump(mode="json"), as_json=as_json, text=text)
+    said = f", approved by {entry.approved_by}" if entry.approved_by else f", {entry.note}" if entry.note else ""
+    text = f"{entry.key}: {entry.stage.value}, {estimated(entry)}{said}{FAKE * entry.local_fake}"
+    emit(plain_entry(entry), as_json=as_json, text=text)
 
 
 def stop(client: Client, name: str, *, as_json: bool) -> None:
     found = Tunes(client.connection).stop(name)
     text = f"{found.name} is {found.word}; its job is cancelled by that event (`stepforge finetune list --shared`)"
-    emit({"name": found.name, "status": found.status}, as_json=as_json, text=text)
+    emit(_plain(client, found), as_json=as_json, text=text + fake_in(client.connection.name))
+
+
+def _plain(client: Client, execution: Execution) -> dict[str, Any]:
+    is_fake = client.connection.name == LOCAL
+    return {"name": execution.name, "status": execution.status, "local_fake": is_fake}
 
 
 # ── Comparing ────────────────────────────────────────────────────────────────────────────────────

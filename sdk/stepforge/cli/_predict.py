@@ -39,8 +39,10 @@ def predict(
     lines = [line for number, answer in enumerate(answers, start=1) for line in _lines(number, answer)]
     if not response.verdicts:
         lines.append(f"(not judged: prompts of {domain!r} do not say all that its rules read, or a provider answered)")
-    lines.append(f"(weights {response.model_sha256[:12]})")
-    emit({"model_sha256": response.model_sha256, "answers": answers}, as_json=as_json, text="\n".join(lines))
+    fake = bool(getattr(response, "local_fake", False))  # `finetune.serving.Answered`, which few need to load
+    lines.append(f"(weights {response.model_sha256[:12]}{', of a local fake: nothing was trained' * fake})")
+    plain = {"model_sha256": response.model_sha256, "local_fake": fake, "answers": answers}
+    emit(plain, as_json=as_json, text="\n".join(lines))
     if refused:
         raise typer.Exit(_REFUSED)
 

@@ -11,6 +11,7 @@ from stepforge.cli._output import emit, say, table
 from stepforge.client import Client
 from stepforge.connection import command
 from stepforge.contracts.records import TEST_SPLITS
+from stepforge.contracts.registry import ExternalLineage
 from stepforge.contracts.reports import EvaluationReport, Scored
 from stepforge.errors import IntegrityError, InvalidInput
 from stepforge.registry import Package
@@ -28,7 +29,7 @@ def print_packages(client: Client, domain: str | None, *, as_json: bool) -> None
     if as_json or not packages:
         return
     rows = [
-        (p.reference, p.state, *_scores.short(report), f"{p.created:%Y-%m-%d %H:%M}", p.why or "-")
+        (p.reference, p.state, *_scores.short(report), f"{p.created:%Y-%m-%d %H:%M}", (p.why or "-") + _fake(p))
         for p, report in zip(packages, reports, strict=True)
     ]
     table(["MODEL", "STATE", *(split.upper() for split in TEST_SPLITS), "CREATED", "REASON"], rows)
@@ -59,14 +60,16 @@ def approve(client: Client, reference: str, *, comment: str, wait: bool, though_
     package = client.registry.approve(reference, comment=comment, though_rejected=though_rejected)
     if package.serving or not wait:
         said = "it serves already, so nothing is promoted" if package.serving else "its promotion is under way"
-        emit(_plain(package), as_json=as_json, text=f"{package.reference} is {package.approval}: {said}")
+        text = f"{package.reference} is {package.approval}: {said}{_fake(package)}"
+        emit(_plain(package), as_json=as_json, text=text)
         return
     started = time.monotonic()
     superseded = package.stage_status == "Superseded"
     again = f"; it was superseded {package.stage_reason}, and takes its place back" * superseded
     say(f"{package.reference} is approved{again}; its promotion is under way")
     outcome = client.registry.wait_promoted(package)
-    text = f"{package.reference} answers at its endpoint (promoted in {time.monotonic() - started:.0f} s)"
+    took = time.monotonic() - started
+    text = f"{package.reference} answers at its endpoint (promoted in {took:.0f} s){_fake(package)}"
     emit({"package": package.arn, "promotion": outcome.name, "result": outcome.output}, as_json=as_json, text=text)
 
 
@@ -78,6 +81,11 @@ def reject(client: Client, reference: str, *, comment: str, as_json: bool) -> No
             f"{package.reference} is rejected ({package.reason}), but answers at its endpoint until another is approved"
         )
     emit(_plain(package), as_json=as_json, text=text)
+
+
+def _fake(package: Package) -> str:
+    lineage = ExternalLineage.of(package.metadata)
+    return "  [local fake]" if lineage is not None and lineage.external_local_fake == "yes" else ""
 
 
 def _plain(package: Package) -> dict[str, Any]:

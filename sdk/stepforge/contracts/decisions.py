@@ -197,6 +197,35 @@ class Question(Contract):
         return self
 
 
+class Criterion(Contract):
+    """One consideration beside money, in money: it adds weight_usd x (an arm's score - base_score) to each arm."""
+
+    name: Name
+    weight_usd: Usd
+    """For a full point."""
+    scores: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    """By arm; an arm that is left out scores as the base does."""
+    base_score: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Of staying with the base."""
+    reason: str = ""
+
+
+class Criteria(Contract):
+    """What one advisor says about a question: a file for `finetune decide --criteria`."""
+
+    version: Literal[1] = 1
+    question: Name | None = None
+    """Name of the question that it is about: no other is then judged by it."""
+    criteria: Annotated[tuple[Criterion, ...], Field(min_length=1, max_length=40)]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = [one.name for one in self.criteria]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"criterion {twice[0]!r} is given twice: one advisor has one opinion of it, keep one")
+        return self
+
+
 class Range(Contract):
     """A mean with the 10 % and 90 % quantiles: an 80 % interval."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from stepforge.contracts.decisions import Decision, Outcome, Question
+from stepforge.contracts.decisions import Criteria, Decision, Outcome, Question
 from stepforge.contracts.domains.facial import FacialArtifact, FacialScenario
 from stepforge.contracts.environment import Environment
 from stepforge.contracts.events import PackageStateChange
@@ -28,6 +28,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     ApprovalRequest,
     AssemblySpec,
     Comparison,
+    Criteria,
     Decision,
     Environment,
     EvaluationReport,

@@ -7,27 +7,12 @@ own score. What it adds to an arm is weight x (the arm's score - the base's), as
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from pydantic import Field
-
-from stepforge.contracts.base import Contract
-from stepforge.contracts.decisions import Name, Question, Usd
+from stepforge.contracts.decisions import Criterion, Question
 from stepforge.errors import UnknownName
-
-Point = Annotated[float, Field(ge=0, le=1)]
-
-
-class Criterion(Contract):
-    """One consideration in money."""
-
-    name: Name
-    weight_usd: Usd
-    scores: dict[str, Point]
-    """By arm; an arm that is left out scores as the base does."""
-    base_score: Point = 0.5
-    reason: str = ""
 
 
 @runtime_checkable
@@ -35,6 +20,17 @@ class Advisor(Protocol):
     """Supplies criteria for a question."""
 
     def criteria(self, question: Question) -> Sequence[Criterion]: ...
+
+
+@dataclass(frozen=True)
+class Told:
+    """An advisor that has said what it thinks: in a file, or in a request."""
+
+    said: tuple[Criterion, ...]
+
+    def criteria(self, question: Question) -> tuple[Criterion, ...]:
+        del question
+        return self.said
 
 
 def pooled(question: Question, advisors: Sequence[Advisor]) -> tuple[Criterion, ...]:

@@ -16,7 +16,7 @@ from datetime import date
 from typing import Literal
 
 from stepforge.contracts.base import digest
-from stepforge.contracts.decisions import PRIVACY, Arm, Decision, JudgedArm, Question, Range
+from stepforge.contracts.decisions import PRIVACY, Arm, Criterion, Decision, JudgedArm, Question, Range
 from stepforge.economics._belief import Belief
 from stepforge.economics._numbers import STANDARD
 from stepforge.economics._paired import difference
@@ -25,7 +25,7 @@ from stepforge.economics._sensitivity import swings
 from stepforge.economics._value import Offer, Stakes, break_even, cvar, draws, moments, score, spread
 from stepforge.economics._words import sentence_of
 from stepforge.economics.catalogue import Catalogue
-from stepforge.economics.criteria import Advisor, Criterion, added_usd, pooled
+from stepforge.economics.criteria import Advisor, added_usd, pooled
 from stepforge.economics.experience import Experience
 from stepforge.economics.quotes import quoted
 

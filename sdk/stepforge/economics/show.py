@@ -68,6 +68,8 @@ def verdict_markdown(verdict: Decision, *, plot: str | None = None) -> str:
         lines += ["", "Refused:", "", *(f"- {line}" for line in not_launched)]
     if plot:
         lines += ["", f"![What the value of {verdict.swings_of} hangs on]({plot})"]
+    if verdict.criteria:
+        lines += ["", "Criteria beside money:", "", *(f"- {line}" for line in verdict.criteria)]
     if verdict.warnings:
         lines += ["", "Warnings:", "", *(f"- {line}" for line in verdict.warnings)]
     return "\n".join(lines) + "\n"

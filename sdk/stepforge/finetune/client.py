@@ -14,12 +14,14 @@ from stepforge.connection import Connection
 from stepforge.contracts.decisions import Question
 from stepforge.contracts.names import Machine, spend_table
 from stepforge.economics.catalogue import Catalogue
+from stepforge.economics.grounds import Grounds
 from stepforge.errors import InvalidInput, OverBudget
 from stepforge.finetune.datasets import Item
 from stepforge.finetune.entries import Entry, Stage
 from stepforge.finetune.evaluation import Verify
 from stepforge.finetune.flow import evaluate, register, release, retrieve
 from stepforge.finetune.graders import is_own
+from stepforge.finetune.holding import shipped
 from stepforge.finetune.ledger import Ledger
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.pairs import heldout, trained
@@ -56,11 +58,14 @@ class Tunes:
         today: date,
         question: Question | None = None,
         arm: str | None = None,
+        grounds: Grounds | None = None,
     ) -> tuple[Execution, tuple[str, ...]]:
         """Upload data and request, and start the machine, or adopt what runs or is done; and warnings about the price.
 
         Records of test splits stay out of the data: by them the tuned model is judged.
-        Raises InvalidInput, UnknownPrice, ModelGone before anything is uploaded.
+        With a question the verdict has to launch `arm`, here and in the machine, which is given the same `grounds`;
+        None: what `catalogue` says, and no experience or criteria.
+        Raises InvalidInput, UnknownName, UnknownPrice, ModelGone, DoesNotPay before anything is uploaded.
         """
         if plan.lacks_secret():
             raise InvalidInput(NO_SECRET)
@@ -69,8 +74,18 @@ class Tunes:
                 f"the machine judges by verifiers that ship, not by {plan.verifier!r}: use `stepforge finetune "
                 "launch`, `watch`, and `register --verifier`, which judge on this machine"
             )
+        if plan.teacher is not None:
+            _hold_teacher(f"{plan.provider.type}/{plan.base_model}", plan.teacher.model)
         request, rows, warnings = self._request(
-            plan, records, folder, domain=domain, catalogue=catalogue, today=today, question=question, arm=arm
+            plan,
+            records,
+            folder,
+            domain=domain,
+            catalogue=catalogue,
+            today=today,
+            question=question,
+            arm=arm,
+            grounds=grounds,
         )
         start = submit(self._tools(), request, folder, rows)
         found = executions.start_or_adopt(
@@ -142,6 +157,7 @@ class Tunes:
         today: date,
         question: Question | None = None,
         arm: str | None = None,
+        grounds: Grounds | None = None,
     ) -> tuple[Request, bytes, tuple[str, ...]]:
         """The request, its held-out records, and warnings about the price. Writes the data below `folder`.
 
@@ -156,6 +172,9 @@ class Tunes:
             raise InvalidInput('no record is held out: mark some with "split": "test_new", by which it will be judged')
         if (question is None) != (arm is None):
             raise InvalidInput("--question and --arm belong together: the verdict has to choose that arm")
+        if question is not None:
+            grounds = grounds or Grounds.of(question, catalogue=catalogue)
+            grounds.choose(question, arm)
         terms = plan.terms(catalogue, today)
         spec = plan.spec(trained(records), folder)
         rows = "".join(record.model_dump_json() + "\n" for record in judged_by).encode()
@@ -169,6 +188,7 @@ class Tunes:
             heldout_sha256=sha256(rows).hexdigest(),
             question=question,
             arm=arm,
+            grounds=grounds,
         )
         return request, rows, terms.warnings
 
@@ -258,6 +278,18 @@ class Tunes:
         if MACHINE not in machines:
             raise InvalidInput(f"environment {self.connection.name!r} has no machine for paid tunes: deploy it again")
         return machines[MACHINE]
+
+
+def _hold_teacher(student: str, teacher: str) -> None:
+    """The machine's word: pairs of one's own would let whoever starts it say who may teach whom."""
+    try:
+        shipped().pair(student, teacher)
+    except InvalidInput as error:
+        known = ", ".join(shipped().taught_by(student)) or "none"
+        raise InvalidInput(
+            f"the machine takes teachers that the catalogue which ships has for {student!r}, and {teacher!r} is none "
+            f"of them ({known}): choose one, or use `stepforge finetune launch --catalogue`, `watch` and `register`"
+        ) from error
 
 
 def _none(name: str) -> str:

@@ -71,6 +71,11 @@ class Entry(Contract):
     """In words (`TuneSpec.how`)."""
     stage: Stage
     estimate_usd: Usd
+    """The estimate's upper end, which budgets are held against."""
+    low_usd: Usd | None = None
+    """Its lower end; None in entries of before it was kept."""
+    expected_usd: Usd | None = None
+    """What the bill is expected to say, where that is known (`Estimate.expected_usd`)."""
     actual_usd: Usd | None = None
     job_id: str | None = None
     raw_state: str = ""
@@ -83,7 +88,8 @@ class Entry(Contract):
 
     @property
     def local_fake(self) -> bool:
-        return self.job_id is not None and FAKE_MARK in self.job_id
+        """Whether a local server has it or is to have it: no other is called in `local` (`launching.check`)."""
+        return self.environment == "local" or (self.job_id is not None and FAKE_MARK in self.job_id)
 
     @property
     def cost_usd(self) -> Decimal:

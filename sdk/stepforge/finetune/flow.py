@@ -18,10 +18,9 @@ from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import Keys, package_group
 from stepforge.contracts.records import Record
 from stepforge.contracts.registry import ExternalLineage, PackageMetadata
-from stepforge.economics.decide import decide as verdict_on
+from stepforge.economics.grounds import Grounds
 from stepforge.errors import (
     ApprovalRefused,
-    DoesNotPay,
     IntegrityError,
     InvalidInput,
     JobFailed,
@@ -33,6 +32,7 @@ from stepforge.errors import (
 )
 from stepforge.finetune.entries import Entry, Stage, day_of
 from stepforge.finetune.evaluation import DECODINGS, Answer, Verify, ask, identity, write_evaluation
+from stepforge.finetune.holding import shipped
 from stepforge.finetune.job import Tuned
 from stepforge.finetune.launching import check, launch
 from stepforge.finetune.personal import check_asked
@@ -61,9 +61,8 @@ def decide(tools: Tools, start: Start, judges: Callable[[str], object]) -> Flow:
         )
     judges(request.domain)
     if request.question is not None:
-        verdict = verdict_on(request.question)
-        if (verdict.action, verdict.arm) != ("launch", request.arm):
-            raise DoesNotPay(f"arm {request.arm!r} is not what the evaluator would launch: {verdict.sentence}")
+        grounds = request.grounds or Grounds.of(request.question, catalogue=shipped())
+        grounds.choose(request.question, request.arm)
     check_asked(_heldout(tools, request), request.plan.personal, system=request.plan.system_sent)
     provider, spec = tools.provider(request), request.spec
     if isinstance(request.plan.provider, AnthropicSettings | OpenAISettings | VertexSettings):

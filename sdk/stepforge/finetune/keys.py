@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ from stepforge.logs import redact
 Key = SecretStr | Callable[[], str]
 """A key, or what fetches it: `lambda: secrets.get_secret_value(SecretId=arn)["SecretString"]`, say."""
 HIDDEN = "***"
+_CODE = re.compile(r"[\w.:/#-]{1,100}")
 # What these say at DEBUG are whole requests: prompts, completions, and headers.
 _TALKATIVE = (
     "dspy",
@@ -30,6 +32,7 @@ _TALKATIVE = (
     "httpx",
     "httpx2",
     "httpcore",
+    "httpcore2",
     "urllib3",
 )
 
@@ -127,7 +130,9 @@ def failure(
     """
     said = without(" ".join(message.split()), secrets)[:300]
     words = "" if about_content or not said else f": {said}"
-    label = without(f"{status or 'no answer'}{f' {code}' if code else ''}", secrets)
+    # A server may put what it quotes into the field of the code too: a code is one word.
+    word = code if _CODE.fullmatch(code) else ""
+    label = without(f"{status or 'no answer'}{f' {word}' if word else ''}", secrets)
     text = f"{provider} {call}: {label}{words}"
     if status is None and code in _NEVER_LEFT:
         return Throttled(f"{text}. It could not be reached, so nothing was done")

@@ -93,6 +93,8 @@ class Ledger(ABC):
             method=spec.how,
             stage=Stage.NEEDS_APPROVAL if waits else Stage.RESERVED,
             estimate_usd=estimate.high_usd,
+            low_usd=estimate.low_usd,
+            expected_usd=estimate.expected_usd,
             reserved_at=time_of(self.clock()),
         )
 

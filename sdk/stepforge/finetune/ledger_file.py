@@ -26,7 +26,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS launches (
     key TEXT PRIMARY KEY, environment TEXT NOT NULL, provider TEXT NOT NULL, target TEXT NOT NULL,
     base_model TEXT NOT NULL, method TEXT NOT NULL, stage TEXT NOT NULL,
-    estimate_micro_usd INTEGER NOT NULL, actual_micro_usd INTEGER,
+    estimate_micro_usd INTEGER NOT NULL, low_micro_usd INTEGER, expected_micro_usd INTEGER, actual_micro_usd INTEGER,
     job_id TEXT, raw_state TEXT NOT NULL DEFAULT '', model TEXT,
     reserved_at REAL NOT NULL, sent_at REAL, owner TEXT, lease_until REAL,
     approved_by TEXT, note TEXT NOT NULL DEFAULT '', UNIQUE (target, job_id)
@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS lines (
 CREATE TRIGGER IF NOT EXISTS lines_stay BEFORE UPDATE ON lines BEGIN SELECT RAISE(ABORT, 'lines stay'); END;
 CREATE TRIGGER IF NOT EXISTS lines_are_kept BEFORE DELETE ON lines BEGIN SELECT RAISE(ABORT, 'lines stay'); END;
 """
+_NEWER = ("low_micro_usd", "expected_micro_usd")
+"""Columns that a file of before lacks."""
+_MONEY = ("estimate", "low", "expected", "actual")
 _QUIET = (Stage.NEEDS_APPROVAL, Stage.REFUSED)
 
 
@@ -58,6 +61,10 @@ class FileLedger(Ledger):
         with self._transaction() as db:
             for statement in _statements(_TABLES):
                 db.execute(statement)
+            there = {row["name"] for row in db.execute("PRAGMA table_info(launches)")}
+            for name in _NEWER:
+                if name not in there:
+                    db.execute(f"ALTER TABLE launches ADD COLUMN {name} INTEGER")
         path.chmod(0o600)
 
     def _change(self, key: str, rule: Rule[T]) -> T:
@@ -140,10 +147,9 @@ def _read(db: sqlite3.Connection, key: str) -> Row | None:
 
 def _row(found: sqlite3.Row) -> Row:
     plain: dict[str, Any] = {name: found[name] for name in found.keys()}  # noqa: SIM118, a Row iterates over values
-    actual, sent_at = plain.pop("actual_micro_usd"), plain["sent_at"]
+    amounts, sent_at = {what: plain.pop(f"{what}_micro_usd") for what in _MONEY}, plain["sent_at"]
     plain |= {
-        "estimate_usd": usd_of(plain.pop("estimate_micro_usd")),
-        "actual_usd": None if actual is None else usd_of(actual),
+        **{f"{what}_usd": None if amount is None else usd_of(amount) for what, amount in amounts.items()},
         "reserved_at": time_of(plain["reserved_at"]),
         "sent_at": None if sent_at is None else time_of(sent_at),
     }
@@ -151,9 +157,9 @@ def _row(found: sqlite3.Row) -> Row:
 
 
 def _write(db: sqlite3.Connection, row: Row) -> None:
-    plain = row.model_dump(exclude={"estimate_usd", "actual_usd"}) | {
-        "estimate_micro_usd": micro(row.estimate_usd),
-        "actual_micro_usd": None if row.actual_usd is None else micro(row.actual_usd),
+    money = {what: getattr(row, f"{what}_usd") for what in _MONEY}
+    plain = row.model_dump(exclude={f"{what}_usd" for what in _MONEY}) | {
+        **{f"{what}_micro_usd": None if amount is None else micro(amount) for what, amount in money.items()},
         "reserved_at": row.reserved_at.timestamp(),
         "sent_at": None if row.sent_at is None else row.sent_at.timestamp(),
     }

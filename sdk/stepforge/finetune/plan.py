@@ -19,7 +19,7 @@ from stepforge.contracts.base import Contract, first_problem
 from stepforge.economics.catalogue import Catalogue, ModelPrice, teacher_row, warnings_of
 from stepforge.economics.quotes import teacher_prices, training_price
 from stepforge.errors import InvalidInput, ModelGone, UnknownName, UnknownPrice
-from stepforge.finetune.datasets import LIMITS, Item, Kind, Limits, Pair, personal_in, validation_split, write
+from stepforge.finetune.datasets import LIMITS, Item, Kind, Pair, personal_in, validation_split, write
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.optimisers import Optimiser
@@ -196,11 +196,10 @@ class Plan(Contract):
         grader = self.grader if self.verifier is None else self._from_verifier(self.verifier)
         self._check_grader()
 
-        def writing(rows: Sequence[Item], limits: Limits | None = None) -> DatasetFile:
-            given = {"counted": self.counted, "personal": self.personal, **self._rows()}
-            return write(rows, folder, limits=limits, **given)
+        def writing(rows: Sequence[Item], **more: Any) -> DatasetFile:
+            return write(rows, folder, personal=self.personal, **self._rows(), **more)
 
-        file = writing(items)
+        file = writing(items, counted=self.counted)
         few = replace(LIMITS[self.provider.type, self.method], min_rows=1)
         try:
             return TuneSpec(
@@ -209,7 +208,7 @@ class Plan(Contract):
                 base_model=self.base_model,
                 method=self.method,
                 training=file,
-                validation=writing(validated, limits=few, counted=None) if validated else None,
+                validation=writing(validated, limits=few) if validated else None,
                 hyperparameters=self.hyperparameters,
                 grader=grader,
                 teacher=self.teacher,

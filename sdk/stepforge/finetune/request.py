@@ -8,18 +8,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stepforge.artifacts import read_bytes
-from stepforge.contracts.base import Contract, S3Uri, Sha256, canonical_json, digest
+from stepforge.contracts.base import Contract, S3Uri, Sha256, canonical_json
 from stepforge.contracts.decisions import Question
 from stepforge.contracts.jobs import ArtifactRef
 from stepforge.contracts.names import DOMAIN_TAG, ENVIRONMENT_TAG, Keys
 from stepforge.contracts.registry import Comparison, Registered
 from stepforge.economics.catalogue import ModelPrice
-from stepforge.errors import (
-    IntegrityError,
-)
+from stepforge.economics.grounds import Grounds
+from stepforge.errors import IntegrityError
 from stepforge.finetune.addresses import Secrets
 from stepforge.finetune.entries import Budgets, Entry, Stage
 from stepforge.finetune.holding import Held, held, shipped
@@ -32,7 +31,12 @@ from stepforge.finetune.spec import TuneSpec
 
 
 class Request(Contract):
-    """A paid tune as it was asked for. Its digest is its identity; no key stands in it."""
+    """A paid tune as it was asked for. Its digest is its identity; no key stands in it.
+
+    It is the caller's word, `price`, `question` and `grounds` too: with rows, priors or criteria of one's own any arm
+    can be made to pay, as it can by asking nothing. The verdict guards the caller; the environment is guarded by its
+    budgets and by the dearer price, which hold whatever stands here (`stepforge.finetune.holding`).
+    """
 
     version: Literal[1] = 1
     plan: Plan
@@ -49,6 +53,14 @@ class Request(Contract):
     question: Question | None = None
     """With it, the launch depends on the evaluator's verdict: it has to choose `arm`."""
     arm: str | None = None
+    grounds: Grounds | None = None
+    """What that verdict rests on; None: on the catalogue that ships."""
+
+    @model_validator(mode="after")
+    def _asks(self) -> Request:
+        if self.grounds is not None and self.question is None:
+            raise ValueError("grounds belong to a question: leave them out, or give question and arm")
+        return self
 
     @property
     def cost_tags(self) -> dict[str, str]:
@@ -144,7 +156,11 @@ class Tools:
 
 def request_bytes(request: Request) -> tuple[bytes, str]:
     """A request as it lies in S3, and its digest."""
-    return canonical_json(request), digest(request)
+    plain = request.model_dump(mode="json")
+    if plain["grounds"] is None:
+        del plain["grounds"]  # what was asked before there were any keeps its digest
+    data = canonical_json(plain)
+    return data, hashlib.sha256(data).hexdigest()
 
 
 def submit(tools: Tools, request: Request, folder: Path, heldout: bytes) -> Start:

@@ -26,6 +26,13 @@ from stepforge.finetune.settings import connect, hold_callers
 PROBE = "1 + 1 ="
 
 
+class Answered(InvokeResponse):
+    """What a provider's model answered."""
+
+    local_fake: bool = False
+    """Whether a local server did: nothing was trained."""
+
+
 class Tried(Contract):
     """What a promotion found of a model that its provider serves."""
 
@@ -34,7 +41,7 @@ class Tried(Contract):
     answered: int
 
 
-def answer(s3: Any, properties: dict[str, str], asked: InvokeRequest, secrets: Secrets | None) -> InvokeResponse:
+def answer(s3: Any, properties: dict[str, str], asked: InvokeRequest, secrets: Secrets | None) -> Answered:
     """Ask a registered tune. `properties` are its package's; `secrets` as in `Settings.provider`.
 
     Raises InvalidInput for an export, IntegrityError where the request in S3 is not the registered one, AddressRefused
@@ -58,7 +65,11 @@ def answer(s3: Any, properties: dict[str, str], asked: InvokeRequest, secrets: S
         )
         for record in asked.records
     ]
-    return InvokeResponse(model_sha256=identity(tuned), completions=tuple(found.text for found in completions))
+    return Answered(
+        model_sha256=identity(tuned),
+        completions=tuple(found.text for found in completions),
+        local_fake=tuned.local_fake,
+    )
 
 
 def try_it(s3: Any, properties: dict[str, str], secrets: Secrets | None) -> Tried:

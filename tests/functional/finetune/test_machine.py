@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stepforge.cli import main
 from stepforge.contracts.decisions import Question
 from stepforge.contracts.registry import ExternalLineage
+from stepforge.economics.catalogue import Catalogue
+from stepforge.economics.experience import Experience
+from stepforge.economics.files import read_question
+from stepforge.economics.grounds import Grounds
 from stepforge.finetune.entries import Stage
 from stepforge.finetune.plan import Plan
 from stepforge.finetune.request import Output
 from stepforge.testing.providers import LocalBedrock, LocalProvider, LocalVertex
 from tests.unit.finetune.distilling import NOVA, TEACHERS, distillation_price
 
-from .conftest import Bench, record, until
+from .conftest import SECRET, Bench, record, until
 
 JOBS = "/v1/fine_tuning/jobs"
 
@@ -122,6 +128,92 @@ def test_what_does_not_pay_is_not_launched(bench: Bench) -> None:
     ended = bench.run(bench.submit(bench.plan(), question=Question.model_validate(question), arm="tune"))
     assert ended["error"] == "DoesNotPay"
     assert "tune" in ended["cause"]
+    assert bench.server.seen == []
+
+
+def given_to_decide(folder: Path, bench: Bench) -> list[str]:
+    """A question whose tune is a row of one's own, and pays by one's own outcomes and an advisor's word alone."""
+    tune = {"name": "tune", "method": "sft", "model": "openai/small", "job": {"tokens": 1_000_000, "epochs": 2}}
+    prompt = {"name": "prompt", "method": "prompt", "fixed": {"people_usd": 200}, "request_usd": 0.002}
+    question = {
+        "name": "what to tune",
+        "today": "2026-11-22",
+        "horizon_months": 12,
+        "requests_month": {"mean": 100_000},
+        "quality_usd": {"mean": 0.02},
+        "base_request_usd": 0.002,
+        "base_scores": [1, 0] * 20,
+        "arms": [{**tune, "request_usd": 0.002, "fixed": {"people_usd": 300}}, prompt],
+    }
+    start = {"mean": 0.05, "sd": 0.02, "weight": 20, "source": "our own tunes of last year"}
+    advice = [{"name": "speed", "weight_usd": 3_000, "scores": {"tune": 0.9, "prompt": 0.2}}]
+    own = (
+        'version = 1\n[[models]]\nid = "openai/small"\nprovider = "openai"\ntunable = ["sft"]\nas_of = 2026-11-20\n'
+        'source = "our own contract"\nprices = [{ kind = "training_tokens", usd = 1, unit = "1M tokens", '
+        'as_of = 2026-11-20, source = "our own contract" }]\n'
+    )
+    files = {
+        "question.json": json.dumps(question),
+        "own.toml": own,
+        "outcomes.json": json.dumps({"starts": {"sft": start, "prompt": start}}),
+        "advice.json": json.dumps({"question": "what to tune", "criteria": advice}),
+        "data.jsonl": "\n".join(
+            [
+                *(json.dumps({"prompt": f"chosen {n}", "answer": str(n), "split": "rl"}) for n in range(12)),
+                *(json.dumps({"prompt": f"{n}", "answer": f"{n}", "split": "test_new"}) for n in range(3)),
+            ]
+        ),
+        "plan.toml": (
+            'environment = "local"\nbase_model = "small"\nmethod = "sft"\n[provider]\ntype = "openai"\n'
+            f'base_url = "{bench.server.url}/v1"\napi_key_secret = "{SECRET}"\n[budgets]\njob_usd = 50\n'
+            "day_usd = 10_000\nenvironment_usd = 10_000\napproval_usd = 100\n"
+        ),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return ["--catalogue", "own.toml", "--experience", "outcomes.json", "--criteria", "advice.json"]
+
+
+def test_a_question_chooses_its_arm_by_the_command_and_the_machine_and_the_tune_answers(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stepforge.client.connect", lambda *_, **__: bench.connection)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    options = given_to_decide(tmp_path, bench)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Any:
+        capsys.readouterr()
+        code = main([*words, "--json"])
+        said = capsys.readouterr()
+        assert code == 0, said.err + said.out
+        return json.loads(said.out)
+
+    told = call("finetune", "decide", "question.json", *options)
+    assert (told["action"], told["arm"]) == ("launch", "tune")
+    begun = ["finetune", "start", "plan.toml", "--data", "data.jsonl", "--question", "question.json", "--arm"]
+    tuned = call(*begun, "tune", *options)
+    assert (tuned["local_fake"], bench.server.calls("POST", JOBS)) == (True, 1)
+    assert bench.ledger.entry(tuned["key"]).stage == Stage.SUCCEEDED
+    asked = call("predict", "7", "--domain", f"records/{tuned['registered']['version']}")
+    assert "nothing was trained" in asked["answers"][0]["completion"].lower()
+    # Without the advisor the verdict is another, and the command says so before the machine has to.
+    assert call("finetune", "decide", "question.json", *options[:4])["arm"] == "prompt"
+    assert main([*begun, "tune", *options[:4]]) == 12
+
+
+def test_what_the_question_does_not_choose_is_not_launched_and_nothing_is_charged(bench: Bench, tmp_path: Path) -> None:
+    given_to_decide(tmp_path, bench)
+    asked = read_question(tmp_path / "question.json")
+    catalogue = Catalogue.load(tmp_path / "own.toml")
+    experience = Experience.read(tmp_path / "outcomes.json")
+    grounds = Grounds.of(asked, catalogue=catalogue, experience=experience)
+    assert (verdict := grounds.verdict(asked)).arm == "prompt"
+    before = (bench.ledger.spent("local"), len(bench.ledger.entries()))
+    ended = bench.run(bench.submit(bench.plan(), question=asked, arm="tune", grounds=grounds))
+    # Of the request alone: a row that does not ship is known, and the sentence is the command's.
+    assert (ended["error"], verdict.sentence in ended["cause"]) == ("DoesNotPay", True)
+    assert (bench.ledger.spent("local"), len(bench.ledger.entries())) == before
     assert bench.server.seen == []
 
 

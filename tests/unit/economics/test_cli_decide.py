@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import NoCredentialsError
 
 from stepforge.cli import main
 from stepforge.contracts.decisions import Decision
+from stepforge.economics.catalogue import Catalogue
+from stepforge.economics.catalogue_file import as_toml
 from stepforge.economics.decide import decide
 from stepforge.economics.files import read_question
 from stepforge.economics.show import tornado
-from stepforge.errors import InvalidInput
+from stepforge.errors import EnvironmentUnavailable, InvalidInput, UnknownPrice
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 BEFORE, AFTER = DOCS / "decision" / "question.toml", DOCS / "decision" / "question-after-pilot.toml"
@@ -80,3 +84,66 @@ def test_an_unknown_model_ends_with_2_and_a_catalogue_of_ones_own_has_to_exist(
     assert "unknown model of the catalogue" in capsys.readouterr().err
     assert main(["catalogue", "--catalogue", "absent.toml"]) == 2
     assert "there is no catalogue 'absent.toml'" in capsys.readouterr().err
+
+
+class Priced:
+    """AWS's price list with one price."""
+
+    def get_products(self, *, Filters: list[dict[str, str]], **_: object) -> dict[str, object]:
+        if not any(one["Value"] == "USE1-NovaMicro-input-tokens" for one in Filters):
+            return {"PriceList": []}
+        dimensions = {"A.B.C": {"pricePerUnit": {"USD": "0.0000400001"}}}
+        return {"PriceList": [json.dumps({"terms": {"OnDemand": {"A.B": {"priceDimensions": dimensions}}}})]}
+
+
+OWN = """
+version = 1
+[[models]]
+id = "openai/gpt-x"
+provider = "openai"
+tunable = ["sft"]
+as_of = 2020-01-01
+source = "a \\"page\\" of \\u00e9"
+limits = { examples_min = 10 }
+"""
+
+
+def test_a_refreshed_catalogue_is_written_and_read_back_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, out = tmp_path / "mine.toml", tmp_path / "own.toml"
+    own.write_text(OWN)
+    monkeypatch.setattr("boto3.Session.client", lambda *_, **__: Priced())
+    assert main(["catalogue", "--refresh", "--catalogue", str(own), "--out", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["fresh"] == ["bedrock/amazon.nova-micro-v1:0: input is 0.0000400001 USD / 1K tokens"]
+    assert any(line.startswith("bedrock/amazon.nova-pro-v1:0: input was not found") for line in said["missing"])
+    assert "openai/gpt-x: was checked on 2020-01-01" in said["stale"]
+    before, found = Catalogue.load(own), Catalogue.load(out)
+    price = found.price("bedrock/amazon.nova-micro-v1:0", "input")
+    assert (str(price.usd), price.confidence, price.as_of) == ("0.0000400001", "documented", datetime.now(UTC).date())
+    assert found == before.with_prices([("bedrock/amazon.nova-micro-v1:0", price)])
+    with pytest.raises(UnknownPrice, match="give it"):
+        found.price("openai/gpt-x", "training_tokens")
+
+
+def test_a_catalogue_whose_every_row_is_ones_own_is_written_whole(tmp_path: Path) -> None:
+    shipped, path = Catalogue.load(), tmp_path / "all.toml"
+    pair = shipped.pairs[0].model_copy(update={"note": "mine"})
+    rows = {name: row.model_copy(update={"note": f"{row.note} # mine"}) for name, row in shipped.rows.items()}
+    changed = Catalogue(rows, (*shipped.pairs, pair))
+    path.write_text(as_toml(changed), encoding="utf-8")
+    assert Catalogue.load(path) == changed
+
+
+def test_a_price_list_that_cannot_be_read_makes_nothing_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(*_: object, **__: object) -> object:
+        raise NoCredentialsError
+
+    monkeypatch.setattr("boto3.Session.client", unreachable)
+    out = tmp_path / "own.toml"
+    assert main(["catalogue", "--refresh", "--out", str(out)]) == EnvironmentUnavailable.exit_code
+    assert "was not read (NoCredentialsError): no price is newer" in capsys.readouterr().err
+    assert not out.exists()

@@ -16,6 +16,7 @@ from stepforge.contracts.decisions import (
     Amount,
     Arm,
     Constraints,
+    Criterion,
     Decision,
     FixedCosts,
     Gain,
@@ -27,7 +28,7 @@ from stepforge.contracts.decisions import (
     TrainingPlan,
 )
 from stepforge.economics.catalogue import Catalogue
-from stepforge.economics.criteria import Advisor, Criterion
+from stepforge.economics.criteria import Advisor
 from stepforge.economics.decide import decide
 from stepforge.economics.quotes import quoted
 from stepforge.errors import UnknownName, UnknownPrice

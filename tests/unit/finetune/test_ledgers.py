@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from moto import mock_aws
 
 from stepforge.contracts.names import spend_table
 from stepforge.errors import IdentityConflict, LaunchUncertain
+from stepforge.finetune.entries import Stage
 from stepforge.finetune.ledger_dynamodb import TableLedger, Waiting
 from stepforge.finetune.ledger_file import FileLedger
 from tests.infra.machines import LOCAL
@@ -135,3 +137,20 @@ def test_a_viewer_lists_tunes_and_what_they_wait_for_and_only_an_approver_reads_
     assert [may(person, secret[0]) for person in ("viewer", "trainer", "approver")] == [
         {"implicit deny"}, {"deny"}, {"allow"},
     ]  # fmt: skip
+
+
+def test_a_file_of_before_the_range_was_kept_is_read_and_written_on(tmp_path: Path) -> None:
+    path = tmp_path / "spend.sqlite"
+    FileLedger(path).close()
+    db = sqlite3.connect(path)
+    for name in ("low_micro_usd", "expected_micro_usd"):
+        db.execute(f"ALTER TABLE launches DROP COLUMN {name}")
+    about = "key, environment, provider, target, base_model, method, stage, estimate_micro_usd, reserved_at"
+    db.execute(
+        f"INSERT INTO launches ({about}) VALUES ('k', 'dev', 'openai', 't', 'b', 'sft', 'reserved', 3000000, 1.0)"
+    )
+    db.commit()
+    db.close()
+    ledger = FileLedger(path)
+    assert (ledger.entry("k").estimate_usd, ledger.entry("k").low_usd, ledger.spent("dev")) == (3, None, 3)
+    assert ledger.withdraw("k", "given up").stage == Stage.REFUSED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import subprocess
 import sys
 import traceback
@@ -19,12 +21,13 @@ from stepforge.errors import InvalidInput, ProviderRefused, ProviderUnavailable,
 from stepforge.finetune import Message, Prepared, Tuned
 from stepforge.finetune.keys import reveal
 from stepforge.finetune.metering import Meter, TokenPrices
+from stepforge.finetune.provider import Deployed
 from stepforge.finetune.searches.vertex import VertexRewriter
 from stepforge.finetune.settings import VertexSettings
 from stepforge.finetune.vertex import VertexProvider
 from stepforge.finetune.vertex_prompts import VertexPrompts
 from stepforge.testing.providers import LocalAnthropic, LocalOpenAI, LocalProvider, LocalVertex
-from stepforge.testing.providers._server import Reply
+from stepforge.testing.providers._server import DISCLAIMER, Reply
 from tests.unit.finetune import test_providers as providers
 from tests.unit.finetune.conftest import Clock
 from tests.unit.finetune.test_anthropic import records
@@ -262,3 +265,44 @@ def test_importing_the_package_loads_no_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": "sdk"})
     assert done.stdout.strip() == "[]", done.stderr
+
+
+COMPLETION = "planted completion: the merger is on Friday"
+ANSWERS = re.compile(r"/chat/completions|/responses|:generateContent|/converse|/invocations")
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_planted_completion_is_handed_on_and_reaches_no_log_and_no_error(
+    name: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_server, make_case = CASES[name]
+    with make_server(delay_seconds=0.02) as server:
+        case = make_case(server, tmp_path)  # type: ignore[operator]
+        job = start(case, clock).entry.job_id
+        for _ in range(6):
+            case.provider.status(job)
+        deployed = isinstance(case.provider, Deployed)
+        tuned = case.provider.deploy(job, trial=True, tags={}) if deployed else case.provider.retrieve(job)
+        handle, found, said = server._handle, [], []
+        right: Any = lambda reply: Reply(200, json.loads(json.dumps(reply.body).replace(DISCLAIMER, COMPLETION)))  # noqa: E731
+        wrong = (
+            lambda reply: Reply(200, {"surprise": COMPLETION}),
+            lambda reply: Reply(200, COMPLETION.encode()),
+            lambda reply: Reply(400, server.error(400, COMPLETION, COMPLETION)),
+            lambda reply: Reply(500, server.error(500, "server_error", COMPLETION)),
+        )
+        with caplog.at_level(logging.DEBUG):
+            for change in (right, *wrong):
+
+                def answered(request: Any, change: Any = change) -> Reply:
+                    reply = handle(request)
+                    return change(reply) if ANSWERS.search(request.path) else reply
+
+                monkeypatch.setattr(server, "_handle", answered)
+                try:
+                    asked = [Message(role="user", content="1 + 1 =")]
+                    found.append(case.provider.invoke(tuned, asked, max_tokens=5).text)
+                except StepforgeError as error:
+                    said.append("".join(traceback.format_exception(error)))
+    assert (COMPLETION in found[0], len(found), len(said)) == (True, 1, len(wrong))
+    assert COMPLETION not in caplog.text + "".join(said)
