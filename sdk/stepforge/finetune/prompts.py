@@ -63,9 +63,9 @@ class Task:
     """What an optimiser works on, and the only way to the model that it has.
 
     After an error of the model, or of the metric, every further question raises it again: libraries pass over errors
-    and go on, which would be another search than the one that is replayed later. A prompt whose calls are refused (too long,
-    say) scores 0 where it is run, and the search goes on; not so the first prompt of all, and not after `MOST_REFUSED`
-    new ones in a row.
+    and go on, which would be another search than the one that is replayed later. A prompt whose calls are refused (too
+    long, say) scores 0 where it is run, and the search goes on; not so the first prompt of all, and not after
+    `MOST_REFUSED` new ones in a row.
     """
 
     def __init__(
