@@ -165,6 +165,16 @@ def test_held_out_prompts_are_looked_at_before_the_first_is_asked() -> None:
         asked_sent([NAMED], "refuse")
 
 
+def test_what_judges_a_tune_is_looked_at_before_it_is_launched_from_python_too(tmp_path: Path) -> None:
+    records = [*(make(f"{n} + 1 =", id=f"r{n}", split="rl") for n in range(12)), make(HOLDER, id="t", split="test_new")]
+    with pytest.raises(InvalidInput, match="held-out record 't' holds personal data"):
+        plan().spec(records, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    for personal in ("redact", "keep"):
+        spec = plan(personal=personal).spec(records, tmp_path)
+        assert (spec.training.rows, "Ann" in (tmp_path / spec.training.filename).read_text()) == (12, False)
+
+
 # ── From the command ─────────────────────────────────────────────────────────────────────────────
 
 PLAN = """
@@ -273,5 +283,10 @@ def test_an_expert_s_answer_that_is_wrong_with_placeholders_is_refused_by_name(
     said = capsys.readouterr().err
     assert "record 'trained': its expert's answer is accepted, and is not with placeholders" in " ".join(said.split())
     assert EMAIL not in said
+    assert shop.seen == []
+    # An answer that is held out is not sent, and the tuned model would be judged by it with a placeholder.
+    held = {**TRAINED, "prompt": "Which one?", "split": "test_new", "id": "held"}
+    assert launched(tmp_path, shop, [wrong, held], personal="redact") == 2
+    assert "record 'held': its expert's answer is accepted, and is not" in " ".join(capsys.readouterr().err.split())
     assert shop.seen == []
     assert launched(tmp_path, shop, [wrong], personal="redact") == 0
