@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from stepforge.cli import main
 from stepforge.contracts.records import Record, Step
+from stepforge.economics.catalogue import Catalogue
 from stepforge.errors import InvalidInput
 from stepforge.finetune import Tuned, launch_key
+from stepforge.finetune.client import Tunes
 from stepforge.finetune.datasets import FORMATS, Pair, read_rows, row_of, write
 from stepforge.finetune.evaluation import ask
 from stepforge.finetune.graders import python_grader
@@ -173,6 +177,17 @@ def test_what_judges_a_tune_is_looked_at_before_it_is_launched_from_python_too(t
     for personal in ("redact", "keep"):
         spec = plan(personal=personal).spec(records, tmp_path)
         assert (spec.training.rows, "Ann" in (tmp_path / spec.training.filename).read_text()) == (12, False)
+
+
+def test_a_request_in_the_bucket_holds_nobody_s_data(tmp_path: Path) -> None:
+    records = [*(make(f"{n} + 1 =", id=f"r{n}", split="rl") for n in range(12)), make(HOLDER, id="t", split="test_new")]
+    tunes = Tunes(cast(Any, SimpleNamespace(name="dev")))
+    given = plan(personal="redact", system=f"Ask {EMAIL}, {PHONE}.", price=PRICE)
+    options: Any = {"domain": "records", "catalogue": Catalogue.load(), "today": date(2026, 11, 1)}
+    request, rows, *_ = tunes._request(given, records, tmp_path, **options)
+    assert request.plan.system == "Ask [email], [phone]."
+    assert kinds_in(json.loads(request.model_dump_json())) == ()
+    assert kinds_in(rows.decode()) == ()
 
 
 # ── From the command ─────────────────────────────────────────────────────────────────────────────
