@@ -93,6 +93,14 @@ def test_a_search_takes_no_two_prompts_that_placeholders_make_one(tmp_path: Path
     assert write(asked, tmp_path, **options, personal="keep").rows == 3
 
 
+def test_a_number_that_another_had_hidden_is_replaced_in_a_system_prompt_too(tmp_path: Path) -> None:
+    said = f"Offset -87654321. Ask {PHONE} or 415-555-2671."
+    assert redacted_text(said) == "Offset -87654321. Ask [phone 2] or [phone]."
+    records = [make(f"{n} + 1 =", id=f"r{n}") for n in range(12)]
+    file = plan(personal="redact", system=said).spec(records, tmp_path).training
+    assert {row["system"][0]["text"] for row in read_rows(tmp_path / file.filename)} == {redacted_text(said)}
+
+
 @pytest.mark.parametrize("personal", ["refuse", "redact"])
 def test_an_id_that_is_sent_and_is_an_address_is_refused_without_saying_it(personal: Personal) -> None:
     record = make(id=EMAIL)
