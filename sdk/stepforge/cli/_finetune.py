@@ -9,6 +9,7 @@ import typer
 
 from stepforge.cli._entries import FAKE, estimated, plain_entry
 from stepforge.cli._output import Env, Json, emit, say, table
+from stepforge.errors import InvalidInput
 
 app = typer.Typer(help="Paid fine-tunes: whether they pay, launch once, watch, cancel, list.", no_args_is_help=True)
 PlanFile = Annotated[Path, typer.Argument(help="Plan (TOML): provider, model, rate, budgets.")]
@@ -56,15 +57,13 @@ def launch_plan(
     from stepforge.economics.catalogue import Catalogue
     from stepforge.finetune.entries import Stage
     from stepforge.finetune.launching import launch
-    from stepforge.finetune.pairs import trained
     from stepforge.finetune.plan import load_plan
     from stepforge.installation.home import home
 
     asked = load_plan(plan)
     folder = home() / "finetune" / "data"
     records = cleared(asked, read_records(data, domain), domain)
-    # What the tuned model will be judged by stays at home.
-    spec = asked.spec(trained(records), folder)
+    spec = asked.spec(records, folder)
     ledger, provider = _ledger(), asked.provider.provider()
     catalogue = Catalogue.load(*own or [])
     terms = asked.terms(catalogue, datetime.now(UTC).date())
@@ -107,6 +106,8 @@ def sample_rows(
     from stepforge.finetune.sampling import sample
 
     asked = load_plan(plan)
+    if out.resolve() in (plan.resolve(), data.resolve()):
+        raise InvalidInput(f"--out {str(out)!r} is the plan or the data, and would be written over: give another file")
     found, trained_on = sample(asked, trained(read_records(data, domain)), rows=rows)
     out.write_text("".join(dumps({"id": name, "row": row}) + "\n" for name, row in found.items()))
     provider = asked.provider.type

@@ -11,6 +11,7 @@ from stepforge.errors import InvalidInput
 from stepforge.finetune.datasets import Item, Pair, redacted_item
 from stepforge.finetune.evaluation import Verify
 from stepforge.finetune.judging import Judge
+from stepforge.finetune.pairs import heldout, trained
 from stepforge.finetune.people import KINDS, Kind, kinds_in
 from stepforge.finetune.personal import CHOICES, SYSTEM, spoken
 from stepforge.finetune.plan import Plan
@@ -27,6 +28,10 @@ def cleared(plan: Plan, items: Sequence[Item], domain: str) -> list[Item]:
     kept = list(items)
     found = plan.personal_data(kept)
     in_system = kinds_in(plan.system or "")
+    if plan.personal == "redact":
+        # Of a held-out record an answer is not sent, and yet the tuned model is judged by it as it was learnt.
+        judged_by = [record for record in heldout(kept) if redacted_item(record) != record]
+        _judge_again(plan, [*(item for item in trained(kept) if _id(item) in found), *judged_by], domain)
     if not found and not in_system:
         return kept
     words = _words(found, in_system)
@@ -36,7 +41,6 @@ def cleared(plan: Plan, items: Sequence[Item], domain: str) -> list[Item]:
         say(f'{words}: sent to {plan.provider.type} as it is (personal = "keep")')
         return kept
     say(f'{words}: placeholders are sent in its place (personal = "redact")')
-    _judge_again(plan, [item for item in kept if _id(item) in found], domain)
     return kept
 
 

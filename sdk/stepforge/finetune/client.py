@@ -175,6 +175,8 @@ class Tunes:
         if question is not None:
             grounds = grounds or Grounds.of(question, catalogue=catalogue)
             grounds.choose(question, arm)
+        # As the provider sees it: the request lies in the environment's bucket, and is asked and judged by.
+        plan = plan.model_copy(update={"system": plan.system_sent})
         terms = plan.terms(catalogue, today)
         spec = plan.spec(trained(records), folder)
         rows = "".join(record.model_dump_json() + "\n" for record in judged_by).encode()

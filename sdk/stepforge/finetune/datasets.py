@@ -21,7 +21,7 @@ from stepforge.errors import InvalidInput
 from stepforge.finetune.counting import calibrated
 from stepforge.finetune.people import Kind as PersonalKind
 from stepforge.finetune.people import kinds_in
-from stepforge.finetune.personal import Personal, redacted, refuse, system_sent
+from stepforge.finetune.personal import Personal, redacted, refuse, spoken, system_sent
 from stepforge.finetune.rows import WRITERS, Row, check, check_reserved
 from stepforge.finetune.spec import DatasetFile, Format, Method, ProviderName, TokenRange
 
@@ -154,6 +154,7 @@ def write(
     lines: list[bytes] = []
     charged: list[tuple[str, str]] = []
     encode, elsewhere = _o200k(), dict[str, int]()
+    searched: dict[str, str] = {}
     low = high = size = 0
     for item in items:
         row, texts = row_of(
@@ -166,6 +167,8 @@ def write(
             base_model=base_model,
             personal=personal,
         )
+        if method == "prompt":
+            _check_alone(row["record"], searched)
         # ASCII alone: some readers break lines at U+2028, which JSON leaves as it is.
         line = json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         least, highest = _tokens(texts, count)
@@ -213,6 +216,16 @@ def write(
         rows=len(lines),
         tokens=tokens,
     )
+
+
+def _check_alone(record: Mapping[str, Any], searched: dict[str, str]) -> None:
+    """Raises InvalidInput where the ids of `searched`, by prompt, have this one's: by it an answer is judged."""
+    first = searched.setdefault(record["prompt"], record["id"])
+    if first != record["id"]:
+        raise InvalidInput(
+            f"records {spoken(first)!r} and {spoken(record['id'])!r} have the same prompt, as it is sent: a search for "
+            "a better prompt judges an answer by the record whose prompt was asked. Leave one out"
+        )
 
 
 def row_of(

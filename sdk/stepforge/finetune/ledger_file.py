@@ -1,6 +1,6 @@
 """The spend ledger of one machine, in a file.
 
-SQLite in WAL mode with synchronous=FULL: a transaction that returned survives a power cut, and processes on one machine
+SQLite with synchronous=FULL: a transaction that returned survives a power cut, and processes on one machine
 exclude each other. Not covered: several machines with a ledger each; they find each other's jobs at the provider
 (`Provider.find`), but their budgets do not add up. For those there is `ledger_dynamodb`.
 """
@@ -117,7 +117,7 @@ class FileLedger(Ledger):
         if found is None or found[0] != os.getpid():
             db = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
             db.row_factory = sqlite3.Row
-            db.execute("PRAGMA journal_mode = WAL")
+            # The journal stays as it comes: turning WAL on waits for nobody, and fails where others open the file too.
             db.execute("PRAGMA synchronous = FULL")
             self._local.connection = found = (os.getpid(), db)
         return found[1]

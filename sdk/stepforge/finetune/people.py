@@ -55,17 +55,17 @@ def people_in(text: str) -> list[Found]:
 PLAIN: dict[int, str] = {
     **{first + digit: str(digit) for first in (0xFF10, 0x0660, 0x06F0, 0x0966) for digit in range(10)},
     **dict.fromkeys((0xA0, 0x2007, 0x2009, 0x202F), " "),
-    **dict.fromkeys((0xAD, 0x2010, 0x2011, 0x2012, 0x2013), "-"),
+    **dict.fromkeys((0xAD, 0x200B, 0x2060, 0xFEFF, 0x2010, 0x2011, 0x2012, 0x2013), "-"),
     **{0xFF20: "@", 0xFF0E: ".", 0xFF0B: "+"},
 }
-"""Digits of other scripts, and signs and spaces that people see as the plain ones."""
+"""Digits of other scripts, signs and spaces that people see as the plain ones, and what nobody sees."""
 _SEVEN_DIGITS = re.compile(r"\d(?:[^\w\n]{0,3}\d){6}")
 
 # ── E-mail ───────────────────────────────────────────────────────────────────────────────────────
 
 _EMAIL = re.compile(
     r"(?<![\w.%+'-])(?P<local>(?:[\w.+'-]|%(?!40))++)(?:@|%40)"
-    r"(?P<domain>[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.(?P<top>[^\W\d_]{2,24}))(?![\w-])"
+    r"(?P<domain>[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.(?P<top>xn--[\w-]{2,59}|[^\W\d_]{2,24}))(?!-|_*[^\W_])"
 )
 _SPELT_HINT = re.compile(r"(?i)[\[({] ?at ?[\])}]")
 _SPELT = re.compile(
@@ -77,12 +77,15 @@ _NOT_DOMAINS = re.compile(
     r"|weight|bias|shape|grad)$"
 )
 
+_PARAGUAY = re.compile(r"(?i)\.(?:com|org|net|edu|gov|coop|mil|una)\.py$")
+
 
 def _emails(text: str) -> Iterator[Found]:
     for found in _EMAIL.finditer(text):
         # `git@host`, `hero@2x.png` and `x@self.weight` belong to nobody.
         code = found["domain"].split(".")[0].lower() in ("self", "cls")
-        if not (code or found["local"].lower() == "git" or _NOT_DOMAINS.match(found["top"])):
+        file = _NOT_DOMAINS.match(found["top"]) and not _PARAGUAY.search(found["domain"])
+        if not (code or file or found["local"].lower() == "git"):
             yield Found("email", *found.span())
     for found in _SPELT.finditer(text):
         yield Found("email", *found.span())
@@ -177,12 +180,16 @@ _AMERICAN = re.compile(
     r"|(?P<d>[2-9]\d\d)(?P<s>[-.])(?P<e>[2-9]\d\d)(?P=s)(?P<f>\d{4}))"
     r"(?![^\W_]|[.-]\d)(?!\s?(?:k?Hz|px|ms|dB|m|s)\b)"
 )
-_NAMES = r"(?:tele)?phone|tel|fax|whatsapp|msisdn|telefon|tél|téléphone|teléfono|rufnummer|mobilnummer|handynummer"
+_NAMES = (
+    r"(?:tele)?phones?|tel|fax|whatsapp|msisdn|telefon(?:nummern?)?|tél|téléphone|teléfono|rufnummer|mobilnummer"
+    r"|handynummer"
+)
 _LOOSE_NAMES = r"mobile|cell|mobil|handy|sms|(?:my|his|her|their|our) (?:new |old )?number"
 """Breakpoints, grids and messages are called so too."""
 _CALLED = re.compile(
     rf"(?i)(?<![^\W_])(?:(?P<name>{_NAMES})|(?P<loose>{_LOOSE_NAMES}))"
-    r"(?P<said>[ _-]?(?:phone[ _-]?)?(?:number|num|no|nr|#))?(?P<dot>\.?)[\"']?(?P<is> is| was)?"
+    r"(?P<said>\.?[ _-]?(?:phone[ _-]?)?(?:numbers?|num|no|nr|#))?(?P<dot>\.?)(?: \([^\W\d_]{1,12}\)(?=:))?[\"']?"
+    r"(?P<is> is| was)?"
     r"\s{0,2}(?P<mark>[:=#]?)\s{0,2}[\"']?"
     rf"(?P<value>(?:\+|00)?{_RUN})"
 )
@@ -190,6 +197,8 @@ _ASKED = re.compile(
     r"(?i)(?<![^\W_])(?:call|dial|phone|text|ring|reach)(?:ed|ing|s)? (?:me|us|him|her|them)(?: back)?"
     rf"(?: (?:at|on|under|via))?:? (?P<value>(?:\+|00)?{_RUN})"
 )
+_ANOTHER = re.compile(rf"(?: ?[,;|] ?| (?:and|or|und|oder|y|et) )(?P<value>(?:\+|00)?{_RUN})")
+"""After one that a word has called a phone."""
 _GROUP = re.compile(r"(?P<between>[ ./()-]*)(?P<digits>\d+)")
 _DATE = re.compile(r"\d{4}[-/. ]\d\d?[-/. ]\d\d?(?!\d)|\d\d?[-/.]\d\d?[-/.]\d{4}(?!\d)")
 _SIGNED = re.compile(r"(?<![\w.])-\d{5,}+(?![\d-])")
@@ -226,8 +235,11 @@ def _phones(text: str) -> Iterator[Found]:
                 fits = _is_dialled_loosely if found["loose"] and not found["said"] else _is_dialled
                 if not any(found.group("said", "dot", "is", "mark")):
                     fits = _is_dialled_whole
-            if size := _longest(text, start, value, fits):
+            while size := _longest(text, start, value, fits):
                 yield Found("phone", start, start + size)
+                if (another := _ANOTHER.match(text, start + size)) is None:
+                    break
+                value, start, fits = another["value"], another.start("value"), _is_dialled_loosely
 
 
 Groups = list[tuple[str, str]]
@@ -242,7 +254,9 @@ def _longest(text: str, start: int, run: str, fits: Callable[[Groups, str], bool
     for count in range(len(parts), 0, -1):
         end = parts[count - 1].end()
         after = text[start + end : start + end + 2]
-        if after[:1].isalnum() or after[:1] == "_" or (after[:1] == "." and after[1:].isdecimal()):
+        if after[:1].isalnum() or (after[:1] == "_" and after[1:] != "" and (after[1:].isalnum() or after[1:] == "_")):
+            continue
+        if after[:1] == "." and after[1:].isdecimal():
             continue
         prefix = run[: parts[0].start("digits")]
         if fits([(part["between"], part["digits"]) for part in parts[:count]], prefix):

@@ -160,7 +160,11 @@ def redacted_text(text: str) -> str:
     >>> redacted_text("Ask ann@example.org, or +49 30 901820.")
     'Ask [email], or [phone].'
     """
-    return str(Placeholders(text).replaced(text))
+    for _ in range(_MOST_PASSES):
+        before, text = text, str(Placeholders(text).replaced(text))
+        if text == before:
+            break
+    return text
 
 
 def spoken(name: str) -> str:

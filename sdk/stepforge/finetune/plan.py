@@ -26,7 +26,7 @@ from stepforge.finetune.optimisers import Optimiser
 from stepforge.finetune.pairs import heldout, trained
 from stepforge.finetune.people import Kind as PersonalKind
 from stepforge.finetune.people import kinds_in
-from stepforge.finetune.personal import Personal, system_sent
+from stepforge.finetune.personal import Personal, asked_sent, system_sent
 from stepforge.finetune.settings import AnthropicSettings, OpenAISettings, Settings, VertexSettings
 from stepforge.finetune.spec import DatasetFile, Grader, Hyperparameters, Teacher, TuneSpec
 
@@ -186,9 +186,11 @@ class Plan(Contract):
     def spec(self, records: Sequence[Item], folder: Path) -> TuneSpec:
         """Write the data below `folder`, and say what is to be launched: pairs for `dpo`, else records.
 
-        Raises InvalidInput.
+        Held-out records are not in the data, and of those that are given the prompts are looked at: once the tune is
+        paid for, it is judged by asking them. Raises InvalidInput.
         """
-        items, validated = list(records), list[Item]()
+        asked_sent(heldout(records), self.personal)
+        items, validated = trained(records), list[Item]()
         if self.validation == "split":
             if self.method in ("prompt", "distillation"):
                 raise InvalidInput(f"method {self.method!r} splits its own validation off: leave validation out")

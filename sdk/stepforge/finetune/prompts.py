@@ -62,10 +62,10 @@ Metric = Callable[[Example, str], float]
 class Task:
     """What an optimiser works on, and the only way to the model that it has.
 
-    After an error of the model every further question raises it again: libraries pass over errors and go on, which
-    would be another search than the one that is replayed later. A prompt whose calls are refused (too long, say) scores
-    0 where it is run, and the search goes on; not so the first prompt of all, and not after `MOST_REFUSED` new ones in
-    a row.
+    After an error of the model, or of the metric, every further question raises it again: libraries pass over errors
+    and go on, which would be another search than the one that is replayed later. A prompt whose calls are refused (too
+    long, say) scores 0 where it is run, and the search goes on; not so the first prompt of all, and not after
+    `MOST_REFUSED` new ones in a row.
     """
 
     def __init__(
@@ -79,7 +79,9 @@ class Task:
         max_tokens: int,
     ) -> None:
         self.seed_prompt, self.training, self.validation = seed_prompt, tuple(training), tuple(validation)
-        self.ended: StepforgeError | None = None
+        self.ended: Exception | None = None
+        self.judged = True
+        """False once the metric raised."""
         self.note = ""
         self._model, self._metric, self._max_tokens = model, metric, max_tokens
         self._validated: dict[str, float] = {}
@@ -112,10 +114,17 @@ class Task:
             if prompt not in self._answered:  # the prompt that it was made from is asked between two of the row
                 self._answered.add(prompt)
                 self._refused_in_a_row.clear()
-            scored = [(text, self._metric(e, text)) for e, text in zip(examples, answers, strict=True)]
+            scored = [(text, self._judge(e, text)) for e, text in zip(examples, answers, strict=True)]
         if tuple(examples) == self.validation:
             self._validated.setdefault(prompt, sum(score for _, score in scored) / len(scored))
         return scored
+
+    def _judge(self, example: Example, text: str) -> float:
+        try:
+            return self._metric(example, text)
+        except Exception as error:  # kept, because libraries score 0 and go on
+            self.ended, self.judged = error, False
+            raise
 
     def _said(self, system: str | None, text: str) -> str:
         asked = [] if system is None else [Message(role="system", content=system)]
@@ -141,6 +150,10 @@ class Task:
     @property
     def candidates(self) -> int:
         return len(self._validated) - 1
+
+    def was_refused(self, prompt: str) -> bool:
+        """Whether a call under this prompt was refused: its 0 is no score to go on from."""
+        return prompt in self._refused
 
     @property
     def refused(self) -> int:
@@ -170,10 +183,10 @@ def optimise(
 ) -> Optimised:
     """Search for a better system prompt, within the meter's budget.
 
-    A refusal, and a budget that is used up, end it with the best prompt so far and the reason. Raises InvalidInput
-    without examples, OverBudget where not even the seed prompt could be scored, ProviderRefused where nothing better
-    was found before it, MissingExtra without the optimiser's package, and what a later try may get over
-    (ProviderUnavailable, Throttled).
+    A refusal, a verifier that cannot judge, and a budget that is used up, end it with the best prompt so far and the
+    reason. Raises InvalidInput without examples, OverBudget where not even the seed prompt could be scored,
+    ProviderRefused and what the metric raises where nothing better was found before it, MissingExtra without the
+    optimiser's package, and what a later try may get over (ProviderUnavailable, Throttled).
     """
     if not training or not validation:
         raise InvalidInput("training and validation examples are needed, at least one of each")
@@ -190,7 +203,7 @@ def optimise(
     if task.ended is not None and not isinstance(task.ended, OverBudget):
         if score <= seed_score or not isinstance(task.ended, (ProviderRefused, InvalidInput)):
             raise task.ended
-        task.note = task.note or _why(task.ended)
+        task.note = task.note or (_why(task.ended) if task.judged else "ended early: an answer could not be judged")
     return Optimised(
         prompt=prompt,
         seed_score=seed_score,

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from stepforge.contracts.base import Contract, Sha256, digest
 from stepforge.contracts.names import TUNE_PREFIX
-from stepforge.finetune.optimisers import Optimiser
+from stepforge.finetune.optimisers import GepaOptimiser, Optimiser
 
 ProviderName = Literal["openai", "vertex", "bedrock", "sagemaker", "anthropic"]
 PROVIDERS: tuple[ProviderName, ...] = ("openai", "vertex", "bedrock", "sagemaker", "anthropic")
@@ -173,6 +173,8 @@ class TuneSpec(Contract):
             raise ValueError("method 'distillation' needs a teacher, and no other method has one")
         if self.teacher is not None and self.validation is not None:
             raise ValueError("a distillation splits its own validation off: leave validation out")
+        if self.method == "prompt" and self.validation is not None:
+            raise ValueError("a search for a prompt splits its own validation off: leave validation out")
         if self.optimiser is not None and self.method != "prompt":
             raise ValueError(f"method {self.method!r} searches no prompt: leave optimiser out, or use method 'prompt'")
         for name, file in (("training", self.training), ("validation", self.validation)):
@@ -195,10 +197,15 @@ def launch_key(spec: TuneSpec, target: str) -> str:
 
     `target` is the account that pays. It fits a label, a tag, a job's name and an idempotency token of every provider.
     How the tokens of the data were counted is no part of it: the same data on a machine with another counter, or after
-    the counter was mended, are the same launch.
+    the counter was mended, are the same launch. Nor is where an optimiser's rate and credentials are from; gepa as it
+    comes is the search that there is without an optimiser.
     """
     counts = {"training": {"tokens"}, "validation": {"tokens"}}
     known = spec.model_dump(mode="json", exclude=counts)
+    if spec.optimiser == GepaOptimiser():
+        known["optimiser"] = None
+    for name in ("as_of", "source", "credentials_secret"):
+        (known["optimiser"] or {}).pop(name, None)
     for added in ("teacher", "optimiser"):
         if known[added] is None:
             del known[added]  # what was launched before there was a choice keeps its key

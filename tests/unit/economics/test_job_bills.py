@@ -240,6 +240,10 @@ def test_the_rows_that_the_command_draws_make_an_estimate_that_holds(
     assert main(command) == 0
     assert out.read_text() == first
     said = capsys.readouterr()
+    for theirs in (file, data):
+        before = theirs.read_bytes()
+        assert main([*command[:-1], str(theirs)]) == 2
+        assert theirs.read_bytes() == before
     drawn = [json.loads(line) for line in first.splitlines()]
     assert f"[counted], then a line '{drawn[0]['id']}' = TOKENS" in " ".join((said.out + said.err).split())
 

@@ -6,6 +6,8 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -252,6 +254,20 @@ def test_a_sender_that_was_overtaken_does_not_send(
     with pytest.raises(LaunchUncertain, match="taken over"):
         run(server, spec, tmp_path, ledger, clock, provider=sleeping)
     assert len(server.jobs) == 1
+
+
+def test_a_new_ledger_is_opened_by_many_at_once(tmp_path: Path) -> None:
+    together = threading.Barrier(8)
+
+    def opened(path: Path) -> int:
+        together.wait(30)
+        with closing(FileLedger(path)) as ledger:
+            return len(ledger.entries())
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(60):
+            path = tmp_path / f"{number}.sqlite"
+            assert list(pool.map(opened, [path] * 8)) == [0] * 8
 
 
 def test_concurrent_launches_of_one_spec_send_it_once(

@@ -61,6 +61,9 @@ def test_no_record_of_a_domain_that_ships_holds_any(name: str) -> None:
         "deals +12.50 +30.25 -10.75 12.5",
         "v2.415.555.0123",
         "tel: 2026-11-22",
+        "y = x@w.weight_0 + h@self.proj.py",
+        "+49 30 901820_id",
+        "phones (3): 320, 480, 768",
         "phone: 1200000",
         "0010 0020 0030 0040",
     ],
@@ -85,7 +88,9 @@ def test_a_table_of_cards_is_told_from_a_table_of_numbers_by_its_words() -> None
 @pytest.mark.parametrize(
     "text",
     ["1 " * 30_000, "+1 " * 20_000, "+49 " + "1/" * 30_000, "4111 1111 1111 1111\n" * 3_000, "x" * 60_000 + "@b",
-     "4111111111111111 " * 3_000, "tel 12 " * 9_000, "[at]" * 15_000, "+4930901820 " * 5_000],
+     "4111111111111111 " * 3_000, "tel 12 " * 9_000, "[at]" * 15_000, "+4930901820 " * 5_000,
+     "tel: 030 901820, " * 4_000, "tel: " + "030 901820, " * 4_000, "tel" * 9_000, "a@" + "_" * 30_000,
+     "a@b.cd" + "_" * 30_000, "a@xn--" + "b" * 30_000],
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_time_grows_with_the_length_and_no_faster(text: str) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from stepforge.cli import main
 from stepforge.contracts.records import Record, Step
+from stepforge.economics.catalogue import Catalogue
 from stepforge.errors import InvalidInput
 from stepforge.finetune import Tuned, launch_key
+from stepforge.finetune.client import Tunes
 from stepforge.finetune.datasets import FORMATS, Pair, read_rows, row_of, write
 from stepforge.finetune.evaluation import ask
 from stepforge.finetune.graders import python_grader
@@ -77,6 +81,24 @@ def test_what_differs_in_an_address_alone_differs_with_placeholders() -> None:
     pair = Pair(record=make(), preferred="ask ann@example.org", rejected="ask bob@example.org")
     _, texts = row_of(pair, provider="openai", method="dpo", personal="redact")
     assert texts[-2:] == ("ask [email]", "ask [email 2]")
+
+
+def test_a_search_takes_no_two_prompts_that_placeholders_make_one(tmp_path: Path) -> None:
+    """It judges an answer by the record whose prompt was asked: which of the two would be chance."""
+    asked = [make(f"Greet {name}@example.org", id=f"{n}", answer=name) for n, name in enumerate(("ann", "bob", "cy"))]
+    options: Any = {"limits": ANY_SIZE, "method": "prompt", "provider": "anthropic"}
+    with pytest.raises(InvalidInput, match=r"records '0' and '1' have the same prompt, as it is sent"):
+        write(asked, tmp_path, **options, personal="redact")
+    assert list(tmp_path.iterdir()) == []
+    assert write(asked, tmp_path, **options, personal="keep").rows == 3
+
+
+def test_a_number_that_another_had_hidden_is_replaced_in_a_system_prompt_too(tmp_path: Path) -> None:
+    said = f"Offset -87654321. Ask {PHONE} or 415-555-2671."
+    assert redacted_text(said) == "Offset -87654321. Ask [phone 2] or [phone]."
+    records = [make(f"{n} + 1 =", id=f"r{n}") for n in range(12)]
+    file = plan(personal="redact", system=said).spec(records, tmp_path).training
+    assert {row["system"][0]["text"] for row in read_rows(tmp_path / file.filename)} == {redacted_text(said)}
 
 
 @pytest.mark.parametrize("personal", ["refuse", "redact"])
@@ -153,6 +175,27 @@ def test_held_out_prompts_are_looked_at_before_the_first_is_asked() -> None:
     assert asked_sent([NAMED], "redact")[0].answer == "call [phone]"
     with pytest.raises(InvalidInput, match="'r7'"):
         asked_sent([NAMED], "refuse")
+
+
+def test_what_judges_a_tune_is_looked_at_before_it_is_launched_from_python_too(tmp_path: Path) -> None:
+    records = [*(make(f"{n} + 1 =", id=f"r{n}", split="rl") for n in range(12)), make(HOLDER, id="t", split="test_new")]
+    with pytest.raises(InvalidInput, match="held-out record 't' holds personal data"):
+        plan().spec(records, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    for personal in ("redact", "keep"):
+        spec = plan(personal=personal).spec(records, tmp_path)
+        assert (spec.training.rows, "Ann" in (tmp_path / spec.training.filename).read_text()) == (12, False)
+
+
+def test_a_request_in_the_bucket_holds_nobody_s_data(tmp_path: Path) -> None:
+    records = [*(make(f"{n} + 1 =", id=f"r{n}", split="rl") for n in range(12)), make(HOLDER, id="t", split="test_new")]
+    tunes = Tunes(cast(Any, SimpleNamespace(name="dev")))
+    given = plan(personal="redact", system=f"Ask {EMAIL}, {PHONE}.", price=PRICE)
+    options: Any = {"domain": "records", "catalogue": Catalogue.load(), "today": date(2026, 11, 1)}
+    request, rows, *_ = tunes._request(given, records, tmp_path, **options)
+    assert request.plan.system == "Ask [email], [phone]."
+    assert kinds_in(json.loads(request.model_dump_json())) == ()
+    assert kinds_in(rows.decode()) == ()
 
 
 # ── From the command ─────────────────────────────────────────────────────────────────────────────
@@ -263,5 +306,10 @@ def test_an_expert_s_answer_that_is_wrong_with_placeholders_is_refused_by_name(
     said = capsys.readouterr().err
     assert "record 'trained': its expert's answer is accepted, and is not with placeholders" in " ".join(said.split())
     assert EMAIL not in said
+    assert shop.seen == []
+    # An answer that is held out is not sent, and the tuned model would be judged by it with a placeholder.
+    held = {**TRAINED, "prompt": "Which one?", "split": "test_new", "id": "held"}
+    assert launched(tmp_path, shop, [wrong, held], personal="redact") == 2
+    assert "record 'held': its expert's answer is accepted, and is not" in " ".join(capsys.readouterr().err.split())
     assert shop.seen == []
     assert launched(tmp_path, shop, [wrong], personal="redact") == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stepforge.errors import MissingExtra, StepforgeError
+from stepforge.errors import MissingExtra
 from stepforge.finetune.keys import unlogged
 from stepforge.finetune.prompts import Example, Task
 
@@ -98,8 +98,10 @@ def _student(dspy: Any, task: Task) -> Any:
             if task.ended is None:
                 try:
                     return dspy.Prediction(score=tried.run(self.predict.signature.instructions, example))
-                except StepforgeError:
-                    """Kept by the task. dspy would log it, with the example."""
+                except Exception:
+                    # Kept by the task. dspy would log it, with the example.
+                    if task.ended is None:
+                        raise
             return dspy.Prediction(score=0.0)
 
     return Student()

@@ -28,7 +28,7 @@ class Rewriting:
         for _ in range(self._times):
             asked = [Message(role="user", content=now)]
             rewritten = self._rewriter.ask(asked, max_tokens=MOST_TOKENS).text
-            if task.validate(rewritten) >= task.validate(now):
+            if task.validate(rewritten) >= task.validate(now) and not task.was_refused(rewritten):
                 now = rewritten
 
 
