@@ -38,8 +38,8 @@ def toml_value(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, Decimal):
         return f'"{value:f}"'  # a float of TOML would lose digits
-    # JSON's escapes are TOML's, but for the delete character, which TOML forbids as it is.
-    return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f")
+    # JSON's escapes are TOML's, but for halves of a surrogate pair, and the delete character has to be escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(name: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 from stepforge.cli import _arms, main
 from stepforge.contracts.decisions import Decision
 from stepforge.economics.catalogue import Catalogue
+from stepforge.economics.catalogue_file import toml_value
 from stepforge.economics.files import read_question
 from stepforge.economics.quotes import quoted
 from stepforge.errors import InvalidInput
@@ -238,3 +239,8 @@ def test_a_mark_is_found_wherever_it_stands(tmp_path: Path) -> None:
     text = json.dumps({"arms": [{"name": "a", "job": {"tokens": "FILL IN: how many"}}], "base_scores": [1, "FILL IN"]})
     with pytest.raises(InvalidInput, match=r"arms\[a\]\.job\.tokens: how many; base_scores\[1\]$"):
         read_question(_written(tmp_path / "q.json", text))
+
+
+def test_a_text_of_any_script_is_toml() -> None:
+    for text in ("Größe", "\U0001f600", "a\x7fb\tc\n", 'say "no"\\'):
+        assert tomllib.loads(f"it = {toml_value(text)}") == {"it": text}
