@@ -28,7 +28,7 @@ def acknowledge(stack: cdk.Stack, settings: Settings) -> None:
     for child in stack.node.children:
         for rule, reason in _BELOW.get(child.node.id, {}).items():
             _acknowledge(child, rule, reason)
-    _acknowledge(stack, "L1", f"Python {PYTHON} is what the layers are built and tried for; AWS supports it until 2029")
+    _acknowledge(stack, "L1", f"Python {PYTHON} is the oldest that the project supports, and what layers are built for")
     for part, queue in (("Promotion", "DeadLetters"), ("Images", "DeadLetters")):
         for found in _child(stack, part, queue):
             _acknowledge(found, "SQS3", "it is the dead-letter queue of the rules' targets")

@@ -40,6 +40,7 @@ NOT_LOADED = ("agentplatform", "vertexai", "google/cloud/aiplatform", "google/cl
 these, with which the layer is larger than Lambda takes."""
 MOST_PROVIDERS_BYTES = 200 * 2**20
 """Of the 250 MiB that a function and its layers may unpack to, the rest is for handlers, pydantic and cryptography."""
+# Lambda's Python 3.11 runs on glibc 2.26: manylinux_2_28 would not load there.
 _TARGET = ("--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}",
            "--platform=manylinux2014_x86_64", "--platform=manylinux_2_17_x86_64")  # fmt: skip
 _LINE = re.compile(r"(?P<name>[\w-]+)==(?P<version>\S+) --hash=sha256:(?P<sha256>[0-9a-f]{64})")

@@ -17,8 +17,9 @@ STARTED_AS = "states:StateMachineQualifier"
 """Condition key of IAM: the alias or version in a request's ARN. The resource that is asked for is the machine itself.
 https://docs.aws.amazon.com/step-functions/latest/dg/auth-version-alias.html"""
 
-FUNCTION_RUNTIME = "python3.13"
-"""Of Lambda functions, and what their layers are built for. AWS ends 3.11 in June 2027 and this one in June 2029.
+FUNCTION_RUNTIME = "python3.11"
+"""Of Lambda functions, and what their layers are built for: what the local AWS, which runs both in the project's own
+Python, can load too. AWS ends it in June 2027.
 https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html"""
 
 SPEC_TAG = "stepforge:spec-sha256"
