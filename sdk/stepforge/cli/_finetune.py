@@ -101,14 +101,13 @@ def sample_rows(
 
     from stepforge.cli._finetune_cloud import read_records
     from stepforge.economics.bills import pair_prompts
-    from stepforge.finetune.pairs import trained
     from stepforge.finetune.plan import load_plan
     from stepforge.finetune.sampling import sample
 
     asked = load_plan(plan)
     if out.resolve() in (plan.resolve(), data.resolve()):
         raise InvalidInput(f"--out {str(out)!r} is the plan or the data, and would be written over: give another file")
-    found, trained_on = sample(asked, trained(read_records(data, domain)), rows=rows)
+    found, trained_on = sample(asked, read_records(data, domain), rows=rows)
     out.write_text("".join(dumps({"id": name, "row": row}) + "\n" for name, row in found.items()))
     provider = asked.provider.type
     twice = ", the prompt of a pair twice" if asked.method == "dpo" and pair_prompts(provider) == 2 else ""

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from stepforge.cli._output import say
-from stepforge.contracts.records import Record
 from stepforge.errors import InvalidInput
-from stepforge.finetune.datasets import Item, Pair, redacted_item
+from stepforge.finetune.datasets import Item, expert_answer, record_of, redacted_item
 from stepforge.finetune.evaluation import Verify
 from stepforge.finetune.judging import Judge
 from stepforge.finetune.pairs import heldout, trained
@@ -31,7 +30,7 @@ def cleared(plan: Plan, items: Sequence[Item], domain: str) -> list[Item]:
     if plan.personal == "redact":
         # Of a held-out record an answer is not sent, and yet the tuned model is judged by it as it was learnt.
         judged_by = [record for record in heldout(kept) if redacted_item(record) != record]
-        _judge_again(plan, [*(item for item in trained(kept) if _id(item) in found), *judged_by], domain)
+        _judge_again(plan, [*(item for item in trained(kept) if record_of(item).id in found), *judged_by], domain)
     if not found and not in_system:
         return kept
     words = _words(found, in_system)
@@ -59,7 +58,7 @@ def _judge_again(plan: Plan, items: Sequence[Item], domain: str) -> None:
     """Raises InvalidInput where placeholders make an accepted answer a wrong one: it would be learnt, or judged by."""
     own = getattr(getattr(plan.provider, "prompts", None) or plan.provider, "verifier", None) or plan.verifier
     own = own if own is not None and ":" in own else None
-    asked = [(item, said) for item in items if (said := _expert(item)) and _can_be_judged(item, domain, own)]
+    asked = [(item, said) for item in items if (said := expert_answer(item)) and _can_be_judged(item, domain, own)]
     if not asked:
         return
     with Judge(domain, own) as judge:
@@ -69,25 +68,13 @@ def _judge_again(plan: Plan, items: Sequence[Item], domain: str) -> None:
 
 def _check(item: Item, said: str, verify: Verify) -> None:
     after = redacted_item(item)
-    if not verify(_record(item), said).accepted or verify(_record(after), _expert(after)).accepted:
+    if not verify(record_of(item), said).accepted or verify(record_of(after), expert_answer(after)).accepted:
         return
     raise InvalidInput(
-        f"record {spoken(_id(item))!r}: its expert's answer is accepted, and is not with placeholders in the place of "
-        "personal data: write the record without them, or leave it out"
+        f"record {spoken(record_of(item).id)!r}: its expert's answer is accepted, and is not with placeholders in the "
+        "place of personal data: write the record without them, or leave it out"
     )
 
 
 def _can_be_judged(item: Item, domain: str, own: str | None) -> bool:
-    return own is not None or domain != RECORDS or _record(item).answer is not None
-
-
-def _expert(item: Item) -> str:
-    return item.preferred if isinstance(item, Pair) else item.solution or item.answer or ""
-
-
-def _record(item: Item) -> Record:
-    return item.record if isinstance(item, Pair) else item
-
-
-def _id(item: Item) -> str:
-    return _record(item).id
+    return own is not None or domain != RECORDS or record_of(item).answer is not None

@@ -11,10 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stepforge.contracts.decisions import Traffic
-from stepforge.contracts.records import Record
 from stepforge.economics.tokens import TokenCount
 from stepforge.errors import InvalidInput
-from stepforge.finetune.datasets import Item, Limits, Pair, counted_offline, write
+from stepforge.finetune.datasets import Item, Limits, counted_offline, expert_answer, record_of, write
 from stepforge.finetune.spec import Method, ProviderName, TokenRange
 
 REQUESTS_SD = 0.1
@@ -47,7 +46,7 @@ class ArmData:
         self._means = cache(self._counted)
 
     def _rows(self, provider: ProviderName, method: Method, model: str, limits: Limits) -> TokenRange:
-        whole = method == "rft" and not any(map(_answer, self.items))
+        whole = method == "rft" and not any(map(expert_answer, self.items))
         with TemporaryDirectory() as folder:
             # What becomes of personal data is a plan's to say: nothing of this file leaves the machine.
             return write(
@@ -64,7 +63,7 @@ class ArmData:
 
     @property
     def _has_answers(self) -> bool:
-        return self.answer_tokens is not None or any(map(_answer, self.items))
+        return self.answer_tokens is not None or any(map(expert_answer, self.items))
 
     def answers(self, provider: ProviderName) -> TokenCount:
         """What a teacher is taken to say to all prompts: as much as the data's answers."""
@@ -82,11 +81,13 @@ class ArmData:
         """Tokens of a prompt and of an answer, in the mean of the records."""
         if not self._has_answers:
             raise InvalidInput("no record has an answer that would say how long one is: give --answer-tokens")
-        asked = [tuple(text for text in (self.system, _record(item).prompt) if text is not None) for item in self.items]
+        asked = [
+            tuple(text for text in (self.system, record_of(item).prompt) if text is not None) for item in self.items
+        ]
         prompt = Mean.of(counted_offline(asked, provider), len(asked))
         if self.answer_tokens is not None:
             return prompt, Mean(self.answer_tokens, self.answer_tokens)
-        said = [(text,) for text in map(_answer, self.items) if text]
+        said = [(text,) for text in map(expert_answer, self.items) if text]
         return prompt, Mean.of(counted_offline(said, provider), len(said))
 
 
@@ -104,11 +105,3 @@ def joint(of_itself: float, low: Decimal | float, high: Decimal | float) -> floa
     low, high = float(low), float(high)
     of_range = (high - low) / (high + low) / math.sqrt(3) if high > 0 else 0.0
     return round(math.hypot(of_itself, of_range), 3)
-
-
-def _record(item: Item) -> Record:
-    return item.record if isinstance(item, Pair) else item
-
-
-def _answer(item: Item) -> str:
-    return item.preferred if isinstance(item, Pair) else item.solution or item.answer or ""

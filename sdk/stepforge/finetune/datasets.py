@@ -39,6 +39,18 @@ class Pair(Contract):
 
 Item = Record | Pair
 ItemT = TypeVar("ItemT", Record, Pair, Record | Pair)
+
+
+def record_of(item: Item) -> Record:
+    """A pair's record, or the record itself."""
+    return item.record if isinstance(item, Pair) else item
+
+
+def expert_answer(item: Item) -> str:
+    """What the expert says: the better side of a pair, else the steps, else the answer. Empty where there is none."""
+    return item.preferred if isinstance(item, Pair) else item.solution or item.answer or ""
+
+
 VALIDATION_SHARE = 0.3
 """Of all rows, at most: Vertex's, and ours for all, since what is validated is not learnt from."""
 VALIDATION_ROWS: dict[ProviderName, int] = {"vertex": 5_000}
@@ -174,8 +186,8 @@ def write(
         least, highest = _tokens(texts, count)
         if highest > most.max_tokens:
             raise InvalidInput(
-                f"record {_id(item)!r} has {least:,} to {highest:,} tokens, but {provider} takes {most.max_tokens:,} "
-                "in a row: shorten it, or leave it out"
+                f"record {record_of(item).id!r} has {least:,} to {highest:,} tokens, but {provider} takes "
+                f"{most.max_tokens:,} in a row: shorten it, or leave it out"
             )
         lines.append(line)
         again = texts[:-2] * (prompts - 1)
@@ -183,17 +195,17 @@ def write(
             prompt = _tokens(again, count)
             least, highest = least + prompt[0], highest + prompt[1]
         if counted:
-            charged.append((_id(item), text := "\n".join((*again, *texts))))
+            charged.append((record_of(item).id, text := "\n".join((*again, *texts))))
             if encode is not None:
                 elsewhere[text] = sum(len(encode(each)) for each in (*again, *texts))
         low, high, size = low + least, high + highest, size + len(line)
         if size > most.max_bytes:
             raise InvalidInput(
-                f"at record {_id(item)!r} the file exceeds {most.max_bytes:,} bytes: write fewer records"
+                f"at record {record_of(item).id!r} the file exceeds {most.max_bytes:,} bytes: write fewer records"
             )
         if len(lines) > most.max_rows:
             raise InvalidInput(
-                f"record {_id(item)!r} is one more than the {most.max_rows:,} rows that {provider} takes"
+                f"record {record_of(item).id!r} is one more than the {most.max_rows:,} rows that {provider} takes"
             )
     if len(lines) < most.min_rows:
         raise InvalidInput(
@@ -241,11 +253,13 @@ def row_of(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """One row in the provider's format, and its texts. Raises InvalidInput naming the record."""
     if isinstance(item, Pair) != (method == "dpo"):
-        raise InvalidInput(f"record {_id(item)!r}: method 'dpo' takes pairs of completions, and no other method does")
+        raise InvalidInput(
+            f"record {record_of(item).id!r}: method 'dpo' takes pairs of completions, and no other method does"
+        )
     system = system_sent(system, personal)
     if personal == "redact":
         item = redacted_item(item)
-    record = item.record if isinstance(item, Pair) else item
+    record = record_of(item)
     if record.split in TEST_SPLITS:
         raise InvalidInput(
             f"record {record.id!r} is of the held-out split {record.split!r}: a model that was tuned on it cannot be "
@@ -306,10 +320,6 @@ def _answer(record: Record, method: Kind) -> str:
     return found
 
 
-def _id(item: Record | Pair) -> str:
-    return item.record.id if isinstance(item, Pair) else item.id
-
-
 # ── Tokens ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -363,8 +373,7 @@ def split_by_group(records: Iterable[ItemT], *, every: int = 10) -> tuple[list[I
     """Training and validation: one group in `every` for validation, and no group on both sides."""
     kept: tuple[list[ItemT], list[ItemT]] = ([], [])
     for item in records:
-        group = item.record.group if isinstance(item, Pair) else item.group
-        kept[_bucket(group) % every == 0].append(item)
+        kept[_bucket(record_of(item).group) % every == 0].append(item)
     return kept
 
 

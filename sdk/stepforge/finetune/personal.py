@@ -139,14 +139,9 @@ def redacted(record: Record, *others: str) -> tuple[Record, tuple[str, ...]]:
     Raises InvalidInput naming the record where it is none any more.
     """
     fields = record.model_dump(mode="json")
-    content: dict[str, Any] = {name: value for name, value in fields.items() if name not in _AS_THEY_ARE}
-    for _ in range(_MOST_PASSES):
-        before, placeholders = (content, others), Placeholders(content, *others)
-        content, others = placeholders.replaced(content), tuple(placeholders.replaced(text) for text in others)
-        if (content, others) == before:
-            break
+    content, *texts = _replaced([{name: value for name, value in fields.items() if name not in _AS_THEY_ARE}, *others])
     try:
-        return Record.model_validate({**fields, **content}), others
+        return Record.model_validate({**fields, **content}), tuple(texts)
     except ValidationError as error:
         raise InvalidInput(
             f"record {spoken(record.id)!r} is no record with placeholders: {first_problem(error)}. Take the personal "
@@ -160,11 +155,16 @@ def redacted_text(text: str) -> str:
     >>> redacted_text("Ask ann@example.org, or +49 30 901820.")
     'Ask [email], or [phone].'
     """
+    return str(_replaced(text))
+
+
+def _replaced(value: Any) -> Any:
+    """What JSON knows with placeholders, in passes until none is missing."""
     for _ in range(_MOST_PASSES):
-        before, text = text, str(Placeholders(text).replaced(text))
-        if text == before:
+        before, value = value, Placeholders(value).replaced(value)
+        if value == before:
             break
-    return text
+    return value
 
 
 def spoken(name: str) -> str:

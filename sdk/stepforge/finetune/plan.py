@@ -19,7 +19,7 @@ from stepforge.contracts.base import Contract, first_problem
 from stepforge.economics.catalogue import Catalogue, ModelPrice, teacher_row, warnings_of
 from stepforge.economics.quotes import teacher_prices, training_price
 from stepforge.errors import InvalidInput, ModelGone, UnknownName, UnknownPrice
-from stepforge.finetune.datasets import LIMITS, Item, Kind, Pair, personal_in, validation_split, write
+from stepforge.finetune.datasets import LIMITS, Item, Kind, personal_in, record_of, validation_split, write
 from stepforge.finetune.entries import Budgets
 from stepforge.finetune.keys import is_loopback
 from stepforge.finetune.optimisers import Optimiser
@@ -114,7 +114,7 @@ class Plan(Contract):
         items = list(items)
         found = {record.id: kinds_in(record.prompt) for record in heldout(items)}
         options = self._rows()
-        found |= {_id(item): personal_in(item, **{**options, "system": None}) for item in trained(items)}
+        found |= {record_of(item).id: personal_in(item, **{**options, "system": None}) for item in trained(items)}
         return {name: kinds for name, kinds in found.items() if kinds}
 
     def lacks_secret(self) -> bool:
@@ -266,10 +266,6 @@ class Plan(Contract):
                 f"{self.provider.type} calls a function as its grader: {remedy} as a grader of type 'lambda'"
             )
         return python_grader(domain)
-
-
-def _id(item: Item) -> str:
-    return item.record.id if isinstance(item, Pair) else item.id
 
 
 def load_plan(path: Path) -> Plan:

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 from stepforge.economics.tokens import LEAST_SAMPLE
 from stepforge.errors import InvalidInput
-from stepforge.finetune.datasets import Item, Pair, read_rows, validation_split
+from stepforge.finetune.datasets import Item, read_rows, record_of, validation_split
+from stepforge.finetune.pairs import trained
 from stepforge.finetune.plan import Plan
 from stepforge.finetune.rows import Row
 
@@ -24,11 +25,13 @@ def sample(plan: Plan, items: Sequence[Item], *, rows: int = ROWS) -> tuple[dict
     """
     if rows < LEAST_SAMPLE:
         raise InvalidInput(f"{rows} rows are too few to say what the others come to: draw {LEAST_SAMPLE} or more")
+    learnt = trained(items)
     with TemporaryDirectory() as folder:
-        spec = plan.model_copy(update={"counted": {}}).spec(items, Path(folder))
+        spec = plan.model_copy(update={"counted": {}}).spec(learnt, Path(folder))
         written = list(read_rows(Path(folder) / spec.training.filename))
-    trained = validation_split(items, plan.provider.type)[0] if plan.validation == "split" else items
-    names = [item.record.id if isinstance(item, Pair) else item.id for item in trained]
+    if plan.validation == "split":
+        learnt = validation_split(learnt, plan.provider.type)[0]
+    names = [record_of(item).id for item in learnt]
     of = list(zip(names, written, strict=True))
     chosen = sorted(random.Random(0).sample(range(len(of)), min(rows, len(of))))
     return dict(of[number] for number in chosen), len(of)

@@ -232,6 +232,7 @@ def test_the_rows_that_the_command_draws_make_an_estimate_that_holds(
     file.write_text(PLAN.format(provider="\n".join(f'{key} = "{value}"' for key, value in SETTINGS[vendor].items())))
     texts = vendors.rows(random.Random(vendor), 150)
     lines = [{"id": f"r{i}", "group": f"g{i}", "prompt": a, "answer": b} for i, (_, a, b) in enumerate(texts)]
+    lines += [{"id": "held", "group": "held", "prompt": "7", "answer": "7", "split": "test_new"}]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     command = ["finetune", "sample", str(file), "--data", str(data), "--out", str(out)]
     assert main([*command, "--json"]) == 0
